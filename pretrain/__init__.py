@@ -1,0 +1,1 @@
+"""Contrastive pre-training: images in, a checkpoint out. Read train.py first."""

@@ -1,0 +1,54 @@
+"""Errors that are the user's to mend, and the one place where they become exit code 2.
+
+In: an exception raised anywhere below a tool. Out: one message on stderr without a traceback.
+Bugs of ours (AssertionError, TypeError, ...) are not caught: they keep their traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_TERMINATED = 143  # 128 + SIGTERM
+
+
+class UserError(Exception):
+    """What was expected, what was found, and what to type instead. Ends a tool with exit code 2."""
+
+
+class ConfigError(UserError):
+    """A configuration file, key or value that cannot be used."""
+
+
+class DataError(UserError):
+    """A folder, an image or an annotation that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or weight file that cannot be read, recognised or trusted."""
+
+
+class Terminated(Exception):
+    """SIGTERM arrived and the state has been saved. Ends a tool with exit code 143."""
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Run a tool's `main` and leave the process with its exit code.
+
+    Exit codes: what `main` returns (None is 0); 2 for a UserError; 130 for Ctrl-C; 143 for SIGTERM.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = EXIT_USER_ERROR
+    except Terminated as stop:
+        sys.stderr.write(f"terminated: {stop}\n")
+        code = EXIT_TERMINATED
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
