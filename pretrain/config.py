@@ -1,0 +1,177 @@
+"""The configuration of a pre-training run: typed, frozen, strict.
+
+In: a YAML file and `key=value` overrides. Out: `RunConfig`. Order of precedence, lowest first: defaults below, the
+method's preset, the file (its `base:` first), the overrides. So an explicit value always wins, whatever the preset says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pretrain.encoder import ARCHITECTURES
+from pretrain.errors import ConfigError
+from pretrain.presets import PRESETS
+from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """root: folder of images, searched recursively (class folders are ignored). num_workers: loader processes a rank.
+
+    skip_unreadable: leave unreadable images out, with a word, instead of refusing to start.
+    """
+
+    root: Path
+    num_workers: int = 8
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= 0, f"num_workers expected at least 0, found {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """recipe: a name in pretrain/views/recipes.py. Sizes in pixels. The None fields keep the recipe's own values.
+
+    crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd.
+    """
+
+    recipe: str = "infomin"
+    image_size: int = 224
+    patch_size: int = 64
+    crop_scale: tuple[float, float] | None = None
+    blur_kernel: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}")
+        _require(self.patch_size >= 8, f"patch_size expected at least 8, found {self.patch_size}")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """arch: a key of pretrain.encoder.ARCHITECTURES."""
+
+    arch: str = "resnet50"
+
+    def __post_init__(self) -> None:
+        _require(self.arch in ARCHITECTURES, f"arch expected one of {', '.join(ARCHITECTURES)}, found {self.arch!r}")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The contrastive method; its preset (pretrain/presets.py) supplies what is not given.
+
+    queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
+    """
+
+    name: str = "infomin"
+    head: Literal["linear", "mlp"] = "mlp"
+    feature_dim: int = 128
+    queue_size: int = 65536
+    temperature: float = 0.15
+    momentum: float = 0.999
+    jigsaw: bool = True
+    jigsaw_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
+        _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        _require(0 <= self.momentum <= 1, f"momentum expected in [0, 1], found {self.momentum}")
+        _require(0 <= self.jigsaw_weight <= 1, f"jigsaw_weight expected in [0, 1], found {self.jigsaw_weight}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD on all parameters. batch_size is global (divided by the number of ranks). Rates are for that batch.
+
+    schedule "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
+    warmup_epochs None: the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
+    """
+
+    batch_size: int = 256
+    epochs: int = 200
+    learning_rate: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step"] = "cosine"
+    decay: float = 0.1
+    milestones: tuple[int, ...] = (120, 160)
+    warmup_epochs: int | None = None
+    warmup_start: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size > 0 and self.epochs > 0, "batch_size and epochs expected positive")
+        _require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How, not what: nothing here changes the mathematics of a run (precision apart), so a resumed run may change it.
+
+    precision "auto": bf16 where the device computes it natively, else fp32. checkpoint_every_steps None: once an epoch.
+    keep_every_epochs: checkpoints of these epochs are kept for good; of the others the newest two.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    log_every_steps: int = 10
+    checkpoint_every_steps: int | None = None
+    keep_every_epochs: int = 20
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        _require(self.log_every_steps > 0 and self.keep_every_epochs > 0, "log_every_steps and keep_every_epochs expected positive")
+        _require(self.checkpoint_every_steps is None or self.checkpoint_every_steps > 0, "checkpoint_every_steps expected positive")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One pre-training run."""
+
+    data: DataConfig
+    seed: int = 0
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, f"seed expected in [0, 2^31), found {self.seed}")
+        _require(
+            self.method.queue_size >= self.optimizer.batch_size,
+            f"method.queue_size {self.method.queue_size} expected at least optimizer.batch_size {self.optimizer.batch_size}",
+        )
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read `path`, apply `overrides`, fill in the method's preset. Raises ConfigError naming file and key."""
+    values = merge(load_yaml(path), parse_overrides(overrides))
+    method = values.get("method", {})
+    name = method.get("name", MethodConfig.name) if isinstance(method, dict) else MethodConfig.name
+    if name not in PRESETS:
+        raise ConfigError(f"{path}: `method.name` expected one of {', '.join(PRESETS)}, found {name!r}")
+    return from_mapping(RunConfig, merge(PRESETS[name], values), where=str(path))
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(entry) for entry in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}

@@ -1,0 +1,104 @@
+"""Ranks and what they exchange. One process without torchrun is rank 0 of 1 and never touches a process group.
+
+In: torchrun's environment variables. Out: `Ranks`, a value that is passed; gathers and reductions as functions of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """rank in 0..world_size-1; local_rank picks the device of this process."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes files and talks to the user."""
+        return self.rank == 0
+
+
+def start_ranks(device: str, *, timeout_s: float) -> Ranks:
+    """Join the process group that torchrun describes (nccl on cuda, gloo on cpu), or be alone without torchrun.
+
+    A peer that stops answering ends the job after `timeout_s` seconds instead of hanging for ever.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return Ranks()
+    try:
+        ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N") from None
+    if ranks.world_size > 1:
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    return ranks
+
+
+def stop_ranks(ranks: Ranks) -> None:
+    """Leave the process group."""
+    if ranks.world_size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def pick_device(name: str, ranks: Ranks) -> torch.device:
+    """"auto", "cpu" or "cuda" -> this rank's device. Raises ConfigError when cuda is asked for and absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("runtime.device=cuda: no CUDA device found; type runtime.device=cpu (or auto)")
+    if ranks.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{torch.cuda.device_count()} CUDA device(s) for local rank {ranks.local_rank}; start fewer processes on this machine"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
+
+
+@torch.no_grad()
+def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
+    """Concatenate (B, ...) of every rank to (world_size * B, ...) in rank order. No gradient flows through."""
+    if ranks.world_size == 1:
+        return rows
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.world_size)]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:
+    """True on every rank when `flag` is True on at least one: how ranks agree to stop at the same step."""
+    if ranks.world_size == 1:
+        return flag
+    value = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+@torch.no_grad()
+def mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of a small tensor of figures over ranks (for logs)."""
+    if ranks.world_size == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / ranks.world_size
+
+
+def barrier(ranks: Ranks) -> None:
+    """Wait for every rank."""
+    if ranks.world_size > 1:
+        dist.barrier()

@@ -1,0 +1,40 @@
+"""Memory of past keys: the negatives. Every pointer is a buffer, so a resumed run overwrites the right rows.
+
+In: keys (B, D) of unit norm, gathered over all ranks. Out: `features` (K, D), the queue that logits are taken against.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.errors import ConfigError
+
+
+class FeatureQueue(nn.Module):
+    """A ring of the last K keys [infomin.md 1.5]. K need not be a multiple of the batch: the ring index wraps.
+
+    The reference keeps the ring pointer as a plain int and loses it on resume; here it is the buffer `pointer`.
+    """
+
+    features: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, dim: int, *, seed: int) -> None:
+        """size K and dim D; rows start as random unit vectors, a pure function of `seed` (equal on every rank)."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = F.normalize(torch.randn(size, dim, generator=generator), dim=1)
+        self.register_buffer("features", start)
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Overwrite the oldest rows by `keys` (B, D), B <= K, and move the pointer. Raises ConfigError for B > K."""
+        size, count = self.features.shape[0], keys.shape[0]
+        if count > size:
+            raise ConfigError(f"queue: {count} keys do not fit into {size} rows; raise method.queue_size to at least {count}")
+        rows = (self.pointer + torch.arange(count, device=keys.device)) % size
+        self.features.index_copy_(0, rows, keys.to(self.features.dtype))
+        self.pointer.copy_((self.pointer + count) % size)

@@ -1,0 +1,156 @@
+"""Methods: encoder + heads + memory + loss. The loop knows only `trained`, `step` and `after_step`.
+
+In: a `ViewBatch` of uint8 views on the device. Out: `StepOutput`. Source: infomin.md 1.3 to 1.5.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import EncoderConfig, MethodConfig
+from pretrain.contract import InputContract
+from pretrain.data import ViewBatch
+from pretrain.distributed import Ranks, gather_rows
+from pretrain.encoder import ResNetEncoder
+from pretrain.heads import JigsawHead, ProjectionHead
+from pretrain.loss import info_nce
+from pretrain.memory import FeatureQueue
+from pretrain.momentum import shuffled_forward, start_key, update_key
+from pretrain.views.pipeline import normalize
+
+
+class Embeddings(NamedTuple):
+    """instance: unit vectors (B, D) of the images. jigsaw: (B, D) of their nine patches, None without the branch."""
+
+    instance: Tensor
+    jigsaw: Tensor | None
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """loss: scalar with gradient. figures: detached scalars for the log. keys: (B, D) of this rank, to be remembered."""
+
+    loss: Tensor
+    keys: Tensor
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module, ABC):
+    """What the loop needs of a method. The loop may wrap `trained` in DDP and hands it back as `forward`."""
+
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """The part that takes gradient."""
+
+    @abstractmethod
+    def step(self, batch: ViewBatch, *, forward: Callable[..., Any], ranks: Ranks, step: int) -> StepOutput:
+        """Loss of one batch. `forward` calls `trained` (through DDP where there is one)."""
+
+    @abstractmethod
+    def after_step(self, output: StepOutput, *, ranks: Ranks) -> None:
+        """What follows the optimiser step: key encoder, memory. Only ever called for a finite loss."""
+
+
+class QueryNetwork(nn.Module):
+    """Encoder, head and the optional jigsaw head: everything that takes gradient."""
+
+    def __init__(self, arch: str, config: MethodConfig) -> None:
+        super().__init__()
+        self.encoder = ResNetEncoder(arch)
+        self.head = ProjectionHead(config.head, self.encoder.feature_dim, config.feature_dim)
+        self.jigsaw_head = (
+            JigsawHead(config.head, self.encoder.feature_dim, config.feature_dim) if config.jigsaw else None
+        )
+
+    def forward(self, images: Tensor, patches: Tensor | None = None, permutation: Tensor | None = None) -> Embeddings:
+        """images (B, 3, S, S); patches (9B, 3, P, P) and permutation (B, 9) with the jigsaw branch.
+
+        The patches are a forward of their own, so their BatchNorm statistics stay apart from the images'.
+        """
+        instance = self.head(self.encoder(images))
+        if self.jigsaw_head is None or patches is None:
+            return Embeddings(instance, None)
+        return Embeddings(instance, self.jigsaw_head(self.encoder(patches), permutation=permutation))
+
+
+class KeyNetwork(nn.Module):
+    """The slow copy: encoder and main head. Always in training mode: its BatchNorm uses its own shuffled batch."""
+
+    def __init__(self, arch: str, config: MethodConfig) -> None:
+        super().__init__()
+        self.encoder = ResNetEncoder(arch)
+        self.head = ProjectionHead(config.head, self.encoder.feature_dim, config.feature_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(images))
+
+
+class MomentumContrast(Method):
+    """MoCo's frame: query against a queue of keys. With the jigsaw branch and its recipe this is InfoMin.
+
+    View 1 is the query, view 2 the key; the loss is not symmetrised. The jigsaw embedding is contrasted with the same
+    key and the same queue: loss = (1 - beta) L_inst + beta L_jig.
+    """
+
+    def __init__(self, *, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)  # the only use of the global generator: initialisation
+        self.config, self.contract, self.seed = config, contract, seed
+        self.query = QueryNetwork(encoder.arch, config)
+        self.key = KeyNetwork(encoder.arch, config)
+        self.memory = FeatureQueue(config.queue_size, config.feature_dim, seed=seed)
+        start_key(query=self.query, key=self.key)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The query network."""
+        return self.query
+
+    def step(self, batch: ViewBatch, *, forward: Callable[..., Any], ranks: Ranks, step: int) -> StepOutput:
+        config = self.config
+        images = normalize(batch.images[:, 0], self.contract)
+        if config.jigsaw:
+            assert batch.patches is not None, "the loader was built without patches"
+            patches = normalize(batch.patches.flatten(0, 1), self.contract)
+            embeddings = forward(images, patches, batch.permutation)
+        else:
+            embeddings = forward(images)
+        with torch.no_grad():
+            keys = shuffled_forward(
+                lambda views: self.key(normalize(views, self.contract)),
+                batch.images[:, 1],
+                ranks=ranks,
+                seed=self.seed,
+                step=step,
+            ).float()
+        contrast = {"query": embeddings.instance, "jigsaw": embeddings.jigsaw}
+        outputs = {
+            name: info_nce(query=q, key=keys, queue=self.memory.features, temperature=config.temperature)
+            for name, q in contrast.items()
+            if q is not None
+        }
+        instance, jigsaw = outputs["query"], outputs.get("jigsaw")
+        figures = {"loss_instance": instance.loss, "accuracy": instance.accuracy, "positive": instance.positive}
+        loss = instance.loss
+        if jigsaw is not None:
+            loss = (1 - config.jigsaw_weight) * instance.loss + config.jigsaw_weight * jigsaw.loss
+            figures |= {"loss_jigsaw": jigsaw.loss, "accuracy_jigsaw": jigsaw.accuracy}
+        # Spread of the keys over the batch: 1/sqrt(D) for uniform unit vectors, 0 when they have collapsed to a point.
+        figures |= {"loss": loss, "key_std": keys.std(dim=0, unbiased=False).mean()}
+        return StepOutput(loss, keys, {name: value.detach() for name, value in figures.items()})
+
+    def after_step(self, output: StepOutput, *, ranks: Ranks) -> None:
+        update_key(query=self.query, key=self.key, momentum=self.config.momentum)  # 1. after optimizer.step
+        self.memory.enqueue(gather_rows(output.keys, ranks))  # 2. after the logits were taken
+
+
+def build_method(*, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int) -> Method:
+    """The method that `config` describes, initialised as a pure function of `seed`."""
+    return MomentumContrast(encoder=encoder, config=config, contract=contract, seed=seed)

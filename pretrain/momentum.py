@@ -1,0 +1,56 @@
+"""The key network: a slow copy of the query network, fed with shuffled batches.
+
+In: query and key modules, uint8 or float images. Out: updated key parameters; keys in the original order.
+Source: infomin.md 1.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.distributed import Ranks, gather_rows
+
+
+@torch.no_grad()
+def start_key(*, query: nn.Module, key: nn.Module) -> None:
+    """Make `key` a copy of `query` (parameters and buffers) that takes no gradient."""
+    own = query.state_dict()
+    key.load_state_dict({name: own[name] for name in key.state_dict()})
+    key.requires_grad_(False)
+
+
+@torch.no_grad()
+def update_key(*, query: nn.Module, key: nn.Module, momentum: float) -> None:
+    """key <- momentum * key + (1 - momentum) * query, parameters only.
+
+    BatchNorm buffers are not averaged: the key network runs in training mode on its own (shuffled) batches and keeps its
+    own running statistics. Those are never read while training; converting the key branch uses them.
+    """
+    source = dict(query.named_parameters())
+    names = [name for name, _ in key.named_parameters()]
+    keys = [parameter.data for _, parameter in key.named_parameters()]
+    torch._foreach_lerp_(keys, [source[name].data for name in names], 1.0 - momentum)
+
+
+@torch.no_grad()
+def shuffled_forward(
+    encode: Callable[[Tensor], Tensor], images: Tensor, *, ranks: Ranks, seed: int, step: int
+) -> Tensor:
+    """Keys of `images` (B, ...), each computed in a batch mixed over all ranks (ShuffleBN), returned in own order (B, D).
+
+    BatchNorm statistics would otherwise tell query and key of one rank that they belong together. The permutation is a
+    pure function of (seed, step), equal on all ranks. With one rank every image is in the one batch either way, so
+    nothing is moved. Shuffles over the world, as MoCo does (the reference: within a node).
+    """
+    if ranks.world_size == 1:
+        return encode(images)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    everyone = gather_rows(images, ranks)
+    permutation = torch.randperm(everyone.shape[0], generator=generator).to(images.device)
+    mine = permutation.view(ranks.world_size, -1)[ranks.rank]
+    shuffled_keys = gather_rows(encode(everyone[mine]), ranks)
+    inverse = torch.argsort(permutation)
+    return shuffled_keys[inverse.view(ranks.world_size, -1)[ranks.rank]]

@@ -1,0 +1,164 @@
+"""The run directory: what a run was, what it printed, what it left. One writer at a time.
+
+In: an output folder and a configuration. Out: config.yaml, environment.json, command.txt, log.jsonl, tensorboard/,
+checkpoints/, and result.json once finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+import yaml
+
+from pretrain.atomic import write_json, write_text
+from pretrain.config import RunConfig, to_plain
+from pretrain.errors import ConfigError
+
+# A resumed run may change these: they do not change what is computed (see RuntimeConfig).
+FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
+
+
+class RunDir:
+    """An output folder held by this process (a lock that the kernel drops however the process ends)."""
+
+    def __init__(self, path: Path, config: RunConfig, *, resume: bool) -> None:
+        """Create or re-enter `path`. Raises ConfigError when it is in use, foreign, not writable, or of another run."""
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            existing = {entry.name for entry in path.iterdir()} - {"run.lock"}
+            self._lock = open(path / "run.lock", "a")  # noqa: SIM115 - held until the process ends
+        except OSError as error:
+            raise ConfigError(f"cannot write to the output directory {path}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"the output directory {path} is in use by another running process") from None
+        if existing and "config.yaml" not in existing:
+            raise ConfigError(
+                f"the output directory {path} holds other files ({', '.join(sorted(existing)[:3])}); name an empty one"
+            )
+        if existing and not resume:
+            raise ConfigError(
+                f"the output directory {path} already holds a run; type --resume auto to continue it, or name another"
+            )
+        if existing:
+            self._check_same(config)
+        else:
+            write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
+        write_json(path / "environment.json", environment())
+        with open(path / "command.txt", "a", encoding="utf-8") as file:
+            file.write(shlex.join(sys.argv) + "\n")
+
+    def _check_same(self, config: RunConfig) -> None:
+        before = _flat(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        now = _flat(to_plain(config))
+        changed = [
+            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted(before | now)
+            if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a run with another configuration ({'; '.join(changed)}); "
+                "give it the same values, or name another output directory"
+            )
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result, None while it is not finished."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Mark the run as finished."""
+        write_json(self.path / "result.json", {"format": "infomin-transfer/pretrain-result", "version": 1, **result})
+
+
+class StepLog:
+    """log.jsonl and TensorBoard, continued from `from_step`: entries that a lost stretch of the run left are dropped."""
+
+    def __init__(self, path: Path, *, from_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the writing rank needs it
+
+        self._path = path / "log.jsonl"
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            write_text(self._path, "".join(f"{line}\n" for line in lines if _step_of(line) <= from_step))
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step)
+
+    def write(self, entry: Mapping[str, float]) -> None:
+        """Append one step's figures; `entry` holds "step"."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        for name, value in entry.items():
+            self._board.add_scalar(name, value, int(entry["step"]))
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a kill
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device names and the git state of the project: what a figure must be quoted with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "cpu": {"name": _cpu_name(), "count": os.cpu_count(), "threads": torch.get_num_threads()},
+        "cuda": {
+            "version": torch.version.cuda,
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+        "git": _git_state(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _git_state() -> dict[str, Any] | None:
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,109 @@
+"""From a configuration to the stream of view batches of one rank.
+
+In: RunConfig and Ranks. Out: `ViewStream`: steps an epoch, batches from any step on, the views sheet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.config import RunConfig, ViewsConfig
+from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader, scan_images
+from pretrain.distributed import Ranks
+from pretrain.errors import ConfigError, DataError
+from pretrain.reader import read_image
+from pretrain.sampler import GlobalBatches, RankBatches
+from pretrain.views.pipeline import ViewMaker
+from pretrain.views.recipes import RECIPES, GaussianBlur, RandomResizedCrop, Recipe
+from pretrain.views.sheet import draw_sheet, save_png
+
+SHEET_IMAGES = 6
+NAMED_UNREADABLE = 10
+
+
+@dataclass(frozen=True)
+class ViewStream:
+    """Batches of views, a pure function of (seed, step) whatever the number of workers or the point of restart."""
+
+    source: ImageSource
+    views: ViewMaker
+    batches_of_run: GlobalBatches
+    ranks: Ranks
+    seed: int
+    num_workers: int
+    pin_memory: bool
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches an epoch; the incomplete last one is dropped."""
+        return self.batches_of_run.steps_per_epoch
+
+    def batches(self, *, from_step: int, num_steps: int) -> Iterator[ViewBatch]:
+        """This rank's share of the global batches `from_step` .. `from_step + num_steps` - 1."""
+        sampler = RankBatches(
+            self.batches_of_run,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            from_step=from_step,
+            num_steps=num_steps,
+        )
+        dataset = ViewDataset(self.source, self.views, seed=self.seed)
+        return iter(build_loader(dataset, sampler, num_workers=self.num_workers, pin_memory=self.pin_memory))
+
+    def draw_sheet(self, path: Path) -> None:
+        """Originals, both views and the nine patches of the first images of epoch 0, as a PNG."""
+        order = self.batches_of_run.batch(0)[1][:SHEET_IMAGES]
+        images = [read_image(self.source[int(index)]) for index in order]
+        samples = [
+            self.views(image, seed=self.seed, epoch=0, index=int(index))
+            for image, index in zip(images, order, strict=True)
+        ]
+        save_png(path, draw_sheet(images, samples))
+
+
+def recipe_of(config: ViewsConfig) -> Recipe:
+    """The named recipe with the configuration's explicit values in place. Raises ConfigError for an unknown name."""
+    if config.recipe not in RECIPES:
+        raise ConfigError(f"views.recipe: expected one of {', '.join(RECIPES)}, found {config.recipe!r}")
+    recipe = RECIPES[config.recipe]
+    ops = []
+    for op in recipe.ops:
+        if isinstance(op, RandomResizedCrop) and config.crop_scale is not None:
+            op = dataclasses.replace(op, scale=config.crop_scale)
+        if isinstance(op, GaussianBlur) and config.blur_kernel is not None:
+            op = dataclasses.replace(op, kernel=config.blur_kernel)
+        ops.append(op)
+    return dataclasses.replace(recipe, ops=tuple(ops))
+
+
+def open_stream(config: RunConfig, *, ranks: Ranks, announce: Callable[[str], None]) -> ViewStream:
+    """List and check the images, then build the stream. Raises DataError/ConfigError before any step is taken."""
+    source = ImageSource(config.data.root)
+    report = scan_images(source.paths)
+    if report.bad:
+        named = "".join(f"\n  {path}: {reason}" for path, reason in report.bad[:NAMED_UNREADABLE])
+        more = f"\n  ... and {len(report.bad) - NAMED_UNREADABLE} more" if len(report.bad) > NAMED_UNREADABLE else ""
+        found = f"{len(report.bad)} of {len(source)} images in {config.data.root} cannot be read:{named}{more}"
+        if not config.data.skip_unreadable:
+            raise DataError(f"{found}\nmend or remove them, or type data.skip_unreadable=true to leave them out")
+        announce(f"{found}\nleft out (data.skip_unreadable=true)")
+        source = source.without({path for path, _ in report.bad})
+    views = ViewMaker(
+        recipe_of(config.views),
+        image_size=config.views.image_size,
+        patch_size=config.views.patch_size if config.method.jigsaw else None,
+    )
+    batches = GlobalBatches(len(source), config.optimizer.batch_size, seed=config.seed)
+    announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
+    return ViewStream(
+        source=source,
+        views=views,
+        batches_of_run=batches,
+        ranks=ranks,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+        pin_memory=config.runtime.device != "cpu",
+    )

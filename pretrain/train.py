@@ -1,0 +1,221 @@
+"""The pre-training loop. Read this first.
+
+In: a RunConfig and an output directory. Out: checkpoints, log, result.json (see run_dir.py and checkpoint.py).
+A step: batch -> device -> loss under autocast -> finite on every rank? -> backward -> SGD -> key encoder and queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from pretrain.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
+from pretrain.config import OptimizerConfig, RunConfig, to_plain
+from pretrain.contract import InputContract
+from pretrain.data import ViewBatch
+from pretrain.distributed import Ranks, any_rank, barrier, mean_over_ranks, pick_device
+from pretrain.errors import ConfigError, Terminated, UserError
+from pretrain.methods import Method, StepOutput, build_method
+from pretrain.precision import Precision, choose_precision
+from pretrain.run_dir import RunDir, StepLog
+from pretrain.schedules import LearningRate, paper_warmup_epochs
+from pretrain.signals import StopFlag
+from pretrain.stream import ViewStream, open_stream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainState:
+    """All that moves during a run. `step` counts finished optimiser steps."""
+
+    method: Method
+    forward: Callable[..., Any]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    def state_dict(self, config: RunConfig, contract: InputContract, steps_per_epoch: int) -> dict[str, Any]:
+        """The checkpoint's content (pretrain/checkpoint.py names the fields)."""
+        return {
+            "arch": config.encoder.arch,
+            "method": config.method.name,
+            "contract": contract.to_dict(),
+            "model": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": {"step": self.step, "steps_per_epoch": steps_per_epoch},
+            "config": to_plain(config),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.method.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["progress"]["step"]
+
+
+def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningRate:
+    """The schedule that `config` describes, warm-up rule filled in."""
+    warmup = config.warmup_epochs
+    if warmup is None:
+        warmup = paper_warmup_epochs(batch_size=config.batch_size, epochs=config.epochs, asked=False)
+    return LearningRate(
+        base=config.learning_rate,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        kind=config.schedule,
+        decay=config.decay,
+        milestones=config.milestones,
+        warmup_epochs=min(warmup, config.epochs),
+        warmup_start=config.warmup_start,
+    )
+
+
+def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
+    """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
+    device = precision.device
+    method = build_method(encoder=config.encoder, config=config.method, contract=contract, seed=config.seed).to(device)
+    if config.runtime.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    method.train()
+    forward: nn.Module = method.trained
+    if ranks.world_size > 1:
+        forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
+    optimizer = torch.optim.SGD(
+        method.trained.parameters(),
+        lr=config.optimizer.learning_rate,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [infomin.md 1.2]
+    )
+    return TrainState(method, forward, optimizer, precision.scaler())
+
+
+def train_step(
+    state: TrainState, batch: ViewBatch, *, learning_rate: float, precision: Precision, ranks: Ranks
+) -> StepOutput:
+    """One optimiser step. Raises UserError on every rank, with nothing updated, if the loss of any rank is not finite."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    with precision.autocast():
+        output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
+    finite = bool(torch.isfinite(output.loss))
+    if any_rank(not finite, ranks, precision.device):
+        where = f"; samples of this rank: {batch.index.tolist()[:8]}..." if not finite else ""
+        raise UserError(
+            f"the loss is not finite at step {state.step} (learning rate {learning_rate:g}){where}; nothing was updated. "
+            "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, or type runtime.precision=fp32"
+        )
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.method.after_step(output, ranks=ranks)
+    state.step += 1
+    return output
+
+
+def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
+    """Run `config` to its end in `output_dir` (continuing what is there if `resume`) and return result.json's content.
+
+    Raises ConfigError/DataError before the first step for what cannot start, Terminated after SIGTERM (state saved).
+    """
+    device = pick_device(config.runtime.device, ranks)
+    precision = choose_precision(config.runtime.precision, device)
+    if config.optimizer.batch_size % ranks.world_size:
+        raise ConfigError(
+            f"optimizer.batch_size {config.optimizer.batch_size} is not divisible by {ranks.world_size} ranks"
+        )
+    contract = InputContract()
+    run = RunDir(output_dir, config, resume=resume) if ranks.is_main else None
+    barrier(ranks)
+    done = run.result if run else None
+    if any_rank(done is not None, ranks, device):
+        logger.info("%s is finished; nothing to do", output_dir)
+        return done or {}
+    stream = open_stream(config, ranks=ranks, announce=logger.info if ranks.is_main else logger.debug)
+    if run is not None:
+        stream.draw_sheet(output_dir / "views.png")
+    state = build_state(config, contract, precision=precision, ranks=ranks)
+    # The first rank alone renames damaged files; the others read what it left.
+    found = newest_checkpoint(output_dir / "checkpoints", quarantine=True) if ranks.is_main else None
+    barrier(ranks)
+    if not ranks.is_main:
+        found = newest_checkpoint(output_dir / "checkpoints", quarantine=False)
+    if found is not None:
+        state.load_state_dict(found[1])
+        logger.info("resumed from %s at step %d", found[0].name, state.step)
+    return _run_steps(config, contract, state, stream, run, precision=precision, ranks=ranks)
+
+
+def _run_steps(
+    config: RunConfig,
+    contract: InputContract,
+    state: TrainState,
+    stream: ViewStream,
+    run: RunDir | None,
+    *,
+    precision: Precision,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    schedule = learning_rate_of(config.optimizer, stream.steps_per_epoch)
+    total = config.optimizer.epochs * stream.steps_per_epoch
+    every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
+    keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
+    log = StepLog(run.path, from_step=state.step) if run else None
+    bar = tqdm(total=total, initial=state.step, unit="step", desc="pre-training", disable=not ranks.is_main)
+
+    def save() -> None:
+        if run is not None:
+            path = checkpoint_path(run.checkpoints, state.step)
+            write_checkpoint(path, state.state_dict(config, contract, stream.steps_per_epoch))
+            prune_checkpoints(run.checkpoints, keep_steps=keep)
+        barrier(ranks)
+
+    figures: dict[str, float] = {}
+    clock, clock_step = time.perf_counter(), state.step
+    with StopFlag() as stop:
+        for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
+            rate = schedule(state.step)
+            output = train_step(
+                state, batch.to(precision.device), learning_rate=rate, precision=precision, ranks=ranks
+            )
+            bar.update()
+            if state.step % config.runtime.log_every_steps == 0 or state.step == total:
+                figures = _averaged(output.figures, ranks)
+                speed = (state.step - clock_step) * config.optimizer.batch_size / (time.perf_counter() - clock)
+                clock, clock_step = time.perf_counter(), state.step
+                figures |= {"learning_rate": rate, "images_per_second": speed}
+                if log is not None:
+                    log.write({"step": state.step, "epoch": state.step / stream.steps_per_epoch, **figures})
+                bar.set_postfix({"loss": f"{figures['loss']:.3f}", "acc": f"{figures['accuracy']:.3f}"})
+            stopping = any_rank(stop.is_set, ranks, precision.device)
+            if state.step % every == 0 or state.step == total or stopping:
+                save()
+            if stopping and state.step < total:
+                bar.close()
+                raise Terminated(f"saved at step {state.step} of {total}; type the same command again to continue")
+    bar.close()
+    if log is not None:
+        log.close()
+    checkpoint = f"checkpoints/{checkpoint_path(Path(), total).name}"
+    result = {"steps": total, "epochs": config.optimizer.epochs, "checkpoint": checkpoint, "final": figures}
+    if run is not None:
+        run.write_result(result)
+    return result
+
+
+def _averaged(figures: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
+    """Figures of the last step, averaged over ranks, as floats."""
+    values = mean_over_ranks(torch.stack([value.float() for value in figures.values()]), ranks)
+    return dict(zip(figures, values.tolist(), strict=True))
