@@ -52,7 +52,9 @@ class ViewsConfig:
     blur_kernel: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}")
+        _require(
+            self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}"
+        )
         _require(self.patch_size >= 8, f"patch_size expected at least 8, found {self.patch_size}")
 
 
@@ -130,8 +132,14 @@ class RuntimeConfig:
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        _require(self.log_every_steps > 0 and self.keep_every_epochs > 0, "log_every_steps and keep_every_epochs expected positive")
-        _require(self.checkpoint_every_steps is None or self.checkpoint_every_steps > 0, "checkpoint_every_steps expected positive")
+        _require(
+            self.log_every_steps > 0 and self.keep_every_epochs > 0,
+            "log_every_steps and keep_every_epochs expected positive",
+        )
+        _require(
+            self.checkpoint_every_steps is None or self.checkpoint_every_steps > 0,
+            "checkpoint_every_steps expected positive",
+        )
 
 
 @dataclass(frozen=True)

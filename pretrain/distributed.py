@@ -40,7 +40,9 @@ def start_ranks(device: str, *, timeout_s: float) -> Ranks:
     try:
         ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N") from None
+        raise ConfigError(
+            f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N"
+        ) from None
     if ranks.world_size > 1:
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
@@ -54,7 +56,7 @@ def stop_ranks(ranks: Ranks) -> None:
 
 
 def pick_device(name: str, ranks: Ranks) -> torch.device:
-    """"auto", "cpu" or "cuda" -> this rank's device. Raises ConfigError when cuda is asked for and absent."""
+    """ "auto", "cpu" or "cuda" -> this rank's device. Raises ConfigError when cuda is asked for and absent."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":

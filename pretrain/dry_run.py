@@ -69,7 +69,9 @@ def describe(config: RunConfig) -> str:
 def _operations(config: RunConfig) -> str:
     parts = step_flops(config)
     lines = [f"{name:8s} {value / 1e9:12.1f} GFLOP" for name, value in parts.items()]
-    return "\n".join([*lines, f"{'total':8s} {sum(parts.values()) / 1e9:12.1f} GFLOP, global batch {config.optimizer.batch_size}"])
+    return "\n".join(
+        [*lines, f"{'total':8s} {sum(parts.values()) / 1e9:12.1f} GFLOP, global batch {config.optimizer.batch_size}"]
+    )
 
 
 def _rates(config: RunConfig, steps_per_epoch: int) -> str:

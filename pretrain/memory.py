@@ -34,7 +34,9 @@ class FeatureQueue(nn.Module):
         """Overwrite the oldest rows by `keys` (B, D), B <= K, and move the pointer. Raises ConfigError for B > K."""
         size, count = self.features.shape[0], keys.shape[0]
         if count > size:
-            raise ConfigError(f"queue: {count} keys do not fit into {size} rows; raise method.queue_size to at least {count}")
+            raise ConfigError(
+                f"queue: {count} keys do not fit into {size} rows; raise method.queue_size to at least {count}"
+            )
         rows = (self.pointer + torch.arange(count, device=keys.device)) % size
         self.features.index_copy_(0, rows, keys.to(self.features.dtype))
         self.pointer.copy_((self.pointer + count) % size)

@@ -37,7 +37,7 @@ class Precision:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """"auto" is bf16 where the device computes it natively (CPU: AVX-512 BF16 or AMX), else fp32. fp16 needs CUDA."""
+    """ "auto" is bf16 where the device computes it natively (CPU: AVX-512 BF16 or AMX), else fp32. fp16 needs CUDA."""
     if name == "auto":
         name = "bf16" if _native_bf16(device) else "fp32"
     if name == "fp16" and device.type != "cuda":

@@ -187,9 +187,7 @@ def _run_steps(
     with StopFlag() as stop:
         for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
             rate = schedule(state.step)
-            output = train_step(
-                state, batch.to(precision.device), learning_rate=rate, precision=precision, ranks=ranks
-            )
+            output = train_step(state, batch.to(precision.device), learning_rate=rate, precision=precision, ranks=ranks)
             bar.update()
             if state.step % config.runtime.log_every_steps == 0 or state.step == total:
                 figures = _averaged(output.figures, ranks)

@@ -1,0 +1,69 @@
+"""Run configuration: precedence, presets, shipped files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.config import RunConfig, load_run_config, to_plain
+from pretrain.errors import ConfigError
+from pretrain.strict import from_mapping
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {root: images}\n" + text)
+    return path
+
+
+def test_a_preset_fills_in_what_is_not_given(tmp_path):
+    config = load_run_config(write(tmp_path, "method: {name: moco_v2}\n"))
+    assert (config.method.temperature, config.method.jigsaw, config.views.recipe) == (0.2, False, "moco_v2")
+    infomin = load_run_config(write(tmp_path, ""))
+    assert (infomin.method.temperature, infomin.method.jigsaw, infomin.views.recipe) == (0.15, True, "infomin")
+
+
+def test_an_explicit_value_wins_over_preset_and_file(tmp_path):
+    path = write(tmp_path, "method: {name: moco_v2, temperature: 0.3}\nviews: {recipe: infomin}\n")
+    config = load_run_config(path, ["method.jigsaw=true"])
+    assert (config.method.temperature, config.method.jigsaw, config.views.recipe) == (0.3, True, "infomin")
+    assert load_run_config(path, ["method.temperature=0.4"]).method.temperature == 0.4
+
+
+def test_a_configuration_survives_writing_and_reading(tmp_path):
+    config = load_run_config(write(tmp_path, "views: {crop_scale: [0.1, 0.9]}\n"))
+    assert from_mapping(RunConfig, to_plain(config), where="written") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.epoch=3", "did you mean `optimizer.epochs`"),
+        ("method.name=infomax", "infomin, moco_v2"),
+        ("encoder.arch=resnet51", "resnet50"),
+        ("method.queue_size=8", "expected at least optimizer.batch_size"),
+        ("optimizer.epochs=many", "expected int"),
+        ("method.momentum=1.5", r"expected in \[0, 1\]"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_key(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run_config(write(tmp_path, ""), [override])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_file_loads_and_names_its_command(path):
+    load_run_config(path)
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("command" in line and "tools/pretrain.py" in line for line in header)
+
+
+def test_the_paper_s_runs_differ_in_epochs_alone():
+    runs = [to_plain(load_run_config(CONFIGS / f"infomin_r50_{epochs}ep.yaml")) for epochs in (100, 200, 800)]
+    assert [run["optimizer"].pop("epochs") for run in runs] == [100, 200, 800]
+    assert runs[0] == runs[1] == runs[2]
+    assert runs[0]["method"]["queue_size"] == 65536
+    assert runs[0]["optimizer"]["learning_rate"] == 0.03

@@ -1,0 +1,39 @@
+"""Heads: sizes of the reference, unit outputs, and a jigsaw head that permutes within an image only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from pretrain.heads import JigsawHead, ProjectionHead
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_parameter_counts_are_the_reference_s():
+    assert count(ProjectionHead("mlp", 2048, 128)) == 4_458_624  # infomin.md 1.3
+    assert count(ProjectionHead("linear", 2048, 128)) == 2048 * 128 + 128
+    assert count(JigsawHead("mlp", 2048, 128)) == 4_458_624 + 147_584  # own MLP + fc2
+
+
+def test_embeddings_have_unit_norm():
+    features = torch.randn(18, 32)
+    torch.testing.assert_close(ProjectionHead("mlp", 32, 8)(features).norm(dim=1), torch.ones(18))
+    order = torch.arange(9).repeat(2, 1)
+    torch.testing.assert_close(JigsawHead("mlp", 32, 8)(features, permutation=order).norm(dim=1), torch.ones(2))
+
+
+def test_jigsaw_head_equals_a_loop_over_images_and_patches():
+    torch.manual_seed(0)
+    head = JigsawHead("mlp", 16, 4)
+    features = torch.randn(3 * 9, 16)
+    permutation = torch.stack([torch.randperm(9) for _ in range(3)])
+    rows = []
+    for image in range(3):
+        patches = [head.patch_layers(features[image * 9 + int(p)]) for p in permutation[image]]
+        rows.append(F.normalize(head.mix(torch.cat(patches)), dim=0))
+    torch.testing.assert_close(head(features, permutation=permutation), torch.stack(rows))
+    identity = torch.arange(9).repeat(3, 1)
+    assert not torch.allclose(head(features, permutation=identity), torch.stack(rows))  # control: order matters
