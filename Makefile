@@ -1,0 +1,51 @@
+# The one place where commands live; CI calls it too. `make` alone lists them.
+# Needs Python 3.10 to 3.14, nothing else: every target sets .venv up first (quick when that is done).
+
+PYTHON ?= python3
+VENV := .venv/bin
+# Two test processes with one thread each: without the second setting they fight for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
+CODE := pretrain transfer tools tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo study test check format lint types layers fast-tests bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup:  ## create .venv with everything (PYTHON=python3.12 chooses the interpreter)
+	@$(PYTHON) tools/setup_env.py
+
+demo: setup  ## images -> pre-training -> detection AP -> report, in at most 10 minutes on 2 cores
+	@$(VENV)/python tools/study.py --config-file configs/study/demo.yaml --output-dir runs/demo
+
+study: setup  ## the same with the time it needs and three seeds, at most 60 minutes on 2 cores
+	@$(VENV)/python tools/study.py --config-file configs/study/study.yaml --output-dir runs/study --check
+
+test: setup  ## every test, at most 12 minutes on 2 cores
+	$(PYTEST)
+
+check: setup format lint types layers fast-tests  ## format, lint, types, layers and fast tests, about a minute
+
+format: setup  ## is the code formatted? (mend: .venv/bin/ruff format .)
+	$(VENV)/ruff format --check $(CODE)
+
+lint: setup  ## ruff's rules
+	$(VENV)/ruff check $(CODE)
+
+types: setup  ## mypy, strict, over pretrain/ and transfer/
+	$(VENV)/mypy
+
+layers: setup  ## who may import whom, how long a module may be
+	$(VENV)/python -m pytest -q tests/test_layers.py
+
+fast-tests: setup  ## the tests that are not marked slow
+	$(PYTEST) -q -m "not slow"
+
+bench: setup  ## how long each stage of the smallest whole study takes, from nothing
+	@rm -rf runs/bench
+	@$(VENV)/python tools/study.py --config-file configs/study/smoke.yaml --output-dir runs/bench
+
+clean:  ## remove caches and build leftovers (runs/ and .venv stay)
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
