@@ -1,0 +1,33 @@
+"""Exit codes of tools: 2 for the user's errors, 143 after SIGTERM, a traceback for ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.errors import DataError, Terminated, run_tool
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(DataError("no images"), 2, "error: no images\n"), (Terminated("saved"), 143, "terminated: saved\n"), (KeyboardInterrupt(), 130, "interrupted\n")],
+)
+def test_each_ending_has_its_exit_code(capsys, error, code, text):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == text
+
+
+def test_success_is_zero_and_a_bug_keeps_its_traceback():
+    with pytest.raises(SystemExit) as stop:
+        run_tool(lambda: None)
+    assert stop.value.code == 0
+
+    def bug():
+        raise AssertionError("ours")
+
+    with pytest.raises(AssertionError, match="ours"):
+        run_tool(bug)

@@ -1,0 +1,101 @@
+"""One step of the method against the same step written out by hand from infomin.md 1.5."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain.config import EncoderConfig, MethodConfig
+from pretrain.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
+from pretrain.data import ViewBatch
+from pretrain.distributed import Ranks
+from pretrain.methods import build_method
+
+
+def random_batch(count=4, size=32, patch=16):
+    generator = torch.Generator().manual_seed(0)
+    return ViewBatch(
+        index=torch.arange(count),
+        images=torch.randint(0, 256, (count, 2, 3, size, size), dtype=torch.uint8, generator=generator),
+        patches=torch.randint(0, 256, (count, 9, 3, patch, patch), dtype=torch.uint8, generator=generator),
+        permutation=torch.stack([torch.randperm(9, generator=generator) for _ in range(count)]),
+    )
+
+
+def method_of(**settings):
+    config = MethodConfig(**{"queue_size": 50, "feature_dim": 16, **settings})
+    return build_method(encoder=EncoderConfig("resnet18"), config=config, contract=InputContract(), seed=3)
+
+
+def take_step(method, batch):
+    return method.step(batch, forward=method.trained, ranks=Ranks(), step=0)
+
+
+def test_a_step_is_the_formula_written_out():
+    batch, beta, temperature = random_batch(), 0.3, 0.15
+    method = method_of(jigsaw_weight=beta, temperature=temperature)
+    written = method_of(jigsaw_weight=beta, temperature=temperature)
+    output = take_step(method, batch)
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    floats = (batch.images.double() / 255 - mean) / std
+    query, jigsaw_head = written.query, written.query.jigsaw_head
+    q = F.normalize(query.head.layers(query.encoder(floats[:, 0].float())), dim=1)
+    patches = ((batch.patches.double() / 255 - mean) / std).float().flatten(0, 1)
+    per_patch = jigsaw_head.patch_layers(query.encoder(patches)).view(4, 9, -1)
+    ordered = torch.stack([row[order] for row, order in zip(per_patch, batch.permutation, strict=True)])
+    q_jigsaw = F.normalize(jigsaw_head.mix(ordered.flatten(1)), dim=1)
+    with torch.no_grad():
+        k = F.normalize(written.key.head.layers(written.key.encoder(floats[:, 1].float())), dim=1)
+
+    def nce(embedding):
+        logits = torch.cat([(embedding * k).sum(1, keepdim=True), embedding @ written.memory.features.T], 1)
+        return F.cross_entropy(logits / temperature, torch.zeros(4, dtype=torch.long))
+
+    expected = (1 - beta) * nce(q) + beta * nce(q_jigsaw)  # the same key and queue for both
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.keys, k, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_starts_near_the_uniform_guess():
+    method = method_of(queue_size=4096, feature_dim=128, temperature=0.2)
+    loss = take_step(method, random_batch(16)).loss.item()
+    assert loss == pytest.approx(math.log(4097), abs=1.5)
+
+
+def test_without_jigsaw_there_is_one_loss_and_no_patch_parameters():
+    method = method_of(name="moco_v2", jigsaw=False)
+    output = take_step(method, random_batch())
+    assert output.loss == output.figures["loss_instance"]
+    assert not any("jigsaw" in name for name in method.state_dict())
+
+
+def test_key_network_takes_no_gradient_and_follows_after_the_step():
+    method = method_of(momentum=0.9)
+    output = take_step(method, random_batch())
+    output.loss.backward()
+    assert all(parameter.grad is None for parameter in method.key.parameters())
+    assert all(parameter.grad is not None for parameter in method.query.parameters())
+    with torch.no_grad():
+        method.query.head.layers[0].weight.add_(1.0)
+    before = method.key.head.layers[0].weight.clone()
+    method.after_step(output, ranks=Ranks())
+    torch.testing.assert_close(method.key.head.layers[0].weight, before + 0.1, rtol=1e-4, atol=1e-4)
+    assert torch.equal(method.memory.features[:4], output.keys)
+    assert method.memory.pointer == 4
+
+
+def test_patches_do_not_touch_the_statistics_of_the_images():
+    """Patches are a forward of their own: the instance embedding is the same whatever they hold."""
+    batch = random_batch()
+    first = take_step(method_of(), batch).figures["loss_instance"]
+    other = take_step(method_of(), batch._replace(patches=torch.zeros_like(batch.patches))).figures["loss_instance"]
+    assert first == other
+
+
+def test_initialisation_is_a_function_of_the_seed():
+    first, second = method_of().state_dict(), method_of().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,30 @@
+"""Precision: auto follows the hardware, fp16 is for CUDA."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pretrain import precision
+from pretrain.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_bf16_only_where_it_is_native(monkeypatch):
+    monkeypatch.setattr(precision, "_native_bf16", lambda device: True)
+    assert precision.choose_precision("auto", CPU).name == "bf16"
+    monkeypatch.setattr(precision, "_native_bf16", lambda device: False)
+    assert precision.choose_precision("auto", CPU).name == "fp32"
+
+
+def test_autocast_computes_in_the_chosen_type():
+    weights = torch.ones(4, 4)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with precision.choose_precision(name, CPU).autocast():
+            assert (weights @ weights).dtype == dtype
+
+
+def test_fp16_on_cpu_is_refused():
+    with pytest.raises(ConfigError, match="bf16"):
+        precision.choose_precision("fp16", CPU)
