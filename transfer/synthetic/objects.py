@@ -1,0 +1,198 @@
+"""From a design to a sprite: pose, palette, photographic surface, shading.
+
+In: a class, a size in pixels, a light, a random generator. Out: `Sprite`, colour and coverage, cropped to the object.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from transfer.synthetic.config import CLASS_NAMES
+from transfer.synthetic.design import LIGHT, LINE, NUM_COLOURS, Design, Layer
+from transfer.synthetic.grown import butterfly, fish, leaf, mushroom
+from transfer.synthetic.made import car, gear, house, mug
+from transfer.synthetic.photos import LUMA, photo_crop, random_colour, recolour
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Design]] = {
+    "butterfly": butterfly,
+    "car": car,
+    "fish": fish,
+    "gear": gear,
+    "house": house,
+    "leaf": leaf,
+    "mug": mug,
+    "mushroom": mushroom,
+}
+assert tuple(FAMILIES) == CLASS_NAMES
+
+SUPERSAMPLE = 2
+_SHIFT = 4  # fractional bits of cv2's drawing coordinates
+
+
+@dataclass(frozen=True)
+class Light:
+    """Where light comes from and what colour it has. direction: unit (x, y), towards the light; ambient in [0, 1]."""
+
+    direction: tuple[float, float]
+    ambient: float
+    colour: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """colour: (H, W, 3) float32 0..255; alpha: (H, W) float32 0..1, the part of each pixel that the object covers."""
+
+    colour: np.ndarray
+    alpha: np.ndarray
+
+
+def random_light(rng: np.random.Generator) -> Light:
+    """Light from anywhere, rather from above; slightly warm or cool."""
+    angle = rng.normal(-np.pi / 2, 0.9)
+    warmth = rng.uniform(-0.12, 0.12)
+    return Light(
+        (float(np.cos(angle)), float(np.sin(angle))),
+        rng.uniform(0.45, 0.8),
+        np.array([1 + warmth, 1, 1 - warmth], np.float32),
+    )
+
+
+def random_palette(rng: np.random.Generator) -> np.ndarray:
+    """(NUM_COLOURS, 3) float32 colours. Hues are free; lines differ from the body in luma, darker or lighter alike."""
+    colours = np.stack([random_colour(rng) for _ in range(NUM_COLOURS)])
+    if rng.random() < 0.35:  # close-coloured individuals: structure shows by relief more than by colour
+        colours = colours[:1] + (colours - colours[:1]) * rng.uniform(0.25, 0.6)
+    sign = rng.choice([-1, 1])
+    for slot, direction in ((LINE, sign), (LIGHT, -sign)):
+        gap = float(LUMA @ (colours[slot] - colours[0])) * direction
+        if gap < 30:
+            colours[slot] = np.clip(colours[slot] + direction * (rng.uniform(30, 80) - gap), 5, 250)
+    return colours
+
+
+def _pose(
+    design: Design, long_side: float, rng: np.random.Generator
+) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]], float, tuple[int, int]]:
+    """Layers' curves and clips in supersampled pixels, pixels per object unit, and the canvas (height, width)."""
+    angle = rng.uniform(-design.max_rotation, design.max_rotation)
+    stretch = np.exp(rng.uniform(-0.18, 0.18))
+    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = (
+        linear
+        @ np.array([[1, rng.uniform(-0.22, 0.22)], [0, 1]])
+        @ np.diag([stretch * rng.choice([-1, 1]), 1 / stretch])
+    )
+    vanishing = rng.uniform(-0.16, 0.16, 2)
+
+    groups = [layer.curves for layer in design.layers] + [layer.clip or () for layer in design.layers]
+    points = np.concatenate([curve for group in groups for curve in group])
+    points = (points @ linear.T) / (1 + points @ vanishing)[:, None]
+    ends = np.cumsum([len(curve) for group in groups for curve in group])[:-1]
+    parts = iter(np.split(points, ends))
+    placed = [list(itertools.islice(parts, len(group))) for group in groups]
+    curves, clips = placed[: len(design.layers)], placed[len(design.layers) :]
+    grown = [
+        (c, layer.width / 2) for layer, group in zip(design.layers, curves, strict=True) if layer.solid for c in group
+    ]
+    low = np.min([c.min(0) - pad for c, pad in grown], 0)
+    high = np.max([c.max(0) + pad for c, pad in grown], 0)
+    scale = SUPERSAMPLE * long_side / float((high - low).max())
+    margin = 2 * SUPERSAMPLE
+    width, height = (np.ceil((high - low) * scale / SUPERSAMPLE).astype(int) * SUPERSAMPLE + 2 * margin).tolist()
+    origin = low - margin / scale
+    return (
+        [[(c - origin) * scale for c in group] for group in curves],
+        [[(c - origin) * scale for c in group] for group in clips],
+        scale,
+        (height, width),
+    )
+
+
+def _fixed(curves: list[np.ndarray]) -> list[np.ndarray]:
+    return [np.round(c * (1 << _SHIFT)).astype(np.int32)[:, None] for c in curves]
+
+
+def _draw(canvas: np.ndarray, layer: Layer, curves: list[np.ndarray], scale: float, colour: tuple[float, ...]) -> None:
+    """Paint one layer onto `canvas` (uint8, in place), anti-aliased."""
+    if layer.width:
+        thickness = max(round(layer.width * scale), 1)
+        cv2.polylines(canvas, _fixed(curves), layer.closed, colour, thickness, cv2.LINE_AA, _SHIFT)
+    else:
+        cv2.fillPoly(canvas, _fixed(curves), colour, cv2.LINE_AA, _SHIFT)
+
+
+def paint(
+    design: Design, *, long_side: float, palette: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flat colours under a random pose: ((H, W, 3) uint8, (H, W) uint8 coverage), both supersampled."""
+    curves, clips, scale, (height, width) = _pose(design, long_side, rng)
+    canvas = np.full((height, width, 3), palette[0], np.uint8)
+    alpha = np.zeros((height, width), np.uint8)
+    for layer, group, clip in zip(design.layers, curves, clips, strict=True):
+        colour = tuple(float(v) for v in palette[layer.colour])
+        if layer.clip is None:
+            _draw(canvas, layer, group, scale, colour)
+        else:
+            stencil = np.zeros((height, width), np.uint8)
+            cv2.fillPoly(stencil, _fixed(clip), 255, cv2.LINE_8, _SHIFT)
+            cv2.copyTo(_painted(canvas, layer, group, scale, colour), stencil, canvas)
+        if layer.solid:
+            _draw(alpha, layer, group, scale, (255,))
+    return canvas, alpha
+
+
+def _painted(
+    canvas: np.ndarray, layer: Layer, curves: list[np.ndarray], scale: float, colour: tuple[float, ...]
+) -> np.ndarray:
+    copy = canvas.copy()
+    _draw(copy, layer, curves, scale, colour)
+    return copy
+
+
+def _shading(
+    flat: np.ndarray, alpha: np.ndarray, light: Light, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(diffuse factor, highlight 0..255), both (H, W) float32: a dome over the silhouette plus relief of the painting."""
+    depth = cv2.distanceTransform((alpha > 127).astype(np.uint8), cv2.DIST_L2, 3)
+    reach = max(float(depth.max()) * rng.uniform(0.5, 1.0), 2.0)
+    height = np.sqrt(np.minimum(depth / reach, 1)) * np.float32(reach * 0.5)
+    relief = cv2.cvtColor(flat, cv2.COLOR_RGB2GRAY).astype(np.float32) * rng.uniform(-0.02, 0.02)
+    height = cv2.GaussianBlur(height, (0, 0), 2.0) + cv2.GaussianBlur(relief, (0, 0), 1.0)
+    slope_x, slope_y = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.25), cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.25)
+    towards = -(slope_x * light.direction[0] + slope_y * light.direction[1])
+    lit = towards / np.sqrt(1 + slope_x**2 + slope_y**2)
+    rows, columns = np.arange(height.shape[0], dtype=np.float32), np.arange(height.shape[1], dtype=np.float32)
+    ramp = (columns[None] / len(columns) - 0.5) * light.direction[0] + (
+        rows[:, None] / len(rows) - 0.5
+    ) * light.direction[1]
+    diffuse = light.ambient + (1 - light.ambient) * (0.75 + 1.3 * lit) + rng.uniform(0.1, 0.4) * ramp
+    rim = np.exp(-depth / (0.08 * reach + 1)) * rng.uniform(0.1, 0.5)
+    gloss = rng.choice([0.0, rng.uniform(30, 140)])
+    return np.clip(diffuse * (1 - rim), 0.1, 1.7), gloss * np.clip(lit * 1.3, 0, 1) ** 4
+
+
+def render_sprite(class_index: int, *, long_side: float, light: Light, rng: np.random.Generator) -> Sprite:
+    """A new instance of class `class_index` whose longer side is `long_side` px, under a random pose, lit by `light`."""
+    design = FAMILIES[CLASS_NAMES[class_index]](rng)
+    flat, alpha = paint(design, long_side=long_side, palette=random_palette(rng), rng=rng)
+    height, width = alpha.shape
+    surface = recolour(photo_crop(rng, height, width, zoom=(0.35, 1.6)), rng)
+    luma = cv2.cvtColor(surface, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grain = 1 + rng.uniform(0.3, 0.95) * np.clip(luma / max(float(luma.mean()), 20.0) - 1, -0.75, 0.9)
+    diffuse, highlight = _shading(flat, alpha, light, rng)
+    mix = rng.uniform(0, 0.35)
+    cover = alpha.astype(np.float32) * (1 / 255)
+    # colour = flat * body + surface * veneer + highlight, each premultiplied by coverage, in OpenCV's multi-channel calls
+    body, veneer = (1 - mix) * grain * diffuse * cover, mix * diffuse * cover
+    colour = cv2.multiply(flat, cv2.merge([body] * 3), dtype=cv2.CV_32F)
+    colour += cv2.multiply(surface, cv2.merge([veneer] * 3), dtype=cv2.CV_32F)
+    colour += cv2.merge([highlight * cover] * 3)
+    size = (width // SUPERSAMPLE, height // SUPERSAMPLE)
+    small_cover = cv2.resize(cover, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * light.colour
+    return Sprite(np.clip(small / np.maximum(small_cover, 1e-3)[..., None], 0, 255), small_cover)
