@@ -116,8 +116,9 @@ class Environment:
             for line in process.stdout:
                 log.write(line)
                 lines.append(line)
-                if re.search(r"Downloading .*\(\d{2,}[.\d]* [MG]B\)", line) or line.startswith("Installing collected"):
-                    say(f"      {line.strip()[:100]}")
+                large = re.match(r"\s*Downloading ([^-\s]+-[^-\s]+)-.*\((\d\d[.\d]* [MG]B)\)", line)
+                if large:
+                    say(f"      fetching {large.group(1)} ({large.group(2)})")
         if process.wait() != 0:
             raise SetupError(f"{explain_pip_failure(''.join(lines))}\n  all that pip said: {self.log}")
 
@@ -189,7 +190,7 @@ def install_torch(environment: Environment) -> None:
     if version is None or tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_TORCH:
         check_space(ROOT, SPACE_GB, FREE_SPACE)
         check_space(Path(tempfile.gettempdir()), SPACE_GB / 3, "Free some space, or set TMPDIR to a folder elsewhere.")
-        environment.pip("install", *listed("torch"))
+        environment.pip("install", *listed("torch"), "-c", str(REQUIREMENTS / "base.txt"))
     elif version.split("+")[0] == pinned("torch", "torch"):
         environment.pip("install", *listed("torch"))  # completes what an interrupted run left out
     else:
@@ -208,7 +209,7 @@ def install_opencv(environment: Environment) -> None:
         works, error = environment.run("import cv2")
         if works:
             return
-        if "shared object file" not in error:
+        if ".so" not in error:  # not a system library
             raise SetupError(f"opencv-python is installed but does not load: {error}")
     say(f"      {error}")
     say("      so opencv-python is swapped for opencv-python-headless, the same without windows")
