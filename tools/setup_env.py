@@ -81,7 +81,7 @@ def explain_pip_failure(output: str) -> str:
     missing = re.search(r"No matching distribution found for (\S+)", output)
     if missing:
         where = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-        return f"the package index has no {missing.group(1)} for {where}: check pip's index (pip config list)"
+        return f"the package index has no {missing.group(1)} for {where}: check the connection and pip's index (pip config list)"
     errors = [line.strip() for line in output.splitlines() if line.lower().startswith("error")]
     return errors[-1] if errors else "pip stopped without an error line"
 

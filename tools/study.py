@@ -1,0 +1,52 @@
+"""Run a whole study: data, pre-training, conversion, fine-tuning and readout of every initialisation, report.
+
+    python tools/study.py --config-file configs/study/demo.yaml --output-dir runs/demo
+
+A second run reuses what is done. `make demo` and `make study` call this.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import run_tool
+from transfer.study import run_study, show_plan
+from transfer.study_config import load_study
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, required=True, help="a file of configs/study/ or your own")
+    parser.add_argument("--output-dir", type=Path, required=True, help="everything the study makes goes here")
+    parser.add_argument("--dry-run", action="store_true", help="print every stage's command and stop")
+    parser.add_argument(
+        "--check", action="store_true", help="exit code 1 when an expectation of the study did not hold"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example 'detect.seeds=[0,1]'")
+    return parser.parse_args()
+
+
+def say(text: str) -> None:
+    """One message at once, in order with what the commands print."""
+    print(text, flush=True)
+
+
+def main() -> int:
+    """Exit code: 0; that of a stage that failed; 1 with --check when an expectation failed."""
+    arguments = parse_arguments()
+    config = load_study(arguments.config_file, arguments.overrides)
+    if arguments.dry_run:
+        show_plan(config, arguments.output_dir, say=say)
+        return 0
+    code, verdicts = run_study(config, arguments.output_dir, say=say, out=sys.stdout.buffer)
+    if code == 0 and arguments.check and not all(verdict.held for verdict in verdicts):
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    run_tool(main)

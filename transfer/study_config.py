@@ -1,0 +1,164 @@
+"""What a study is: data, one pre-training, initialisations to compare, seeds, and what is expected to come out.
+
+In: a YAML file of configs/study/ and key=value overrides. Out: `StudyConfig`, frozen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pretrain.errors import ConfigError
+from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_WEIGHTS, PRETRAINED = "none", "pretrained"
+METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75", "readout/top1")
+PLACEHOLDERS = ("data", "init")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The embedded data set. arguments: further ones for tools/make_demo_data.py."""
+
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """config_file: for tools/pretrain.py. overrides: its key=value; {data} stands for the data folder."""
+
+    config_file: Path
+    overrides: tuple[str, ...] = ()
+    branch: Literal["query", "key"] = "query"
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """One initialisation. weights: `none`, `pretrained` (by this study), or a converted weight file."""
+
+    name: str
+    weights: str
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name that cannot name a folder."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
+            raise ValueError(f"expected a name of letters, digits, `-` and `_`, found {self.name!r}")
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """Fine-tuning. config_file may hold {init}; train_data and test_data are SPECs; overrides are KEY VALUE pairs."""
+
+    config_file: str
+    train_data: str
+    test_data: str
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReadoutConfig:
+    """Linear readout. data: a folder with train/ and val/ class folders. arguments: for tools/linear_eval.py."""
+
+    data: str
+    seeds: tuple[int, ...] = (0,)
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """`higher` is expected above `lower` in `metric` by more than `margin` points: in every seed, or on average."""
+
+    metric: str
+    higher: str
+    lower: str
+    margin: float = 0.0
+    every_seed: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown metric."""
+        if self.metric not in METRICS:
+            raise ValueError(f"expected one of {', '.join(METRICS)}, found {self.metric!r}")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A whole study. Relative files are looked up from the project's root; stages left out are not run."""
+
+    inits: tuple[InitConfig, ...]
+    data: DataConfig | None = None
+    pretrain: PretrainConfig | None = None
+    detect: DetectConfig | None = None
+    readout: ReadoutConfig | None = None
+    expect: tuple[Expectation, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for parts that contradict each other."""
+        names = [init.name for init in self.inits]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"inits: expected one or more different names, found {names}")
+        if self.detect is None and self.readout is None:
+            raise ValueError("expected `detect`, `readout` or both: there is nothing to measure")
+        if self.pretrain is None and any(init.weights == PRETRAINED for init in self.inits):
+            raise ValueError(f"inits: weights `{PRETRAINED}` need a `pretrain` part")
+        for part in (self.detect, self.readout):
+            if part is not None and (not part.seeds or len(set(part.seeds)) != len(part.seeds)):
+                raise ValueError(f"seeds: expected one or more different numbers, found {list(part.seeds)}")
+        for expectation in self.expect:
+            for name in (expectation.higher, expectation.lower):
+                if name not in names:
+                    raise ValueError(f"expect: expected one of the inits {names}, found {name!r}")
+            if (self.readout if expectation.metric.startswith("readout/") else self.detect) is None:
+                raise ValueError(f"expect: {expectation.metric} is not measured by this study")
+
+
+def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read, override and check a study. Raises ConfigError, also for a configuration file or weight file that is absent."""
+    values = merge(load_yaml(config_file), parse_overrides(overrides))
+    config = from_mapping(StudyConfig, values, where=str(config_file))
+    for key, text in _templates(config).items():
+        for name in re.findall(r"\{(\w*)\}", text):
+            if name not in PLACEHOLDERS:
+                raise ConfigError(f"{config_file}: {key}: expected {{data}} or {{init}}, found {{{name}}} in {text!r}")
+            if name == "data" and config.data is None:
+                raise ConfigError(
+                    f"{config_file}: {key}: {{data}} stands for the embedded data set, but there is no `data` part"
+                )
+    for path in (*detection_files(config), *pretrain_files(config), *weight_files(config)):
+        if not path.is_file():
+            raise ConfigError(f"{config_file}: no file at {path} (relative paths start at the project's root)")
+    return config
+
+
+def _templates(config: StudyConfig) -> dict[str, str]:
+    """Every text in which {data} or {init} may stand."""
+    groups: dict[str, tuple[str, ...]] = {}
+    if config.pretrain:
+        groups["pretrain.overrides"] = config.pretrain.overrides
+    if config.detect:
+        detect = config.detect
+        groups["detect"] = (detect.config_file, detect.train_data, detect.test_data, *detect.overrides)
+    if config.readout:
+        groups["readout"] = (config.readout.data, *config.readout.arguments)
+    return {f"{key}[{index}]": text for key, texts in groups.items() for index, text in enumerate(texts)}
+
+
+def detection_files(config: StudyConfig) -> tuple[Path, ...]:
+    """The detector's configuration file of each initialisation, in their order."""
+    if config.detect is None:
+        return ()
+    return tuple(ROOT / config.detect.config_file.replace("{init}", init.name) for init in config.inits)
+
+
+def pretrain_files(config: StudyConfig) -> tuple[Path, ...]:
+    """The pre-training configuration file, if there is one."""
+    return (ROOT / config.pretrain.config_file,) if config.pretrain else ()
+
+
+def weight_files(config: StudyConfig) -> tuple[Path, ...]:
+    """Weight files that the study takes from outside."""
+    return tuple(ROOT / init.weights for init in config.inits if init.weights not in (NO_WEIGHTS, PRETRAINED))
