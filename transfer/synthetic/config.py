@@ -33,8 +33,8 @@ class SyntheticConfig:
     num_test_scenes: int = 200
     image_size: int = 96
     scene_size: int = 192
-    min_cover: float = 0.5
-    max_cover: float = 0.9
+    min_cover: float = 0.6
+    max_cover: float = 0.95
     min_object: int = 28
     max_object: int = 80
     min_objects: int = 3

@@ -159,7 +159,7 @@ def leaf(rng: np.random.Generator) -> Design:
                 closed=False,
             )
             veins.append(path)
-            finer += [np.stack([p, p + [side * 0.06, -0.16]]) for p in path[1:4]]
+            finer += [np.stack([p, p + np.array([side * 0.06, -0.16])]) for p in path[1:4]]
     clip = (blade,)
     if rng.random() < 0.4:  # pale or dark bands along the veins
         layers.append(Layer(tuple(veins), SECOND, width=rng.uniform(0.06, 0.12), clip=clip))

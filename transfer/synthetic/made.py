@@ -5,6 +5,8 @@ In: a random generator. Out: a `Design`; every call is another instance (own pro
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from transfer.synthetic.design import (
@@ -57,7 +59,7 @@ def car(rng: np.random.Generator) -> Design:
             (high - 0.03 - (0.06 if i == num_windows - 1 else 0), roof + inset),
             (high - 0.03 + (0.06 if i == num_windows - 1 else 0), -height / 2 - 0.02),
         )
-        for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        for i, (low, high) in enumerate(pairwise(edges.tolist()))
     )
     layers.append(Layer(glass, DARK))
     layers.append(Layer(tuple(line((x, -height / 2), (x, height * 0.38)) for x in edges[1:]), LINE, width=0.025))

@@ -16,7 +16,8 @@ def mask_polygons(mask: np.ndarray) -> list[list[float]]:
     A COCO polygon has no holes of its own. A hole is joined to its outline by a bridge walked there and back: rasterisers
     count crossings by the even-odd rule, so the bridge vanishes and the hole stays.
     """
-    outlines, holes = [], []
+    outlines: list[np.ndarray] = []
+    holes: list[np.ndarray] = []
     for loop in _loops(mask):
         x, y = loop[:, 0], loop[:, 1]
         area = float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))

@@ -75,83 +75,76 @@ def random_palette(rng: np.random.Generator) -> np.ndarray:
     return colours
 
 
-def _pose(
-    design: Design, long_side: float, rng: np.random.Generator
-) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]], float, tuple[int, int]]:
-    """Layers' curves and clips in supersampled pixels, pixels per object unit, and the canvas (height, width)."""
+@dataclass(frozen=True)
+class _Posed:
+    """A design on its canvas. curves, clips: a list a layer of (N, 1, 2) int32 points in 1/16 supersampled pixels;
+    scale: supersampled pixels an object unit; size: canvas (height, width)."""
+
+    curves: list[list[np.ndarray]]
+    clips: list[list[np.ndarray]]
+    scale: float
+    size: tuple[int, int]
+
+
+def _pose(design: Design, long_side: float, rng: np.random.Generator) -> _Posed:
+    """Rotation, shear, stretch, flip and mild perspective; then scaled so that the silhouette's longer side fits."""
     angle = rng.uniform(-design.max_rotation, design.max_rotation)
     stretch = np.exp(rng.uniform(-0.18, 0.18))
-    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = (
-        linear
-        @ np.array([[1, rng.uniform(-0.22, 0.22)], [0, 1]])
-        @ np.diag([stretch * rng.choice([-1, 1]), 1 / stretch])
-    )
-    vanishing = rng.uniform(-0.16, 0.16, 2)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shear = np.array([[1, rng.uniform(-0.22, 0.22)], [0, 1]])
+    linear = rotation @ shear @ np.diag([stretch * rng.choice([-1, 1]), 1 / stretch])
+    vanishing = rng.uniform(-0.12, 0.12, 2)
 
     groups = [layer.curves for layer in design.layers] + [layer.clip or () for layer in design.layers]
+    lengths = [len(curve) for group in groups for curve in group]
     points = np.concatenate([curve for group in groups for curve in group])
     points = (points @ linear.T) / (1 + points @ vanishing)[:, None]
-    ends = np.cumsum([len(curve) for group in groups for curve in group])[:-1]
-    parts = iter(np.split(points, ends))
-    placed = [list(itertools.islice(parts, len(group))) for group in groups]
-    curves, clips = placed[: len(design.layers)], placed[len(design.layers) :]
-    grown = [
-        (c, layer.width / 2) for layer, group in zip(design.layers, curves, strict=True) if layer.solid for c in group
-    ]
-    low = np.min([c.min(0) - pad for c, pad in grown], 0)
-    high = np.max([c.max(0) + pad for c, pad in grown], 0)
+    # Half a stroke's width beyond its points; what is not solid does not count.
+    pads = [layer.width / 2 if layer.solid else -np.inf for layer in design.layers for _ in layer.curves]
+    pad = np.repeat(pads, lengths[: len(pads)])[:, None]
+    outline = points[: len(pad)][pad[:, 0] >= 0]
+    pad = pad[pad[:, 0] >= 0]
+    low, high = (outline - pad).min(0), (outline + pad).max(0)
     scale = SUPERSAMPLE * long_side / float((high - low).max())
     margin = 2 * SUPERSAMPLE
     width, height = (np.ceil((high - low) * scale / SUPERSAMPLE).astype(int) * SUPERSAMPLE + 2 * margin).tolist()
-    origin = low - margin / scale
-    return (
-        [[(c - origin) * scale for c in group] for group in curves],
-        [[(c - origin) * scale for c in group] for group in clips],
-        scale,
-        (height, width),
-    )
 
-
-def _fixed(curves: list[np.ndarray]) -> list[np.ndarray]:
-    return [np.round(c * (1 << _SHIFT)).astype(np.int32)[:, None] for c in curves]
+    fixed = np.round(((points - low) * scale + margin) * (1 << _SHIFT)).astype(np.int32)[:, None]
+    ends = itertools.accumulate(lengths)
+    parts = (fixed[end - length : end] for end, length in zip(ends, lengths, strict=True))
+    placed = [list(itertools.islice(parts, len(group))) for group in groups]
+    return _Posed(placed[: len(design.layers)], placed[len(design.layers) :], scale, (height, width))
 
 
 def _draw(canvas: np.ndarray, layer: Layer, curves: list[np.ndarray], scale: float, colour: tuple[float, ...]) -> None:
     """Paint one layer onto `canvas` (uint8, in place), anti-aliased."""
     if layer.width:
         thickness = max(round(layer.width * scale), 1)
-        cv2.polylines(canvas, _fixed(curves), layer.closed, colour, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(canvas, curves, layer.closed, colour, thickness, cv2.LINE_AA, _SHIFT)
     else:
-        cv2.fillPoly(canvas, _fixed(curves), colour, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(canvas, curves, colour, cv2.LINE_AA, _SHIFT)
 
 
 def paint(
     design: Design, *, long_side: float, palette: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flat colours under a random pose: ((H, W, 3) uint8, (H, W) uint8 coverage), both supersampled."""
-    curves, clips, scale, (height, width) = _pose(design, long_side, rng)
-    canvas = np.full((height, width, 3), palette[0], np.uint8)
-    alpha = np.zeros((height, width), np.uint8)
-    for layer, group, clip in zip(design.layers, curves, clips, strict=True):
-        colour = tuple(float(v) for v in palette[layer.colour])
+    posed = _pose(design, long_side, rng)
+    canvas = np.full((*posed.size, 3), palette[0], np.uint8)
+    alpha = np.zeros(posed.size, np.uint8)
+    for layer, curves, clip in zip(design.layers, posed.curves, posed.clips, strict=True):
+        colour = tuple(palette[layer.colour].tolist())
         if layer.clip is None:
-            _draw(canvas, layer, group, scale, colour)
+            _draw(canvas, layer, curves, posed.scale, colour)
         else:
-            stencil = np.zeros((height, width), np.uint8)
-            cv2.fillPoly(stencil, _fixed(clip), 255, cv2.LINE_8, _SHIFT)
-            cv2.copyTo(_painted(canvas, layer, group, scale, colour), stencil, canvas)
+            stencil = np.zeros(posed.size, np.uint8)
+            cv2.fillPoly(stencil, clip, 255, cv2.LINE_8, _SHIFT)
+            copy = canvas.copy()
+            _draw(copy, layer, curves, posed.scale, colour)
+            cv2.copyTo(copy, stencil, canvas)
         if layer.solid:
-            _draw(alpha, layer, group, scale, (255,))
+            _draw(alpha, layer, curves, posed.scale, (255,))
     return canvas, alpha
-
-
-def _painted(
-    canvas: np.ndarray, layer: Layer, curves: list[np.ndarray], scale: float, colour: tuple[float, ...]
-) -> np.ndarray:
-    copy = canvas.copy()
-    _draw(copy, layer, curves, scale, colour)
-    return copy
 
 
 def _shading(
@@ -189,9 +182,9 @@ def render_sprite(class_index: int, *, long_side: float, light: Light, rng: np.r
     cover = alpha.astype(np.float32) * (1 / 255)
     # colour = flat * body + surface * veneer + highlight, each premultiplied by coverage, in OpenCV's multi-channel calls
     body, veneer = (1 - mix) * grain * diffuse * cover, mix * diffuse * cover
-    colour = cv2.multiply(flat, cv2.merge([body] * 3), dtype=cv2.CV_32F)
-    colour += cv2.multiply(surface, cv2.merge([veneer] * 3), dtype=cv2.CV_32F)
-    colour += cv2.merge([highlight * cover] * 3)
+    painted = cv2.multiply(flat, cv2.merge([body] * 3), dtype=cv2.CV_32F)
+    veneered = cv2.multiply(surface, cv2.merge([veneer] * 3), dtype=cv2.CV_32F)
+    colour = painted + veneered + cv2.merge([highlight * cover] * 3)
     size = (width // SUPERSAMPLE, height // SUPERSAMPLE)
     small_cover = cv2.resize(cover, size, interpolation=cv2.INTER_AREA)
     small = cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * light.colour

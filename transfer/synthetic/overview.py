@@ -34,7 +34,7 @@ def annotated_scene(config: SyntheticConfig, index: int) -> np.ndarray:
     image, objects = render_scene(config, config.seed, index)
     marked = image.copy()
     for number, thing in enumerate(objects):
-        hue = np.uint8([[[number * 180 // max(len(objects), 1), 220, 255]]])
+        hue = np.array([[[number * 180 // max(len(objects), 1), 220, 255]]], np.uint8)
         tint = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
         marked[thing.mask] = (0.55 * marked[thing.mask] + 0.45 * tint).astype(np.uint8)
         left, top, right, bottom = thing.box

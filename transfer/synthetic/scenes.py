@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.design import ellipse, smooth, turned
+from transfer.synthetic.design import box, ellipse, smooth, turned
 from transfer.synthetic.objects import Light, Sprite, random_light, render_sprite
 from transfer.synthetic.photos import photo_crop, random_colour, recolour
 
@@ -54,7 +54,7 @@ def _blend(image: np.ndarray, sprite: Sprite, left: int, top: int, light: Light,
     cover[y0:y1, x0:x1] = sprite.alpha[part]
     if shadow > 0:
         reach = 0.08 * max(sprite.alpha.shape)
-        shift = np.float32([[1, 0, -light.direction[0] * reach], [0, 1, -light.direction[1] * reach]])
+        shift = np.array([[1, 0, -light.direction[0] * reach], [0, 1, -light.direction[1] * reach]])
         cast = cv2.warpAffine(cover, shift, (width, height))
         cast = cv2.blur(cast, (int(reach) | 1, int(reach) | 1))
         image *= (1 - shadow * cast)[..., None]
@@ -68,15 +68,12 @@ def clutter_sprite(rng: np.random.Generator, size: float, light: Light) -> Sprit
     kind, side = rng.integers(4), max(int(np.ceil(size)) + 4, 8)
     radius = size / 2
     if kind == 0:
-        spokes = rng.uniform(0.45, 1.0, int(rng.integers(4, 10)))
-        angles = np.arange(len(spokes)) * 2 * np.pi / len(spokes)
-        outline = smooth(
-            radius * spokes[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1), rounds=int(rng.integers(0, 3))
-        )
+        rough = ellipse(0, 0, radius, radius, num=int(rng.integers(4, 10)))
+        outline = smooth(rough * rng.uniform(0.45, 1.0, (len(rough), 1)), rounds=int(rng.integers(0, 3)))
     elif kind == 1:
         outline = ellipse(0, 0, radius, radius * rng.uniform(0.06, 0.2), num=4 if rng.random() < 0.5 else 20)
     elif kind == 2:
-        outline = radius * rng.uniform(0.4, 0.75) * np.array([[-1, -0.7], [1, -0.7], [1, 0.7], [-1, 0.7]])
+        outline = 0.7 * radius * box(-1, -rng.uniform(0.4, 1), 1, rng.uniform(0.4, 1))
     else:
         outline = ellipse(0, 0, radius, radius * rng.uniform(0.5, 1.0))
     outline = turned(outline, rng.uniform(0, 2 * np.pi)) + side / 2
@@ -84,14 +81,14 @@ def clutter_sprite(rng: np.random.Generator, size: float, light: Light) -> Sprit
     cv2.fillPoly(alpha, [np.round(outline * 16).astype(np.int32)[:, None]], 255, cv2.LINE_AA, 4)
     colour = recolour(photo_crop(rng, side, side), rng).astype(np.float32)
     if rng.random() < 0.4:
-        colour = 0.3 * colour + 0.7 * random_colour(rng)
+        colour = np.float32(0.3) * colour + np.float32(0.7) * random_colour(rng)
     ramp = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     shade = 0.9 + 0.5 * (ramp[None] * light.direction[0] + ramp[:, None] * light.direction[1])
     return Sprite(np.clip(colour * shade[..., None], 0, 255), alpha.astype(np.float32) / 255)
 
 
-def background(rng: np.random.Generator, side: int, light: Light, *, num_clutter: int) -> np.ndarray:
-    """(side, side, 3) float32: a photo crop, sometimes two along an edge, with clutter, sometimes out of focus."""
+def background(rng: np.random.Generator, side: int, light: Light, *, num_clutter: int, defocus: float) -> np.ndarray:
+    """(side, side, 3) float32: a photo crop, sometimes two along an edge, with clutter; out of focus at a rate of `defocus`."""
     zoom = (0.5 * 96 / side, 3.5 * 96 / side) if side > 96 else (0.5, 3.5)
     image = recolour(photo_crop(rng, side, side, zoom=zoom), rng).astype(np.float32)
     if rng.random() < 0.4:
@@ -104,8 +101,9 @@ def background(rng: np.random.Generator, side: int, light: Light, *, num_clutter
         sprite = clutter_sprite(rng, side * float(np.exp(rng.uniform(np.log(0.08), np.log(0.45)))), light)
         left, top = (rng.uniform(-0.15, 1.0, 2) * side - 0.1 * side).astype(int)
         _blend(image, sprite, int(left), int(top), light, shadow=rng.uniform(0, 0.5))
-    if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.2))
+    image = image.mean() + (image - image.mean()) * np.float32(rng.uniform(0.35, 1.05))  # haze: the subject stands out
+    if rng.random() < defocus:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.6, 3.0))
     return image
 
 
@@ -120,7 +118,7 @@ def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # uint8 noise of mean 128 from raw bits: a sum of two uniform bytes is triangular and much cheaper than normals
     bits = np.frombuffer(rng.bytes(2 * image.size), np.uint8).reshape(2, *image.shape)
     noise = bits[0].astype(np.float32) + bits[1] - 255
-    return np.clip(image + noise * (rng.uniform(0.5, 7) / 104), 0, 255).astype(np.uint8)
+    return np.clip(image + noise * (rng.uniform(0.5, 5) / 104), 0, 255).astype(np.uint8)
 
 
 def render_object_image(
@@ -128,19 +126,19 @@ def render_object_image(
 ) -> tuple[np.ndarray, int]:
     """Object-centred image `index`: ((image_size, image_size, 3) uint8 RGB, class index = index % 8).
 
-    One object over 50-90 % of the side (configuration), off centre, in a cluttered background, at times partly covered.
+    One object over 60-95 % of the side (configuration), off centre, in a cluttered background, at times partly covered.
     """
     rng = sample_rng(seed, f"unlabelled/{split}", index)
     class_index, side = index % len(CLASS_NAMES), config.image_size
     light = random_light(rng)
-    image = background(rng, side, light, num_clutter=int(rng.integers(0, 6)))
+    image = background(rng, side, light, num_clutter=int(rng.integers(0, 5)), defocus=0.6)
     sprite = render_sprite(
         class_index, long_side=side * rng.uniform(config.min_cover, config.max_cover), light=light, rng=rng
     )
     free = side - np.array(sprite.alpha.shape[::-1])
     left, top = np.round(free / 2 + rng.uniform(-0.5, 0.5, 2) * (np.abs(free) * 0.8 + 0.08 * side)).astype(int)
     _blend(image, sprite, int(left), int(top), light, shadow=rng.uniform(0.1, 0.6))
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         cover = clutter_sprite(rng, side * rng.uniform(0.12, 0.4), light)
         around = rng.uniform(0, 2 * np.pi)
         at = (
@@ -162,7 +160,7 @@ def render_scene(
     """
     rng = sample_rng(seed, split, index)
     side, light = config.scene_size, random_light(rng)
-    image = background(rng, side, light, num_clutter=int(rng.integers(3, 10)))
+    image = background(rng, side, light, num_clutter=int(rng.integers(3, 9)), defocus=0.4)
     owner = np.full((side, side), -1, np.int32)
     placed: list[tuple[int, int]] = []  # class index, own number of pixels
     count = int(rng.integers(config.min_objects, config.max_objects + 1))

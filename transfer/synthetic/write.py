@@ -125,16 +125,18 @@ def _fill(
     total, done = sum(counts.values()), 0
     digest = hashlib.sha256()
     scenes: dict[str, list[list[dict[str, Any]]]] = {"train": [], "test": []}
-    for task, (annotations, hashes) in zip(tasks, _run(tasks, num_workers), strict=True):
+    for task, (objects, hashes) in zip(tasks, _run(tasks, num_workers), strict=True):
         digest.update("".join(hashes).encode())
         if task.part in scenes:
-            scenes[task.part] += annotations
+            scenes[task.part] += objects
         done += task.stop - task.start
         if progress is not None:
             progress(done, total)
-    for split, objects in scenes.items():
-        write_json(root / "coco" / "annotations" / f"instances_{split}.json", coco_dataset(objects, config.scene_size))
-        names = "".join(f"{split}_{index:06d}\n" for index in range(len(objects)))
+    for split, annotated in scenes.items():
+        write_json(
+            root / "coco" / "annotations" / f"instances_{split}.json", coco_dataset(annotated, config.scene_size)
+        )
+        names = "".join(f"{split}_{index:06d}\n" for index in range(len(annotated)))
         (root / "voc" / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
     record = {
         "format": FORMAT,
@@ -164,7 +166,7 @@ def _start_worker() -> None:
 
 def _render(task: _Task) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Render and write one task's images. Returns the COCO objects of each scene (none for unlabelled), and file hashes."""
-    annotations, hashes = [], []
+    scenes, hashes = [], []
     for index in range(task.start, task.stop):
         if task.part in ("train", "test"):
             image, objects = render_scene(
@@ -176,14 +178,15 @@ def _render(task: _Task) -> tuple[list[list[dict[str, Any]]], list[str]]:
             (task.root / "voc" / "JPEGImages" / f"{task.part}_{name}").write_bytes(data)
             xml = voc_annotation(f"{task.part}_{name}", image.shape, objects)
             (task.root / "voc" / "Annotations" / f"{task.part}_{index:06d}.xml").write_text(xml)
-            annotations.append(coco_objects(objects))
+            scenes.append(coco_objects(objects))
         else:
-            split = "train" if task.part == "unlabelled/train" else "val"
-            image, class_index = render_object_image(task.config, task.config.seed, index, split=split)
+            image, class_index = render_object_image(
+                task.config, task.config.seed, index, split="train" if task.part == "unlabelled/train" else "val"
+            )
             data = _jpeg(image, task.config)
             (task.root / task.part / CLASS_NAMES[class_index] / f"{index:06d}.jpg").write_bytes(data)
         hashes.append(hashlib.sha256(data).hexdigest())
-    return annotations, hashes
+    return scenes, hashes
 
 
 def _jpeg(image: np.ndarray, config: SyntheticConfig) -> bytes:
