@@ -1,0 +1,154 @@
+"""The image reader that pre-training, readout and detection share: one file in, one upright RGB array out.
+
+In: a path. Out: uint8 (H, W, 3) RGB, or a DataError that names the file and says why. Whatever the file holds, it is one
+or the other: no half-decoded image and no exception of the decoder's own. Source of the rules: reliability.md 1.6.
+
+| stored as                         | becomes                                                                    |
+|-----------------------------------|----------------------------------------------------------------------------|
+| RGB, RGBX, L, 1, YCbCr, HSV       | RGB (grey three times; 1-bit is 0 or 255)                                   |
+| P                                 | its palette's RGB                                                          |
+| RGBA, LA, PA, transparency in P/L | composed on white, as a page would show it                                 |
+| CMYK                              | (255 - C)(255 - K) / 255 per channel; JPEGs with Adobe's marker store the inverse |
+| 16 bits a grey pixel              | v / 257, rounded (a cast would saturate at 255)                             |
+| float, 32-bit integers, LAB       | refused: their range is not known                                          |
+
+Colour profiles are not applied; of an animation the first frame is read. Sixteen-bit RGB PNGs lose their low byte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pretrain.errors import DataError
+
+MAX_PIXELS = 50_000_000
+# Formats by name, so that no decoder with a history of running other programs (EPS) or fetching files is reachable.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+BACKGROUND = (255, 255, 255)
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS_ON_THE_SIDE = (5, 6, 7, 8)
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode `path` to uint8 (H, W, 3) RGB, upright by its EXIF orientation.
+
+    Raises DataError (path and reason) for a missing, empty, truncated or foreign file, a pixel format outside the table
+    above, and, before anything is decoded, for an image whose header says more than MAX_PIXELS pixels.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_bomb(path, image)
+            image.load()
+            return _upright(_to_rgb(path, image), _orientation(image))
+    except DataError:
+        raise
+    except MemoryError:
+        raise  # the machine's trouble, not the file's
+    except Exception as error:
+        # Decoders leak OSError, SyntaxError, ValueError, struct.error, IndexError, ... on damaged files, and warnings
+        # where the user turned them into errors. All of them mean: this file cannot be used.
+        raise DataError(f"{path}: {_reason(path, error)}") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what `read_image` would return, from the header alone. Raises DataError as it does."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_bomb(path, image)
+            width, height = image.size
+            return (width, height) if _orientation(image) in _ORIENTATIONS_ON_THE_SIDE else (height, width)
+    except DataError:
+        raise
+    except Exception as error:  # as in read_image
+        raise DataError(f"{path}: {_reason(path, error)}") from error
+
+
+def _refuse_bomb(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{path}: its header says {width} x {height} = {width * height / 1e6:.0f} Mpx; "
+            f"expected at most {MAX_PIXELS // 1_000_000} Mpx (shrink it or leave it out)"
+        )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file could not be read, in the user's words."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(256)
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as failure:
+        return f"cannot be opened ({failure.strerror})"
+    if not head:
+        return "the file is empty (0 bytes)"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "a page of HTML or XML, not an image (a download that failed?)"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image of a known format ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"its header says more than {MAX_PIXELS // 1_000_000} Mpx"
+    return f"damaged or truncated ({type(error).__name__}: {error})"
+
+
+def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
+    """The mode table of the module's docstring."""
+    mode = image.mode
+    if mode in _SIXTEEN_BIT_MODES or mode == "I":
+        return _from_16_bits(path, np.asarray(image), mode)
+    if mode in _ALPHA_MODES or (mode in _PLAIN_MODES and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        page = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+        return np.array(Image.alpha_composite(page, rgba).convert("RGB"))
+    if mode == "CMYK":
+        return _from_cmyk(image)
+    if mode in _PLAIN_MODES:
+        return np.array(image.convert("RGB"))
+    raise DataError(f"{path}: pixels of mode {mode!r}, whose range is not known; convert it to 8-bit RGB")
+
+
+def _from_16_bits(path: Path, values: np.ndarray, mode: str) -> np.ndarray:
+    """65535 / 257 = 255, so that 16-bit grey v becomes round(v / 257). "I" is how some formats open 16-bit files."""
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{path}: integer pixels outside [0, 65535] (mode {mode!r}); convert it to 8-bit RGB")
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _from_cmyk(image: Image.Image) -> np.ndarray:
+    """Pillow takes every four-channel JPEG for one of Adobe's, which store 255 - ink; without the marker it is plain."""
+    inks = np.asarray(image)
+    if image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        inks = 255 - inks
+    light = 255 - inks.astype(np.uint16)
+    return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where it is absent or the EXIF block is broken."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        # Broken EXIF raises anything at all and must not cost the image: its pixels are sound.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (numbers of the EXIF standard: where row 0 and column 0 of the file belong)."""
+    if orientation in _ORIENTATIONS_ON_THE_SIDE:
+        pixels = pixels.transpose(1, 0, 2)  # what is left then: 6 and 7 mirrored in x, 7 and 8 in y
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,160 @@
+"""Recipes: which operations make a view, in which order, with which strengths. Data only.
+
+In: nothing. Out: RECIPES by name. To vary one, `dataclasses.replace` its operations; pipeline.py runs any of them.
+Source of every figure: infomin.md 1.4, 1.6 and 1.7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pretrain.errors import ConfigError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A box of `scale` of the area and an aspect ratio (width / height) log-uniform in `ratio`, resized bilinearly."""
+
+    scale: Range = (0.2, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """Shorter side to `resize_ratio` x image size, then the centre: 256 / 224 at evaluation. Draws nothing."""
+
+    resize_ratio: float = 256 / 224
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirror left and right with probability `p`."""
+
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Four changes in random order, all or (with 1 - `p`) none.
+
+    Factors uniform in [max(0, 1 - s), 1 + s]; the hue shift uniform in [-hue, hue] turns (hue at most 0.5).
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    p: float
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """Normalised Gaussian of `kernel` taps (odd), sigma uniform in `sigma` pixels, mirrored border.
+
+    Twenty-three taps belong to 224 px. Smaller images keep kernel and sigma as given: whoever wants SimCLR's rule of a
+    tenth of the side asks for it (`views.blur_kernel=7` at 64 px).
+    """
+
+    kernel: int = 23
+    sigma: Range = (0.1, 2.0)
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"the blur's kernel: expected an odd number of taps, found {self.kernel}")
+
+
+@dataclass(frozen=True)
+class PillowBlur:
+    """Pillow's GaussianBlur (box approximation), radius uniform in `radius`: MoCo v2's blur."""
+
+    radius: Range = (0.1, 2.0)
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Grayscale:
+    """Luma (ITU-R 601-2) in all three channels with probability `p`."""
+
+    p: float = 0.2
+
+
+RAND_AUGMENT_OPS = (
+    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
+    "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """`num_ops` draws with replacement from `ops`, each applied with `p_each`; see randaugment.py for the levels.
+
+    Magnitude of each: normal(magnitude, magnitude_std) clipped to [0, 10]. `fill`: RGB of what a warp uncovers.
+    """
+
+    num_ops: int = 2
+    magnitude: float = 10.0
+    magnitude_std: float = 0.5
+    p_each: float = 0.5
+    ops: tuple[str, ...] = RAND_AUGMENT_OPS
+    fill: tuple[int, int, int] = (124, 116, 104)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.ops) - set(RAND_AUGMENT_OPS)
+        if unknown or not self.ops:
+            raise ConfigError(f"RandAugment: expected ops out of {', '.join(RAND_AUGMENT_OPS)}, found {self.ops}")
+
+
+Op = RandomResizedCrop | CenterCrop | HorizontalFlip | ColorJitter | GaussianBlur | PillowBlur | Grayscale | RandAugment
+
+
+@dataclass(frozen=True)
+class JigsawSpec:
+    """Nine patches: a crop of 255 px with `scale` of the area, flip, 3 x 3 cells of 85 px, 64 px at random from each.
+
+    No photometric change on patches. At other patch sizes the cells keep the proportion 85 : 64.
+    """
+
+    crop: RandomResizedCrop = RandomResizedCrop(scale=(0.6, 1.0))
+    flip: HorizontalFlip = HorizontalFlip(0.5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Operations in order, the first one a crop to the image size; and how patches are cut where a method wants them."""
+
+    name: str
+    ops: tuple[Op, ...]
+    patches: JigsawSpec = JigsawSpec()
+
+    def __post_init__(self) -> None:
+        crops = [isinstance(op, RandomResizedCrop | CenterCrop) for op in self.ops]
+        if crops[:1] != [True] or sum(crops) != 1:
+            raise ConfigError(f"recipe {self.name}: expected one crop, and as the first operation")
+
+
+_CROP, _FLIP = RandomResizedCrop(), HorizontalFlip()
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "infomin",  # the reference's "D"
+            (
+                _CROP,
+                _FLIP,
+                ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+                GaussianBlur(kernel=23, sigma=(0.1, 2.0), p=0.5),
+                RandAugment(),
+                Grayscale(0.2),
+            ),
+        ),
+        Recipe("moco_v2", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), Grayscale(0.2), PillowBlur())),  # "B"
+        Recipe("moco_v1", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))),  # "A", queue's crop
+        Recipe("linear", (_CROP, _FLIP)),  # readout, training images
+        Recipe("linear_randaugment", (_CROP, _FLIP, RandAugment())),
+        Recipe("center", (CenterCrop(),)),  # evaluation
+    )
+}

@@ -1,0 +1,92 @@
+"""The views sheet: what the network is really fed, for a human to look at.
+
+In: decoded images and their SampleViews. Out: a picture, one row an image: original, views, nine patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pretrain.atomic import atomic_file
+from pretrain.views.jigsaw import GRID
+from pretrain.views.pipeline import SampleViews
+
+CELL = 224  # pixels of a column; smaller views are enlarged so that every pixel stays visible
+GAP = 8
+PATCH_GAP = 4
+CAPTION_HEIGHT = 26
+BACKGROUND = (250, 250, 250)
+INK = (40, 40, 40)
+
+
+def draw_sheet(images: Sequence[np.ndarray], samples: Sequence[SampleViews], *, permuted: bool = False) -> np.ndarray:
+    """uint8 (H, W, 3) picture of `images` (uint8 (h, w, 3) each) beside their views.
+
+    permuted: a last column with the patches in the order in which the jigsaw head takes them.
+    """
+    rows = [_row(image, sample, permuted) for image, sample in zip(images, samples, strict=True)]
+    captions = [caption for caption, _ in rows[0]]
+    sheet = Image.new(
+        "RGB",
+        (GAP + len(captions) * (CELL + GAP), CAPTION_HEIGHT + len(rows) * (CELL + GAP)),
+        BACKGROUND,
+    )
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for column, caption in enumerate(captions):
+        centre = GAP + column * (CELL + GAP) + CELL / 2
+        pen.text((centre, CAPTION_HEIGHT / 2), caption, fill=INK, font=font, anchor="mm")
+    for row, cells in enumerate(rows):
+        for column, (_, cell) in enumerate(cells):
+            sheet.paste(cell, (GAP + column * (CELL + GAP), CAPTION_HEIGHT + row * (CELL + GAP)))
+    return np.asarray(sheet)
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) as PNG, atomically."""
+    with atomic_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
+
+
+def _row(image: np.ndarray, sample: SampleViews, permuted: bool) -> list[tuple[str, Image.Image]]:
+    """(caption, CELL x CELL picture) of every column."""
+    cells = [("original", _fit(Image.fromarray(image), Image.Resampling.LANCZOS))]
+    for number, view in enumerate(_channels_last(sample.images)):
+        caption = f"view {number + 1} ({view.shape[1]} px)"
+        cells.append((caption, _fit(Image.fromarray(view), Image.Resampling.NEAREST)))
+    if sample.patches is not None and sample.permutation is not None:
+        patches = _channels_last(sample.patches)
+        cells.append((f"patches ({patches.shape[1]} px)", _board(patches)))
+        if permuted:
+            cells.append(("as the head sees them", _board(patches[sample.permutation.numpy()])))
+    return cells
+
+
+def _channels_last(images: object) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(images).transpose(0, 2, 3, 1))
+
+
+def _board(patches: np.ndarray) -> Image.Image:
+    """Nine patches on a 3 x 3 board with gaps, fitted into a cell."""
+    side = patches.shape[1]
+    # Enlarge by whole steps first, so that the gaps stay thin against small patches.
+    scale = max(1, (CELL - (GRID - 1) * PATCH_GAP) // (GRID * side))
+    step = side * scale + PATCH_GAP
+    board = Image.new("RGB", (GRID * step - PATCH_GAP,) * 2, BACKGROUND)
+    for position, patch in enumerate(patches):
+        enlarged = Image.fromarray(patch).resize((side * scale,) * 2, Image.Resampling.NEAREST)
+        board.paste(enlarged, ((position % GRID) * step, (position // GRID) * step))
+    return _fit(board, Image.Resampling.NEAREST)
+
+
+def _fit(picture: Image.Image, enlarge: Image.Resampling) -> Image.Image:
+    """Scale into the middle of a CELL x CELL square, keeping proportions."""
+    factor = CELL / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    scaled = picture if factor == 1 else picture.resize(size, enlarge if factor > 1 else Image.Resampling.LANCZOS)
+    cell = Image.new("RGB", (CELL, CELL), BACKGROUND)
+    cell.paste(scaled, ((CELL - scaled.width) // 2, (CELL - scaled.height) // 2))
+    return cell
