@@ -110,7 +110,7 @@ def test_the_house_keeps_its_walls() -> None:
 def test_the_checker_reads_the_whole_house() -> None:
     modules = read_tree(ROOT)
     assert {"pretrain.train", "transfer.study", "tools.pretrain"} <= set(modules)
-    assert "pretrain.strict" in imports_of("transfer.study", modules["transfer.study"], modules)
+    assert "pretrain.atomic" in imports_of("transfer.study", modules["transfer.study"], modules)
 
 
 @pytest.mark.parametrize(

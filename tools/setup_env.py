@@ -110,16 +110,19 @@ class Environment:
         command = [str(self.python), "-m", "pip", *arguments]
         lines = []
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with open(str(self.log), "a", encoding="utf-8") as log:
+        settings = {"cwd": str(ROOT), "env": self.variables, "text": True, "errors": "replace"}
+        with (
+            open(str(self.log), "a", encoding="utf-8") as log,
+            subprocess.Popen(command, **pipes, **settings) as process,
+        ):
             log.write(f"\n$ {' '.join(command)}\n")
-            process = subprocess.Popen(command, cwd=str(ROOT), env=self.variables, text=True, errors="replace", **pipes)
             for line in process.stdout:
                 log.write(line)
                 lines.append(line)
                 large = re.match(r"\s*Downloading ([^-\s]+-[^-\s]+)-.*\((\d\d[.\d]* [MG]B)\)", line)
                 if large:
                     say(f"      fetching {large.group(1)} ({large.group(2)})")
-        if process.wait() != 0:
+        if process.returncode != 0:
             raise SetupError(f"{explain_pip_failure(''.join(lines))}\n  all that pip said: {self.log}")
 
     def version(self, package: str) -> "str | None":

@@ -1,0 +1,271 @@
+"""The study driver, run on fake tools: scripts that write the result files of the real ones in no time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.errors import ConfigError
+from transfer.study import run_study, show_plan, show_seconds
+from transfer.study_config import StudyConfig, load_study
+from transfer.study_stages import plan_stages
+from transfer.study_table import Verdict
+
+FAKE_TOOL = """
+import json, os, pathlib, sys, time
+tool, words = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
+root = pathlib.Path(sys.argv[0]).resolve().parents[1]
+after = lambda name: words[words.index(name) + 1]
+def write(folder, name, value):
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    (pathlib.Path(folder) / name).write_text(json.dumps(value))
+with open(root / "calls.txt", "a") as calls:
+    calls.write(tool + " " + " ".join(words) + "\\n")
+print("hello from", tool)
+if (root / f"slow_{tool}").exists():
+    pathlib.Path(after("--output-dir")).mkdir(parents=True, exist_ok=True)
+    (pathlib.Path(after("--output-dir")) / "half.pt").touch()
+    (root / "ready").touch()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (root / "asked_to_stop").touch()
+        sys.exit(130)
+if (root / f"break_{tool}").exists():
+    sys.exit(7)
+if tool == "make_demo_data":
+    write(after("--output-dir"), "dataset.json", {})
+elif tool == "pretrain":
+    (root / "resumed").touch() if (pathlib.Path(after("--output-dir")) / "half.pt").exists() else None
+    write(after("--output-dir"), "result.json", {"checkpoint": "checkpoints/step_5.pt"})
+elif tool == "convert_weights":
+    write(pathlib.Path(words[1]).parent, pathlib.Path(words[1]).name, {})
+elif tool == "linear_eval":
+    top1 = {"random": 30.0, "infomin": 50.0}[after("--init-name")] + int(after("--seed"))
+    write(after("--output-dir"), "linear_result.json", {"format": "infomin-transfer/linear-result", "top1": top1})
+elif tool == "train_net":
+    ap = {"random": 10.0, "infomin": 12.0}[after("--config-file").split("_")[-1][:-5]] + 2 * int(after("SEED"))
+    metrics = {"bbox": {"AP": ap / 2, "AP50": ap, "AP75": ap / 4}, "segm": {"AP": None, "AP50": ap - 1}}
+    write(after("OUTPUT_DIR"), "result.json", {"format": "infomin-transfer/detection-result", "metrics": metrics})
+elif tool == "report":
+    write(after("--output"), "index.html", {})
+"""
+TOOLS = ("make_demo_data", "pretrain", "convert_weights", "linear_eval", "train_net", "report")
+STUDY = """
+data: {{arguments: [--num-unlabelled, "4"]}}
+pretrain: {{config_file: {root}/pretrain.yaml, overrides: ["data.root={{data}}/unlabelled"]}}
+inits: [{{name: random, weights: none}}, {{name: infomin, weights: pretrained}}]
+detect: {{config_file: "{root}/detect_{{init}}.yaml", train_data: "coco:{{data}}/a:b", test_data: "coco:{{data}}/c:d", seeds: [0, 1]}}
+readout: {{data: "{{data}}/unlabelled"}}
+expect:
+  - {{metric: bbox/AP50, higher: infomin, lower: random}}
+  - {{metric: readout/top1, higher: infomin, lower: random, margin: 25}}
+"""
+
+
+class Bench:
+    """A project of fake tools, and a study on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.output = root, root / "runs" / "out"
+        (root / "tools").mkdir()
+        for name in TOOLS:
+            (root / "tools" / f"{name}.py").write_text(FAKE_TOOL)
+        (root / "base.yaml").write_text("SOLVER: {MAX_ITER: 5}\n")
+        for name in ("detect_random", "detect_infomin", "pretrain"):
+            (root / f"{name}.yaml").write_text("x: 1\n")
+        (root / "detect_infomin.yaml").write_text("_BASE_: [base.yaml]\n")
+        (root / "study.yaml").write_text(STUDY.format(root=root))
+        self.said: list[str] = []
+
+    def config(self, *overrides: str) -> StudyConfig:
+        """The study, with overrides."""
+        return load_study(self.root / "study.yaml", overrides)
+
+    def run(self, *overrides: str) -> tuple[int, tuple[Verdict, ...], list[str]]:
+        """Run the study -> exit code, verdicts, names of the tools that were called."""
+        (self.root / "calls.txt").write_text("")
+        self.said, self.out = [], io.BytesIO()
+        code, verdicts = run_study(
+            self.config(*overrides), self.output, say=self.said.append, out=self.out, root=self.root
+        )
+        return code, verdicts, [line.split()[0] for line in self.calls()]
+
+    def calls(self) -> list[str]:
+        """The fake tools' command lines of the last run."""
+        return (self.root / "calls.txt").read_text().splitlines()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_every_stage_runs_once_and_the_table_shows_the_planted_figures(bench: Bench) -> None:
+    code, verdicts, tools = bench.run()
+    assert code == 0
+    assert tools == [
+        "make_demo_data",
+        "pretrain",
+        "convert_weights",
+        *["linear_eval"] * 2,
+        *["train_net"] * 4,
+        "report",
+    ]
+    table = "\n".join(bench.said)
+    # seeds 0 and 1: AP50 10, 12 and 12, 14; mean ± sample deviation sqrt(2)
+    assert "11.0 ± 1.4 (2)" in table and "13.0 ± 1.4 (2)" in table and "50.0 (1)" in table
+    assert [verdict.held for verdict in verdicts] == [True, False]
+    assert (
+        "FAILED: readout top-1: infomin above random by more than 25 in every seed (seed 0: 50.0 against 30.0)" in table
+    )
+    assert bench.said[-1].startswith(f"report: {bench.output}/report/index.html")
+    saved = json.loads((bench.output / "study.json").read_text())
+    assert saved["scores"]["bbox/AP50"]["infomin"] == {"0": 12.0, "1": 14.0}
+
+
+def test_the_checkpoint_comes_from_the_result_of_pre_training_and_reaches_the_detector_converted(bench: Bench) -> None:
+    bench.run()
+    (convert,) = [line for line in bench.calls() if line.startswith("convert_weights")]
+    assert f"{bench.output}/pretrain/checkpoints/step_5.pt {bench.output}/weights/pretrained.pth" in convert
+    detections = [line for line in bench.calls() if line.startswith("train_net")]
+    assert [f"MODEL.WEIGHTS {bench.output}/weights/pretrained.pth" in line for line in detections] == [False, True] * 2
+
+
+def test_a_second_run_reuses_every_stage(bench: Bench) -> None:
+    _, first, _ = bench.run()
+    code, second, tools = bench.run()
+    assert (code, tools, second) == (0, [], first)
+    assert sum("done already" in line for line in bench.said) == len(plan_stages(bench.config()))
+
+
+def test_a_changed_base_of_one_detector_configuration_reruns_only_what_depends_on_it(bench: Bench) -> None:
+    bench.run()
+    (bench.root / "base.yaml").write_text("SOLVER: {MAX_ITER: 6}\n")
+    _, _, tools = bench.run()
+    assert tools == ["train_net", "train_net", "report"]
+    assert all("detect_infomin.yaml" in line for line in bench.calls()[:2])
+
+
+def test_a_changed_pre_training_reruns_what_is_downstream_and_starts_in_an_empty_folder(bench: Bench) -> None:
+    bench.run()
+    (bench.output / "pretrain" / "half.pt").touch()
+    _, _, tools = bench.run("pretrain.overrides=[optimizer.epochs=2]")
+    assert tools == ["pretrain", "convert_weights", "linear_eval", "train_net", "train_net", "report"]
+    assert not (bench.root / "resumed").exists()
+    assert bench.run("pretrain.overrides=[optimizer.epochs=2]")[2] == []
+
+
+def test_a_lost_result_is_made_again_and_so_is_all_that_came_from_it(bench: Bench) -> None:
+    bench.run()
+    (bench.output / "weights" / "pretrained.pth").unlink()
+    assert bench.run()[2] == ["convert_weights", "linear_eval", "train_net", "train_net", "report"]
+
+
+def test_another_seed_adds_to_what_is_there(bench: Bench) -> None:
+    bench.run()
+    assert bench.run("detect.seeds=[0,1,2]")[2] == ["train_net", "train_net", "report"]
+
+
+def test_a_failed_stage_stops_the_study_with_its_code_and_the_command_to_repeat(bench: Bench) -> None:
+    (bench.root / "break_convert_weights").touch()
+    code, verdicts, tools = bench.run()
+    assert (code, verdicts, tools[-1]) == (7, (), "convert_weights")
+    said = "\n".join(bench.said)
+    assert "FAILED" in said and "exit code 7" in said
+    log = bench.output / "logs" / "convert.log"
+    assert str(log) in said and log.read_text() == "hello from convert_weights\n"
+    command = next(line for line in bench.said if "to repeat" in line).split("to repeat")[1]
+    assert subprocess.run(command, shell=True, capture_output=True).returncode == 7
+    (bench.root / "break_convert_weights").unlink()
+    code, _, tools = bench.run()
+    assert (code, tools[0]) == (0, "convert_weights")  # what was done before is kept
+
+
+def test_a_command_that_ends_well_without_its_result_is_a_failure(bench: Bench) -> None:
+    (bench.root / "tools" / "make_demo_data.py").write_text("")
+    assert bench.run()[0] == 1
+    assert "dataset.json although its exit code is 0" in "\n".join(bench.said)
+
+
+def test_the_table_is_shown_even_when_only_the_report_fails(bench: Bench) -> None:
+    (bench.root / "break_report").touch()
+    assert bench.run()[0] == 7
+    assert "13.0 ± 1.4 (2)" in "\n".join(bench.said)
+    assert bench.said[-1].startswith("report: none")
+
+
+def test_output_is_shown_and_logged(bench: Bench) -> None:
+    bench.run()
+    assert bench.out.getvalue().startswith(b"hello from make_demo_data\nhello from pretrain\n")
+    assert (bench.output / "logs" / "pretrain.log").read_text() == "hello from pretrain\n"
+
+
+def test_a_folder_that_the_study_did_not_make_is_never_emptied(bench: Bench) -> None:
+    (bench.output / "data").mkdir(parents=True)
+    precious = bench.output / "data" / "precious.jpg"
+    precious.touch()
+    with pytest.raises(ConfigError, match="did not make"):
+        bench.run()
+    assert precious.exists()
+
+
+def test_a_plan_shows_commands_and_writes_nothing(bench: Bench) -> None:
+    said: list[str] = []
+    show_plan(bench.config(), bench.output, say=said.append)
+    assert not bench.output.exists()
+    assert sum(line.startswith("$ ") for line in said) == len(plan_stages(bench.config()))
+
+
+def test_an_output_directory_that_is_a_file_is_refused(bench: Bench) -> None:
+    bench.output.parent.mkdir()
+    bench.output.touch()
+    with pytest.raises(ConfigError, match="cannot write"):
+        bench.run()
+
+
+DRIVER = """
+import pathlib, sys
+from pretrain.errors import run_tool
+from transfer.study import run_study
+from transfer.study_config import load_study
+root = pathlib.Path(sys.argv[1])
+run_tool(lambda: run_study(load_study(root / "study.yaml"), root / "runs" / "out", say=print, out=sys.stdout.buffer, root=root)[0])
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_reaches_the_running_command_and_the_next_run_resumes_it(bench: Bench, signum: int, code: int) -> None:
+    (bench.root / "slow_pretrain").touch()
+    project = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    command = [sys.executable, "-c", DRIVER, str(bench.root)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (bench.root / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signum)
+    assert process.wait(timeout=30) == code
+    assert (bench.root / "asked_to_stop").exists() == (signum == signal.SIGINT)
+    (bench.root / "slow_pretrain").unlink()
+    assert bench.run()[2][0] == "pretrain"  # the data set is reused
+    assert (bench.root / "resumed").exists()
+
+
+def test_a_second_study_in_the_same_folder_is_refused(bench: Bench) -> None:
+    from transfer.study_folder import open_folder
+
+    with open_folder(bench.output), pytest.raises(ConfigError, match="in use"):
+        bench.run()
+
+
+def test_seconds_read_well() -> None:
+    assert [show_seconds(value) for value in (0.4, 59.4, 59.6, 3725)] == ["0s", "59s", "1m00s", "62m05s"]

@@ -1,0 +1,47 @@
+"""Stages: what their fingerprint depends on, and where weights from outside go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transfer.study_config import DetectConfig, InitConfig, ReadoutConfig, StudyConfig
+from transfer.study_stages import Stage, plan_stages, with_bases
+
+
+def test_a_fingerprint_follows_command_and_files_and_nothing_else(tmp_path: Path) -> None:
+    base, file = tmp_path / "base.yaml", tmp_path / "run.yaml"
+    base.write_text("a: 1\n")
+    file.write_text("base: base.yaml\n")
+
+    def fingerprint(*command: str, title: str = "t") -> str:
+        return Stage("s", title, command, folder="f", result="f/r", files=(file,)).fingerprint()
+
+    first = fingerprint("tool", "x")
+    assert fingerprint("tool", "x", title="another") == first
+    assert fingerprint("tool", "y") != first
+    base.write_text("a: 2\n")
+    assert fingerprint("tool", "x") != first
+
+
+def test_bases_are_followed_in_both_spellings_and_circles_end(tmp_path: Path) -> None:
+    for name, text in {"a": "_BASE_: [b.yaml, c.yaml]", "b": "base: c.yaml", "c": "_BASE_: a.yaml"}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert sorted(path.name for path in with_bases((tmp_path / "a.yaml",))) == ["a.yaml", "b.yaml", "c.yaml"]
+
+
+def test_weights_from_outside_reach_both_measurements_and_their_content_counts(tmp_path: Path) -> None:
+    weights, detector = tmp_path / "w.pth", tmp_path / "d.yaml"
+    weights.write_bytes(b"1")
+    detector.write_text("x: 1\n")
+    config = StudyConfig(
+        inits=(InitConfig("supervised", str(weights)),),
+        detect=DetectConfig(config_file=str(detector), train_data="coco:a:b", test_data="coco:c:d", seeds=(3,)),
+        readout=ReadoutConfig(data="images", seeds=(4,)),
+    )
+    readout, detect, report = plan_stages(config)
+    assert (readout.seed, detect.seed, report.seed) == (4, 3, None)
+    for stage in (readout, detect):
+        assert str(weights) in stage.command and not stage.needs
+    before = [stage.fingerprint() for stage in (readout, detect)]
+    weights.write_bytes(b"2")
+    assert all(stage.fingerprint() != old for stage, old in zip((readout, detect), before, strict=True))
