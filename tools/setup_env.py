@@ -111,10 +111,8 @@ class Environment:
         lines = []
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         settings = {"cwd": str(ROOT), "env": self.variables, "text": True, "errors": "replace"}
-        with (
-            open(str(self.log), "a", encoding="utf-8") as log,
-            subprocess.Popen(command, **pipes, **settings) as process,
-        ):
+        process = subprocess.Popen(command, **pipes, **settings)
+        with process, open(str(self.log), "a", encoding="utf-8") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             for line in process.stdout:
                 log.write(line)
