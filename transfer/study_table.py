@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.errors import DataError
+from transfer.report_statistics import spread
 from transfer.study_config import METRICS, Expectation
 from transfer.study_stages import Stage
 
@@ -96,10 +97,11 @@ def format_table(scores: Scores, inits: Sequence[str]) -> str:
 
 def format_cell(values: Sequence[float]) -> str:
     """[20, 22] -> `21.0 ± 1.4 (2)`; one value has no deviation, none is a dash."""
-    if not values:
+    figures = spread(values)
+    if figures is None:
         return "-"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread} ({len(values)})"
+    deviation = "" if figures.std is None else f" ± {figures.std:.1f}"
+    return f"{figures.mean:.1f}{deviation} ({figures.n})"
 
 
 def judge(expectation: Expectation, scores: Scores) -> Verdict:
