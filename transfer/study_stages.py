@@ -134,6 +134,7 @@ def _detections(config: StudyConfig) -> list[Stage]:
                 "{root}/tools/train_net.py",
                 *("--config-file", _rooted(files[init.name])),
                 *("--train-data", fill(config.detect.train_data), "--test-data", fill(config.detect.test_data)),
+                *("--init", init.name),
                 *("OUTPUT_DIR", "{output}/" + folder, "SEED", str(seed), "MODEL.WEIGHTS", _weights(init) or ""),
                 *(fill(text) for text in config.detect.overrides),
             )
