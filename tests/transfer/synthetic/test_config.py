@@ -1,0 +1,29 @@
+"""Configuration of the demo data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pretrain.errors import ConfigError
+from transfer.synthetic.config import SyntheticConfig
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": -1},
+        {"num_unlabelled": -1},
+        {"image_size": 8},
+        {"scene_size": 32},
+        {"min_cover": 0.9, "max_cover": 0.5},
+        {"min_object": 90, "max_object": 80},
+        {"min_objects": 4, "max_objects": 3},
+        {"min_visible": 0.1},
+        {"jpeg_quality": 101},
+    ],
+)
+def test_impossible_values_are_refused_by_name(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        SyntheticConfig(**values)

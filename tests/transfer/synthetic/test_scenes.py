@@ -1,0 +1,109 @@
+"""Whole images: purity, instances, masks and boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
+from transfer.synthetic.overview import draw_overview
+from transfer.synthetic.scenes import SceneObject, mask_box, render_object_image, render_scene
+
+CONFIG = SyntheticConfig()
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[tuple[np.ndarray, list[SceneObject]]]:
+    """24 training scenes."""
+    return [render_scene(CONFIG, 0, index) for index in range(24)]
+
+
+def test_image_depends_on_seed_split_and_index_only() -> None:
+    image, class_index = render_object_image(CONFIG, 0, 13)
+    render_object_image(CONFIG, 0, 14)  # no state is left behind
+    again, _ = render_object_image(CONFIG, 0, 13)
+    assert class_index == 13 % len(CLASS_NAMES)
+    assert image.shape == (96, 96, 3) and image.dtype == np.uint8
+    assert (image == again).all()
+    for other in (
+        render_object_image(CONFIG, 1, 13),
+        render_object_image(CONFIG, 0, 21),
+        render_object_image(CONFIG, 0, 13, split="val"),
+    ):
+        assert (other[0] != image).mean() > 0.5
+
+
+def test_image_size_is_a_parameter() -> None:
+    assert render_object_image(SyntheticConfig(image_size=64), 0, 0)[0].shape == (64, 64, 3)
+
+
+def test_masks_are_disjoint_and_their_extents_are_the_boxes(scenes: list[tuple[np.ndarray, list[SceneObject]]]) -> None:
+    for image, objects in scenes:
+        assert image.shape == (192, 192, 3)
+        owners = np.sum([thing.mask for thing in objects], axis=0)
+        assert owners.max() == 1
+        for thing in objects:
+            assert thing.mask.shape == (192, 192)
+            left, top, right, bottom = thing.box
+            rows, columns = np.nonzero(thing.mask)
+            assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_objects_keep_the_promised_visible_share(scenes: list[tuple[np.ndarray, list[SceneObject]]]) -> None:
+    shares = [thing.visible for _, objects in scenes for thing in objects]
+    assert min(shares) >= CONFIG.min_visible
+    assert max(shares) <= 1
+    assert np.mean(np.array(shares) < 0.95) > 0.1  # control: occlusion does happen
+
+
+def test_scenes_hold_the_promised_number_of_objects_of_all_classes_and_sizes(
+    scenes: list[tuple[np.ndarray, list[SceneObject]]],
+) -> None:
+    counts = [len(objects) for _, objects in scenes]
+    assert min(counts) >= CONFIG.min_objects and max(counts) <= CONFIG.max_objects
+    assert {thing.class_index for _, objects in scenes for thing in objects} == set(range(len(CLASS_NAMES)))
+    sides = [
+        max(thing.box[2] - thing.box[0], thing.box[3] - thing.box[1]) for _, objects in scenes for thing in objects
+    ]
+    assert min(sides) < 40 and 60 < max(sides) <= CONFIG.max_object + 2
+
+
+def test_mask_outlines_lie_on_the_edges_of_the_picture(scenes: list[tuple[np.ndarray, list[SceneObject]]]) -> None:
+    """Mean picture gradient along the outlines, against the same outlines moved aside (the control)."""
+
+    def strength(shift: int) -> float:
+        values = []
+        for image, objects in scenes:
+            grey = image.mean(2)
+            edges = np.hypot(*np.gradient(grey))
+            for thing in objects:
+                mask = np.roll(thing.mask, shift, 1)
+                outline = mask & ~(
+                    np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
+                )
+                values.append(edges[outline].mean())
+        return float(np.mean(values))
+
+    on_outline = strength(0)
+    assert all(on_outline > 1.25 * strength(shift) for shift in (-4, -2, 2, 4))
+
+
+def test_mask_box_of_one_pixel() -> None:
+    mask = np.zeros((5, 7), bool)
+    mask[2, 4] = True
+    assert mask_box(mask) == (4, 2, 5, 3)
+
+
+def test_colour_says_little_of_the_class() -> None:
+    """Nearest class mean on mean colours: chance is 12.5 %."""
+    pairs = [render_object_image(CONFIG, 5, index) for index in range(240)]
+    features = np.array([image.mean((0, 1)) for image, _ in pairs])
+    labels = np.array([label for _, label in pairs])
+    means = np.stack([features[:120][labels[:120] == c].mean(0) for c in range(8)])
+    guess = ((features[120:, None] - means) ** 2).sum(2).argmin(1)
+    assert (guess == labels[120:]).mean() < 0.32
+
+
+def test_overview_shows_every_class_and_scene() -> None:
+    sheet = draw_overview(CONFIG, columns=8, num_scenes=2)
+    assert sheet.shape == (8 * 96 + 192, 8 * 96, 3)
