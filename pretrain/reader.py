@@ -20,13 +20,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from pretrain.errors import DataError
 
 MAX_PIXELS = 50_000_000
 # Formats by name, so that no decoder with a history of running other programs (EPS) or fetching files is reachable.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+# (A JPEG of several pictures, MPO, opens as JPEG.) Pillow loads plug-ins late: those outside its core are imported here.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 BACKGROUND = (255, 255, 255)
 
@@ -46,7 +57,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _refuse_bomb(path, image)
-            image.load()
+            image.load()  # the whole file; a missing row raises
             return _upright(_to_rgb(path, image), _orientation(image))
     except DataError:
         raise
@@ -64,7 +75,9 @@ def read_size(path: Path) -> tuple[int, int]:
         with Image.open(path, formats=FORMATS) as image:
             _refuse_bomb(path, image)
             width, height = image.size
-            return (width, height) if _orientation(image) in _ORIENTATIONS_ON_THE_SIDE else (height, width)
+            # Pillow turns a TIFF itself while loading, and already gives the turned size.
+            on_the_side = image.format != "TIFF" and _orientation(image) in _ORIENTATIONS_ON_THE_SIDE
+            return (width, height) if on_the_side else (height, width)
     except DataError:
         raise
     except Exception as error:  # as in read_image
