@@ -38,14 +38,32 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         try:
             path.mkdir(parents=True, exist_ok=True)
-            existing = {entry.name for entry in path.iterdir()} - {"run.lock"}
-            self._lock = open(path / "run.lock", "a")  # noqa: SIM115 - held until the process ends
+            self._lock = open(path / "run.lock", "a")  # noqa: SIM115 - held until close()
         except OSError as error:
             raise ConfigError(f"cannot write to the output directory {path}: {error.strerror or error}") from None
+        try:
+            self._enter(config, resume=resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _enter(self, config: RunConfig, *, resume: bool) -> None:
+        path = self.path
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"the output directory {path} is in use by another running process") from None
+        existing = {entry.name for entry in path.iterdir()} - {"run.lock"}
         if existing and "config.yaml" not in existing:
             raise ConfigError(
                 f"the output directory {path} holds other files ({', '.join(sorted(existing)[:3])}); name an empty one"
@@ -85,39 +103,6 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_json(self.path / "result.json", {"format": "infomin-transfer/pretrain-result", "version": 1, **result})
-
-
-class StepLog:
-    """log.jsonl and TensorBoard, continued from `from_step`: entries that a lost stretch of the run left are dropped."""
-
-    def __init__(self, path: Path, *, from_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the writing rank needs it
-
-        self._path = path / "log.jsonl"
-        if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            write_text(self._path, "".join(f"{line}\n" for line in lines if _step_of(line) <= from_step))
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step)
-
-    def write(self, entry: Mapping[str, float]) -> None:
-        """Append one step's figures; `entry` holds "step"."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        for name, value in entry.items():
-            self._board.add_scalar(name, value, int(entry["step"]))
-
-    def close(self) -> None:
-        """Flush and close both."""
-        self._file.close()
-        self._board.close()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a kill
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,6 @@ from pretrain.views.recipes import RECIPES, GaussianBlur, RandomResizedCrop, Rec
 from pretrain.views.sheet import draw_sheet, save_png
 
 SHEET_IMAGES = 6
-NAMED_UNREADABLE = 10
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,10 @@ def open_stream(config: RunConfig, *, ranks: Ranks, announce: Callable[[str], No
     source = ImageSource(config.data.root)
     report = scan_images(source.paths)
     if report.bad:
-        named = "".join(f"\n  {path}: {reason}" for path, reason in report.bad[:NAMED_UNREADABLE])
-        more = f"\n  ... and {len(report.bad) - NAMED_UNREADABLE} more" if len(report.bad) > NAMED_UNREADABLE else ""
-        found = f"{len(report.bad)} of {len(source)} images in {config.data.root} cannot be read:{named}{more}"
         if not config.data.skip_unreadable:
-            raise DataError(f"{found}\nmend or remove them, or type data.skip_unreadable=true to leave them out")
-        announce(f"{found}\nleft out (data.skip_unreadable=true)")
-        source = source.without({path for path, _ in report.bad})
+            raise DataError(report.describe())
+        announce(f"{report.describe()}\nleft out (data.skip_unreadable=true)")
+        source = source.without(path for path, _ in report.bad)
     views = ViewMaker(
         recipe_of(config.views),
         image_size=config.views.image_size,

@@ -6,8 +6,8 @@ A step: batch -> device -> loss under autocast -> finite on every rank? -> backw
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from pretrain.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
 from pretrain.config import OptimizerConfig, RunConfig, to_plain
 from pretrain.contract import InputContract
 from pretrain.data import ViewBatch
-from pretrain.distributed import Ranks, any_rank, barrier, mean_over_ranks, pick_device
+from pretrain.distributed import Ranks, any_rank, barrier, pick_device
 from pretrain.errors import ConfigError, Terminated, UserError
 from pretrain.methods import Method, StepOutput, build_method
-from pretrain.precision import Precision, choose_precision
-from pretrain.run_dir import RunDir, StepLog
+from pretrain.precision import Precision, check_sizes, choose_precision
+from pretrain.recorder import Recorder
+from pretrain.run_dir import RunDir
 from pretrain.schedules import LearningRate, paper_warmup_epochs
 from pretrain.signals import StopFlag
 from pretrain.stream import ViewStream, open_stream
@@ -104,25 +104,41 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
 def train_step(
     state: TrainState, batch: ViewBatch, *, learning_rate: float, precision: Precision, ranks: Ranks
 ) -> StepOutput:
-    """One optimiser step. Raises UserError on every rank, with nothing updated, if the loss of any rank is not finite."""
+    """One optimiser step. Raises UserError on every rank, with nothing updated, if loss or gradient of any rank is not finite."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     with precision.autocast():
         output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
-    finite = bool(torch.isfinite(output.loss))
-    if any_rank(not finite, ranks, precision.device):
-        where = f"; samples of this rank: {batch.index.tolist()[:8]}..." if not finite else ""
-        raise UserError(
-            f"the loss is not finite at step {state.step} (learning rate {learning_rate:g}){where}; nothing was updated. "
-            "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, or type runtime.precision=fp32"
-        )
+    _stop_unless_finite("loss", output.loss, state, batch, learning_rate, precision.device, ranks)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
+    if not state.scaler.is_enabled():  # the scaler looks for itself, skips the step and lowers its scale
+        gradients = [parameter.grad for group in state.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        _stop_unless_finite("gradient", norm, state, batch, learning_rate, precision.device, ranks)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.method.after_step(output, ranks=ranks)
     state.step += 1
     return output
+
+
+def _stop_unless_finite(
+    what: str,
+    value: Tensor,
+    state: TrainState,
+    batch: ViewBatch,
+    learning_rate: float,
+    device: torch.device,
+    ranks: Ranks,
+) -> None:
+    finite = bool(torch.isfinite(value))
+    if any_rank(not finite, ranks, device):
+        where = "" if finite else f"; samples of this rank: {batch.index.tolist()[:8]}..."
+        raise UserError(
+            f"the {what} is not finite at step {state.step} (learning rate {learning_rate:g}){where}; nothing was updated. "
+            "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, or type runtime.precision=fp32"
+        )
 
 
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
@@ -132,23 +148,32 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
     """
     device = pick_device(config.runtime.device, ranks)
     precision = choose_precision(config.runtime.precision, device)
+    sizes = {"views.image_size": config.views.image_size, "views.patch_size": config.views.patch_size}
+    check_sizes(precision, sizes if config.method.jigsaw else {"views.image_size": sizes["views.image_size"]})
     if config.optimizer.batch_size % ranks.world_size:
         raise ConfigError(
             f"optimizer.batch_size {config.optimizer.batch_size} is not divisible by {ranks.world_size} ranks"
         )
+    with RunDir(output_dir, config, resume=resume) if ranks.is_main else contextlib.nullcontext() as run:
+        barrier(ranks)  # until the first rank holds the folder
+        return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
+
+
+def _train_in(
+    run: RunDir | None, config: RunConfig, output_dir: Path, *, precision: Precision, ranks: Ranks
+) -> dict[str, Any]:
     contract = InputContract()
-    run = RunDir(output_dir, config, resume=resume) if ranks.is_main else None
-    barrier(ranks)
     done = run.result if run else None
-    if any_rank(done is not None, ranks, device):
+    if any_rank(done is not None, ranks, precision.device):
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     stream = open_stream(config, ranks=ranks, announce=logger.info if ranks.is_main else logger.debug)
     if run is not None:
         stream.draw_sheet(output_dir / "views.png")
     state = build_state(config, contract, precision=precision, ranks=ranks)
-    # The first rank alone renames damaged files; the others read what it left.
-    found = newest_checkpoint(output_dir / "checkpoints", quarantine=True) if ranks.is_main else None
+    found = None
+    if ranks.is_main:  # it alone renames damaged files; the others read what it left
+        found = newest_checkpoint(output_dir / "checkpoints", quarantine=True)
     barrier(ranks)
     if not ranks.is_main:
         found = newest_checkpoint(output_dir / "checkpoints", quarantine=False)
@@ -172,48 +197,34 @@ def _run_steps(
     total = config.optimizer.epochs * stream.steps_per_epoch
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
-    log = StepLog(run.path, from_step=state.step) if run else None
-    bar = tqdm(total=total, initial=state.step, unit="step", desc="pre-training", disable=not ranks.is_main)
-
-    def save() -> None:
-        if run is not None:
-            path = checkpoint_path(run.checkpoints, state.step)
-            write_checkpoint(path, state.state_dict(config, contract, stream.steps_per_epoch))
-            prune_checkpoints(run.checkpoints, keep_steps=keep)
-        barrier(ranks)
-
-    figures: dict[str, float] = {}
-    clock, clock_step = time.perf_counter(), state.step
-    with StopFlag() as stop:
+    recorder = Recorder(
+        run.path if run else None,
+        from_step=state.step,
+        num_steps=total,
+        log_every=config.runtime.log_every_steps,
+        batch_size=config.optimizer.batch_size,
+        ranks=ranks,
+    )
+    with recorder, StopFlag() as stop:
         for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
             rate = schedule(state.step)
             output = train_step(state, batch.to(precision.device), learning_rate=rate, precision=precision, ranks=ranks)
-            bar.update()
-            if state.step % config.runtime.log_every_steps == 0 or state.step == total:
-                figures = _averaged(output.figures, ranks)
-                speed = (state.step - clock_step) * config.optimizer.batch_size / (time.perf_counter() - clock)
-                clock, clock_step = time.perf_counter(), state.step
-                figures |= {"learning_rate": rate, "images_per_second": speed}
-                if log is not None:
-                    log.write({"step": state.step, "epoch": state.step / stream.steps_per_epoch, **figures})
-                bar.set_postfix({"loss": f"{figures['loss']:.3f}", "acc": f"{figures['accuracy']:.3f}"})
+            recorder.record(state.step, output.figures, epoch=state.step / stream.steps_per_epoch, learning_rate=rate)
             stopping = any_rank(stop.is_set, ranks, precision.device)
             if state.step % every == 0 or state.step == total or stopping:
-                save()
+                if run is not None:
+                    path = checkpoint_path(run.checkpoints, state.step)
+                    write_checkpoint(path, state.state_dict(config, contract, stream.steps_per_epoch))
+                    prune_checkpoints(run.checkpoints, keep_steps=keep)
+                barrier(ranks)
             if stopping and state.step < total:
-                bar.close()
                 raise Terminated(f"saved at step {state.step} of {total}; type the same command again to continue")
-    bar.close()
-    if log is not None:
-        log.close()
-    checkpoint = f"checkpoints/{checkpoint_path(Path(), total).name}"
-    result = {"steps": total, "epochs": config.optimizer.epochs, "checkpoint": checkpoint, "final": figures}
+    result = {
+        "steps": total,
+        "epochs": config.optimizer.epochs,
+        "checkpoint": f"checkpoints/{checkpoint_path(Path(), total).name}",
+        "final": recorder.last,
+    }
     if run is not None:
         run.write_result(result)
     return result
-
-
-def _averaged(figures: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
-    """Figures of the last step, averaged over ranks, as floats."""
-    values = mean_over_ranks(torch.stack([value.float() for value in figures.values()]), ranks)
-    return dict(zip(figures, values.tolist(), strict=True))

@@ -36,7 +36,9 @@ def test_asking_for_cuda_without_one_says_what_to_type():
 def shuffle_in_process(rank, port, queue):
     import os
 
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     ranks = start_ranks("cpu", timeout_s=30)
     images = torch.arange(4.0).view(4, 1) + 10 * rank
     seen = []

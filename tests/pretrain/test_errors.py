@@ -9,7 +9,11 @@ from pretrain.errors import DataError, Terminated, run_tool
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
-    [(DataError("no images"), 2, "error: no images\n"), (Terminated("saved"), 143, "terminated: saved\n"), (KeyboardInterrupt(), 130, "interrupted\n")],
+    [
+        (DataError("no images"), 2, "error: no images\n"),
+        (Terminated("saved"), 143, "terminated: saved\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
 )
 def test_each_ending_has_its_exit_code(capsys, error, code, text):
     def main():

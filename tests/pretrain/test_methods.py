@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -92,7 +93,9 @@ def test_patches_do_not_touch_the_statistics_of_the_images():
     """Patches are a forward of their own: the instance embedding is the same whatever they hold."""
     batch = random_batch()
     first = take_step(method_of(), batch).figures["loss_instance"]
-    other = take_step(method_of(), batch._replace(patches=torch.zeros_like(batch.patches))).figures["loss_instance"]
+    other = take_step(method_of(), dataclasses.replace(batch, patches=torch.zeros_like(batch.patches))).figures[
+        "loss_instance"
+    ]
     assert first == other
 
 

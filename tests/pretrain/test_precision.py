@@ -28,3 +28,11 @@ def test_autocast_computes_in_the_chosen_type():
 def test_fp16_on_cpu_is_refused():
     with pytest.raises(ConfigError, match="bf16"):
         precision.choose_precision("fp16", CPU)
+
+
+def test_sizes_that_the_bf16_kernel_gets_wrong_are_refused():
+    bf16, fp32 = (precision.choose_precision(name, CPU) for name in ("bf16", "fp32"))
+    with pytest.raises(ConfigError, match="views.patch_size=16"):
+        precision.check_sizes(bf16, {"views.image_size": 64, "views.patch_size": 16})
+    precision.check_sizes(bf16, {"views.image_size": 64, "views.patch_size": 17})
+    precision.check_sizes(fp32, {"views.patch_size": 16})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,15 +9,15 @@ import sys
 import pytest
 
 from pretrain.errors import ConfigError
-from pretrain.run_dir import RunDir, StepLog, environment
+from pretrain.run_dir import RunDir, environment
 
 
 def test_a_second_process_is_refused_while_the_first_runs(tiny_config, tmp_path):
-    RunDir(tmp_path / "run", tiny_config(), resume=False)._lock.close()
-    script = (
-        "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    RunDir(tmp_path / "run", tiny_config(), resume=False).close()
+    script = "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run" / "run.lock")], stdout=subprocess.PIPE
     )
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run" / "run.lock")], stdout=subprocess.PIPE)
     try:
         holder.stdout.readline()
         with pytest.raises(ConfigError, match="in use by another running process"):
@@ -27,7 +26,7 @@ def test_a_second_process_is_refused_while_the_first_runs(tiny_config, tmp_path)
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    RunDir(tmp_path / "run", tiny_config(), resume=True)._lock.close()  # control: a killed holder leaves no stale lock
+    RunDir(tmp_path / "run", tiny_config(), resume=True).close()  # control: a killed holder leaves no stale lock
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
@@ -44,23 +43,10 @@ def test_a_file_in_place_of_the_directory_is_named(tiny_config, tmp_path):
 
 
 def test_how_a_run_is_computed_may_change_on_resume(tiny_config, tmp_path):
-    RunDir(tmp_path, tiny_config(), resume=False)._lock.close()
-    RunDir(tmp_path, tiny_config(data={"num_workers": 3}, runtime={"log_every_steps": 5}), resume=True)._lock.close()
+    RunDir(tmp_path, tiny_config(), resume=False).close()
+    RunDir(tmp_path, tiny_config(data={"num_workers": 3}, runtime={"log_every_steps": 5}), resume=True).close()
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate"):
         RunDir(tmp_path, tiny_config(optimizer={"learning_rate": 0.1}), resume=True)
-
-
-def test_log_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path):
-    log = StepLog(tmp_path, from_step=0)
-    for step in range(1, 6):
-        log.write({"step": step, "loss": 1.0 / step})
-    log.close()
-    with open(tmp_path / "log.jsonl", "a") as file:
-        file.write('{"step": 6, "lo')  # killed in mid-write
-    log = StepLog(tmp_path, from_step=3)
-    log.write({"step": 4, "loss": 0.5})
-    log.close()
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
 def test_environment_names_versions_and_commit():

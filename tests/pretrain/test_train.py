@@ -71,7 +71,15 @@ def test_resuming_at_every_step_is_bit_exact(whole_run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "field", ["memory.features", "memory.pointer", "key.encoder.conv1.weight", "query.encoder.bn1.running_mean", "momentum", "step"]
+    "field",
+    [
+        "memory.features",
+        "memory.pointer",
+        "key.encoder.conv1.weight",
+        "query.encoder.bn1.running_mean",
+        "momentum",
+        "step",
+    ],
 )
 def test_dropping_a_part_of_the_state_shows(whole_run, tmp_path, field):
     whole, config = whole_run
@@ -127,7 +135,9 @@ def test_a_loss_that_is_not_finite_updates_nothing(tiny_config):
     with torch.no_grad():  # control: the same step with the NaN gone does update
         state.method.memory.features[0] = state.method.memory.features[1]
     train_step(state, batch, **step_one)
-    assert not torch.equal(before["query.encoder.conv1.weight"], state.method.state_dict()["query.encoder.conv1.weight"])
+    assert not torch.equal(
+        before["query.encoder.conv1.weight"], state.method.state_dict()["query.encoder.conv1.weight"]
+    )
 
 
 def test_an_output_directory_is_not_reused_by_accident(tiny_config, tmp_path):

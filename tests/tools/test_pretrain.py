@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "method.queue_size=20",
     "views.image_size=32",
-    "views.patch_size=16",
+    "views.patch_size=20",
     "optimizer.batch_size=8",
     "optimizer.epochs=6",
     "runtime.precision=fp32",
@@ -54,7 +54,9 @@ def environment():
 
 
 def call(*arguments, ranks=1):
-    return subprocess.run(command(*arguments, ranks=ranks), capture_output=True, text=True, env=environment(), timeout=300)
+    return subprocess.run(
+        command(*arguments, ranks=ranks), capture_output=True, text=True, env=environment(), timeout=300
+    )
 
 
 def start(*arguments, ranks=1):
@@ -121,12 +123,17 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, tmp_path):
         (["--config-file", "configs/pretrain/smok.yaml"], "did you mean"),
         (["--config-file", "configs/pretrain/smoke.yaml", "optimizer.epoch=3"], "did you mean `optimizer.epochs`"),
         (["--config-file", "configs/pretrain/smoke.yaml"], "no --output-dir given"),
-        (["--config-file", "configs/pretrain/smoke.yaml", "--output-dir", "OUT", "data.root=/absent/images"], "/absent/images"),
+        (
+            ["--config-file", "configs/pretrain/smoke.yaml", "--output-dir", "OUT", "data.root=/absent/images"],
+            "/absent/images",
+        ),
     ],
 )
 def test_user_errors_exit_2_without_a_traceback(tmp_path, arguments, message):
     arguments = [str(tmp_path / "out") if entry == "OUT" else entry for entry in arguments]
-    result = subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=120)
+    result = subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=120
+    )
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,0 +1,216 @@
+"""Folders, scans and the loader: what is read, what is refused, and that workers change nothing."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.data import (
+    ClassFolders,
+    ImageSource,
+    ViewDataset,
+    build_loader,
+    list_images,
+    scan_images,
+)
+from pretrain.errors import DataError
+from pretrain.reader import read_image
+from pretrain.sampler import GlobalBatches, RankBatches
+from pretrain.views.pipeline import ViewMaker
+from pretrain.views.recipes import RECIPES
+
+SEED = 5
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve PNGs of noise in two nested folders."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / "images" / ("b" if number % 2 else "a/deep") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def dataset_of(folder, *, patch_size=16, seed=SEED):
+    return ViewDataset(
+        ImageSource(folder), ViewMaker(RECIPES["infomin"], image_size=32, patch_size=patch_size), seed=seed
+    )
+
+
+def batches_of(dataset, *, num_workers=0, from_step=0, num_steps=4):
+    order = GlobalBatches(len(dataset), 5, seed=SEED)
+    sampler = RankBatches(order, rank=0, world_size=1, from_step=from_step, num_steps=num_steps)
+    return list(build_loader(dataset, sampler, num_workers=num_workers))
+
+
+def same(first, second):
+    return all(
+        torch.equal(getattr(first, name), getattr(second, name))
+        for name in ("index", "images", "patches", "permutation")
+    )
+
+
+def test_listing_is_recursive_sorted_and_by_suffix(folder):
+    (folder / "c.JPG").touch()
+    (folder / "notes.txt").touch()
+    (folder / "._c.jpg").touch()
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "x.png").touch()
+    names = [path.relative_to(folder).as_posix() for path in list_images(folder)]
+    assert names == sorted(names) and len(names) == 13 and "c.JPG" in names and "a/deep/00.png" in names
+
+
+def test_linked_folders_are_followed_and_circles_end(folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "images").symlink_to(folder)
+    (folder / "loop").symlink_to(folder)
+    assert len(list_images(tmp_path / "linked")) == 12
+
+
+def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"gone: expected a folder of images, found nothing.*data\.root=FOLDER"):
+        list_images(tmp_path / "gone")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="found a file"):
+        list_images(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no image in this folder.*\.jpeg \.jpg.*\.png"):
+        list_images(tmp_path / "empty")
+
+
+def test_source_is_a_frozen_listing(folder):
+    source = ImageSource(folder)
+    assert len(source) == 12 and source[3] == source.paths[3] == list_images(folder)[3]
+    (folder / "later.png").touch()
+    assert len(source) == 12
+    less = source.without({source[3]})
+    assert len(less) == 11 and source[3] not in less.paths
+    with pytest.raises(DataError, match="none of the 12 images"):
+        source.without(source.paths)
+
+
+def test_fingerprint_follows_names_and_sizes(folder):
+    before = ImageSource(folder).fingerprint()
+    assert before == ImageSource(folder).fingerprint()
+    path = folder / "b" / "01.png"
+    path.write_bytes(path.read_bytes() + b"x")
+    grown = ImageSource(folder).fingerprint()
+    path.rename(folder / "b" / "renamed.png")
+    assert len({before, grown, ImageSource(folder).fingerprint()}) == 3
+
+
+def test_scan_names_and_counts_what_cannot_be_decoded(folder):
+    (folder / "b" / "01.png").write_bytes(b"")
+    (folder / "b" / "03.png").write_bytes((folder / "b" / "03.png").read_bytes()[:400])
+    report = scan_images(ImageSource(folder).paths)
+    assert report.num_ok == 10
+    assert [path.name for path, _ in report.bad] == ["01.png", "03.png"]
+    assert "empty" in report.bad[0][1] and "truncated" in report.bad[1][1]
+    text = report.describe(named=1)
+    assert "2 of 12 images cannot be read" in text and "01.png: the file is empty" in text
+    assert "and 1 more" in text and "data.skip_unreadable=true" in text
+    assert scan_images(ImageSource(folder).without([path for path, _ in report.bad]).paths).bad == ()
+
+
+def test_class_folders_are_labelled_in_order(folder):
+    loaded = ClassFolders.load(folder)
+    assert loaded.classes == ("a", "b") and loaded.labels == (0,) * 6 + (1,) * 6
+    assert all(
+        path.relative_to(folder).parts[0] == loaded.classes[label]
+        for path, label in zip(loaded.paths, loaded.labels, strict=True)
+    )
+
+
+def test_class_folders_without_classes_or_images_are_refused(folder):
+    with pytest.raises(DataError, match="one folder a class"):
+        ClassFolders.load(folder / "b")
+    with pytest.raises(DataError, match="one folder a class"):
+        ClassFolders.load(folder / "gone")
+    (folder / "z").mkdir()
+    with pytest.raises(DataError, match="z: no image"):
+        ClassFolders.load(folder)
+
+
+def test_batch_holds_the_views_of_its_samples_in_order(folder):
+    dataset = dataset_of(folder)
+    batch = batches_of(dataset, num_steps=1)[0]
+    assert batch.images.shape == (5, 2, 3, 32, 32) and batch.patches.shape == (5, 9, 3, 16, 16)
+    assert batch.images.dtype == batch.patches.dtype == torch.uint8
+    assert batch.index.tolist() == GlobalBatches(12, 5, seed=SEED).batch(0)[1].tolist()
+    for row, index in enumerate(batch.index.tolist()):
+        expected = dataset.views(read_image(dataset.source[index]), seed=SEED, epoch=0, index=index)
+        assert torch.equal(batch.images[row], expected.images)
+        assert torch.equal(batch.patches[row], expected.patches)
+        assert torch.equal(batch.permutation[row], expected.permutation)
+
+
+def test_batches_without_patches_carry_none(folder):
+    batch = batches_of(dataset_of(folder, patch_size=None), num_steps=1)[0].to(torch.device("cpu"))
+    assert batch.patches is None and batch.permutation is None
+
+
+def test_views_depend_on_epoch_and_seed(folder):
+    dataset = dataset_of(folder)
+    views = dataset[(0, 3)].views.images
+    assert torch.equal(views, dataset[(0, 3)].views.images)
+    others = (dataset[(1, 3)], dataset[(0, 4)], dataset_of(folder, seed=6)[(0, 3)])
+    assert not any(torch.equal(views, other.views.images) for other in others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_workers_and_restarts_change_no_pixel(folder, num_workers):
+    dataset = dataset_of(folder)
+    alone = batches_of(dataset)
+    assert len(alone) == 4  # two epochs of two batches
+    assert all(map(same, alone, batches_of(dataset, num_workers=num_workers)))
+    assert all(map(same, alone[3:], batches_of(dataset, num_workers=num_workers, from_step=3, num_steps=1)))
+    assert not same(alone[0], alone[2])  # the control
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_file_lost_during_the_run_is_a_plain_data_error(folder, num_workers):
+    dataset = dataset_of(folder)
+    for path in dataset.source.paths:
+        path.unlink()
+    with pytest.raises(DataError, match="no such file") as caught:
+        batches_of(dataset, num_workers=num_workers)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_workers_ignore_the_signals_of_their_group(folder):
+    import os
+    import signal
+
+    order = GlobalBatches(12, 2, seed=SEED)
+    sampler = RankBatches(order, rank=0, world_size=1, from_step=0, num_steps=40)
+    loader = build_loader(dataset_of(folder), sampler, num_workers=2)
+    stream = iter(loader.loader)
+    next(stream)
+    for worker in stream._workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert sum(1 for _ in stream) == 39
+
+
+def test_dataset_travels_to_workers_that_do_not_fork(folder):
+    dataset = pickle.loads(pickle.dumps(dataset_of(folder)))
+    assert torch.equal(dataset[(0, 1)].views.images, dataset_of(folder)[(0, 1)].views.images)
+
+
+@pytest.mark.gpu
+def test_pinned_batches_reach_the_device(folder):
+    dataset = dataset_of(folder)
+    order = RankBatches(GlobalBatches(12, 5, seed=SEED), rank=0, world_size=1, from_step=0, num_steps=2)
+    for plain, pinned in zip(
+        batches_of(dataset), build_loader(dataset, order, num_workers=2, pin_memory=True), strict=False
+    ):
+        assert pinned.images.is_pinned() and pinned.patches.is_pinned()
+        assert same(pinned.to(torch.device("cuda")).to(torch.device("cpu")), plain)
