@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -164,7 +166,7 @@ def test_views_depend_on_epoch_and_seed(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_and_restarts_change_no_pixel(folder, num_workers):
     dataset = dataset_of(folder)
     alone = batches_of(dataset)
@@ -186,9 +188,6 @@ def test_a_file_lost_during_the_run_is_a_plain_data_error(folder, num_workers):
 
 @pytest.mark.slow
 def test_workers_ignore_the_signals_of_their_group(folder):
-    import os
-    import signal
-
     order = GlobalBatches(12, 2, seed=SEED)
     sampler = RankBatches(order, rank=0, world_size=1, from_step=0, num_steps=40)
     loader = build_loader(dataset_of(folder), sampler, num_workers=2)
@@ -206,6 +205,7 @@ def test_dataset_travels_to_workers_that_do_not_fork(folder):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_pinned_batches_reach_the_device(folder):
     dataset = dataset_of(folder)
     order = RankBatches(GlobalBatches(12, 5, seed=SEED), rank=0, world_size=1, from_step=0, num_steps=2)
