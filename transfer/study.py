@@ -80,7 +80,7 @@ def _run_stage(
     typed = shlex.join(command)
     say(f"{label} {stage.title} ...\n$ {typed}")
     start = time.monotonic()
-    outcome = run_logged(command, log_path=folder.log_path(stage), out=out)
+    outcome = run_logged(command, log_path=folder.log_path(stage), out=out, saves_on_sigterm=stage.resumes)
     seconds = time.monotonic() - start
     finished = outcome.code == 0 and (folder.path / stage.result).is_file()
     if finished:

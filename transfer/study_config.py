@@ -62,11 +62,16 @@ class DetectConfig:
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """Linear readout. data: a folder with train/ and val/ class folders. arguments: for tools/linear_eval.py."""
+    """Linear readout. data: a folder with train/ and val/ class folders. config_file, overrides: for tools/linear_eval.py.
+
+    arch: of an initialisation without weights.
+    """
 
     data: str
+    arch: str
+    config_file: Path | None = None
     seeds: tuple[int, ...] = (0,)
-    arguments: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
                 raise ConfigError(
                     f"{config_file}: {key}: {{data}} stands for the embedded data set, but there is no `data` part"
                 )
-    for path in (*detection_files(config), *pretrain_files(config), *weight_files(config)):
+    for path in (*detection_files(config), *pretrain_files(config), *readout_files(config), *weight_files(config)):
         if not path.is_file():
             raise ConfigError(f"{config_file}: no file at {path} (relative paths start at the project's root)")
     return config
@@ -143,7 +148,7 @@ def _templates(config: StudyConfig) -> dict[str, str]:
         detect = config.detect
         groups["detect"] = (detect.config_file, detect.train_data, detect.test_data, *detect.overrides)
     if config.readout:
-        groups["readout"] = (config.readout.data, *config.readout.arguments)
+        groups["readout"] = (config.readout.data,)
     return {f"{key}[{index}]": text for key, texts in groups.items() for index, text in enumerate(texts)}
 
 
@@ -157,6 +162,11 @@ def detection_files(config: StudyConfig) -> tuple[Path, ...]:
 def pretrain_files(config: StudyConfig) -> tuple[Path, ...]:
     """The pre-training configuration file, if there is one."""
     return (ROOT / config.pretrain.config_file,) if config.pretrain else ()
+
+
+def readout_files(config: StudyConfig) -> tuple[Path, ...]:
+    """The readout's configuration file, if one is named."""
+    return (ROOT / config.readout.config_file,) if config.readout and config.readout.config_file else ()
 
 
 def weight_files(config: StudyConfig) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""One command of a study: shown while it runs, kept in a log, and told of Ctrl-C and SIGTERM.
+"""One command of a study: shown while it runs, kept in a log, and asked to stop on Ctrl-C and SIGTERM.
 
 In: a command line, a log file, a stream to show it on. Out: its exit code, and the signal that stopped it, if any.
 """
@@ -20,27 +20,32 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM)
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended. code: 0..255 (128 + n when signal n killed it). stopped_by: the signal passed on to it."""
+    """How a command ended. code: 0..255 (128 + n when signal n killed it). stopped_by: the signal on which it was
+    asked to stop."""
 
     code: int
     stopped_by: int | None
 
 
-def run_logged(command: Sequence[str], *, log_path: Path, out: BinaryIO) -> Outcome:
+def run_logged(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False) -> Outcome:
     """Run `command` to its end; what it prints goes to `out` at once and to `log_path` as well.
 
-    On a terminal the command sees a terminal too, so that its progress bars work. SIGINT and SIGTERM to this process are
-    passed on to the command alone (not to its data workers, which it ends itself), and it is waited for: it may have a
-    checkpoint to save. A second signal kills it. Raises OSError when the command cannot be started.
+    On a terminal the command sees a terminal too, so that its progress bars work. On SIGINT or SIGTERM to this process
+    the command (not its data workers, which it ends itself) gets SIGTERM if that makes it save its state, else SIGINT,
+    on which Python clears up; then it is waited for. A second signal kills it and its workers. Raises OSError when the
+    command cannot be started.
     """
     reader, writer = _terminal(out) if out.isatty() else os.pipe()
     try:
-        with log_path.open("wb") as log, _forwarding() as forwarding:
+        with (
+            log_path.open("wb") as log,
+            _forwarding(signal.SIGTERM if saves_on_sigterm else signal.SIGINT) as forwarding,
+        ):
             try:
                 process = subprocess.Popen(
                     command,
@@ -70,31 +75,36 @@ def run_logged(command: Sequence[str], *, log_path: Path, out: BinaryIO) -> Outc
 
 
 class _Forwarding:
-    """Passes signals on to a process, also one that arrived just before it was started."""
+    """Asks a process to stop when a signal arrives, also one that arrived just before it was started."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: signal.Signals) -> None:
         self.received: int | None = None
+        self._request = request
         self._process: subprocess.Popen[bytes] | None = None
 
     def attach(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         if self.received is not None:
-            process.send_signal(self.received)
+            process.send_signal(self._request)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._process is not None:
-            self._process.send_signal(signum if self.received is None else signal.SIGKILL)
+        process = self._process
+        if process is not None and process.poll() is None:
+            if self.received is None:
+                process.send_signal(self._request)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
         self.received = signum
 
 
 @contextmanager
-def _forwarding() -> Iterator[_Forwarding]:
+def _forwarding(request: signal.Signals) -> Iterator[_Forwarding]:
     """Signal handlers for the block. Python allows them in the main thread only; elsewhere signals stay as they are."""
-    forwarding = _Forwarding()
+    forwarding = _Forwarding(request)
     if threading.current_thread() is not threading.main_thread():
         yield forwarding
         return
-    previous = {signum: signal.signal(signum, forwarding.handle) for signum in FORWARDED}
+    previous = {signum: signal.signal(signum, forwarding.handle) for signum in HANDLED}
     try:
         yield forwarding
     finally:
@@ -103,10 +113,10 @@ def _forwarding() -> Iterator[_Forwarding]:
 
 
 def _terminal(out: BinaryIO) -> tuple[int, int]:
-    """A pseudo-terminal of the size of the one that `out` is."""
+    """A pseudo-terminal of the size of the one that `out` is; 80 x 24 where that has none (progress bars need a width)."""
     reader, writer = pty.openpty()
-    size = fcntl.ioctl(out.fileno(), termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-    fcntl.ioctl(writer, termios.TIOCSWINSZ, size)
+    columns, lines = os.get_terminal_size(out.fileno())
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", lines or 24, columns or 80, 0, 0))
     return reader, writer
 
 

@@ -21,6 +21,7 @@ from transfer.study_config import (
     StudyConfig,
     detection_files,
     pretrain_files,
+    readout_files,
     weight_files,
 )
 
@@ -36,7 +37,7 @@ class Stage:
     name: unique, also names the log. title: for people. command: what follows the Python interpreter. folder: what the
     command fills, below the study's folder; emptied before a fresh start. result: the file that says it has finished.
     needs: names of the stages whose results go in. files: configuration and weight files that go in.
-    resumes: the command goes on by itself from what an interrupted run of it left in `folder`.
+    resumes: on SIGTERM the command saves its state in `folder`, and goes on from there when it is run again.
     init, seed: of a measurement, else None.
     """
 
@@ -159,15 +160,16 @@ def _readouts(config: StudyConfig) -> list[Stage]:
     if config.readout is None:
         return []
     stages = []
+    files = readout_files(config)
     for seed in config.readout.seeds:
         for init in config.inits:
             folder = f"readout/{init.name}_seed{seed}"
             command = (
                 "{root}/tools/linear_eval.py",
-                *("--weights", _weights(init) or "random", "--init-name", init.name),
+                *("--weights", _weights(init) or f"random:{config.readout.arch}", "--init-name", init.name),
                 *("--data", config.readout.data.replace("{data}", DATA), "--output-dir", "{output}/" + folder),
-                *("--seed", str(seed)),
-                *(text.replace("{data}", DATA).replace("{init}", init.name) for text in config.readout.arguments),
+                *(("--config-file", _rooted(files[0])) if files else ()),
+                *(f"seed={seed}", *config.readout.overrides),
             )
             stages.append(
                 Stage(
@@ -177,7 +179,7 @@ def _readouts(config: StudyConfig) -> list[Stage]:
                     folder=folder,
                     result=f"{folder}/linear_result.json",
                     needs=_inputs(config, init),
-                    files=_outside(config, init),
+                    files=(*files, *_outside(config, init)),
                     init=init.name,
                     seed=seed,
                 )

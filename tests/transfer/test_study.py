@@ -20,7 +20,12 @@ from transfer.study_stages import plan_stages
 from transfer.study_table import Verdict
 
 FAKE_TOOL = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
+def stop(signum, frame):
+    (root / "asked_to_stop").write_text(str(signum))
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
 tool, words = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
 root = pathlib.Path(sys.argv[0]).resolve().parents[1]
 after = lambda name: words[words.index(name) + 1]
@@ -34,11 +39,7 @@ if (root / f"slow_{tool}").exists():
     pathlib.Path(after("--output-dir")).mkdir(parents=True, exist_ok=True)
     (pathlib.Path(after("--output-dir")) / "half.pt").touch()
     (root / "ready").touch()
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        (root / "asked_to_stop").touch()
-        sys.exit(130)
+    time.sleep(60)
 if (root / f"break_{tool}").exists():
     sys.exit(7)
 if tool == "make_demo_data":
@@ -49,7 +50,7 @@ elif tool == "pretrain":
 elif tool == "convert_weights":
     write(pathlib.Path(words[1]).parent, pathlib.Path(words[1]).name, {})
 elif tool == "linear_eval":
-    top1 = {"random": 30.0, "infomin": 50.0}[after("--init-name")] + int(after("--seed"))
+    top1 = {"random": 30.0, "infomin": 50.0}[after("--init-name")] + int(words[-1].removeprefix("seed="))
     write(after("--output-dir"), "linear_result.json", {"format": "infomin-transfer/linear-result", "top1": top1})
 elif tool == "train_net":
     ap = {"random": 10.0, "infomin": 12.0}[after("--config-file").split("_")[-1][:-5]] + 2 * int(after("SEED"))
@@ -64,7 +65,7 @@ data: {{arguments: [--num-unlabelled, "4"]}}
 pretrain: {{config_file: {root}/pretrain.yaml, overrides: ["data.root={{data}}/unlabelled"]}}
 inits: [{{name: random, weights: none}}, {{name: infomin, weights: pretrained}}]
 detect: {{config_file: "{root}/detect_{{init}}.yaml", train_data: "coco:{{data}}/a:b", test_data: "coco:{{data}}/c:d", seeds: [0, 1]}}
-readout: {{data: "{{data}}/unlabelled"}}
+readout: {{data: "{{data}}/unlabelled", arch: resnet18}}
 expect:
   - {{metric: bbox/AP50, higher: infomin, lower: random}}
   - {{metric: readout/top1, higher: infomin, lower: random, margin: 25}}
@@ -242,22 +243,34 @@ run_tool(lambda: run_study(load_study(root / "study.yaml"), root / "runs" / "out
 """
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_reaches_the_running_command_and_the_next_run_resumes_it(bench: Bench, signum: int, code: int) -> None:
-    (bench.root / "slow_pretrain").touch()
-    project = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(project)}
+def interrupt(bench: Bench, tool: str, signum: int) -> int:
+    """Run the study in a process of its own, send it a signal while `tool` runs -> exit code."""
+    (bench.root / f"slow_{tool}").touch()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", DRIVER, str(bench.root)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (bench.root / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signum)
-    assert process.wait(timeout=30) == code
-    assert (bench.root / "asked_to_stop").exists() == (signum == signal.SIGINT)
-    (bench.root / "slow_pretrain").unlink()
+    code = process.wait(timeout=60)
+    (bench.root / f"slow_{tool}").unlink()
+    return code
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_pre_training_is_asked_to_save_and_the_next_run_resumes_it(bench: Bench, signum: int, code: int) -> None:
+    assert interrupt(bench, "pretrain", signum) == code
+    assert (bench.root / "asked_to_stop").read_text() == str(int(signal.SIGTERM))
     assert bench.run()[2][0] == "pretrain"  # the data set is reused
     assert (bench.root / "resumed").exists()
+
+
+def test_a_stage_that_cannot_resume_is_interrupted_and_starts_in_an_empty_folder(bench: Bench) -> None:
+    assert interrupt(bench, "linear_eval", signal.SIGTERM) == 143
+    assert (bench.root / "asked_to_stop").read_text() == str(int(signal.SIGINT))
+    assert bench.run()[2][0] == "linear_eval"
+    assert not list(bench.output.rglob("half.pt"))
 
 
 def test_a_second_study_in_the_same_folder_is_refused(bench: Bench) -> None:

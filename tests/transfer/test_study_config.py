@@ -14,7 +14,7 @@ SHIPPED = sorted((ROOT / "configs" / "study").glob("*.yaml"))
 SMALLEST = """
 data: {}
 inits: [{name: random, weights: none}]
-readout: {data: "{data}/unlabelled"}
+readout: {data: "{data}/unlabelled", arch: resnet18}
 """
 
 
@@ -51,6 +51,7 @@ def test_the_study_holds_infomin_against_random_in_every_seed() -> None:
         ("readout.seeds=[]", "seeds"),
         ("readout.data='{dta}/x'", "found {dta}"),
         ("data=null", "no `data` part"),
+        ("readout.config_file=configs/linear/absent.yaml", "no file at"),
         ("readout=null", "nothing to measure"),
         ("pretrain.config_file=configs/pretrain/absent.yaml", "no file at"),
         ("expect=[{metric: box/AP, higher: random, lower: random}]", "expected one of bbox/AP"),

@@ -38,10 +38,12 @@ def test_on_a_terminal_the_command_sees_a_terminal_and_the_log_has_plain_lines(t
     reader, writer = pty.openpty()
     try:
         with open(writer, "wb", buffering=0, closefd=False) as out:
-            outcome = run_logged(python("import sys; print(sys.stderr.isatty())"), log_path=tmp_path / "log", out=out)
+            outcome = run_logged(
+                python("import os; print(os.isatty(2), *os.get_terminal_size(2))"), log_path=tmp_path / "log", out=out
+            )
         assert outcome.code == 0
-        assert b"True" in os.read(reader, 100)
-        assert (tmp_path / "log").read_bytes() == b"True\n"
+        assert b"True 80 24" in os.read(reader, 100)
+        assert (tmp_path / "log").read_bytes() == b"True 80 24\n"
     finally:
         os.close(reader)
         os.close(writer)

@@ -36,7 +36,7 @@ def test_weights_from_outside_reach_both_measurements_and_their_content_counts(t
     config = StudyConfig(
         inits=(InitConfig("supervised", str(weights)),),
         detect=DetectConfig(config_file=str(detector), train_data="coco:a:b", test_data="coco:c:d", seeds=(3,)),
-        readout=ReadoutConfig(data="images", seeds=(4,)),
+        readout=ReadoutConfig(data="images", arch="resnet18", seeds=(4,)),
     )
     readout, detect, report = plan_stages(config)
     assert (readout.seed, detect.seed, report.seed) == (4, 3, None)
