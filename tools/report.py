@@ -1,0 +1,36 @@
+"""One page, one Markdown file and one CSV out of run directories.
+
+python tools/report.py runs/study --output runs/study/report
+python tools/report.py runs/pretrain runs/detect_random runs/detect_infomin --output report
+
+Each argument is a run directory (pre-training, linear readout, detection) or a folder that holds some, up to three
+levels down. An older report in the output folder is replaced.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import run_tool
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder that holds some")
+    parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.md, report.csv")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    from transfer.report import write_report
+
+    files = write_report(arguments.runs, arguments.output)
+    unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""
+    print(f"{files.num_runs} runs{unfinished}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")
+
+
+run_tool(main)

@@ -1,0 +1,152 @@
+"""Linear readout: how much a linear classifier reads off the frozen encoder. Read `train_classifier` first.
+
+In: a frozen encoder, labelled images, `LinearConfig`. Out: the history (loss, top-1, top-5 of every epoch), and the check
+that no tensor of the encoder moved meanwhile.
+Source: infomin.md 1.7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from pretrain.errors import ConfigError
+from pretrain.schedules import LearningRate
+from pretrain.views.recipes import RECIPES
+from transfer.linear_config import LinearConfig
+from transfer.linear_features import (
+    FrozenEncoder,
+    LabelledImages,
+    batches_per_epoch,
+    cached_batches,
+    encode_table,
+    fresh_batches,
+    state_hash,
+    training_recipe,
+)
+
+MAX_TOP = 5
+
+Batches = Iterator[tuple[Tensor, Tensor]]  # (features (B, D), labels (B,)), epoch after epoch
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Features float32 (N, D) and labels (N,) of the validation split, encoded once: nothing about them is random."""
+
+    features: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def accuracy(logits: Tensor, labels: Tensor, *, k: int) -> tuple[float, float]:
+    """Top-1 and top-k accuracy in percent. logits: (N, C), labels: (N,), 1 <= k <= C."""
+    best = logits.topk(k, dim=1).indices
+    hits = best == labels[:, None]
+    return 100 * hits[:, 0].float().mean().item(), 100 * hits.any(dim=1).float().mean().item()
+
+
+def train_classifier(
+    batches: Batches, validation: Validation, config: LinearConfig, *, num_train: int, num_classes: int
+) -> list[dict[str, float]]:
+    """SGD on one linear layer with nn.Linear's own initialisation (seeded); one entry an epoch.
+
+    batches: exactly config.epochs times ceil(num_train / batch_size) of them. Raises ConfigError when the loss or an
+    accuracy stops being finite, with a rate to try.
+    """
+    device, dim = validation.features.device, validation.features.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        classifier = nn.Linear(dim, num_classes).to(device)
+    steps = batches_per_epoch(num_train, config)
+    schedule = LearningRate(
+        base=config.scaled_learning_rate,
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        kind=config.schedule,
+        decay=config.decay,
+        milestones=config.milestones,
+    )
+    optimizer = torch.optim.SGD(
+        classifier.parameters(), lr=schedule(0), momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    history = []
+    with tqdm(total=config.epochs * steps, unit="step", desc="readout") as bar:
+        for epoch in range(config.epochs):
+            rate = schedule(epoch * steps)
+            optimizer.param_groups[0]["lr"] = rate
+            total = torch.zeros((), device=device)
+            for _ in range(steps):
+                features, labels = next(batches)
+                loss = functional.cross_entropy(classifier(features), labels)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                total += loss.detach() * len(labels)
+                bar.update()
+            with torch.no_grad():
+                logits = classifier(validation.features)
+            mean_loss = total.item() / num_train
+            if not (math.isfinite(mean_loss) and torch.isfinite(logits).all()):
+                raise ConfigError(_diverged(config, epoch + 1, mean_loss))
+            top1, top5 = accuracy(logits, validation.labels, k=min(MAX_TOP, num_classes))
+            history.append(
+                {"epoch": epoch + 1, "learning_rate": rate, "train_loss": mean_loss, "top1": top1, "top5": top5}
+            )
+            bar.set_postfix({"loss": f"{mean_loss:.3f}", "top1": f"{top1:.1f}"})
+    return history
+
+
+def _diverged(config: LinearConfig, epoch: int, loss: float) -> str:
+    return (
+        f"the readout diverged in epoch {epoch} (loss {loss}) at learning_rate={config.scaled_learning_rate:g}; "
+        f"type learning_rate={config.scaled_learning_rate / 10:g}. 30 is made for 2048 features of a 224 px ResNet-50 "
+        "at batch 256; cached_views=1 standardize=true makes a readout insensitive to the scale of its features"
+    )
+
+
+@contextmanager
+def encoder_stands_still(module: nn.Module) -> Iterator[Callable[[], str]]:
+    """Assert that the block changed no parameter and no buffer of `module`; yields a function that returns the hash.
+
+    An AssertionError is a bug of ours, not the user's, so it keeps its traceback.
+    """
+    before = state_hash(module)
+    yield lambda: before
+    after = state_hash(module)
+    assert before == after, f"the frozen encoder moved during the readout: {before[:12]} before, {after[:12]} after"
+
+
+def measure(
+    encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages, config: LinearConfig
+) -> list[dict[str, float]]:
+    """Encode, train, validate. Returns the history; raises as `train_classifier`."""
+    title = "validation features"
+    held_out = encode_table(encoder, val, RECIPES["center"], config, num_views=1, title=title)[0]
+    if config.cached_views == 0:
+        batches = fresh_batches(encoder, train, config)
+    else:
+        views = min(config.cached_views, config.epochs)  # no epoch would look at the others
+        table = encode_table(
+            encoder, train, training_recipe(config), config, num_views=views, title="training features"
+        )
+        if config.standardize:
+            table, held_out = standardized(table, held_out)
+        batches = cached_batches(table, train.labels, config)
+    validation = Validation(held_out, val.labels.to(held_out.device))
+    return train_classifier(batches, validation, config, num_train=len(train), num_classes=len(train.classes))
+
+
+def standardized(table: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the mean and deviation of `table` (V, N, D) over views and images taken out; dead features become 0."""
+    flat = table.flatten(0, 1)
+    mean, std = flat.mean(0), flat.std(0, correction=0)
+    scale = torch.where(std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std))
+    return (table - mean) * scale, (held_out - mean) * scale

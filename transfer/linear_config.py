@@ -1,0 +1,105 @@
+"""Configuration of the linear readout: typed, frozen, strict. The defaults are the paper's protocol.
+
+In: a YAML file (optional) and `key=value` overrides. Out: `LinearConfig`, and in words what differs from the protocol.
+Source of the defaults: infomin.md 1.7 (PyContrast options/test_options.py, learning/linear_trainer.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+
+REFERENCE_BATCH = 256
+# How, not what: these leave the protocol's name alone.
+NOT_PROTOCOL = ("seed", "device", "precision", "num_workers")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """One readout. SGD on a single linear layer, features of the frozen encoder in eval() mode.
+
+    learning_rate: made for 2048 features of a 224 px ResNet-50 at batch 256. scale_with_batch: times batch_size / 256.
+    schedule "step": times `decay` after each milestone epoch (1-based); "cosine": down to learning_rate * decay^3.
+    recipe: of training images; "linear_randaugment" adds RandAugment. crop_scale: area range of its crop.
+    image_size: pixels; validation resizes the shorter side to image_size * 256 / 224 and cuts the centre.
+    cached_views 0: a new view of every image in every epoch, the protocol. V > 0: V views an image, encoded once; epoch e
+    trains on view e mod V. standardize: every feature to mean 0 and deviation 1 over the cached training views, so that
+    encoders of unlike feature scale (random weights!) stand the same learning rate; needs cached_views > 0.
+    precision: of the encoder; "auto" is bf16 where the device computes it natively. The classifier is always float32.
+    """
+
+    seed: int = 0
+    epochs: int = 60
+    batch_size: int = REFERENCE_BATCH
+    learning_rate: float = 30.0
+    scale_with_batch: bool = False
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["step", "cosine"] = "step"
+    decay: float = 0.2
+    milestones: tuple[int, ...] = (30, 40, 50)
+    recipe: Literal["linear", "linear_randaugment"] = "linear"
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    image_size: int = 224
+    cached_views: int = 0
+    standardize: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_workers: int = 8
+
+    def __post_init__(self) -> None:
+        """Raise ValueError (a ConfigError when read from a file) for values out of range."""
+        _require(self.seed >= 0, f"seed expected at least 0, found {self.seed}")
+        _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch_size expected positive")
+        _require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+        _require(0 <= self.momentum < 1, f"momentum expected in [0, 1), found {self.momentum}")
+        _require(self.weight_decay >= 0, f"weight_decay expected at least 0, found {self.weight_decay}")
+        _require(0 < self.decay <= 1, f"decay expected in (0, 1], found {self.decay}")
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {list(self.crop_scale)}")
+        _require(
+            self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}"
+        )
+        _require(self.cached_views >= 0 and self.num_workers >= 0, "cached_views and num_workers expected at least 0")
+        _require(
+            not self.standardize or self.cached_views > 0,
+            "standardize needs features that are encoded before training; type cached_views=1 (or more) with it",
+        )
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The rate that is used: linear in the batch size if that was asked for."""
+        return self.learning_rate * (self.batch_size / REFERENCE_BATCH if self.scale_with_batch else 1.0)
+
+    def differences_from_paper(self) -> tuple[str, ...]:
+        """`key=value` of every setting that is not the paper's; empty: this is the paper's protocol."""
+        paper = LinearConfig()
+        names = [field.name for field in dataclasses.fields(self) if field.name not in NOT_PROTOCOL]
+        return tuple(f"{name}={getattr(self, name)}" for name in names if getattr(self, name) != getattr(paper, name))
+
+    def protocol_name(self) -> str:
+        """What the result may call itself."""
+        different = self.differences_from_paper()
+        if not different:
+            return "the paper's protocol (60 epochs, lr 30, x0.2 at 30, 40, 50, a new view each epoch)"
+        return f"not the paper's protocol: {', '.join(different)}"
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON-ready; `from_mapping` reads it back."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+
+
+def load_linear_config(path: Path | None, overrides: Sequence[str] = ()) -> LinearConfig:
+    """Read `path` (None: the paper's protocol) and apply `overrides`. Raises ConfigError naming file and key."""
+    values = merge(load_yaml(path) if path is not None else {}, parse_overrides(overrides))
+    return from_mapping(LinearConfig, values, where=str(path) if path is not None else "linear readout")

@@ -1,0 +1,262 @@
+"""Features of a frozen encoder: the images of a readout, the encoder in eval() mode, and the proof that it stays still.
+
+In: ROOT with class folders train/ and val/, weights. Out: `LabelledImages`, `FrozenEncoder`, feature tensors.
+Randomness is a pure function of (seed, epoch, image index): neither workers nor batch composition can change a view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pretrain.contract import InputContract
+from pretrain.data import ClassFolders, ImageSource, ViewDataset, build_loader, scan_images
+from pretrain.encoder import ResNetEncoder
+from pretrain.errors import CheckpointError, ConfigError, DataError
+from pretrain.views.pipeline import ViewMaker, normalize
+from pretrain.views.recipes import RECIPES, RandomResizedCrop, Recipe
+from pretrain.views.rng import ORDER_STREAM, sample_generator
+from transfer.linear_config import LinearConfig
+
+RANDOM = "random:"
+NAMED_UNREADABLE = 10
+Key = tuple[int, int]  # (epoch, image index)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images of one split with their labels, int64 (N,)."""
+
+    source: ImageSource
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+
+def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
+    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), every image decoded once to see that it can be.
+
+    Raises DataError for a missing folder, an empty class, classes that differ, and unreadable images (named, counted).
+    """
+    for split in ("train", "val"):
+        if not (root / split).is_dir():
+            raise DataError(
+                f"no folder {root / split}; --data expects a folder with class folders train/CLASS/*.jpg and val/CLASS/*.jpg"
+            )
+    train, val = (ClassFolders.load(root / split) for split in ("train", "val"))
+    if train.classes != val.classes:
+        only = [f"only in {name}/: {', '.join(sorted(set(a.classes) - set(b.classes))) or 'none'}"
+                for name, a, b in (("train", train, val), ("val", val, train))]  # fmt: skip
+        raise DataError(
+            f"{root}: train/ and val/ hold different classes ({'; '.join(only)}); both need the same folders"
+        )
+    if len(train.classes) < 2:
+        raise DataError(f"{root}: a readout needs two classes or more, found only {train.classes[0]!r}")
+    report = scan_images((*train.paths, *val.paths))
+    if report.bad:
+        named = "".join(f"\n  {path}: {reason}" for path, reason in report.bad[:NAMED_UNREADABLE])
+        more = f"\n  ... and {len(report.bad) - NAMED_UNREADABLE} more" if len(report.bad) > NAMED_UNREADABLE else ""
+        total = len(train.paths) + len(val.paths)
+        raise DataError(f"{len(report.bad)} of {total} images cannot be read:{named}{more}\nmend or remove them")
+    return _labelled(root / "train", train), _labelled(root / "val", val)
+
+
+def _labelled(root: Path, folders: ClassFolders) -> LabelledImages:
+    names = tuple(path.relative_to(root).as_posix() for path in folders.paths)
+    return LabelledImages(ImageSource(root, names), torch.tensor(folders.labels), folders.classes)
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """An encoder that is only read. sha256: of the weight file, None for random weights."""
+
+    module: ResNetEncoder
+    contract: InputContract
+    device: torch.device
+    dtype: torch.dtype | None
+    sha256: str | None
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 RGB (B, 3, S, S) -> float32 (B, D) on the encoder's device."""
+        images = normalize(images.to(self.device), self.contract, channels_last=True)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            return self.module(images).float()
+
+
+def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | None) -> FrozenEncoder:
+    """`random:ARCH` (seeded by config.seed) or a checkpoint. Raises CheckpointError/ConfigError for what cannot be used."""
+    device = pick_device(config.device)
+    dtype = (
+        torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and _native_bf16(device)) else None
+    )
+    if weights.partition(":")[0] == "random":
+        if branch is not None:
+            raise ConfigError(f"--branch {branch} is for a checkpoint; random weights have no branches")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            module = ResNetEncoder(weights.removeprefix(RANDOM))
+        contract, sha256 = InputContract(), None
+    else:
+        from transfer.sources import load_backbone
+
+        backbone = load_backbone(Path(weights), branch=branch)
+        contract, sha256 = backbone.contract, backbone.sha256
+        module = _fill(ResNetEncoder(backbone.arch), backbone.tensors, contract, weights)
+    module.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+    return FrozenEncoder(module, contract, device, dtype, sha256)
+
+
+def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputContract, weights: str) -> ResNetEncoder:
+    if contract.stem != "basic" or contract.stride_in_1x1:
+        raise CheckpointError(
+            f"{weights}: the readout expects a v1.5 ResNet with the basic stem, found stem={contract.stem!r}, "
+            f"stride_in_1x1={contract.stride_in_1x1}"
+        )
+    loaded = module.load_state_dict(tensors, strict=False)
+    missing = [name for name in loaded.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing or loaded.unexpected_keys:
+        raise CheckpointError(
+            f"{weights}: {len(missing)} backbone tensors missing ({', '.join(missing[:5])}), "
+            f"{len(loaded.unexpected_keys)} not of the backbone ({', '.join(loaded.unexpected_keys[:5])})"
+        )
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = contract.bn_eps
+    return module
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises ConfigError for cuda without a device."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: no CUDA device here; type device=cpu (or device=auto)")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities: dict[str, bool] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # absent in older torch: float32 then
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def state_hash(module: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of every parameter and buffer (counters included)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def training_recipe(config: LinearConfig) -> Recipe:
+    """The named recipe with the configured crop."""
+    recipe = RECIPES[config.recipe]
+    ops = [
+        dataclasses.replace(op, scale=config.crop_scale) if isinstance(op, RandomResizedCrop) else op
+        for op in recipe.ops
+    ]
+    return dataclasses.replace(recipe, ops=tuple(ops))
+
+
+def epoch_order(num_images: int, *, seed: int, epoch: int) -> Tensor:
+    """Order of the images in an epoch, int64 (N,): a permutation that is a function of (seed, epoch)."""
+    rng = sample_generator(seed=seed, epoch=epoch, index=0, stream=ORDER_STREAM)
+    return torch.from_numpy(rng.permutation(num_images))
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Batches of keys, made one by one (60 epochs of ImageNet are 77 million keys); knows its length, as a loader wants."""
+
+    make: Callable[[], Iterator[list[Key]]]
+    num_batches: int
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+
+def _encoded(
+    encoder: FrozenEncoder, images: LabelledImages, recipe: Recipe, batches: _Batches, config: LinearConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(features (B, D), image index (B,)) of each batch of keys, in order."""
+    views = ViewMaker(recipe, image_size=config.image_size, num_views=1)
+    dataset = ViewDataset(images.source, views, seed=config.seed)
+    pin_memory = encoder.device.type == "cuda"
+    loader = build_loader(dataset, batches, num_workers=config.num_workers, pin_memory=pin_memory)
+    for batch in loader:
+        yield encoder.features(batch.images[:, 0]), batch.index
+
+
+def encode_table(
+    encoder: FrozenEncoder, images: LabelledImages, recipe: Recipe, config: LinearConfig, *, num_views: int, title: str
+) -> Tensor:
+    """Features of `num_views` views of every image, float32 (V, N, D) on the encoder's device; view v draws as epoch v."""
+    n = len(images)
+    chunks = [list(range(start, min(start + config.batch_size, n))) for start in range(0, n, config.batch_size)]
+    keys = _Batches(
+        lambda: ([(view, index) for index in chunk] for view in range(num_views) for chunk in chunks),
+        num_views * len(chunks),
+    )
+    table = torch.empty(num_views * n, encoder.module.feature_dim, device=encoder.device)
+    row = 0
+    with tqdm(total=num_views * n, unit="image", desc=title) as bar:
+        for features, _ in _encoded(encoder, images, recipe, keys, config):
+            table[row : row + len(features)] = features
+            row += len(features)
+            bar.update(len(features))
+    return table.view(num_views, n, -1)
+
+
+def fresh_batches(
+    encoder: FrozenEncoder, images: LabelledImages, config: LinearConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The protocol: (features, labels) of every batch of every epoch, each image in a new view each epoch.
+
+    One loader serves all epochs, so its workers live through them.
+    """
+    n = len(images)
+    keys = _Batches(
+        lambda: (
+            [(epoch, index) for index in chunk]
+            for epoch in range(config.epochs)
+            for chunk in _index_chunks(n, config, epoch)
+        ),
+        config.epochs * batches_per_epoch(n, config),
+    )
+    for features, index in _encoded(encoder, images, training_recipe(config), keys, config):
+        yield features, images.labels[index].to(features.device)
+
+
+def cached_batches(table: Tensor, labels: Tensor, config: LinearConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches out of a table (V, N, D): epoch e takes view e mod V."""
+    labels = labels.to(table.device)
+    for epoch in range(config.epochs):
+        for chunk in _index_chunks(len(labels), config, epoch):
+            index = torch.tensor(chunk, device=table.device)
+            yield table[epoch % len(table), index], labels[index]
+
+
+def batches_per_epoch(num_images: int, config: LinearConfig) -> int:
+    """Batches an epoch; the last one may be smaller, no image is dropped."""
+    return -(-num_images // config.batch_size)
+
+
+def _index_chunks(num_images: int, config: LinearConfig, epoch: int) -> list[list[int]]:
+    order = epoch_order(num_images, seed=config.seed, epoch=epoch).tolist()
+    return [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]

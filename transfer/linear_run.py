@@ -1,0 +1,170 @@
+"""A readout from request to result file: what is asked, the output directory, what is written.
+
+In: `Request`, an output directory or None. Out: linear_result.json's content; the file is whole or absent, and a finished
+equal run is not run again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.atomic import write_json
+from pretrain.errors import ConfigError
+from transfer.linear import MAX_TOP, encoder_stands_still, measure
+from transfer.linear_config import LinearConfig
+from transfer.linear_features import FrozenEncoder, LabelledImages, load_frozen_encoder, load_splits
+
+RESULT_NAME = "linear_result.json"
+STARTED_NAME = "linear_started.json"
+RESULT_FORMAT = "infomin-transfer/linear-result"
+LOCK_NAME = "run.lock"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. weights: a checkpoint's path or `random:ARCH`; branch: of a checkpoint with several."""
+
+    weights: str
+    data: Path
+    config: LinearConfig
+    init: str
+    branch: str | None
+    command: str
+
+
+def default_init_name(weights: str) -> str:
+    """`random` for random weights, else the weight file's stem."""
+    return "random" if weights.partition(":")[0] == "random" else Path(weights).stem
+
+
+def run_readout(request: Request, output_dir: Path | None, *, announce: Callable[[str], None]) -> dict[str, Any]:
+    """The whole readout; returns the content of linear_result.json, which is written if there is an `output_dir`.
+
+    A finished equal run in `output_dir` is returned as it is. Raises ConfigError/DataError/CheckpointError before the
+    encoder runs for anything that cannot work, and ConfigError for a readout that diverges (nothing is written then).
+    """
+    with _held(output_dir):
+        train, val = load_splits(request.data)
+        encoder = load_frozen_encoder(request.weights, request.config, branch=request.branch)
+        identity = _identity(request, encoder, train, val)
+        if output_dir is not None:
+            finished = _finished(output_dir, identity)
+            if finished is not None:
+                announce(f"{output_dir} is finished already; nothing to do")
+                return finished
+            write_json(output_dir / STARTED_NAME, {"identity": identity, "command": request.command})
+        num_classes = len(train.classes)
+        announce(f"{len(train)} training and {len(val)} validation images, {num_classes} classes")
+        announce(f"readout: {request.config.protocol_name()}")
+        if num_classes < MAX_TOP:
+            announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
+        with encoder_stands_still(encoder.module) as hash_of:
+            history = measure(encoder, train, val, request.config)
+        result = _result(request, encoder, train, val, history, encoder_sha256=hash_of(), identity=identity)
+        if output_dir is not None:
+            write_json(output_dir / RESULT_NAME, result)
+            (output_dir / STARTED_NAME).unlink()
+        return result
+
+
+def _identity(request: Request, encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages) -> dict[str, Any]:
+    """What makes two readouts equal. Where the data lies and how many workers read them does not."""
+    config = {key: v for key, v in request.config.to_plain().items() if key not in ("num_workers", "device")}
+    return {
+        "weights": encoder.sha256 or request.weights,
+        "branch": request.branch,
+        "init": request.init,
+        "config": config,
+        "data": {"train": train.source.fingerprint(), "val": val.source.fingerprint()},
+    }
+
+
+def _result(
+    request: Request,
+    encoder: FrozenEncoder,
+    train: LabelledImages,
+    val: LabelledImages,
+    history: list[dict[str, float]],
+    *,
+    encoder_sha256: str,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    config = request.config
+    different = config.differences_from_paper()
+    return {
+        "format": RESULT_FORMAT,
+        "version": 1,
+        "init": request.init,
+        "weights": request.weights,
+        "branch": request.branch,
+        "arch": encoder.module.arch,
+        "seed": config.seed,
+        "num_train": len(train),
+        "num_val": len(val),
+        "classes": list(train.classes),
+        "protocol": {
+            "name": config.protocol_name(),
+            "is_paper": not different,
+            "differs": list(different),
+            "views": "a new view each epoch"
+            if config.cached_views == 0
+            else f"{config.cached_views} cached views an image",
+            "encoder_precision": "fp32" if encoder.dtype is None else "bf16",
+            "top5_k": min(MAX_TOP, len(train.classes)),
+        },
+        "command": request.command,
+        "top1": history[-1]["top1"],
+        "top5": history[-1]["top5"],
+        "history": history,
+        "encoder": {"unchanged": True, "state_sha256": encoder_sha256},
+        "identity": identity,
+    }
+
+
+@contextmanager
+def _held(output_dir: Path | None) -> Iterator[None]:
+    """Create `output_dir` and hold it (a lock that the kernel drops however the process ends); refuse a foreign one."""
+    if output_dir is None:
+        yield
+        return
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        foreign = sorted({entry.name for entry in output_dir.iterdir()} - {LOCK_NAME, RESULT_NAME, STARTED_NAME})
+        if foreign:
+            raise ConfigError(
+                f"the output directory {output_dir} holds other files ({', '.join(foreign[:3])}); name an empty one"
+            )
+        lock = open(output_dir / LOCK_NAME, "a")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output directory {output_dir}: {error.strerror or error}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"the output directory {output_dir} is in use by another running process") from None
+        yield
+
+
+def _finished(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of an equal finished run. Raises ConfigError for a finished run that is another one."""
+    path = output_dir / RESULT_NAME
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        there = result["identity"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is not a readout's result; name another output directory") from None
+    if there != identity:
+        changed = [key for key in identity if there.get(key) != identity[key]]
+        raise ConfigError(
+            f"the output directory {output_dir} holds a finished readout that differs in {', '.join(changed)}; "
+            "name another output directory"
+        )
+    return dict(result)

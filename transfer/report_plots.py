@@ -1,0 +1,235 @@
+"""The report's pictures: curves as SVG, detections beside ground truth and sheets as JPEG or PNG, all as data URIs.
+
+In: runs and groups. Out: `Picture` values, or None where there is nothing to draw. Matplotlib runs without a display.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pretrain.reader import read_image
+from transfer.report_groups import Comparison, ReadoutGroup, metric_label
+from transfer.report_runs import DetectionRun, PretrainRun
+
+COLOURS = {"random": "#6b7280", "supervised": "#b45309", "infomin": "#1d4ed8"}
+OTHER_COLOURS = ("#047857", "#7c3aed", "#be123c", "#0e7490")
+BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+PANEL_INCHES = (4.0, 2.9)
+SMOOTHING = 0.04  # share of a curve that the running mean spans
+MAX_SHEET_PIXELS = 1600
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.hashsalt": "infomin-transfer",  # the same page from the same runs, byte for byte
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """data_uri: for an <img>. alt: what it shows, for who cannot see it. caption: what to read off it. width: pixels."""
+
+    data_uri: str
+    alt: str
+    caption: str
+    width: int
+
+
+def colour_of(name: str, names: Sequence[str]) -> str:
+    """The line colour of an initialisation, the same in every plot of a page."""
+    others = [other for other in names if other not in COLOURS]
+    return COLOURS[name] if name in COLOURS else OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
+
+
+def _svg(figure: Figure, *, alt: str, caption: str) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    uri = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(uri, alt, caption, round(figure.get_figwidth() * 96))
+
+
+def _panels(titles: Sequence[str], labels: Sequence[tuple[str, str]]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(PANEL_INCHES[0] * len(titles), PANEL_INCHES[1]), layout="constrained")
+    axes = [figure.add_subplot(1, len(titles), i + 1) for i in range(len(titles))]
+    for axis, title, (x, y) in zip(axes, titles, labels, strict=True):
+        axis.set(title=title, xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def running_mean(values: Sequence[float], span: int) -> np.ndarray:
+    """Centred mean over at most `span` neighbours (odd), over fewer at the ends: same length as `values`."""
+    padded = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
+    half, n = span // 2, len(values)
+    low, high = np.maximum(np.arange(n) - half, 0), np.minimum(np.arange(n) + half + 1, n)
+    return np.asarray((padded[high] - padded[low]) / (high - low))
+
+
+def _draw_noisy(axis: Axes, x: Sequence[float], y: Sequence[float], *, colour: str, label: str | None) -> None:
+    """The raw curve faintly, its running mean on top."""
+    span = max(1, round(len(y) * SMOOTHING)) | 1
+    if span > 1:
+        axis.plot(x, y, color=colour, alpha=0.22, linewidth=0.8)
+    axis.plot(x, running_mean(y, span), color=colour, linewidth=1.5, label=label)
+
+
+def _series(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
+    """Finite points of two keys."""
+    points = [(float(row[x]), float(row[y])) for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
+    return [point[0] for point in points], [point[1] for point in points]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def pretraining_curves(run: PretrainRun) -> Picture | None:
+    """Loss (with ln(K + 1), a loss that knows nothing), contrastive accuracy and learning rate over steps."""
+    if not run.log:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panels(
+            ("Loss", "Contrastive accuracy", "Learning rate"),
+            (("step", "nats"), ("step", "share of queries"), ("step", "")),
+        )
+        for axis, key in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
+            x, y = _series(run.log, "step", key)
+            if y and key != "learning_rate":
+                _draw_noisy(axis, x, y, colour=COLOURS["infomin"], label=None)
+            elif y:
+                axis.plot(x, y, color=COLOURS["infomin"])
+        queue = run.config.get("method", {}).get("queue_size")
+        if _is_number(queue):
+            chance = math.log(queue + 1)
+            axes[0].axhline(chance, color="#9ca3af", linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
+            axes[0].legend(loc="best")
+        axes[1].set_ylim(0, max(1.0, axes[1].get_ylim()[1]) if axes[1].get_ylim()[1] > 0.5 else None)
+        caption = "Faint: as logged. Solid: running mean. Accuracy: how often the positive key scores highest of K + 1."
+        return _svg(figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption)
+
+
+def detection_curves(group: Comparison) -> Picture | None:
+    """Training loss, AP over iterations and learning rate: one thin line a seed, one colour an initialisation."""
+    metric = _leading_metric(group)
+    rows = list(group.runs)
+    with matplotlib.rc_context(STYLE):
+        titles = ("Training loss", metric_label(metric) if metric else "AP", "Learning rate")
+        figure, axes = _panels(titles, (("iteration", "total loss"), ("iteration", "AP points"), ("iteration", "")))
+        drawn = False
+        for row in rows:
+            colour = colour_of(row, rows)
+            for number, run in enumerate(group.runs[row].values()):
+                label = row if number == 0 else None
+                x, y = _series(run.curve, "iteration", "total_loss")
+                if y:
+                    _draw_noisy(axes[0], x, y, colour=colour, label=label)
+                points = ap_over_iterations(run, metric)
+                if points:
+                    axes[1].plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
+                x, rate = _series(run.curve, "iteration", "lr")
+                if rate:
+                    axes[2].plot(x, rate, color=colour, linewidth=1.2)
+                drawn = drawn or bool(y or points or rate)
+        if not drawn:
+            return None
+        axes[1].set_ylim(bottom=0)
+        for axis in axes[:2]:
+            if axis.get_legend_handles_labels()[1]:
+                axis.legend(loc="best")
+        return _svg(
+            figure, alt=f"Detection: loss, {metric} and learning rate over iterations", caption="One line a seed."
+        )
+
+
+def _leading_metric(group: Comparison) -> str:
+    return "bbox/AP50" if "bbox/AP50" in group.metrics else (group.metrics or ("",))[0]
+
+
+def ap_over_iterations(run: DetectionRun, metric: str) -> list[tuple[int, float]]:
+    """(iteration, AP) from the run's history; from Detectron2's metrics.json where the history is empty."""
+    points = [(at, figures[metric]) for at, figures in run.history if _is_number(figures.get(metric))]
+    if not points:
+        points = [(int(row["iteration"]), float(row[metric])) for row in run.curve if _is_number(row.get(metric))]
+    return points
+
+
+def seed_dots(
+    rows: Sequence[str], figures: Callable[[str], Mapping[int, float]], *, label: str, baseline: str
+) -> Picture | None:
+    """Every seed as a dot, by initialisation; runs of one seed are joined, the mean is a bar."""
+    values = {row: figures(row) for row in rows}
+    finite = {row: {seed: v for seed, v in by_seed.items() if math.isfinite(v)} for row, by_seed in values.items()}
+    if not any(finite.values()):
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.6 + 1.3 * len(rows), 2.9), layout="constrained")
+        axis = figure.add_subplot()
+        for seed in sorted({seed for by_seed in finite.values() for seed in by_seed}):
+            line = [(i, finite[row][seed]) for i, row in enumerate(rows) if seed in finite[row]]
+            axis.plot(*zip(*line, strict=True), color="#d1d5db", linewidth=1, zorder=1)
+        for i, row in enumerate(rows):
+            points = list(finite[row].values())
+            if points:
+                axis.scatter([i] * len(points), points, color=colour_of(row, rows), s=26, zorder=3)
+                axis.hlines(
+                    float(np.mean(points)), i - 0.22, i + 0.22, color=colour_of(row, rows), linewidth=2.5, zorder=2
+                )
+        axis.set_xticks(range(len(rows)), list(rows))
+        axis.set(xlim=(-0.5, len(rows) - 0.5), ylabel=label, title=label)
+        axis.grid(visible=False, axis="x")
+        caption = "A dot a seed, seeds joined; bar: mean. The axis does not start at zero."
+        return _svg(figure, alt=f"{label} of every seed by initialisation, baseline {baseline}", caption=caption)
+
+
+def readout_curves(group: ReadoutGroup) -> Picture | None:
+    """Top-1 and training loss of the classifier over epochs."""
+    rows = list(group.runs)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panels(("Readout top-1", "Readout training loss"), (("epoch", "%"), ("epoch", "nats")))
+        drawn = False
+        for row in rows:
+            for number, run in enumerate(group.runs[row].values()):
+                for axis, key in zip(axes, ("top1", "train_loss"), strict=True):
+                    x, y = _series(run.history, "epoch", key)
+                    axis.plot(x, y, color=colour_of(row, rows), label=row if number == 0 else None)
+                    drawn = drawn or bool(y)
+        if not drawn:
+            return None
+        axes[0].legend(loc="best")
+        caption = "One line a seed. The figure of the table is the last epoch's."
+        return _svg(figure, alt="Linear readout accuracy and loss over epochs", caption=caption)
+
+
+def sheet(path: Path) -> Picture:
+    """A PNG (the views sheet) embedded as it is, made smaller where it is very large. Raises DataError if unreadable."""
+    image = Image.fromarray(read_image(path))
+    if max(image.size) > MAX_SHEET_PIXELS:
+        image.thumbnail((MAX_SHEET_PIXELS, MAX_SHEET_PIXELS))
+    uri = encode_image(image, "PNG")
+    caption = "Each line: the original, its two views and, where the method has them, the nine patches."
+    return Picture(uri, "Originals with their augmented views and jigsaw patches", caption, image.width)
+
+
+def encode_image(image: Image.Image, kind: str) -> str:
+    """data: URI of an RGB image as PNG or JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
