@@ -1,0 +1,69 @@
+"""Fine-tune or evaluate a detector.
+
+    python tools/train_net.py --config-file voc/R_50_C4_24k_infomin.yaml --num-gpus 8 OUTPUT_DIR runs/voc_infomin
+    python tools/train_net.py --config-file demo/R_18_FPN_random.yaml \
+        --train-data coco:TRAIN.json:IMAGES --test-data coco:TEST.json:IMAGES OUTPUT_DIR runs/mine
+
+Takes Detectron2's own flags (--config-file --num-gpus --resume --eval-only --num-machines ... KEY VALUE) and a SPEC for
+one's own data: coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT. A configuration is looked for as given, then in
+transfer/configs. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import shlex
+
+import torch
+from detectron2.engine import default_argument_parser, launch
+
+from pretrain.errors import ConfigError, run_tool
+from transfer.datasets import FORMS
+from transfer.detection_run import RunOptions, check_output_dir, prepare_run, run_detection
+
+
+def worker(options: RunOptions) -> None:
+    """One of several processes."""
+    run_detection(prepare_run(options))
+
+
+def main() -> None:
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument("--train-data", metavar="SPEC", help=FORMS)
+    parser.add_argument("--test-data", metavar="SPEC", help=FORMS)
+    parser.add_argument(
+        "--trust", action="store_true", help="use weights that have no sidecar; you vouch for their input contract"
+    )
+    parser.add_argument(
+        "--init", metavar="NAME", help="how the report labels this initialisation (default: read from the weights)"
+    )
+    arguments = parser.parse_args()
+    options = RunOptions(
+        config_file=arguments.config_file,
+        overrides=tuple(arguments.opts),
+        train_data=arguments.train_data,
+        test_data=arguments.test_data,
+        eval_only=arguments.eval_only,
+        resume=arguments.resume,
+        trust=arguments.trust,
+        init=arguments.init,
+        command=shlex.join(["python", *sys.argv]),
+    )
+    processes = arguments.num_gpus * arguments.num_machines
+    if arguments.num_gpus > max(1, torch.cuda.device_count()):
+        raise ConfigError(
+            f"--num-gpus {arguments.num_gpus}, but this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    run = prepare_run(options)
+    check_output_dir(options, run.config)
+    if processes <= 1:
+        run_detection(run)
+        return
+    launch(
+        worker, arguments.num_gpus, arguments.num_machines, arguments.machine_rank, arguments.dist_url, args=(options,)
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)

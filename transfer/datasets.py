@@ -1,0 +1,159 @@
+"""A user's own detection data, without code: SPEC text -> validated records -> names that Detectron2 knows.
+
+In: `coco:ANNOTATIONS.json:IMAGE_DIR` or `voc:ROOT:SPLIT`. Out: data sets registered in Detectron2's catalogs, class names
+read from the data, or a DataError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image, UnidentifiedImageError
+
+from pretrain.errors import ConfigError, DataError
+from transfer.coco_annotations import read_coco
+from transfer.detection_records import DetectionData, with_class_order
+from transfer.voc_annotations import read_voc
+
+FORMS = "coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT"
+MAX_PIXELS = 50_000_000  # a header that promises more is a decompression bomb or a mistake
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where one split lies. coco: source = annotation file, detail = image folder; voc: source = root, detail = split name."""
+
+    kind: Literal["coco", "voc"]
+    source: Path
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.source}:{self.detail}"
+
+
+def parse_spec(text: str) -> DataSpec:
+    """Read a SPEC. Raises ConfigError that shows both forms."""
+    kind, _, rest = text.partition(":")
+    source, _, detail = rest.rpartition(":")
+    if kind not in ("coco", "voc") or not source or not detail:
+        raise ConfigError(f"data {text!r}: expected {FORMS}")
+    return DataSpec("coco" if kind == "coco" else "voc", Path(source), detail)
+
+
+def read_data(spec: DataSpec) -> DetectionData:
+    """Read, validate and hold against the image files. Raises DataError; nothing is registered."""
+    if spec.kind == "coco":
+        image_dir = Path(spec.detail)
+        if not image_dir.is_dir():
+            raise DataError(f"no image folder at {image_dir} (from {spec}; expected {FORMS})")
+        data = read_coco(spec.source, image_dir)
+    else:
+        if not spec.source.is_dir():
+            raise DataError(f"no folder at {spec.source} (from {spec}; expected {FORMS})")
+        data = read_voc(spec.source, spec.detail)
+    if not data.num_objects:
+        raise DataError(f"{spec}: no labelled object in {len(data.records)} images")
+    check_image_files(data, str(spec))
+    return data
+
+
+def check_image_files(data: DetectionData, where: str) -> None:
+    """Open the header of every image: it must exist, be an image and have the size that its annotation says.
+
+    Pixels are not decoded here (that would read the whole set twice). Raises DataError with a count and the first few.
+    """
+    missing = [record["file_name"] for record in data.records if not os.path.isfile(record["file_name"])]
+    if missing:
+        raise DataError(f"{where}: {len(missing)} of {len(data.records)} images are missing: {_first(missing)}")
+    wrong = [trouble for record in data.records if (trouble := _image_trouble(record)) is not None]
+    if wrong:
+        raise DataError(f"{where}: {len(wrong)} of {len(data.records)} images cannot be used: {_first(wrong)}")
+
+
+def _image_trouble(record: dict[str, Any]) -> str | None:
+    name = record["file_name"]
+    try:
+        with Image.open(name) as image:
+            width, height = image.size
+            sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    except UnidentifiedImageError:
+        return f"{name} is empty" if os.path.getsize(name) == 0 else f"{name} is not an image"
+    except Exception as error:  # Pillow raises whatever a broken header provokes (SyntaxError, struct.error, ...)
+        return f"{name}: {error}"
+    if width * height > MAX_PIXELS:
+        return f"{name} has {width} x {height} pixels, more than {MAX_PIXELS}"
+    stored = (record["width"], record["height"])
+    if stored != ((height, width) if sideways else (width, height)):
+        return f"{name} is {width} x {height}{' (turned by EXIF)' if sideways else ''}, its annotation says {stored[0]} x {stored[1]}"
+    return None
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    return "; ".join(names[:count]) + ("; ..." if len(names) > count else "")
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What the detector is told about its data. names: registered; None where that split is not used."""
+
+    class_names: tuple[str, ...]
+    train_name: str | None
+    test_name: str | None
+    train: DetectionData | None
+    test: DetectionData | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the readers repaired."""
+        return tuple(note for data in (self.train, self.test) if data is not None for note in data.notes)
+
+
+def prepare_data(train: DataSpec | None, test: DataSpec | None) -> PreparedData:
+    """Read both splits, bring them to one class order (the training data's) and register them with Detectron2."""
+    train_data = read_data(train) if train else None
+    test_data = read_data(test) if test else None
+    reference = train_data or test_data
+    assert reference is not None, "one of the two splits must be given"
+    names = reference.class_names
+    direct = test_data is not None and test_data.class_names == names  # the user's own file can be evaluated against
+    if train_data is not None and test_data is not None:
+        test_data = with_class_order(test_data, names, str(test))
+    return PreparedData(
+        names,
+        _register(train, train_data, "train", names, direct=False),
+        _register(test, test_data, "test", names, direct=direct),
+        train_data,
+        test_data,
+    )
+
+
+def _register(
+    spec: DataSpec | None, data: DetectionData | None, role: str, names: Sequence[str], *, direct: bool
+) -> str | None:
+    if spec is None or data is None:
+        return None
+    name = f"own_{role}_{hashlib.sha256(str(spec).encode()).hexdigest()[:8]}"
+    if name in DatasetCatalog:  # the same data a second time in one process
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    records = list(data.records)
+    DatasetCatalog.register(name, lambda: records)
+    metadata = MetadataCatalog.get(name)
+    metadata.set(thing_classes=list(names), spec=str(spec), evaluator_type=f"own_{spec.kind}")
+    if spec.kind == "voc":
+        # The 11-point metric belongs to VOC 2007; every later year, and other people's data, integrates the whole curve.
+        metadata.set(year=2007 if spec.source.resolve().name == "VOC2007" else 2012)
+    elif direct and data.complete_coco is not None:
+        path, ids = data.complete_coco
+        metadata.set(
+            json_file=str(path), thing_dataset_id_to_contiguous_id={key: index for index, key in enumerate(ids)}
+        )
+    return name

@@ -1,0 +1,200 @@
+"""The two guards before step one: the configuration agrees with the weights' sidecar, and every backbone tensor is loaded.
+
+In: a Detectron2 configuration, the weight file it names, the built model. Out: nothing, or a ConfigError with the lines to
+change, or a CheckpointError that names the tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from pretrain.errors import CheckpointError, ConfigError
+
+CATALOG_SCHEMES = ("detectron2://", "catalog://")
+# What the weights were trained to be fed, and the shape of the network they are for. Held against the sidecar.
+HELD_KEYS = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.RESNETS.DEPTH",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+)
+STRIDE_KEY = "MODEL.RESNETS.STRIDE_IN_1X1"
+BASIC_BLOCK_DEPTHS = (18, 34)  # no 1x1 convolution whose stride could matter
+TOLERANCE = 1e-4  # relative, of mean and std: 255 * 0.224 and 57.120 are one number
+RUNNING = (".running_mean", ".running_var")
+UNTRACKED = ".num_batches_tracked"  # a counter that no forward pass reads
+
+
+def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) -> None:
+    """Hold the configuration against a sidecar's Detectron2 settings.
+
+    Raises ConfigError listing each contradicting line and what it must be; CheckpointError if the sidecar lacks a key.
+    """
+    missing = [key for key in HELD_KEYS if key not in settings]
+    if missing:
+        raise CheckpointError(f"{where}: the sidecar lacks {', '.join(missing)}; convert the weights again")
+    wrong = []
+    for key, wanted in settings.items():
+        if key == STRIDE_KEY and settings["MODEL.RESNETS.DEPTH"] in BASIC_BLOCK_DEPTHS:
+            continue
+        found = config_value(config, key)
+        if not _same(found, wanted):
+            wrong.append(f"  {key} is {found!r}, must be {wanted!r}; type: {key} {_as_argument(wanted)}")
+    if wrong:
+        lines = "\n".join(wrong)
+        raise ConfigError(f"the configuration contradicts the weights' sidecar ({where}):\n{lines}")
+
+
+def config_value(config: CfgNode, key: str) -> Any:
+    """The value at a dotted key. Raises ConfigError for a key that Detectron2 does not have."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ConfigError(f"Detectron2 has no configuration key {key}")
+        value = value[part]
+    return value
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, (list, tuple)):
+        return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_same, found, wanted))
+    if isinstance(wanted, float) and isinstance(found, (int, float)):
+        return math.isclose(found, wanted, rel_tol=TOLERANCE)
+    return type(found) is type(wanted) and found == wanted
+
+
+def _as_argument(value: Any) -> str:
+    return f'"{[round(number, 4) for number in value]}"' if isinstance(value, (list, tuple)) else str(value)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_tensors(weights: str) -> dict[str, Tensor]:
+    """The tensors of a weight file under the names that it uses (Caffe2's already translated to Detectron2's).
+
+    Torch files are read with weights_only=True. A `.pkl` is unpickled as Detectron2 does it, which runs what is in it: the
+    caller allows that only for Detectron2's own catalog or where the user vouches for the file. Raises CheckpointError.
+    """
+    path = PathManager.get_local_path(weights)
+    try:
+        if path.endswith(".pkl"):
+            content = DetectionCheckpointer(nn.Module())._load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"cannot read the weights {weights}: truncated or not a weight file ({first_line:.200})"
+        ) from None
+    model = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not model:
+        raise CheckpointError(f"{weights} holds no tensors; expected {{'model': {{name: tensor}}}}")
+    if content.get("__author__") == "Caffe2":
+        model, _ = convert_c2_detectron_names(model)
+    tensors = {
+        name.removeprefix("module."): torch.as_tensor(value)
+        for name, value in model.items()
+        if isinstance(value, (Tensor, np.ndarray))
+    }
+    return tensors
+
+
+def backbone_names(model: nn.Module) -> dict[str, str]:
+    """Name in the model -> name in a weight file, for every backbone tensor: `stem.*`, `res2.*` ... `res5.*`.
+
+    FPN keeps the ResNet in `backbone.bottom_up`; C4 has stem..res4 in `backbone` and res5's blocks in `roi_heads.res5`. The
+    extra norm after res5 belongs to the head, not to the backbone.
+    """
+    pyramid = any(name.startswith("backbone.bottom_up.") for name in model.state_dict())
+    prefix = "backbone.bottom_up." if pyramid else "backbone."
+    names = {}
+    for name in model.state_dict():
+        if name.endswith(UNTRACKED):
+            continue
+        if name.startswith(prefix):
+            names[name] = name[len(prefix) :]
+        elif name.startswith("roi_heads.res5.") and not name.startswith("roi_heads.res5.norm."):
+            names[name] = name[len("roi_heads.") :]
+    return names
+
+
+def check_backbone_loaded(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> str:
+    """Assert that every backbone tensor of `model` holds the file's values. Returns one sentence on what was checked.
+
+    A file without any running statistics (MSRA's: its BatchNorm is an affine map) may leave those at their start; then the
+    sentence says so. Raises CheckpointError naming what is missing or differs.
+    """
+    names = backbone_names(model)
+    said = ""
+    if not any(name.endswith(RUNNING) for name in tensors):
+        names = {name: short for name, short in names.items() if not name.endswith(RUNNING)}
+        said = "; the file holds no running statistics: those start at mean 0, variance 1"
+    _check_equal(model, {name: (short, name) for name, short in names.items()}, tensors, where=where, what="backbone")
+    return f"backbone: {len(names)} of {len(names)} tensors loaded from {where}{said}"
+
+
+def check_model_loaded(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> str:
+    """Assert that every tensor of the whole detector holds the file's values. Raises CheckpointError."""
+    names = {
+        name: (name,)
+        for name in model.state_dict()
+        if not name.endswith(UNTRACKED) and name not in ("pixel_mean", "pixel_std")  # these come from the configuration
+    }
+    _check_equal(model, names, tensors, where=where, what="detector")
+    return f"detector: {len(names)} of {len(names)} tensors loaded from {where}"
+
+
+def _check_equal(
+    model: nn.Module, names: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], *, where: str, what: str
+) -> None:
+    state = model.state_dict()
+    missing, different = [], []
+    for name, candidates in names.items():
+        source = next((tensors[candidate] for candidate in candidates if candidate in tensors), None)
+        here = state[name].detach().cpu()
+        if source is None:
+            missing.append(name)
+        elif source.shape != here.shape or not torch.equal(source.to(here.dtype), here):
+            different.append(f"{name} {tuple(source.shape)} -> {tuple(here.shape)}")
+    if missing or different or not names:
+        total = len(names)
+        raise CheckpointError(
+            f"{what} not fully loaded from {where}: {total - len(missing) - len(different)} of {total} tensors are"
+            f"{_listing('; missing in the file', missing)}{_listing('; of another shape or value', different)}. "
+            "Does the configuration build the network that the file was made for (MODEL.RESNETS.DEPTH, classes)?"
+        )
+
+
+def _listing(title: str, names: Iterable[str], count: int = 5) -> str:
+    names = list(names)
+    return (
+        f"{title}: {', '.join(names[:count])}{f' and {len(names) - count} more' if len(names) > count else ''}"
+        if names
+        else ""
+    )
