@@ -78,10 +78,11 @@ def apply_jitter(jitter: Jitter, image: np.ndarray) -> np.ndarray:
 
 def _shift_hue(picture: Image.Image, turns: float) -> Image.Image:
     """Hue is a circle of 256 steps in 8-bit HSV; the shift is cut to whole steps towards zero, as torchvision does."""
-    shift = int(turns * 255)
-    hsv = picture.convert("HSV")
-    table = [(value + shift) % 256 for value in range(256)] + list(range(256)) * 2
-    return hsv.point(table).convert("RGB")
+    hue, saturation, value = picture.convert("HSV").split()
+    shifted = Image.fromarray(
+        np.asarray(hue) + np.uint8(int(turns * 255) % 256)
+    )  # bytes wrap around, as the circle does
+    return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
 
 
 def draw_blur(op: GaussianBlur, rng: np.random.Generator) -> Blur | None:

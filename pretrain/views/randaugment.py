@@ -80,6 +80,11 @@ def draw_changes(op: RandAugment, rng: np.random.Generator) -> tuple[Change, ...
 
 def apply_change(change: Change, image: np.ndarray) -> np.ndarray:
     """Apply one change."""
+    if change.name == "Posterize":
+        return image & np.uint8(0xFF & ~(0xFF >> int(change.amount)))
+    if change.name == "SolarizeAdd":
+        lifted = np.minimum(image, 255 - np.uint8(change.amount)) + np.uint8(change.amount)
+        return np.where(image < SOLARIZE_ADD_BELOW, lifted, image)
     picture = Image.fromarray(np.ascontiguousarray(image))
     if change.name in SIGNED_SPANS:
         return np.asarray(_warp(change, picture))
@@ -104,18 +109,11 @@ def _warp(change: Change, picture: Image.Image) -> Image.Image:
 
 
 def _recolour(change: Change, picture: Image.Image) -> Image.Image:
-    amount = int(change.amount)
     if change.name == "AutoContrast":
         return ImageOps.autocontrast(picture)
     if change.name == "Equalize":
         return ImageOps.equalize(picture)
     if change.name == "Invert":
         return ImageOps.invert(picture)
-    if change.name == "Posterize":
-        kept = 0xFF & ~(0xFF >> amount)
-        return picture.point([value & kept for value in range(256)] * 3)
-    if change.name == "Solarize":
-        return ImageOps.solarize(picture, amount)
-    assert change.name == "SolarizeAdd", change.name
-    table = [min(255, value + amount) if value < SOLARIZE_ADD_BELOW else value for value in range(256)]
-    return picture.point(table * 3)
+    assert change.name == "Solarize", change.name
+    return ImageOps.solarize(picture, int(change.amount))

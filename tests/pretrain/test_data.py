@@ -214,3 +214,11 @@ def test_pinned_batches_reach_the_device(folder):
     ):
         assert pinned.images.is_pinned() and pinned.patches.is_pinned()
         assert same(pinned.to(torch.device("cuda")).to(torch.device("cpu")), plain)
+
+
+@pytest.mark.realdata
+def test_real_photographs_all_decode_to_pillows_pixels(shared_data):
+    source = ImageSource(shared_data / "coco")
+    assert len(source) >= 200 and scan_images(source.paths).bad == ()
+    for path in source.paths[:5]:
+        np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
