@@ -115,7 +115,7 @@ def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         tint = random_colour(rng) / 255 + 0.1
         matrix = contrast * np.outer(tint / (LUMA @ tint), LUMA)
     else:
-        matrix = contrast * hue_matrix(rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 1.3))
+        matrix = contrast * hue_matrix(rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.6))
     level = rng.uniform(60, 185) * 0.7 + 0.3 * float(LUMA @ mean)
     target = level * (matrix @ mean) / max(float(LUMA @ (matrix @ mean)), 1.0)
     affine = np.column_stack([matrix, target - matrix @ mean]).astype(np.float32)
@@ -123,7 +123,11 @@ def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
-    """One RGB colour, (3,) float32 in 0..255: any hue, mixed saturation and value."""
-    hue, saturation, value = rng.uniform(0, 6), rng.uniform(0.05, 0.85), rng.uniform(0.25, 0.98)
+    """One RGB colour, (3,) float32 in 0..255: any hue, muted, any value.
+
+    Muted because vivid random colours would tell one image from all others: a contrastive encoder would then learn
+    colours (views keep most of the hue), and no shapes.
+    """
+    hue, saturation, value = rng.uniform(0, 6), 0.5 * rng.random() ** 1.5, rng.uniform(0.25, 0.98)
     wheel = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return (255 * value * (1 - saturation * (1 - wheel))).astype(np.float32)
