@@ -106,8 +106,8 @@ def train_classifier(
 
 def _diverged(config: LinearConfig, epoch: int, loss: float) -> str:
     return (
-        f"the readout diverged in epoch {epoch} (loss {loss}) at learning_rate={config.scaled_learning_rate:g}; "
-        f"type learning_rate={config.scaled_learning_rate / 10:g}. 30 is made for 2048 features of a 224 px ResNet-50 "
+        f"the readout diverged in epoch {epoch} (loss {loss}) at learning_rate={config.learning_rate:g}; "
+        f"type learning_rate={config.learning_rate / 10:g}. 30 is made for 2048 features of a 224 px ResNet-50 "
         "at batch 256; cached_views=1 standardize=true makes a readout insensitive to the scale of its features"
     )
 

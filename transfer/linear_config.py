@@ -7,6 +7,8 @@ Source of the defaults: infomin.md 1.7 (PyContrast options/test_options.py, lear
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +63,18 @@ class LinearConfig:
         """Raise ValueError (a ConfigError when read from a file) for values out of range."""
         _require(self.seed >= 0, f"seed expected at least 0, found {self.seed}")
         _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch_size expected positive")
-        _require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+        _require(
+            0 < self.learning_rate < math.inf, f"learning_rate expected positive and finite, found {self.learning_rate}"
+        )
         _require(0 <= self.momentum < 1, f"momentum expected in [0, 1), found {self.momentum}")
-        _require(self.weight_decay >= 0, f"weight_decay expected at least 0, found {self.weight_decay}")
+        _require(
+            0 <= self.weight_decay < math.inf, f"weight_decay expected at least 0 and finite, found {self.weight_decay}"
+        )
         _require(0 < self.decay <= 1, f"decay expected in (0, 1], found {self.decay}")
+        _require(
+            all(milestone > 0 for milestone in self.milestones),
+            f"milestones expected to be epochs, counted from 1, found {list(self.milestones)}",
+        )
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {list(self.crop_scale)}")
         _require(
@@ -82,10 +92,13 @@ class LinearConfig:
         return self.learning_rate * (self.batch_size / REFERENCE_BATCH if self.scale_with_batch else 1.0)
 
     def differences_from_paper(self) -> tuple[str, ...]:
-        """`key=value` of every setting that is not the paper's; empty: this is the paper's protocol."""
-        paper = LinearConfig()
-        names = [field.name for field in dataclasses.fields(self) if field.name not in NOT_PROTOCOL]
-        return tuple(f"{name}={getattr(self, name)}" for name in names if getattr(self, name) != getattr(paper, name))
+        """`key=value`, as one types it, of every setting that is not the paper's; empty: this is the paper's protocol."""
+        paper = LinearConfig().to_plain()
+        return tuple(
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in self.to_plain().items()
+            if name not in NOT_PROTOCOL and value != paper[name]
+        )
 
     def protocol_name(self) -> str:
         """What the result may call itself."""

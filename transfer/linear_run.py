@@ -133,9 +133,12 @@ def _held(output_dir: Path | None) -> Iterator[None]:
     if output_dir is None:
         yield
         return
+    created = not output_dir.exists()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        foreign = sorted({entry.name for entry in output_dir.iterdir()} - {LOCK_NAME, RESULT_NAME, STARTED_NAME})
+        # Hidden files are what a killed write left behind, not somebody's work.
+        names = {entry.name for entry in output_dir.iterdir() if not entry.name.startswith(".")}
+        foreign = sorted(names - {LOCK_NAME, RESULT_NAME, STARTED_NAME})
         if foreign:
             raise ConfigError(
                 f"the output directory {output_dir} holds other files ({', '.join(foreign[:3])}); name an empty one"
@@ -148,7 +151,13 @@ def _held(output_dir: Path | None) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"the output directory {output_dir} is in use by another running process") from None
-        yield
+        try:
+            yield
+        except BaseException:
+            if created and {entry.name for entry in output_dir.iterdir()} == {LOCK_NAME}:  # refused before it began
+                (output_dir / LOCK_NAME).unlink()
+                output_dir.rmdir()
+            raise
 
 
 def _finished(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -158,8 +167,8 @@ def _finished(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | No
         return None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        there = result["identity"]
-    except (ValueError, KeyError, TypeError):
+        there = dict(result["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is not a readout's result; name another output directory") from None
     if there != identity:
         changed = [key for key in identity if there.get(key) != identity[key]]

@@ -14,6 +14,8 @@ from pathlib import PurePath
 MOCO = "facebookresearch/moco, detection/README.md"
 PYCONTRAST = "HobbitLong/PyContrast, detection/README.md"
 PYCONTRAST_README = "HobbitLong/PyContrast, README.md"
+COCO_DATA = ("coco_2017_train", "coco_2017_val")
+VOC_DATA = ("voc_2007_trainval, voc_2012_trainval", "voc_2007_test")
 RECALLED = "the InfoMin paper's tables, recalled"
 
 INITIALISATION_SUFFIX = re.compile(r"_(random|supervised|infomin)$")
@@ -38,12 +40,16 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Figures of one published experiment. iterations: of 16 images (detection), None for readouts."""
+    """Figures of one published experiment.
+
+    iterations: of 16 images (detection), None for readouts. data: Detectron2's names of what it trained and tested on.
+    """
 
     title: str
     rows: tuple[PublishedRow, ...]
     iterations: int | None = None
     note: str = ""
+    data: tuple[str, str] = ("", "")
 
 
 def _row(name: str, source: str, *, verified: bool = True, **figures: float) -> PublishedRow:
@@ -75,6 +81,7 @@ VOC_C4 = PublishedTable(
         _row("infomin", RECALLED, verified=False, box_AP50=82.7, box_AP=57.6, box_AP75=64.6),
     ),
     iterations=24_000,
+    data=VOC_DATA,
     note="MoCo's figures are means of 5 trials, standard deviation about 0.2 / 0.2 / 0.4 (AP50 / AP / AP75).",
 )
 COCO_FPN_1X = PublishedTable(
@@ -89,6 +96,7 @@ COCO_FPN_1X = PublishedTable(
         _coco("infomin", 40.6, 36.7, box_AP50=60.6, box_AP75=44.6, mask_AP50=57.7, mask_AP75=39.4),
     ),
     iterations=90_000,
+    data=COCO_DATA,
     note="One run each; no spread published. Self-supervised rows: 200 epochs of pre-training.",
 )
 COCO_FPN_2X = PublishedTable(
@@ -103,12 +111,14 @@ COCO_FPN_2X = PublishedTable(
         _coco("infomin", 42.5, 38.4, box_AP50=62.7, box_AP75=46.8, mask_AP50=59.7, mask_AP75=41.4),
     ),
     iterations=180_000,
+    data=COCO_DATA,
     note=COCO_FPN_1X.note,
 )
 COCO_FPN_6X = PublishedTable(
     "COCO train2017 -> val2017, R-50-FPN 6x",
     (_coco("random", 42.7, 38.6), _coco("supervised", 42.6, 38.5), _coco("infomin", 43.6, 39.2)),
     iterations=540_000,
+    data=COCO_DATA,
     note=COCO_FPN_1X.note,
 )
 # The recalled random row (26.4 / 29.3) is left out: which of the two is the box AP is not certain.
@@ -122,18 +132,21 @@ COCO_C4_1X = PublishedTable(
         _coco("infomin", 39.0, 34.1, box_AP50=58.5, box_AP75=42.0, mask_AP50=55.2, mask_AP75=36.3),
     ),
     iterations=90_000,
+    data=COCO_DATA,
     note=COCO_FPN_1X.note,
 )
 COCO_C4_2X = PublishedTable(
     "COCO train2017 -> val2017, R-50-C4 2x",
     (_coco("supervised", 40.0, 34.7), _coco("MoCo", 40.7, 35.6), _coco("infomin", 41.3, 36.0)),
     iterations=180_000,
+    data=COCO_DATA,
     note=COCO_FPN_1X.note,
 )
 COCO_FPN_MOCO_1X = PublishedTable(
     "COCO train2017 -> val2017, R-50-FPN 1x with Detectron2's stock heads (MoCo's variant)",
     (_row("supervised", "MoCo paper, recalled", verified=False, box_AP=38.9),),
     iterations=90_000,
+    data=COCO_DATA,
 )
 
 # Keys: folder/stem of a file in transfer/configs, without the initialisation at its end.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from pretrain.atomic import write_text
 from pretrain.errors import ConfigError
 from transfer.report_groups import Comparison, ReadoutGroup, group_detection, group_readouts
 from transfer.report_html import render_html
-from transfer.report_runs import Runs, read_runs
+from transfer.report_runs import Runs
+from transfer.report_search import read_runs
 from transfer.report_statistics import spread
 from transfer.report_tables import (
     Table,
@@ -109,7 +111,9 @@ def render_markdown(runs: Runs, comparisons: Sequence[Comparison], readouts: Seq
         parts += [f"- {run.kind}: {_plain(str(run.path))} (no {run.missing})" for run in runs.unfinished] + [""]
     commands = all_commands(runs)
     if commands:
-        parts += ["## Commands", "", "```", *(line for _, line in commands), "```", ""]
+        text = "\n".join(line for _, line in commands)
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any inside
+        parts += ["## Commands", "", fence, text, fence, ""]
     return "\n".join(parts)
 
 

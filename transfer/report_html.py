@@ -16,7 +16,7 @@ from pretrain.errors import DataError
 from transfer.report_groups import Comparison, ReadoutGroup, metric_label
 from transfer.report_plots import Picture, detection_curves, pretraining_curves, readout_curves, seed_dots, sheet
 from transfer.report_runs import PretrainRun, Runs, shared_root
-from transfer.report_samples import SCORE_SHOWN, SampleRow, sample_rows
+from transfer.report_samples import SAMPLES_NOTE, SampleRow, sample_rows
 from transfer.report_style import STYLE_SHEET
 from transfer.report_tables import (
     BASELINE,
@@ -125,9 +125,7 @@ def _detection(group: Comparison) -> str:
 def _samples(rows: Sequence[SampleRow]) -> str:
     if not rows:
         return ""
-    html = (
-        f"<h4>Detections beside ground truth</h4><p class=note>Predictions with a score of {SCORE_SHOWN} or more.</p>"
-    )
+    html = f"<h4>Detections beside ground truth</h4><p class=note>{escape(SAMPLES_NOTE)}</p>"
     for row in rows:
         cells = "".join(
             f'<figure><img src="{escape(uri)}" alt="{escape(row.name)}: {escape(title)}" width="320">'
@@ -147,12 +145,14 @@ def _readout(group: ReadoutGroup) -> str:
 
 
 def _pretraining(run: PretrainRun, root: Path | None) -> str:
-    method, data = run.config.get("method", {}), run.config.get("data", {})
-    arch = run.config.get("encoder", {}).get("arch", "?")
+    method, arch, size = (
+        run.setting("method", "name"),
+        run.setting("encoder", "arch"),
+        run.setting("views", "image_size"),
+    )
     state = "unfinished" if run.steps is None else f"{run.steps:,} steps"
-    size = run.config.get("views", {}).get("image_size", "?")
-    title = f"{_short(run.path, root)}: {method.get('name', '?')}, {arch}, {size} px, {state}"
-    html = f"<h3>{escape(title)}</h3><p class=facts>Images: {escape(str(data.get('root', '?')))}</p>"
+    title = f"{_short(run.path, root)}: {method or '?'}, {arch or '?'}, {size or '?'} px, {state}"
+    html = f"<h3>{escape(title)}</h3><p class=facts>Images: {escape(str(run.setting('data', 'root') or '?'))}</p>"
     html += _last_figures(run) + _picture(pretraining_curves(run))
     if run.views is not None:
         try:
@@ -199,7 +199,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_value, value))
     if isinstance(value, bool):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from pretrain.reader import read_image
 from transfer.report_groups import Comparison, ReadoutGroup, metric_label
-from transfer.report_runs import DetectionRun, PretrainRun
+from transfer.report_runs import DetectionRun, PretrainRun, is_number
 
 COLOURS = {"random": "#6b7280", "supervised": "#b45309", "infomin": "#1d4ed8"}
 OTHER_COLOURS = ("#047857", "#7c3aed", "#be123c", "#0e7490")
@@ -60,6 +60,17 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     return COLOURS[name] if name in COLOURS else OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
 
 
+def line_of(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """Colour and width of an initialisation's lines: each thinner than the one before, so that equal curves all show."""
+    return {"color": colour_of(name, names), "linewidth": max(1.0, 2.6 - 0.9 * names.index(name))}
+
+
+def plain_label(name: str) -> str:
+    """Text that matplotlib takes as it is: a dollar would start a formula, a leading underscore hides the label."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def _svg(figure: Figure, *, alt: str, caption: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -83,22 +94,18 @@ def running_mean(values: Sequence[float], span: int) -> np.ndarray:
     return np.asarray((padded[high] - padded[low]) / (high - low))
 
 
-def _draw_noisy(axis: Axes, x: Sequence[float], y: Sequence[float], *, colour: str, label: str | None) -> None:
-    """The raw curve faintly, its running mean on top."""
+def _draw_noisy(axis: Axes, x: Sequence[float], y: Sequence[float], *, line: Mapping[str, Any]) -> None:
+    """The raw curve faintly, its running mean on top in the style of `line`."""
     span = max(1, round(len(y) * SMOOTHING)) | 1
     if span > 1:
-        axis.plot(x, y, color=colour, alpha=0.22, linewidth=0.8)
-    axis.plot(x, running_mean(y, span), color=colour, linewidth=1.5, label=label)
+        axis.plot(x, y, color=line["color"], alpha=0.22, linewidth=0.8)
+    axis.plot(x, running_mean(y, span), **line)
 
 
 def _series(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
     """Finite points of two keys."""
-    points = [(float(row[x]), float(row[y])) for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
+    points = [(float(row[x]), float(row[y])) for row in rows if is_number(row.get(x)) and is_number(row.get(y))]
     return [point[0] for point in points], [point[1] for point in points]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def pretraining_curves(run: PretrainRun) -> Picture | None:
@@ -113,11 +120,11 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
         for axis, key in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
             x, y = _series(run.log, "step", key)
             if y and key != "learning_rate":
-                _draw_noisy(axis, x, y, colour=COLOURS["infomin"], label=None)
+                _draw_noisy(axis, x, y, line={"color": COLOURS["infomin"], "linewidth": 1.5})
             elif y:
                 axis.plot(x, y, color=COLOURS["infomin"])
-        queue = run.config.get("method", {}).get("queue_size")
-        if _is_number(queue):
+        queue = run.setting("method", "queue_size")
+        if isinstance(queue, int) and queue > 0:
             chance = math.log(queue + 1)
             axes[0].axhline(chance, color="#9ca3af", linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
             axes[0].legend(loc="best")
@@ -135,23 +142,22 @@ def detection_curves(group: Comparison) -> Picture | None:
         figure, axes = _panels(titles, (("iteration", "total loss"), ("iteration", "AP points"), ("iteration", "")))
         drawn = False
         for row in rows:
-            colour = colour_of(row, rows)
             for number, run in enumerate(group.runs[row].values()):
-                label = row if number == 0 else None
+                line = {**line_of(row, rows), "label": plain_label(row) if number == 0 else None}
                 x, y = _series(run.curve, "iteration", "total_loss")
                 if y:
-                    _draw_noisy(axes[0], x, y, colour=colour, label=label)
+                    _draw_noisy(axes[0], x, y, line=line)
                 points = ap_over_iterations(run, metric)
                 if points:
-                    axes[1].plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
+                    axes[1].plot(*zip(*points, strict=True), marker="o", markersize=3.5, **line)
                 x, rate = _series(run.curve, "iteration", "lr")
                 if rate:
-                    axes[2].plot(x, rate, color=colour, linewidth=1.2)
+                    axes[2].plot(x, rate, **line)
                 drawn = drawn or bool(y or points or rate)
         if not drawn:
             return None
         axes[1].set_ylim(bottom=0)
-        for axis in axes[:2]:
+        for axis in axes:
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(loc="best")
         return _svg(
@@ -165,9 +171,9 @@ def _leading_metric(group: Comparison) -> str:
 
 def ap_over_iterations(run: DetectionRun, metric: str) -> list[tuple[int, float]]:
     """(iteration, AP) from the run's history; from Detectron2's metrics.json where the history is empty."""
-    points = [(at, figures[metric]) for at, figures in run.history if _is_number(figures.get(metric))]
+    points = [(at, figures[metric]) for at, figures in run.history if is_number(figures.get(metric))]
     if not points:
-        points = [(int(row["iteration"]), float(row[metric])) for row in run.curve if _is_number(row.get(metric))]
+        points = [(int(row["iteration"]), float(row[metric])) for row in run.curve if is_number(row.get(metric))]
     return points
 
 
@@ -192,7 +198,7 @@ def seed_dots(
                 axis.hlines(
                     float(np.mean(points)), i - 0.22, i + 0.22, color=colour_of(row, rows), linewidth=2.5, zorder=2
                 )
-        axis.set_xticks(range(len(rows)), list(rows))
+        axis.set_xticks(range(len(rows)), list(map(plain_label, rows)))
         axis.set(xlim=(-0.5, len(rows) - 0.5), ylabel=label, title=label)
         axis.grid(visible=False, axis="x")
         caption = "A dot a seed, seeds joined; bar: mean. The axis does not start at zero."
@@ -200,22 +206,24 @@ def seed_dots(
 
 
 def readout_curves(group: ReadoutGroup) -> Picture | None:
-    """Top-1 and training loss of the classifier over epochs."""
+    """Top-1, training loss and learning rate of the classifier over epochs."""
     rows = list(group.runs)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(("Readout top-1", "Readout training loss"), (("epoch", "%"), ("epoch", "nats")))
+        titles = ("Readout top-1", "Readout training loss", "Learning rate")
+        figure, axes = _panels(titles, (("epoch", "%"), ("epoch", "nats"), ("epoch", "")))
         drawn = False
         for row in rows:
             for number, run in enumerate(group.runs[row].values()):
-                for axis, key in zip(axes, ("top1", "train_loss"), strict=True):
+                line = {**line_of(row, rows), "label": plain_label(row) if number == 0 else None}
+                for axis, key in zip(axes, ("top1", "train_loss", "learning_rate"), strict=True):
                     x, y = _series(run.history, "epoch", key)
-                    axis.plot(x, y, color=colour_of(row, rows), label=row if number == 0 else None)
+                    axis.plot(x, y, **line)
                     drawn = drawn or bool(y)
         if not drawn:
             return None
         axes[0].legend(loc="best")
         caption = "One line a seed. The figure of the table is the last epoch's."
-        return _svg(figure, alt="Linear readout accuracy and loss over epochs", caption=caption)
+        return _svg(figure, alt="Linear readout accuracy, loss and learning rate over epochs", caption=caption)
 
 
 def sheet(path: Path) -> Picture:

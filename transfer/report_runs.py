@@ -1,14 +1,16 @@
-"""Reading run directories for the report: what is finished, what is not, what is none.
+"""One run directory as the report sees it: a detection run, a linear readout or a pre-training run.
 
-In: folders (runs, or folders that hold runs up to three levels down). Out: `Runs`. A run without its result file counts
-as unfinished: it is listed and its curves may be drawn, but its figures enter no table.
+In: the folder of a run. Out: `DetectionRun`, `LinearRun`, `PretrainRun`. What decides a figure must be there and of its
+type, or DataError names the file; curves and pictures are taken as far as they can be read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,6 @@ from typing import Any
 from pretrain.errors import DataError
 from pretrain.strict import load_yaml
 
-SEARCH_DEPTH = 3
-FORMATS = {
-    "infomin-transfer/detection-result": "detection",
-    "infomin-transfer/linear-result": "linear",
-    "infomin-transfer/pretrain-result": "pre-training",
-}
-EXPECTED = (
-    "a pre-training run (result.json, or config.yaml with environment.json or log.jsonl), "
-    "a detection run (result.json, or metrics.json) or a linear readout (linear_result.json)"
-)
 Metrics = Mapping[str, float]  # "bbox/AP50" -> AP points
 
 
@@ -82,6 +74,11 @@ class PretrainRun:
     steps: int | None
     views: Path | None
 
+    def setting(self, group: str, key: str) -> Any:
+        """`group.key` of the configuration, None where there is none."""
+        values = self.config.get(group)
+        return values.get(key) if isinstance(values, Mapping) else None
+
 
 @dataclass(frozen=True)
 class UnfinishedRun:
@@ -107,70 +104,11 @@ class Runs:
         return finished + len(self.linear) + len(self.detection) + len(self.unfinished)
 
 
-def read_runs(paths: Sequence[Path]) -> Runs:
-    """Read every run at or below `paths`. Raises DataError for a path without any run and for a damaged result file."""
-    found: dict[Path, str] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise DataError(f"no folder at {path}; expected {EXPECTED}, or a folder that holds such runs")
-        here = dict(_search(path, SEARCH_DEPTH))
-        if not here:
-            raise DataError(
-                f"no run in {path} nor {SEARCH_DEPTH} levels below; found {_listing(path)}; expected {EXPECTED}"
-            )
-        found |= {run.resolve(): kind for run, kind in here.items()}
-    pretraining, linear, detection, unfinished = [], [], [], []
-    for path, kind in sorted(found.items()):
-        if kind == "pre-training":
-            run = _read_pretraining(path)
-            pretraining.append(run)
-            if run.steps is None:
-                unfinished.append(UnfinishedRun(path, kind, "result.json"))
-        elif kind == "linear":
-            if (path / "linear_result.json").exists():
-                linear.append(_read_linear(path))
-            else:
-                unfinished.append(UnfinishedRun(path, kind, "linear_result.json"))
-        elif (path / "result.json").exists():
-            detection.append(_read_detection(path))
-        else:
-            unfinished.append(UnfinishedRun(path, kind, "result.json"))
-    return Runs(tuple(pretraining), tuple(linear), tuple(detection), tuple(unfinished))
-
-
-def _search(path: Path, depth: int) -> Iterator[tuple[Path, str]]:
-    kind = kind_of(path)
-    if kind is not None:
-        yield path, kind
-    elif depth > 0:
-        for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
-                yield from _search(child, depth - 1)
-
-
-def kind_of(path: Path) -> str | None:
-    """ "pre-training", "linear" or "detection" for a run directory, finished or not; None for any other folder."""
-    names = {entry.name for entry in path.iterdir()}
-    if names & {"linear_result.json", "linear_started.json"}:
-        return "linear"
-    if "result.json" in names:
-        kind = FORMATS.get(str(_load_json(path / "result.json").get("format")))
-        if kind is not None:
-            return kind
-    if "config.yaml" in names and names & {"log.jsonl", "environment.json", "command.txt"}:
-        return "pre-training"
-    return "detection" if "metrics.json" in names or {"config.yaml", "log.txt"} <= names else None
-
-
-def _listing(path: Path) -> str:
-    names = sorted(entry.name for entry in path.iterdir())
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "an empty folder"
-
-
-def _load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises DataError if it is absent, damaged or something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not readable JSON ({error}); remove this run from the list, or run it again"
         ) from None
@@ -207,45 +145,72 @@ def _require(
         )
 
 
-def _flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """{"bbox": {"AP": 1.0}} -> {"bbox/AP": 1.0}; what is no number is left out."""
+def is_number(value: Any) -> bool:
+    """A finite int or float, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flatten(metrics: Any) -> dict[str, float]:
+    """{"bbox": {"AP": 1.0}} -> {"bbox/AP": 1.0}; what is no finite number (a class without objects) is left out."""
     return {
         f"{task}/{name}": float(value)
-        for task, figures in metrics.items()
+        for task, figures in (metrics.items() if isinstance(metrics, dict) else ())
         if isinstance(figures, dict)
         for name, value in figures.items()
-        if isinstance(value, (int, float))
+        if is_number(value)
     }
 
 
-def _read_detection(path: Path) -> DetectionRun:
+def _objects(values: Any, *, numbered_by: str = "") -> list[Mapping[str, Any]]:
+    """The objects of a list; with `numbered_by`, those that have a number under that key."""
+    if not isinstance(values, Iterable):
+        return []
+    rows: list[Mapping[str, Any]] = [value for value in values if isinstance(value, dict)]
+    return [row for row in rows if is_number(row.get(numbered_by))] if numbered_by else rows
+
+
+def read_detection(path: Path) -> DetectionRun:
+    """A finished detection run. Raises DataError for a damaged or incomplete result.json."""
     file = path / "result.json"
-    result = _load_json(file)
+    result = load_json(file)
     text = dict.fromkeys(("init", "weights", "config_file", "command", "train_data", "test_data"), str)
-    kinds = {**text, "seed": int, "iterations": int, "num_train_images": int, "class_names": list, "metrics": dict}
-    _require(file, result, "detection-result", kinds)
-    samples = _load_json(path / "samples.json").get("images", []) if (path / "samples.json").exists() else []
-    history = [
-        (int(entry["iteration"]), _flatten(entry.get("metrics", {})))
-        for entry in result.get("history", [])
-        if isinstance(entry, dict) and "iteration" in entry
-    ]
-    curve = {int(row["iteration"]): row for row in _load_lines(path / "metrics.json") if "iteration" in row}
+    numbers = dict.fromkeys(("seed", "iterations", "num_train_images"), int)
+    _require(file, result, "detection-result", {**text, **numbers, "class_names": list, "metrics": dict})
+    history = _objects(result.get("history"), numbered_by="iteration")
+    curve = {
+        int(row["iteration"]): row for row in _objects(_load_lines(path / "metrics.json"), numbered_by="iteration")
+    }
+    sidecar = result.get("sidecar")
     return DetectionRun(
         path=path,
-        sidecar=result.get("sidecar"),
+        sidecar=sidecar if isinstance(sidecar, dict) else None,
         class_names=tuple(map(str, result["class_names"])),
         metrics=_flatten(result["metrics"]),
-        history=tuple(sorted(history, key=lambda entry: entry[0])),
+        history=tuple(
+            sorted(((int(entry["iteration"]), _flatten(entry.get("metrics"))) for entry in history), key=_first)
+        ),
         curve=tuple(curve[iteration] for iteration in sorted(curve)),  # a resumed run repeats rows: the last one holds
-        samples=tuple(samples),
-        **{key: result[key] for key in (*text, "seed", "iterations", "num_train_images")},
+        samples=_read_samples(path / "samples.json"),
+        **{key: result[key] for key in (*text, *numbers)},
     )
 
 
-def _read_linear(path: Path) -> LinearRun:
+def _first(entry: tuple[int, Metrics]) -> int:
+    return entry[0]
+
+
+def _read_samples(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """Pictures decide no figure: a file that cannot be read means no pictures."""
+    try:
+        return tuple(_objects(load_json(path).get("images"))) if path.exists() else ()
+    except DataError:
+        return ()
+
+
+def read_linear(path: Path) -> LinearRun:
+    """A finished readout. Raises DataError for a damaged or incomplete linear_result.json."""
     file = path / "linear_result.json"
-    result = _load_json(file)
+    result = load_json(file)
     plain: dict[str, type | tuple[type, ...]] = dict.fromkeys(("init", "weights", "arch", "command"), str)
     plain |= {**dict.fromkeys(("seed", "num_train", "num_val"), int), **dict.fromkeys(("top1", "top5"), (int, float))}
     _require(file, result, "linear-result", {**plain, "classes": list, "protocol": dict, "history": list})
@@ -253,27 +218,41 @@ def _read_linear(path: Path) -> LinearRun:
         path=path,
         classes=tuple(map(str, result["classes"])),
         protocol=result["protocol"],
-        history=tuple(result["history"]),
+        history=tuple(_objects(result["history"])),
         **{key: result[key] for key in plain},
     )
 
 
-def _read_pretraining(path: Path) -> PretrainRun:
-    result = _load_json(path / "result.json") if (path / "result.json").exists() else None
+def read_pretraining(path: Path) -> PretrainRun:
+    """A pre-training run, finished or not. Raises DataError for a damaged result.json, ConfigError for such a config.yaml."""
+    result = load_json(path / "result.json") if (path / "result.json").exists() else None
     if result is not None:
         _require(path / "result.json", result, "pretrain-result", {"steps": int})
-    commands = (
-        (path / "command.txt").read_text(encoding="utf-8").splitlines() if (path / "command.txt").exists() else []
-    )
+    environment = path / "environment.json"
     return PretrainRun(
         path=path,
         config=load_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {},
-        environment=_load_json(path / "environment.json") if (path / "environment.json").exists() else {},
-        commands=tuple(line for line in commands if line.strip()),
-        log=tuple(row for row in _load_lines(path / "log.jsonl") if "step" in row),
+        environment=load_json(environment) if environment.exists() else {},
+        commands=tuple(_read_commands(path / "command.txt")),
+        log=tuple(_objects(_load_lines(path / "log.jsonl"), numbered_by="step")),
         steps=result["steps"] if result is not None else None,
         views=path / "views.png" if (path / "views.png").exists() else None,
     )
+
+
+def _read_commands(path: Path) -> list[str]:
+    """Commands as one types them: the file holds the script and its arguments, without the interpreter."""
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return [f"python {line}" if _is_script(line) else line for line in lines]
+
+
+def _is_script(line: str) -> bool:
+    try:
+        return shlex.split(line)[0].endswith(".py")
+    except (ValueError, IndexError):  # a line cut short by a kill
+        return False
 
 
 def shared_root(runs: Runs) -> Path | None:

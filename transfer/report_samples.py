@@ -19,7 +19,11 @@ from transfer.report_plots import BOX_COLOURS, encode_image
 from transfer.report_runs import DetectionRun
 
 MAX_IMAGES = 8
-SCORE_SHOWN = 0.3  # the detection run keeps these
+SCORE_SHOWN = 0.3
+MAX_BELOW = 5
+SAMPLES_NOTE = (
+    f"Predictions with a score of {SCORE_SHOWN} or more; where a model has none, its best {MAX_BELOW} of those it left."
+)
 WIDTH = 320  # pixels of a drawn image
 
 
@@ -60,14 +64,23 @@ def _row(file: str, samples: Mapping[str, Mapping[str, Any]], colours: Mapping[s
     name = Path(file).name
     try:
         image = Image.fromarray(read_image(Path(file)))
+        columns = {"ground truth": next(iter(samples.values())).get("ground_truth", ())}
+        columns |= {title: shown_predictions(sample.get("predictions", ())) for title, sample in samples.items()}
+        cells = [
+            (title, encode_image(draw_boxes(image, boxes, colours), "JPEG"), len(boxes))
+            for title, boxes in columns.items()
+        ]
     except DataError as error:
         return SampleRow(name, (), f"no picture: {error}")
-    truth = next(iter(samples.values())).get("ground_truth", [])
-    cells = [("ground truth", encode_image(draw_boxes(image, truth, colours), "JPEG"), len(truth))]
-    for title, sample in samples.items():
-        boxes = [box for box in sample.get("predictions", []) if float(box.get("score", 0)) >= SCORE_SHOWN]
-        cells.append((title, encode_image(draw_boxes(image, boxes, colours), "JPEG"), len(boxes)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # pictures decide no figure
+        return SampleRow(name, (), f"no picture: samples.json holds boxes of another form ({error!r})")
     return SampleRow(name, tuple(cells))
+
+
+def shown_predictions(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those with a score of SCORE_SHOWN or more; if there is none, the best MAX_BELOW."""
+    ranked = sorted(predictions, key=lambda box: -float(box["score"]))
+    return [box for box in ranked if float(box["score"]) >= SCORE_SHOWN] or ranked[:MAX_BELOW]
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Image.Image:

@@ -103,9 +103,12 @@ def published_comparison(group: Comparison) -> Table | None:
             f"NOT COMPARABLE as it stands: the published runs took {published.iterations:,} iterations of 16 images, "
             f"ours {group.iterations:,}."
         )
-    notes.append(
-        f"Ours trained on {group.train_data} ({group.num_train_images:,} images), tested on {group.test_data}."
-    )
+    if published.data != (group.train_data, group.test_data):
+        notes.append(
+            f"NOT COMPARABLE unless these are the same images: the published runs trained on {published.data[0]} and "
+            f"tested on {published.data[1]}; ours trained on {group.train_data} ({group.num_train_images:,} images), "
+            f"tested on {group.test_data}."
+        )
     return _published_table(published, group.metrics, cells, notes)
 
 
