@@ -26,6 +26,7 @@ from transfer.report_runs import DetectionRun, PretrainRun, is_number
 COLOURS = {"random": "#6b7280", "supervised": "#b45309", "infomin": "#1d4ed8"}
 OTHER_COLOURS = ("#047857", "#7c3aed", "#be123c", "#0e7490")
 BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+BROKEN_LINES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 PANEL_INCHES = (4.0, 2.9)
 SMOOTHING = 0.04  # share of a curve that the running mean spans
 MAX_SHEET_PIXELS = 1600
@@ -61,8 +62,10 @@ def colour_of(name: str, names: Sequence[str]) -> str:
 
 
 def line_of(name: str, names: Sequence[str]) -> dict[str, Any]:
-    """Colour and width of an initialisation's lines: each thinner than the one before, so that equal curves all show."""
-    return {"color": colour_of(name, names), "linewidth": max(1.0, 2.6 - 0.9 * names.index(name))}
+    """Style of an initialisation's lines: broken ones lie on top of the last row's solid one, so that equal curves show."""
+    place, last = names.index(name), len(names) - 1
+    style = "-" if place == last else BROKEN_LINES[place % len(BROKEN_LINES)]
+    return {"color": colour_of(name, names), "linestyle": style, "linewidth": 1.5, "zorder": 3 + last - place}
 
 
 def plain_label(name: str) -> str:
@@ -157,6 +160,7 @@ def detection_curves(group: Comparison) -> Picture | None:
         if not drawn:
             return None
         axes[1].set_ylim(bottom=0)
+        axes[2].set_ylim(bottom=0)
         for axis in axes:
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(loc="best")
@@ -194,7 +198,7 @@ def seed_dots(
         for i, row in enumerate(rows):
             points = list(finite[row].values())
             if points:
-                axis.scatter([i] * len(points), points, color=colour_of(row, rows), s=26, zorder=3)
+                axis.scatter([i] * len(points), points, color=colour_of(row, rows), s=26, zorder=3, clip_on=False)
                 axis.hlines(
                     float(np.mean(points)), i - 0.22, i + 0.22, color=colour_of(row, rows), linewidth=2.5, zorder=2
                 )
@@ -222,6 +226,7 @@ def readout_curves(group: ReadoutGroup) -> Picture | None:
         if not drawn:
             return None
         axes[0].legend(loc="best")
+        axes[2].set_ylim(bottom=0)
         caption = "One line a seed. The figure of the table is the last epoch's."
         return _svg(figure, alt="Linear readout accuracy, loss and learning rate over epochs", caption=caption)
 

@@ -40,7 +40,11 @@ def write_detection(path: Path, *, init: str, seed: int, ap50: float, **over: An
         "arch": "resnet18",
         "source": {"name": "step_00000400.pt", "layout": "infomin-transfer", "branch": "query"},
         "detectron2": {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_STD": [58.395, 57.12, 57.375]},
-        "proof": {"tensors_placed": 100, "relative_difference": {"stem": 1.2e-7, "res5": 3.1e-6}, "negative_controls": True},
+        "proof": {
+            "tensors_placed": 100,
+            "relative_difference": {"stem": 1.2e-7, "res5": 3.1e-6},
+            "negative_controls": True,
+        },
     }
     result = {
         "format": "infomin-transfer/detection-result",
@@ -62,14 +66,28 @@ def write_detection(path: Path, *, init: str, seed: int, ap50: float, **over: An
     (path / "result.json").write_text(json.dumps(result))
     rng = np.random.default_rng(seed)
     rows = [
-        {"iteration": i, "total_loss": 1.2 + 2 * math.exp(-i / 150) + rng.normal(0, 0.08), "lr": 0.02 if i < 400 else 0.002}
+        {
+            "iteration": i,
+            "total_loss": 0.7 + 12 / ap50 + 2 * math.exp(-i / 150) + rng.normal(0, 0.08),
+            "lr": 0.02 if i < 400 else 0.002,
+        }
         for i in range(19, iterations, 20)
     ]
     (path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 5')
     truth = [{"box": [20, 20, 80, 90], "class": "cup"}, {"box": [100, 40, 170, 120], "class": "<b>bolt</b>"}]
-    found = [{"box": [22, 19, 83, 88], "class": "cup", "score": 0.92}, {"box": [5, 5, 30, 30], "class": "leaf", "score": 0.1}]
+    found = [
+        {"box": [22, 19, 83, 88], "class": "cup", "score": 0.92},
+        {"box": [5, 5, 30, 30], "class": "leaf", "score": 0.1},
+    ]
     samples = [
-        {"file": str(i), "width": 192, "height": 144, "class_names": CLASSES, "ground_truth": truth, "predictions": found}
+        {
+            "file": str(i),
+            "width": 192,
+            "height": 144,
+            "class_names": CLASSES,
+            "ground_truth": truth,
+            "predictions": found,
+        }
         for i in images
     ]
     (path / "samples.json").write_text(json.dumps({"images": samples}))
@@ -80,7 +98,13 @@ def write_linear(path: Path, *, init: str, seed: int, top1: float, **over: Any) 
     """A finished readout."""
     path.mkdir(parents=True)
     history = [
-        {"epoch": e, "learning_rate": 30.0, "train_loss": 2.3 * 0.98**e, "top1": top1 * (1 - 0.8**e), "top5": 90.0}
+        {
+            "epoch": e,
+            "learning_rate": 30 * 0.2 ** ((e > 30) + (e > 40) + (e > 50)),
+            "train_loss": 2.3 * 0.98 ** (e * top1 / 40),
+            "top1": top1 * (1 - 0.8**e),
+            "top5": 90.0,
+        }
         for e in range(1, 61)
     ]
     result = {
