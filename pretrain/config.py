@@ -73,6 +73,8 @@ class MethodConfig:
     """The contrastive method; its preset (pretrain/presets.py) supplies what is not given.
 
     queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
+    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
+    its batch into groups of that size (pretrain/batchnorm.py says why one big group learns nothing).
     """
 
     name: str = "infomin"
@@ -83,8 +85,10 @@ class MethodConfig:
     momentum: float = 0.999
     jigsaw: bool = True
     jigsaw_weight: float = 0.5
+    batchnorm_images: int = 32
 
     def __post_init__(self) -> None:
+        _require(self.batchnorm_images > 0, f"batchnorm_images expected positive, found {self.batchnorm_images}")
         _require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
         _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
         _require(0 <= self.momentum <= 1, f"momentum expected in [0, 1], found {self.momentum}")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pretrain.batchnorm import group_batchnorm
 from pretrain.config import EncoderConfig, MethodConfig
 from pretrain.contract import InputContract
 from pretrain.data import ViewBatch
@@ -99,7 +100,9 @@ class MomentumContrast(Method):
     key and the same queue: loss = (1 - beta) L_inst + beta L_jig.
     """
 
-    def __init__(self, *, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int) -> None:
+    def __init__(
+        self, *, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int, batchnorm_groups: int
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)  # the only use of the global generator: initialisation
         self.config, self.contract, self.seed = config, contract, seed
@@ -107,6 +110,7 @@ class MomentumContrast(Method):
         self.key = KeyNetwork(encoder.arch, config)
         self.memory = FeatureQueue(config.queue_size, config.feature_dim, seed=seed)
         start_key(query=self.query, key=self.key)
+        group_batchnorm(self, groups=batchnorm_groups)
 
     @property
     def trained(self) -> nn.Module:
@@ -151,6 +155,13 @@ class MomentumContrast(Method):
         self.memory.enqueue(gather_rows(output.keys, ranks))  # 2. after the logits were taken
 
 
-def build_method(*, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int) -> Method:
-    """The method that `config` describes, initialised as a pure function of `seed`."""
-    return MomentumContrast(encoder=encoder, config=config, contract=contract, seed=seed)
+def build_method(
+    *, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int, batchnorm_groups: int = 1
+) -> Method:
+    """The method that `config` describes, initialised as a pure function of `seed`.
+
+    batchnorm_groups: into how many groups each batch of this rank is split for BatchNorm.
+    """
+    return MomentumContrast(
+        encoder=encoder, config=config, contract=contract, seed=seed, batchnorm_groups=batchnorm_groups
+    )

@@ -41,12 +41,10 @@ def shuffled_forward(
 ) -> Tensor:
     """Keys of `images` (B, ...), each computed in a batch mixed over all ranks (ShuffleBN), returned in own order (B, D).
 
-    BatchNorm statistics would otherwise tell query and key of one rank that they belong together. The permutation is a
-    pure function of (seed, step), equal on all ranks. With one rank every image is in the one batch either way, so
-    nothing is moved. Shuffles over the world, as MoCo does (the reference: within a node).
+    BatchNorm statistics would otherwise tell query and key that they belong together (pretrain/batchnorm.py). The
+    permutation is a pure function of (seed, step), equal on all ranks. With one rank it mixes the groups of that rank's
+    batch. Shuffles over the world, as MoCo does (the reference: within a node).
     """
-    if ranks.world_size == 1:
-        return encode(images)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     everyone = gather_rows(images, ranks)
     permutation = torch.randperm(everyone.shape[0], generator=generator).to(images.device)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.batchnorm import num_groups
 from pretrain.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
 from pretrain.config import OptimizerConfig, RunConfig, to_plain
 from pretrain.contract import InputContract
@@ -85,7 +86,13 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
 def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
     """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
     device = precision.device
-    method = build_method(encoder=config.encoder, config=config.method, contract=contract, seed=config.seed).to(device)
+    method = build_method(
+        encoder=config.encoder,
+        config=config.method,
+        contract=contract,
+        seed=config.seed,
+        batchnorm_groups=_batchnorm_groups(config, ranks),
+    ).to(device)
     if config.runtime.channels_last:
         method = method.to(memory_format=torch.channels_last)
     method.train()
@@ -99,6 +106,19 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
         weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [infomin.md 1.2]
     )
     return TrainState(method, forward, optimizer, precision.scaler())
+
+
+def _batchnorm_groups(config: RunConfig, ranks: Ranks) -> int:
+    images = config.optimizer.batch_size // ranks.world_size
+    groups = num_groups(images, images_per_group=config.method.batchnorm_images)
+    if groups * ranks.world_size == 1 and ranks.is_main:
+        logger.warning(
+            "all %d images of a batch share their BatchNorm statistics, which give the positive key away: the loss will "
+            "fall and nothing be learned. Type method.batchnorm_images=%d, or a larger optimizer.batch_size",
+            images,
+            max(1, images // 4),
+        )
+    return groups
 
 
 def train_step(

@@ -43,6 +43,13 @@ def test_update_leaves_batchnorm_buffers_to_the_key_network():
     assert not torch.equal(key[1].running_mean, query[1].running_mean)
 
 
-def test_one_rank_keeps_its_batch_in_place():
+def test_one_rank_gives_every_key_back_to_its_image():
     images = torch.arange(6.0).view(6, 1)
     assert torch.equal(shuffled_forward(lambda x: x * 2, images, ranks=Ranks(), seed=0, step=0), images * 2)
+
+
+def test_one_rank_mixes_its_batch_before_encoding():
+    seen = []
+    images = torch.arange(64.0).view(64, 1)
+    shuffled_forward(lambda x: seen.append(x) or x, images, ranks=Ranks(), seed=0, step=0)
+    assert not torch.equal(seen[0], images) and torch.equal(seen[0].sort(0).values, images)
