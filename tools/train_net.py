@@ -6,17 +6,26 @@
 
 Takes Detectron2's own flags (--config-file --num-gpus --resume --eval-only --num-machines ... KEY VALUE) and a SPEC for
 one's own data: coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT. A configuration is looked for as given, then in
-transfer/configs. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR.
+transfer/configs. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR; exit code 2 and one message for what is
+the user's to mend. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
 """
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":  # worker processes import this file again with the path already right
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
+import argparse
 import shlex
+import warnings
+
+warnings.filterwarnings(
+    "ignore", "`torch.jit.script", FutureWarning
+)  # Detectron2's, while it is imported: not the user's
 
 import torch
 from detectron2.engine import default_argument_parser, launch
+from torch.multiprocessing import ProcessExitedException
 
 from pretrain.errors import ConfigError, run_tool
 from transfer.datasets import FORMS
@@ -24,11 +33,15 @@ from transfer.detection_run import RunOptions, check_output_dir, prepare_run, ru
 
 
 def worker(options: RunOptions) -> None:
-    """One of several processes."""
+    """One of several processes: leaves with the exit code that one process alone would have."""
+    run_tool(lambda: train(options))
+
+
+def train(options: RunOptions) -> None:
     run_detection(prepare_run(options))
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument("--train-data", metavar="SPEC", help=FORMS)
     parser.add_argument("--test-data", metavar="SPEC", help=FORMS)
@@ -38,7 +51,15 @@ def main() -> None:
     parser.add_argument(
         "--init", metavar="NAME", help="how the report labels this initialisation (default: read from the weights)"
     )
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    devices = torch.cuda.device_count()
+    processes = arguments.num_gpus * arguments.num_machines
+    if processes > 1 and arguments.num_gpus > devices:
+        raise ConfigError(f"--num-gpus {arguments.num_gpus}, but this machine has {devices} CUDA devices")
     options = RunOptions(
         config_file=arguments.config_file,
         overrides=tuple(arguments.opts),
@@ -49,20 +70,27 @@ def main() -> None:
         trust=arguments.trust,
         init=arguments.init,
         command=shlex.join(["python", *sys.argv]),
+        num_processes=max(1, processes),
     )
-    processes = arguments.num_gpus * arguments.num_machines
-    if arguments.num_gpus > max(1, torch.cuda.device_count()):
-        raise ConfigError(
-            f"--num-gpus {arguments.num_gpus}, but this machine has {torch.cuda.device_count()} CUDA devices"
-        )
     run = prepare_run(options)
     check_output_dir(options, run.config)
     if processes <= 1:
         run_detection(run)
-        return
-    launch(
-        worker, arguments.num_gpus, arguments.num_machines, arguments.machine_rank, arguments.dist_url, args=(options,)
-    )
+        return 0
+    try:
+        launch(
+            worker,
+            arguments.num_gpus,
+            arguments.num_machines,
+            arguments.machine_rank,
+            arguments.dist_url,
+            args=(options,),
+        )
+    except ProcessExitedException as stop:
+        if stop.exit_code < 0:  # killed by a signal
+            raise
+        return int(stop.exit_code)  # the worker has said why
+    return 0
 
 
 if __name__ == "__main__":

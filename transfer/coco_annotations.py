@@ -16,7 +16,10 @@ import pycocotools.mask
 from detectron2.structures import BoxMode
 
 from pretrain.errors import DataError
+from pretrain.reader import MAX_PIXELS
 from transfer.detection_records import BoxRule, DetectionData, is_number
+
+MAX_ID = 2**63 - 1  # what pycocotools' C++ counterparts hold
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,12 @@ def read_coco(annotations: Path, image_dir: Path) -> DetectionData:
     )
     names = tuple(categories[category] for category in sorted(categories))
     masks, bitmask = _mask_kind(records)
-    complete = all("area" in entry and "iscrowd" in entry for entry in content["annotations"])
+    # pycocotools takes id 0 for "no match", and stops at an outline without area: such a file is rewritten for it. Boxes that
+    # stand over a little are left as they are, so that the official file gives the official figures.
+    complete = not rule.dropped and all(
+        "area" in entry and "iscrowd" in entry and entry["id"] > 0 and _plain(entry.get("segmentation"))
+        for entry in content["annotations"]
+    )
     return DetectionData(
         records,
         names,
@@ -128,6 +136,8 @@ def _images(entries: Sequence[Any], path: Path) -> dict[int, _Image]:
         width, height = _integer(entry, "width", where), _integer(entry, "height", where)
         if width < 1 or height < 1:
             raise DataError(f"{where}: width and height expected positive numbers, found {width} x {height}")
+        if width * height > MAX_PIXELS:  # run lengths of that many pixels would not fit the C code's numbers either
+            raise DataError(f"{where}: {width} x {height} pixels, expected at most {MAX_PIXELS}")
         images[identifier] = _Image(name, width, height)
     return images
 
@@ -144,7 +154,7 @@ def _integer(entry: Mapping[str, Any], field: str, where: str) -> int:
     value = entry.get(field)
     if field not in entry:
         raise DataError(f"{where}: {field} is missing")
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_ID:
         raise DataError(f"{where}: {field} expected a whole number, found {value!r:.60}")
     return value
 
@@ -200,6 +210,11 @@ def _polygons(value: Any, image: _Image, where: str) -> list[list[float]]:
     return [polygon for polygon in value if len(polygon) >= 6]
 
 
+def _plain(segmentation: Any) -> bool:
+    """No polygon of fewer than 3 points, which pycocotools would take for a box or stop at."""
+    return not isinstance(segmentation, list) or all(len(polygon) >= 6 for polygon in segmentation)
+
+
 def _run_lengths(value: Mapping[str, Any], image: _Image, where: str) -> dict[str, Any]:
     """Run lengths that cover the image exactly, compressed by pycocotools. C code gets only what was counted here."""
     if value.get("size") != [image.height, image.width]:
@@ -216,7 +231,8 @@ def _run_lengths(value: Mapping[str, Any], image: _Image, where: str) -> dict[st
         raise DataError(
             f"{where}: segmentation.counts sum to {sum(runs)}, expected height x width = {image.height * image.width}"
         )
-    return dict(pycocotools.mask.frPyObjects({"size": list(value["size"]), "counts": runs}, image.height, image.width))
+    size = [image.height, image.width]  # not the file's own, which may say 10.0
+    return dict(pycocotools.mask.frPyObjects({"size": size, "counts": runs}, *size))
 
 
 def decode_counts(text: str, where: str) -> list[int]:
@@ -247,35 +263,3 @@ def _mask_kind(records: Sequence[Mapping[str, Any]]) -> tuple[Any, bool]:
     with_mask = sum(segmentation is not None for segmentation in solid)
     kind = "none" if not with_mask else "all" if with_mask == len(solid) else "some"
     return kind, any(isinstance(segmentation, dict) for segmentation in solid)
-
-
-def ground_truth_json(data: DetectionData) -> dict[str, Any]:
-    """`data` as a COCO file that pycocotools can evaluate against: categories numbered from 1 in class order, area and
-    iscrowd filled in. For files that lack them, or whose categories are fewer than the detector's."""
-    annotations: list[dict[str, Any]] = []
-    for record in data.records:
-        for thing in record["annotations"]:
-            x1, y1, x2, y2 = thing["bbox"]
-            entry = {
-                "id": len(annotations) + 1,
-                "image_id": record["image_id"],
-                "category_id": thing["category_id"] + 1,
-            }
-            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing["area"], "iscrowd": thing["iscrowd"]}
-            segmentation = thing.get("segmentation")
-            if isinstance(segmentation, dict):
-                segmentation = {**segmentation, "counts": segmentation["counts"].decode()}
-            if segmentation is not None:
-                entry["segmentation"] = segmentation
-            annotations.append(entry)
-    images = [
-        {
-            "id": record["image_id"],
-            "file_name": Path(record["file_name"]).name,
-            "width": record["width"],
-            "height": record["height"],
-        }
-        for record in data.records
-    ]
-    categories = [{"id": index + 1, "name": name} for index, name in enumerate(data.class_names)]
-    return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image, UnidentifiedImageError
 
 from pretrain.errors import ConfigError, DataError
+from pretrain.reader import read_image, read_size
 from transfer.coco_annotations import read_coco
 from transfer.detection_records import DetectionData, with_class_order
 from transfer.voc_annotations import read_voc
 
 FORMS = "coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT"
-MAX_PIXELS = 50_000_000  # a header that promises more is a decompression bomb or a mistake
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+TAIL = 1024  # bytes; programs that write images append a few at most
+ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a JPEG and a PNG begin and end
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,12 @@ def read_data(spec: DataSpec) -> DetectionData:
 
 
 def check_image_files(data: DetectionData, where: str) -> None:
-    """Open the header of every image: it must exist, be an image and have the size that its annotation says.
+    """Every image must exist, be an image, have the size that its annotation says and be whole.
 
-    Pixels are not decoded here (that would read the whole set twice). Raises DataError with a count and the first few.
+    Header and last bytes are read, pixels only where those leave a doubt (decoding them all would read the whole set twice).
+    Raises DataError with a count and the first few.
     """
-    missing = [record["file_name"] for record in data.records if not os.path.isfile(record["file_name"])]
+    missing = [record["file_name"] for record in data.records if not Path(record["file_name"]).is_file()]
     if missing:
         raise DataError(f"{where}: {len(missing)} of {len(data.records)} images are missing: {_first(missing)}")
     wrong = [trouble for record in data.records if (trouble := _image_trouble(record)) is not None]
@@ -79,21 +79,25 @@ def check_image_files(data: DetectionData, where: str) -> None:
 
 
 def _image_trouble(record: dict[str, Any]) -> str | None:
-    name = record["file_name"]
+    path = Path(record["file_name"])
     try:
-        with Image.open(name) as image:
-            width, height = image.size
-            sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-    except UnidentifiedImageError:
-        return f"{name} is empty" if os.path.getsize(name) == 0 else f"{name} is not an image"
-    except Exception as error:  # Pillow raises whatever a broken header provokes (SyntaxError, struct.error, ...)
-        return f"{name}: {error}"
-    if width * height > MAX_PIXELS:
-        return f"{name} has {width} x {height} pixels, more than {MAX_PIXELS}"
-    stored = (record["width"], record["height"])
-    if stored != ((height, width) if sideways else (width, height)):
-        return f"{name} is {width} x {height}{' (turned by EXIF)' if sideways else ''}, its annotation says {stored[0]} x {stored[1]}"
+        found = read_size(path)
+        if not _ends_well(path):
+            read_image(path)
+    except DataError as error:
+        return str(error)
+    expected = (record["height"], record["width"])
+    if found != expected:
+        return f"{path} is {found[1]} x {found[0]} when upright, its annotation says {expected[1]} x {expected[0]}"
     return None
+
+
+def _ends_well(path: Path) -> bool:
+    """A JPEG or PNG with its end mark: not truncated. Of any other file this cannot be said without decoding it."""
+    with open(path, "rb") as file:
+        ending = ENDINGS.get(file.read(2))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return ending is not None and ending in file.read()
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:
@@ -116,15 +120,20 @@ class PreparedData:
         return tuple(note for data in (self.train, self.test) if data is not None for note in data.notes)
 
 
-def prepare_data(train: DataSpec | None, test: DataSpec | None) -> PreparedData:
-    """Read both splits, bring them to one class order (the training data's) and register them with Detectron2."""
+def prepare_data(
+    train: DataSpec | None, test: DataSpec | None, class_names: Sequence[str] | None = None
+) -> PreparedData:
+    """Read both splits, bring them to one class order and register them with Detectron2.
+
+    The order is the training data's; without training data it is class_names (of the detector to be evaluated), where given.
+    """
     train_data = read_data(train) if train else None
     test_data = read_data(test) if test else None
     reference = train_data or test_data
     assert reference is not None, "one of the two splits must be given"
-    names = reference.class_names
+    names = tuple(class_names) if class_names and train_data is None else reference.class_names
     direct = test_data is not None and test_data.class_names == names  # the user's own file can be evaluated against
-    if train_data is not None and test_data is not None:
+    if test_data is not None:
         test_data = with_class_order(test_data, names, str(test))
     return PreparedData(
         names,
@@ -148,6 +157,7 @@ def _register(
     DatasetCatalog.register(name, lambda: records)
     metadata = MetadataCatalog.get(name)
     metadata.set(thing_classes=list(names), spec=str(spec), evaluator_type=f"own_{spec.kind}")
+    metadata.set(can_evaluate_masks=data.can_evaluate_masks)
     if spec.kind == "voc":
         # The 11-point metric belongs to VOC 2007; every later year, and other people's data, integrates the whole curve.
         metadata.set(year=2007 if spec.source.resolve().name == "VOC2007" else 2012)

@@ -24,7 +24,7 @@ class DetectionData:
 
     records: Detectron2 dicts {"file_name", "image_id", "height", "width", "annotations": [{"bbox", "bbox_mode",
     "category_id" (index into class_names), "iscrowd", ...}]}. masks: which non-crowd objects have a segmentation.
-    bitmask: some segmentation is run-length coded, so polygons are not enough. notes: what was repaired, one sentence each.
+    bitmask: some of those are run-length coded, so polygons are not enough. notes: what was repaired, one sentence each.
     complete_coco: the annotation file and its category ids in class order, where pycocotools can evaluate against it as it is.
     """
 
@@ -41,6 +41,12 @@ class DetectionData:
         return sum(not thing.get("iscrowd", 0) for record in self.records for thing in record["annotations"])
 
     @property
+    def can_evaluate_masks(self) -> bool:
+        """Every object, crowd regions too, has a segmentation: pycocotools stops at the first one that has none."""
+        things = [thing for record in self.records for thing in record["annotations"]]
+        return bool(things) and all("segmentation" in thing for thing in things)
+
+    @property
     def num_labelled_images(self) -> int:
         """Images with at least one object that counts; training skips the others."""
         return sum(any(not thing.get("iscrowd", 0) for thing in record["annotations"]) for record in self.records)
@@ -51,7 +57,7 @@ def with_class_order(data: DetectionData, class_names: Sequence[str], where: str
     unknown = [name for name in data.class_names if name not in class_names]
     if unknown:
         raise DataError(
-            f"{where}: the classes {', '.join(unknown)} are not in the training data, which has {', '.join(class_names)}; "
+            f"{where}: the classes {', '.join(unknown)} are not among those trained on, which are {', '.join(class_names)}; "
             "training and test data must name the same classes"
         )
     index = {i: class_names.index(name) for i, name in enumerate(data.class_names)}
@@ -67,7 +73,12 @@ def with_class_order(data: DetectionData, class_names: Sequence[str], where: str
 
 def is_number(value: Any) -> bool:
     """A finite int or float; True and False are not numbers."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's whole numbers have no upper end: one of 400 digits fits into no float
+        return False
 
 
 class BoxRule:

@@ -1,13 +1,13 @@
 """One detection run: from a command's options to result.json. Read `run_detection` first.
 
 In: `RunOptions`. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR, or a UserError before anything is
-written there.
+written there. `--eval-only --resume` evaluates OUTPUT_DIR's own newest checkpoint and writes into OUTPUT_DIR/evaluation, so
+that the run keeps what it said about itself.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from torch import nn
 from pretrain.errors import ConfigError, DataError
 from transfer.datasets import PreparedData, parse_spec, prepare_data
 from transfer.detection_result import clean_metrics, collect_samples, read_history, write_result, write_samples
-from transfer.detection_weights import WeightsPlan, plan_weights, verify_loaded
-from transfer.detector_config import load_detector_config, resolve_config_path, runtime_values
+from transfer.detection_weights import WeightsPlan, plan_weights, verify_fits, verify_loaded
+from transfer.detector_config import check_supported, load_detector_config, resolve_config_path, runtime_values
 from transfer.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
@@ -37,7 +37,8 @@ CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line says. overrides: KEY VALUE words. command: the exact command, for the result."""
+    """What the command line says. overrides: KEY VALUE words. command: the exact command, for the result.
+    num_processes: how many train together."""
 
     config_file: str
     overrides: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class RunOptions:
     trust: bool = False
     init: str | None = None
     command: str = ""
+    num_processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     """
     config = load_detector_config(resolve_config_path(options.config_file), options.overrides)
     given = frozenset(options.overrides[::2])
-    notes = runtime_values(config, given)
+    notes = [*runtime_values(config, given), *check_supported(config, options.num_processes)]
     train, test = (parse_spec(text) if text else None for text in (options.train_data, options.test_data))
     if test and not train and not options.eval_only:
         raise ConfigError(
@@ -77,12 +79,15 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     weights = plan_weights(config, eval_only=options.eval_only, resume=options.resume, trust=options.trust)
     data = None
     if train or test:
-        data = prepare_data(train, test)
+        data = prepare_data(train, test, (weights.trained or {}).get("class_names"))
         notes += [*data.notes, *apply_data(config, data, given)]
     else:
         check_builtin(config, eval_only=options.eval_only)
     if options.eval_only and not config.DATASETS.TEST:
         raise ConfigError("--eval-only needs data: give --test-data SPEC")
+    verify_fits(weights, config)
+    if options.eval_only and options.resume:
+        config.OUTPUT_DIR = str(Path(config.OUTPUT_DIR) / "evaluation")
     config.freeze()
     return DetectionRun(options, config, data, weights, (*notes, weights.note))
 
@@ -116,6 +121,8 @@ def apply_data(config: CfgNode, data: PreparedData, given: frozenset[str]) -> li
         raise DataError(
             "some objects of the training data have a mask and some have none; complete them, or type MODEL.MASK_ON False"
         )
+    if config.MODEL.MASK_ON and data.test is not None and not data.test.can_evaluate_masks:
+        said.append("some objects of the test data have no mask: mask AP is not measured")
     if config.MODEL.MASK_ON and reference.bitmask and config.INPUT.MASK_FORMAT == "polygon":
         config.INPUT.MASK_FORMAT = "bitmask"
         said.append("some masks are run-length coded: INPUT.MASK_FORMAT bitmask")
@@ -132,7 +139,7 @@ def check_builtin(config: CfgNode, *, eval_only: bool) -> None:
         metadata = MetadataCatalog.get(name)
         for field in ("json_file", "image_root", "dirname"):
             path = metadata.get(field)
-            if path is not None and not os.path.exists(path):
+            if path is not None and not Path(path).exists():
                 raise DataError(
                     f"the data set {name} expects {path}, which does not exist. Set DETECTRON2_DATASETS to the folder that holds "
                     f"coco/ and VOC2007/, or give your own data with --train-data and --test-data"
@@ -195,7 +202,12 @@ def _shorten_console(logger: logging.Logger) -> None:
     """Keep Detectron2's dumps (environment, configuration, model: hundreds of lines) off the screen; log.txt has them."""
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler) and getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(lambda record: record.getMessage().count("\n") < LONG_MESSAGE)
+            handler.addFilter(_is_short)
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return message.count("\n") < LONG_MESSAGE and not message.startswith("Environment info")
 
 
 def _write(run: DetectionRun, model: nn.Module, metrics: Mapping[str, Any], iterations: int) -> None:
@@ -226,8 +238,12 @@ def _write(run: DetectionRun, model: nn.Module, metrics: Mapping[str, Any], iter
 
 
 def init_name(run: DetectionRun) -> str:
-    """How the report labels this initialisation, unless --init says otherwise: by the weights, then by the file's name."""
+    """How the report labels this initialisation, unless --init says otherwise: as the evaluated detector's own run says, by
+    the weights, then by the file's name."""
     weights = run.config.MODEL.WEIGHTS
+    trained = (run.weights.trained or {}).get("init")
+    if run.options.eval_only and isinstance(trained, str):
+        return trained
     if not weights:
         return "random"
     layout = ((run.weights.sidecar or {}).get("source") or {}).get("layout", "")

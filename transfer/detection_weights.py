@@ -1,44 +1,52 @@
 """Where a detector's weights come from, whether they may be used, and the proof that they arrived.
 
-In: MODEL.WEIGHTS and the run's mode. Out: a `WeightsPlan` before anything is built; after loading, one sentence on what was
+In: MODEL.WEIGHTS and the run's mode. Out: a `WeightsPlan` before anything is written; after loading, one sentence on what was
 checked. Weights without a sidecar are refused unless they are Detectron2's own, or the user vouches for them.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from detectron2.config import CfgNode
-from torch import nn
+from detectron2.modeling import build_model
+from torch import Tensor, nn
 
 from pretrain.errors import CheckpointError, ConfigError
+from pretrain.strict import load_yaml
 from transfer.lint import (
     CATALOG_SCHEMES,
     check_backbone_loaded,
     check_model_loaded,
     check_settings,
     file_sha256,
+    flat_settings,
     read_tensors,
+    same_shape,
+    same_values,
 )
+from transfer.sidecar import read_sidecar, sidecar_path
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
-
-
-def sidecar_path(weights: Path) -> Path:
-    """The sidecar's place: beside the weights, suffix .json."""
-    return weights.with_suffix(".json")
+CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration
+RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
 class WeightsPlan:
     """kind: "random" = none; "catalog" = Detectron2's own; "converted" = with a sidecar that the configuration agrees with;
-    "trusted" = the user vouches; "checkpoint" = a complete detector. weights: file or address. sidecar: its content."""
+    "trusted" = the user vouches; "checkpoint" = a complete detector. weights: file or address. sidecar: its content.
+    trained: result.json of the run that a complete detector comes from, where it is there."""
 
     kind: Literal["random", "catalog", "converted", "trusted", "checkpoint"]
     weights: str
     sidecar: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
 
     @property
     def note(self) -> str:
@@ -57,13 +65,13 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     weights = config.MODEL.WEIGHTS
     pointer = Path(config.OUTPUT_DIR) / LAST_CHECKPOINT
     if resume and pointer.is_file():
-        return WeightsPlan("checkpoint", _existing(str(pointer.parent / pointer.read_text().strip())))
+        return _plan_detector(config, _existing(str(pointer.parent / pointer.read_text().strip())))
     if eval_only:
         if not weights:
             raise ConfigError(
                 "--eval-only needs a detector: type MODEL.WEIGHTS RUN/model_final.pth, or --resume for OUTPUT_DIR's own"
             )
-        return WeightsPlan("checkpoint", weights if weights.startswith(CATALOG_SCHEMES) else _local(weights, trust))
+        return _plan_detector(config, weights if weights.startswith(CATALOG_SCHEMES) else _local(weights, trust))
     if not weights:
         return WeightsPlan("random", "")
     if weights.startswith(CATALOG_SCHEMES):
@@ -76,8 +84,6 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
             f"{weights} has no sidecar at {sidecar_path(path)}, so nothing says which input it was trained on. Convert the "
             f"checkpoint with `python tools/convert_weights.py INPUT {weights}`, or add --trust to vouch for it yourself"
         )
-    from transfer.sidecar import read_sidecar
-
     sidecar = read_sidecar(path)
     found = file_sha256(path)
     if found != sidecar.weights_sha256:
@@ -85,17 +91,53 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
             f"{weights} is not the file its sidecar describes: sha256 {found[:12]}... found, {sidecar.weights_sha256[:12]}... "
             "expected. Convert the checkpoint again"
         )
-    check_settings(config, sidecar.detectron2, where=str(sidecar_path(path)))
-    return WeightsPlan("converted", weights, asdict(sidecar))
+    check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
+    return WeightsPlan("converted", weights, sidecar.to_dict())
+
+
+def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
+    """A complete detector. A run leaves config.yaml and result.json beside it: those say what it was fed, and its classes."""
+    settings_file, result_file = (Path(weights).parent / name for name in (CONFIG_FILE, RESULT_FILE))
+    if settings_file.is_file():
+        check_settings(config, flat_settings(load_yaml(settings_file)), where=f"the detector's own {settings_file}")
+    trained = None
+    if result_file.is_file():
+        try:
+            trained = json.loads(result_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{result_file}, beside the weights, is not JSON: {error}") from None
+    return WeightsPlan("checkpoint", weights, trained=trained if isinstance(trained, dict) else None)
+
+
+def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:
+    """Hold the file's names and shapes against the detector that `config` builds, before anything is written.
+
+    The detector is built without memory for its values. Raises CheckpointError. Weights at an address are checked after
+    loading only: nothing is fetched for this.
+    """
+    if plan.kind == "random" or "://" in plan.weights:
+        return
+    config = config.clone()
+    config.defrost()
+    config.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(config)
+    _verify(plan, model, same_shape)
 
 
 def verify_loaded(plan: WeightsPlan, model: nn.Module) -> str:
     """Hold the loaded model against the file, tensor by tensor. Returns one sentence; raises CheckpointError."""
     if plan.kind == "random":
         return "backbone: random initialisation"
+    return _verify(plan, model, same_values)
+
+
+def _verify(plan: WeightsPlan, model: nn.Module, agree: Callable[[Tensor, Tensor], bool]) -> str:
     tensors = read_tensors(plan.weights)
-    check = check_model_loaded if plan.kind == "checkpoint" else check_backbone_loaded
-    return check(model, tensors, where=plan.weights)
+    if plan.kind == "checkpoint":
+        return check_model_loaded(model, tensors, where=plan.weights, agree=agree)
+    affine_allowed = plan.kind != "converted"  # Detectron2's own, or vouched for; ours always hold statistics
+    return check_backbone_loaded(model, tensors, where=plan.weights, agree=agree, affine_allowed=affine_allowed)
 
 
 def _local(weights: str, trust: bool) -> str:

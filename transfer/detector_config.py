@@ -10,7 +10,6 @@ loader first, and Detectron2 is then told not to fall back.
 from __future__ import annotations
 
 import difflib
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.utils import comm
 
 import transfer.heads  # noqa: F401  the configurations name its head
 from pretrain.errors import ConfigError
@@ -74,10 +74,15 @@ def runtime_values(config: CfgNode, given: frozenset[str] = frozenset()) -> list
     """Fill in place what the machine decides, before the configuration is frozen: the device where the wanted one is
     missing, the number of loader processes on a CPU, and a seed where none is given (so that it is recorded).
 
-    given: keys of the command line, which always win. Returns one sentence for each change.
+    given: keys of the command line, which always win. Returns one sentence for each change. Raises ConfigError for a device
+    that was asked for on the command line and is not there.
     """
     said = []
     if config.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        if "MODEL.DEVICE" in given:
+            raise ConfigError(
+                f"MODEL.DEVICE {config.MODEL.DEVICE}, but this machine has no CUDA device; type MODEL.DEVICE cpu"
+            )
         config.MODEL.DEVICE = "cpu"
         said.append("MODEL.DEVICE is cuda but this machine has no CUDA device: running on the CPU")
     spare = max(1, torch.get_num_threads() // 2)  # on a CPU the loaders take their cores from the model
@@ -85,9 +90,47 @@ def runtime_values(config: CfgNode, given: frozenset[str] = frozenset()) -> list
         config.DATALOADER.NUM_WORKERS = spare
         said.append(f"DATALOADER.NUM_WORKERS {spare} on this CPU")
     if config.SEED < 0:
-        config.SEED = secrets.randbelow(2**31)
+        config.SEED = comm.shared_random_seed()  # one number for all processes
         said.append(f"no SEED given: drew SEED {config.SEED}")
     return said
+
+
+def check_supported(config: CfgNode, num_processes: int) -> list[str]:
+    """Hold the configuration against what this project can run. Raises ConfigError with what to type instead.
+
+    Returns one sentence for each setting that means something else in this run than in the one it was published for.
+    """
+    if config.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError(f"INPUT.FORMAT {config.INPUT.FORMAT!r}: expected RGB or BGR")
+    if config.MODEL.LOAD_PROPOSALS:
+        raise ConfigError(
+            "MODEL.LOAD_PROPOSALS True: proposals from files are not read; type MODEL.LOAD_PROPOSALS False"
+        )
+    if config.SOLVER.AMP.ENABLED and config.MODEL.DEVICE == "cpu":
+        raise ConfigError("SOLVER.AMP.ENABLED True needs a CUDA device; on the CPU type SOLVER.AMP.ENABLED False")
+    images = config.SOLVER.IMS_PER_BATCH
+    if images < 1 or images % num_processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {images}: expected a positive multiple of the number of processes, {num_processes}"
+        )
+    said = []
+    if num_processes == 1 and any(value == "SyncBN" for value in _norms(config)):
+        said.append(f"SyncBN has one process to agree with: it is plain BN over the {images} images of a batch")
+    extra = config.TEST.PRECISE_BN
+    if extra.ENABLED and extra.NUM_ITER > config.SOLVER.MAX_ITER:
+        said.append(
+            f"TEST.PRECISE_BN runs {extra.NUM_ITER} batches after the {config.SOLVER.MAX_ITER} iterations; for a short trial type "
+            f"TEST.PRECISE_BN.NUM_ITER {config.SOLVER.MAX_ITER}"
+        )
+    return said
+
+
+def _norms(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _norms(value)
+        elif key == "NORM":
+            yield value
 
 
 def _chain(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from pretrain.errors import CheckpointError, ConfigError
+from transfer.detection_records import is_number
 
 CATALOG_SCHEMES = ("detectron2://", "catalog://")
 # What the weights were trained to be fed, and the shape of the network they are for. Held against the sidecar.
@@ -41,13 +42,13 @@ UNTRACKED = ".num_batches_tracked"  # a counter that no forward pass reads
 
 
 def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) -> None:
-    """Hold the configuration against a sidecar's Detectron2 settings.
+    """Hold the configuration against the settings {KEY: VALUE} that weights were trained with. where: who says so.
 
-    Raises ConfigError listing each contradicting line and what it must be; CheckpointError if the sidecar lacks a key.
+    Raises ConfigError listing each contradicting line and what it must be; CheckpointError if the settings lack a key.
     """
     missing = [key for key in HELD_KEYS if key not in settings]
     if missing:
-        raise CheckpointError(f"{where}: the sidecar lacks {', '.join(missing)}; convert the weights again")
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}; convert the weights again")
     wrong = []
     for key, wanted in settings.items():
         if key == STRIDE_KEY and settings["MODEL.RESNETS.DEPTH"] in BASIC_BLOCK_DEPTHS:
@@ -57,7 +58,19 @@ def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) 
             wrong.append(f"  {key} is {found!r}, must be {wanted!r}; type: {key} {_as_argument(wanted)}")
     if wrong:
         lines = "\n".join(wrong)
-        raise ConfigError(f"the configuration contradicts the weights' sidecar ({where}):\n{lines}")
+        raise ConfigError(f"the configuration contradicts {where}:\n{lines}")
+
+
+def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The held settings in a dumped configuration, as {KEY: VALUE}."""
+    settings = {}
+    for key in HELD_KEYS:
+        value: Any = values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            settings[key] = value
+    return settings
 
 
 def config_value(config: CfgNode, key: str) -> Any:
@@ -73,7 +86,7 @@ def config_value(config: CfgNode, key: str) -> Any:
 def _same(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, (list, tuple)):
         return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_same, found, wanted))
-    if isinstance(wanted, float) and isinstance(found, (int, float)):
+    if is_number(wanted) and is_number(found):
         return math.isclose(found, wanted, rel_tol=TOLERANCE)
     return type(found) is type(wanted) and found == wanted
 
@@ -117,12 +130,11 @@ def read_tensors(weights: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{weights} holds no tensors; expected {{'model': {{name: tensor}}}}")
     if content.get("__author__") == "Caffe2":
         model, _ = convert_c2_detectron_names(model)
-    tensors = {
+    return {
         name.removeprefix("module."): torch.as_tensor(value)
         for name, value in model.items()
         if isinstance(value, (Tensor, np.ndarray))
     }
-    return tensors
 
 
 def backbone_names(model: nn.Module) -> dict[str, str]:
@@ -144,50 +156,80 @@ def backbone_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def check_backbone_loaded(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> str:
-    """Assert that every backbone tensor of `model` holds the file's values. Returns one sentence on what was checked.
+def same_values(source: Tensor, here: Tensor) -> bool:
+    """Was `source` loaded into `here`? (A NaN equals nothing: weights that hold one are refused.)"""
+    return source.shape == here.shape and torch.equal(source.to(here.dtype), here.cpu())
 
-    A file without any running statistics (MSRA's: its BatchNorm is an affine map) may leave those at their start; then the
-    sentence says so. Raises CheckpointError naming what is missing or differs.
+
+def same_shape(source: Tensor, here: Tensor) -> bool:
+    """Can `source` be loaded into `here`? Enough for a model on the meta device, which holds no values."""
+    return source.shape == here.shape
+
+
+def check_backbone_loaded(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    agree: Callable[[Tensor, Tensor], bool] = same_values,
+    affine_allowed: bool = False,
+) -> str:
+    """Assert that every backbone tensor of `model` agrees with the file's. Returns one sentence on what was checked.
+
+    affine_allowed: a file without any running statistics (MSRA's: its BatchNorm is an affine map) may leave those at their
+    start; then the sentence says so. Raises CheckpointError naming what is missing or differs.
     """
     names = backbone_names(model)
     said = ""
-    if not any(name.endswith(RUNNING) for name in tensors):
+    if affine_allowed and not any(name.endswith(RUNNING) for name in tensors):
         names = {name: short for name, short in names.items() if not name.endswith(RUNNING)}
         said = "; the file holds no running statistics: those start at mean 0, variance 1"
-    _check_equal(model, {name: (short, name) for name, short in names.items()}, tensors, where=where, what="backbone")
+    candidates = {name: (short, name) for name, short in names.items()}
+    _check_all(model, candidates, tensors, agree, where=where, what="backbone")
     return f"backbone: {len(names)} of {len(names)} tensors loaded from {where}{said}"
 
 
-def check_model_loaded(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> str:
-    """Assert that every tensor of the whole detector holds the file's values. Raises CheckpointError."""
+def check_model_loaded(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    agree: Callable[[Tensor, Tensor], bool] = same_values,
+) -> str:
+    """Assert that every tensor of the whole detector agrees with the file's. Raises CheckpointError."""
     names = {
         name: (name,)
         for name in model.state_dict()
         if not name.endswith(UNTRACKED) and name not in ("pixel_mean", "pixel_std")  # these come from the configuration
     }
-    _check_equal(model, names, tensors, where=where, what="detector")
+    _check_all(model, names, tensors, agree, where=where, what="detector")
     return f"detector: {len(names)} of {len(names)} tensors loaded from {where}"
 
 
-def _check_equal(
-    model: nn.Module, names: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor], *, where: str, what: str
+def _check_all(
+    model: nn.Module,
+    names: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, Tensor],
+    agree: Callable[[Tensor, Tensor], bool],
+    *,
+    where: str,
+    what: str,
 ) -> None:
+    """names: name in the model -> names that it may have in the file, the first one found counts."""
     state = model.state_dict()
     missing, different = [], []
     for name, candidates in names.items():
         source = next((tensors[candidate] for candidate in candidates if candidate in tensors), None)
-        here = state[name].detach().cpu()
         if source is None:
             missing.append(name)
-        elif source.shape != here.shape or not torch.equal(source.to(here.dtype), here):
-            different.append(f"{name} {tuple(source.shape)} -> {tuple(here.shape)}")
+        elif not agree(source, state[name].detach()):
+            different.append(f"{name} {tuple(source.shape)} -> {tuple(state[name].shape)}")
     if missing or different or not names:
         total = len(names)
         raise CheckpointError(
             f"{what} not fully loaded from {where}: {total - len(missing) - len(different)} of {total} tensors are"
-            f"{_listing('; missing in the file', missing)}{_listing('; of another shape or value', different)}. "
-            "Does the configuration build the network that the file was made for (MODEL.RESNETS.DEPTH, classes)?"
+            f"{_listing('; missing in the file', missing)}{_listing('; of another shape or value', different)}. Does the "
+            "configuration build the network that the file was made for (MODEL.RESNETS.DEPTH, MODEL.MASK_ON, classes)?"
         )
 
 

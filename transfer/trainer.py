@@ -1,4 +1,4 @@
-"""Detectron2's DefaultTrainer with the project's evaluators, typed errors and channels-last convolutions on the CPU.
+"""Detectron2's DefaultTrainer with the project's reader and evaluators, typed errors and channels-last convolutions on the CPU.
 
 In: a frozen configuration whose data sets are registered. Out: Detectron2's files in OUTPUT_DIR. The loop is Detectron2's;
 nothing in it is replaced.
@@ -6,11 +6,14 @@ nothing in it is replaced.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -20,7 +23,7 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.transforms import AugInput
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
@@ -28,24 +31,35 @@ from torch import nn
 
 from pretrain.atomic import write_json
 from pretrain.errors import ConfigError, DataError, UserError
-from transfer.coco_annotations import ground_truth_json
+from pretrain.reader import read_image
+from transfer.coco_ground_truth import ground_truth_json
 from transfer.detection_records import DetectionData
 from transfer.voc_evaluation import VocEvaluator
 
 
-class CheckedMapper(DatasetMapper):
-    """DatasetMapper whose failure to read an image is a DataError that names the file, also out of a worker process."""
+class SharedReaderMapper(DatasetMapper):
+    """DatasetMapper on the reader that pre-training uses: the same bytes become the same pixels on both sides of the door.
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """One record -> one training or test example. Raises DataError."""
-        try:
-            example: dict[str, Any] | None = super().__call__(dataset_dict)
-        except (
-            OSError,
-            SizeMismatchError,
-            SyntaxError,
-        ) as error:  # Pillow: truncated (OSError), broken PNG (SyntaxError)
-            raise DataError(f"cannot use the image {dataset_dict['file_name']}: {error}") from error
+    Detectron2's own reader saturates 16-bit images, drops transparency and stops at a broken EXIF block. On the images of
+    COCO and VOC both give the same pixels. An image that cannot be used is a DataError that names the file.
+    """
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """One record -> one example: "image" uint8 (C, H, W) in INPUT.FORMAT, and "instances" where it is for training."""
+        example = copy.deepcopy(dict(dataset_dict))
+        pixels = read_image(Path(example["file_name"]))
+        expected, found = (example["height"], example["width"]), pixels.shape[:2]
+        if found != expected:
+            raise DataError(
+                f"{example['file_name']} is {found[1]} x {found[0]} when upright, its annotation says {expected[1]} x {expected[0]}"
+            )
+        seen = AugInput(pixels if self.image_format == "RGB" else pixels[:, :, ::-1])
+        transforms = self.augmentations(seen)
+        example["image"] = torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
+        if not self.is_train:
+            example.pop("annotations", None)
+        elif "annotations" in example:
+            self._transform_annotations(example, transforms, seen.image.shape[:2])
         return example
 
 
@@ -64,13 +78,13 @@ class DetectionTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Detectron2's loader around CheckedMapper."""
-        return build_detection_train_loader(cfg, mapper=CheckedMapper(cfg, is_train=True))
+        """Detectron2's loader around SharedReaderMapper."""
+        return build_detection_train_loader(cfg, mapper=SharedReaderMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Detectron2's loader around CheckedMapper."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
+        """Detectron2's loader around SharedReaderMapper."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=SharedReaderMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -83,7 +97,7 @@ class DetectionTrainer(DefaultTrainer):
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
         if kind == "own_coco":
-            with_masks = cfg.MODEL.MASK_ON and any("segmentation" in thing for thing in _things(dataset_name))
+            with_masks = cfg.MODEL.MASK_ON and metadata.can_evaluate_masks
             _provide_ground_truth(dataset_name, inference_dir)
             return COCOEvaluator(
                 dataset_name, tasks=("bbox", "segm") if with_masks else ("bbox",), output_dir=str(inference_dir)
@@ -94,20 +108,23 @@ class DetectionTrainer(DefaultTrainer):
             f"DATASETS.TEST {dataset_name}: no evaluator for data of kind {kind!r}; expected COCO or VOC data"
         )
 
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """Evaluate on DATASETS.TEST. Raises DataError for an image that cannot be read."""
+        with _one_line_data_errors():
+            return super().test(cfg, model, evaluators)
+
     def train(self) -> Any:
-        """Run all iterations. Raises UserError where the loss stops being finite."""
+        """Run all iterations. Raises DataError for an image that cannot be read, UserError where the loss is not finite."""
         with _quiet_user_errors():
             try:
-                return super().train()
+                with _one_line_data_errors():
+                    return super().train()
             except FloatingPointError as error:
                 raise UserError(
                     f"training diverged: {error}. Lower SOLVER.BASE_LR (now {self.cfg.SOLVER.BASE_LR:g}) or lengthen "
                     f"SOLVER.WARMUP_ITERS (now {self.cfg.SOLVER.WARMUP_ITERS}), with another OUTPUT_DIR"
                 ) from error
-
-
-def _things(dataset_name: str) -> Iterable[dict[str, Any]]:
-    return (thing for record in DatasetCatalog.get(dataset_name) for thing in record["annotations"])
 
 
 def _provide_ground_truth(dataset_name: str, inference_dir: Path) -> None:
@@ -123,6 +140,16 @@ def _provide_ground_truth(dataset_name: str, inference_dir: Path) -> None:
     comm.synchronize()
     ids = {index + 1: index for index in range(len(data.class_names))}
     metadata.set(json_file=str(path), thing_dataset_id_to_contiguous_id=ids)
+
+
+@contextmanager
+def _one_line_data_errors() -> Iterator[None]:
+    """A DataError from a loader process arrives with that process's traceback as its text; only its last part is the user's."""
+    try:
+        yield
+    except DataError as error:
+        _, mark, text = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")
+        raise DataError(text.strip()) if mark else error from None
 
 
 class _quiet_user_errors(logging.Filter):
