@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
 
 REFERENCE_BATCH = 256
+LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it
 # How, not what: these leave the protocol's name alone.
 NOT_PROTOCOL = ("seed", "device", "precision", "num_workers")
 
@@ -64,7 +65,8 @@ class LinearConfig:
         _require(self.seed >= 0, f"seed expected at least 0, found {self.seed}")
         _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch_size expected positive")
         _require(
-            0 < self.learning_rate < math.inf, f"learning_rate expected positive and finite, found {self.learning_rate}"
+            0 < self.learning_rate <= LARGEST_RATE,
+            f"learning_rate expected positive and at most {LARGEST_RATE:g}, found {self.learning_rate}",
         )
         _require(0 <= self.momentum < 1, f"momentum expected in [0, 1), found {self.momentum}")
         _require(

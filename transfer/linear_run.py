@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ RESULT_NAME = "linear_result.json"
 STARTED_NAME = "linear_started.json"
 RESULT_FORMAT = "infomin-transfer/linear-result"
 LOCK_NAME = "run.lock"
+FAR_ABOVE = 10  # times ln C
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
             announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
         with encoder_stands_still(encoder.module) as hash_of:
             history = measure(encoder, train, val, request.config)
+        loss, ignorant = history[-1]["train_loss"], math.log(num_classes)
+        if loss > FAR_ABOVE * ignorant:
+            announce(
+                f"the training loss ended at {loss:.3g}; a classifier that knows nothing has {ignorant:.3g}. "
+                f"learning_rate={request.config.learning_rate:g} is too high for these features"
+            )
         result = _result(request, encoder, train, val, history, encoder_sha256=hash_of(), identity=identity)
         if output_dir is not None:
             write_json(output_dir / RESULT_NAME, result)

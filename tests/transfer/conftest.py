@@ -194,3 +194,24 @@ def make_linear():
 def make_pretraining():
     """Function that writes one pre-training run."""
     return write_pretraining
+
+
+def write_class_folders(
+    root: Path, *, counts: dict[str, int], classes: tuple[str, ...] = ("blue", "green", "red")
+) -> Path:
+    """Class folders with noisy images of one colour a class, 40 x 36: a linear classifier tells them apart."""
+    for split_number, (split, count) in enumerate(counts.items()):
+        for label, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                rng = np.random.default_rng((split_number, label, i))
+                pixels = rng.integers(0, 120, (36, 40, 3))
+                pixels[..., 2 - label % 3] += 110
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory) -> Path:
+    """Read-only folder for readouts: three classes, 7 training and 4 validation images each."""
+    return write_class_folders(tmp_path_factory.mktemp("classes"), counts={"train": 7, "val": 4})

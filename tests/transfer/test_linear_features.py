@@ -1,0 +1,308 @@
+"""Images, encoder and features of a readout: labels, frozen weights, and views that nothing but (seed, epoch, image) decides."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pretrain.contract import InputContract
+from pretrain.encoder import ResNetEncoder
+from pretrain.errors import CheckpointError, ConfigError, DataError
+from pretrain.views.recipes import RECIPES, RandomResizedCrop
+from transfer.linear_config import LinearConfig
+from transfer.linear_features import (
+    FrozenEncoder,
+    batches_per_epoch,
+    cached_batches,
+    encode_table,
+    epoch_order,
+    fresh_batches,
+    load_frozen_encoder,
+    load_splits,
+    pick_device,
+    state_hash,
+    training_recipe,
+)
+
+TINY = LinearConfig(epochs=3, batch_size=8, image_size=32, device="cpu", precision="fp32", num_workers=0)
+
+
+class PixelMeans(nn.Module):
+    """Features that can be computed by hand: the mean of each channel."""
+
+    feature_dim, arch = 3, "means"
+
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+def means_encoder(**contract):
+    return FrozenEncoder(PixelMeans(), InputContract(**contract), torch.device("cpu"), None, None)
+
+
+# --- images
+
+
+def test_labels_are_the_sorted_class_folders(class_folders):
+    train, val = load_splits(class_folders)
+    assert train.classes == val.classes == ("blue", "green", "red")
+    assert (len(train), len(val)) == (21, 12)
+    for images in (train, val):
+        for i, label in enumerate(images.labels.tolist()):
+            assert images.source[i].parent.name == images.classes[label]
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_a_missing_split_is_named(class_folders, tmp_path, missing):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    shutil.rmtree(root / missing)
+    with pytest.raises(DataError, match=rf"no folder .*{missing}.*train/CLASS"):
+        load_splits(root)
+
+
+def test_a_missing_root_and_a_file_are_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "nothing", tmp_path / "file"):
+        with pytest.raises(DataError, match="no folder"):
+            load_splits(root)
+
+
+def test_classes_that_differ_are_listed_on_both_sides(class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    (root / "val" / "red").rename(root / "val" / "rot")
+    with pytest.raises(DataError, match=r"only in train/: red; only in val/: rot"):
+        load_splits(root)
+
+
+def test_an_empty_class_and_a_single_class_are_refused(class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "empty")
+    shutil.rmtree(root / "val" / "red")
+    (root / "val" / "red").mkdir()
+    with pytest.raises(DataError, match="red"):
+        load_splits(root)
+    single = tmp_path / "single"
+    for split in ("train", "val"):
+        shutil.copytree(class_folders / split / "red", single / split / "red")
+    with pytest.raises(DataError, match="two classes"):
+        load_splits(single)
+
+
+def test_unreadable_images_are_named_and_counted(class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    whole = (root / "train" / "red" / "0.png").read_bytes()
+    (root / "train" / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
+    (root / "val" / "blue" / "1.png").write_bytes(b"")
+    (root / "val" / "green" / "2.png").write_text("no image")
+    with pytest.raises(DataError, match="3 of 33 images cannot be read") as caught:
+        load_splits(root)
+    assert all(name in str(caught.value) for name in ("red/0.png", "blue/1.png", "green/2.png"))
+
+
+def test_of_many_unreadable_images_ten_are_named(class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    for path in list((root / "train").rglob("*.png"))[:13]:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"13 of 33 (.|\n)*and 3 more") as caught:
+        load_splits(root)
+    assert str(caught.value).count(".png:") == 10
+
+
+# --- encoder
+
+
+def test_random_weights_are_decided_by_the_seed_and_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    a, b, c = (load_frozen_encoder("random:resnet18", replace(TINY, seed=seed), branch=None) for seed in (1, 1, 2))
+    a, b, c = (encoder.module.conv1.weight for encoder in (a, b, c))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_encoder_is_frozen_and_in_evaluation_mode():
+    encoder = load_frozen_encoder("random:resnet18", TINY, branch=None)
+    assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
+    assert not any(module.training for module in encoder.module.modules())
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = state_hash(encoder.module)
+    together = encoder.features(images)
+    alone = torch.cat([encoder.features(image[None]) for image in images])  # batch statistics would show here
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert not together.requires_grad and state_hash(encoder.module) == before
+
+
+def test_pixels_reach_the_encoder_as_its_contract_wants_them():
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    rgb = images.double().div(255).mean((2, 3))
+    expected = (rgb - torch.tensor(mean)) / torch.tensor(std)
+    torch.testing.assert_close(
+        means_encoder(mean=mean, std=std).features(images).double(), expected, rtol=1e-4, atol=1e-5
+    )
+    bgr = means_encoder(mean=mean, std=std, channel_order="BGR").features(images).double()
+    torch.testing.assert_close(bgr, (rgb.flip(1) - torch.tensor(mean)) / torch.tensor(std), rtol=1e-4, atol=1e-5)
+
+
+def test_the_hash_sees_the_last_bit_of_every_tensor_and_counter():
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    seen = {state_hash(module)}
+    for tensor in module.state_dict().values():
+        bits = tensor.view(-1).view(torch.uint8)
+        bits[0] ^= 1
+        seen.add(state_hash(module))
+        bits[0] ^= 1
+    assert len(seen) == 1 + len(module.state_dict()) and state_hash(module) in seen
+
+
+@pytest.mark.parametrize(
+    ("weights", "branch", "error", "words"),
+    [
+        ("random:resnet19", None, ConfigError, "resnet19"),
+        ("random", None, ConfigError, "expected one of"),
+        ("random:resnet18", "key", ConfigError, "no branches"),
+        ("nothing.pth", None, CheckpointError, "nothing.pth"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(weights, branch, error, words):
+    with pytest.raises(error, match=words):
+        load_frozen_encoder(weights, TINY, branch=branch)
+
+
+def give_backbone(monkeypatch, tensors, **contract):
+    backbone = SimpleNamespace(arch="resnet18", tensors=tensors, contract=InputContract(**contract), sha256="ab" * 32)
+    monkeypatch.setattr("transfer.sources.load_backbone", lambda path, *, source="auto", branch=None: backbone)
+
+
+def test_a_checkpoints_tensors_arrive_unchanged_with_its_contract(monkeypatch):
+    torch.manual_seed(5)
+    source = ResNetEncoder("resnet18")
+    tensors = {name: t for name, t in source.state_dict().items() if not name.endswith("num_batches_tracked")}
+    give_backbone(monkeypatch, tensors, bn_eps=1e-3)
+    encoder = load_frozen_encoder("some.pth", TINY, branch="key")
+    for name, tensor in tensors.items():
+        assert torch.equal(encoder.module.state_dict()[name], tensor), name
+    assert {m.eps for m in encoder.module.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
+    assert encoder.sha256 == "ab" * 32
+
+
+def test_a_missing_or_foreign_tensor_is_named(monkeypatch):
+    tensors = ResNetEncoder("resnet18").state_dict()
+    lost = {name: tensor for name, tensor in tensors.items() if name != "layer1.0.conv1.weight"}
+    give_backbone(monkeypatch, lost | {"fc.weight": torch.zeros(1)})
+    with pytest.raises(
+        CheckpointError, match=r"1 backbone tensors missing \(layer1.0.conv1.weight\), 1 not .*fc.weight"
+    ):
+        load_frozen_encoder("some.pth", TINY, branch=None)
+
+
+@pytest.mark.parametrize("contract", [{"stride_in_1x1": True}, {"stem": "deep"}])
+def test_an_encoder_of_another_make_is_refused(monkeypatch, contract):
+    give_backbone(monkeypatch, ResNetEncoder("resnet18").state_dict(), **contract)
+    with pytest.raises(CheckpointError, match=r"v1\.5 ResNet"):
+        load_frozen_encoder("some.pth", TINY, branch=None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_cuda_without_a_device_says_what_to_type():
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match="device=cpu"):
+        pick_device("cuda")
+
+
+# --- views and batches
+
+
+def test_the_training_recipe_is_crop_and_flip_with_the_configured_scale():
+    ops = training_recipe(replace(TINY, crop_scale=(0.4, 0.9))).ops
+    assert [type(op).__name__ for op in ops] == ["RandomResizedCrop", "HorizontalFlip"]
+    assert isinstance(ops[0], RandomResizedCrop) and ops[0].scale == (0.4, 0.9)
+
+
+def test_order_is_a_permutation_that_epoch_and_seed_decide():
+    orders = {
+        (seed, epoch): tuple(epoch_order(50, seed=seed, epoch=epoch).tolist()) for seed in (0, 1) for epoch in (0, 1)
+    }
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+    assert len(set(orders.values())) == 4
+    assert orders[0, 1] == tuple(epoch_order(50, seed=0, epoch=1).tolist())
+
+
+def test_every_epoch_shows_every_image_once_and_drops_none(class_folders):
+    train, _ = load_splits(class_folders)
+    batches = list(fresh_batches(means_encoder(), train, TINY))
+    assert [len(labels) for _, labels in batches] == [8, 8, 5] * 3 and batches_per_epoch(21, TINY) == 3
+    for epoch in range(3):
+        labels = torch.cat([labels for _, labels in batches[3 * epoch : 3 * epoch + 3]])
+        assert labels.bincount().tolist() == [7, 7, 7]
+
+
+def test_fresh_views_are_new_in_every_epoch(class_folders):
+    train, _ = load_splits(class_folders)
+    order = [epoch_order(21, seed=0, epoch=epoch) for epoch in range(2)]
+    batches = [features for features, _ in fresh_batches(means_encoder(), train, TINY)]
+    epochs = [torch.cat(batches[3 * e : 3 * e + 3])[order[e].argsort()] for e in range(2)]
+    assert (epochs[0] != epochs[1]).any(dim=1).sum() > 18
+
+
+def cached(train, num_views, config=TINY):
+    table = encode_table(means_encoder(), train, training_recipe(config), config, num_views=num_views, title="t")
+    return table, list(cached_batches(table, train.labels, config))
+
+
+def test_a_view_cached_for_every_epoch_is_the_fresh_view(class_folders):
+    train, _ = load_splits(class_folders)
+    fresh = list(fresh_batches(means_encoder(), train, TINY))
+    for (a, labels_a), (b, labels_b) in zip(fresh, cached(train, 3)[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(labels_a, labels_b)
+
+
+def test_fewer_cached_views_come_round_again_in_the_order_of_the_epoch(class_folders):
+    train, _ = load_splits(class_folders)
+    table, batches = cached(train, 2)
+    assert table.shape == (2, 21, 3) and not torch.equal(table[0], table[1])
+    for epoch, view in enumerate([0, 1, 0]):
+        features = torch.cat([f for f, _ in batches[3 * epoch : 3 * epoch + 3]])
+        assert torch.equal(features, table[view][epoch_order(21, seed=0, epoch=epoch)])
+
+
+def test_validation_is_the_resized_centre(tmp_path):
+    for split in ("train", "val"):
+        for name, side in (("dark", 20), ("light", 230)):
+            (tmp_path / split / name).mkdir(parents=True)
+            pixels = np.full((80, 160, 3), side, dtype=np.uint8)
+            pixels[:, :30] = pixels[:, -30:] = 128  # a centre crop of a wide image never shows its ends
+            Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
+    _, val = load_splits(tmp_path)
+    table = encode_table(
+        means_encoder(mean=(0, 0, 0), std=(1, 1, 1)), val, RECIPES["center"], TINY, num_views=1, title="validation"
+    )
+    assert (table[0] * 255).round().tolist() == [[20.0] * 3, [230.0] * 3]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_no_feature(class_folders, num_workers):
+    train, _ = load_splits(class_folders)
+    config = replace(TINY, epochs=2)
+    alone = list(fresh_batches(means_encoder(), train, config))
+    shared = list(fresh_batches(means_encoder(), train, replace(config, num_workers=num_workers)))
+    for (a, labels_a), (b, labels_b) in zip(alone, shared, strict=True):
+        assert torch.equal(a, b) and torch.equal(labels_a, labels_b)
+
+
+def test_batch_size_changes_no_view(class_folders):
+    train, _ = load_splits(class_folders)
+    tables = [cached(train, 2, replace(TINY, batch_size=size))[0] for size in (4, 16)]
+    torch.testing.assert_close(*tables, rtol=1e-6, atol=1e-6)
+
+
+def test_another_seed_draws_other_views(class_folders):
+    train, _ = load_splits(class_folders)
+    tables = [cached(train, 1, replace(TINY, seed=seed))[0] for seed in (0, 1)]
+    assert not torch.equal(*tables)
