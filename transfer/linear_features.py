@@ -24,6 +24,7 @@ from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, RandomResizedCrop, Recipe
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 from transfer.linear_config import LinearConfig
+from transfer.sources import load_backbone
 
 RANDOM = "random:"
 NAMED_UNREADABLE = 10
@@ -108,8 +109,6 @@ def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | Non
             module = ResNetEncoder(weights.removeprefix(RANDOM))
         contract, sha256 = InputContract(), None
     else:
-        from transfer.sources import load_backbone
-
         backbone = load_backbone(Path(weights), branch=branch)
         contract, sha256 = backbone.contract, backbone.sha256
         module = _fill(ResNetEncoder(backbone.arch), backbone.tensors, contract, weights)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from transfer.linear import Validation, accuracy, encoder_stands_still, measure, train_classifier
+from pretrain.errors import ConfigError
+from transfer.linear import Validation, accuracy, encoder_stands_still, measure, standardized, train_classifier
 from transfer.linear_config import LinearConfig
 from transfer.linear_features import cached_batches, load_frozen_encoder, load_splits, state_hash
 

@@ -176,7 +176,7 @@ def test_weights_that_cannot_be_used_are_refused(weights, branch, error, words):
 
 def give_backbone(monkeypatch, tensors, **contract):
     backbone = SimpleNamespace(arch="resnet18", tensors=tensors, contract=InputContract(**contract), sha256="ab" * 32)
-    monkeypatch.setattr("transfer.sources.load_backbone", lambda path, *, source="auto", branch=None: backbone)
+    monkeypatch.setattr("transfer.linear_features.load_backbone", lambda path, *, source="auto", branch=None: backbone)
 
 
 def test_a_checkpoints_tensors_arrive_unchanged_with_its_contract(monkeypatch):
