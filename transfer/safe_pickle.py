@@ -50,6 +50,11 @@ def _scalar(dtype: np.dtype, data: bytes) -> Any:
     return np.frombuffer(data, dtype=dtype, count=1)[0]
 
 
+def _frombuffer(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """numpy's helper of pickle protocol 5; the array is as large as its bytes, whatever `shape` says."""
+    return np.frombuffer(data, dtype=_dtype(dtype)).reshape(shape, order="F" if order == "F" else "C").copy()
+
+
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -58,6 +63,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _dtype,
     **{(module, "_reconstruct"): _reconstruct for module in MULTIARRAY},
     **{(module, "scalar"): _scalar for module in MULTIARRAY},
+    **{(module, "_frombuffer"): _frombuffer for module in ("numpy.core.numeric", "numpy._core.numeric")},
 }
 
 

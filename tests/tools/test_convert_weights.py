@@ -1,0 +1,69 @@
+"""The command: what it prints, its exit codes, and that a refusal leaves no file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.transfer.checkpoints import encoder_state, pycontrast
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*arguments):
+    command = [sys.executable, ROOT / "tools" / "convert_weights.py", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_weights_and_sidecar(tmp_path):
+    torch.save(pycontrast(encoder_state(), encoder_state(seed=1)), tmp_path / "in.pth")
+    result = call(tmp_path / "in.pth", tmp_path / "new" / "out.pth")
+    assert result.returncode == 0, result.stderr
+    assert "100 of 100 tensors placed once" in result.stdout and "MODEL.PIXEL_STD" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out.json", "out.pth"]
+
+
+def test_the_list_of_sources_needs_no_file():
+    result = call("--list-sources")
+    assert result.returncode == 0
+    assert all(name in result.stdout for name in ("infomin-transfer", "moco", "pycontrast", "torchvision"))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.slow
+def test_bad_input_is_exit_code_2_without_a_traceback_or_a_file(tmp_path):
+    torch.save({"weights": {"a": torch.zeros(2)}}, tmp_path / "unknown.pth")
+    torch.save(pycontrast(encoder_state(), encoder_state()), tmp_path / "good.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:1000])
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Evil(tmp_path / "canary")}))
+    for arguments, message in {
+        (tmp_path / "absent.pth", tmp_path / "o.pth"): "no weight file at",
+        (tmp_path / "unknown.pth", tmp_path / "o.pth"): "no known layout",
+        (tmp_path / "cut.pth", tmp_path / "o.pth"): "cannot read",
+        (tmp_path / "evil.pkl", tmp_path / "o.pth"): "could run code",
+        (tmp_path / "good.pth", tmp_path / "o.pth", "--source", "mocco"): "--source expected",
+        (tmp_path / "good.pth", tmp_path / "o.pth", "--branch", "teacher"): "--branch teacher",
+        (tmp_path / "good.pth", tmp_path / "o.pkl"): "ends in .pth",
+        (tmp_path / "good.pth",): "expected INPUT and OUTPUT",
+    }.items():
+        result = call(*arguments)
+        assert (result.returncode, message in result.stderr, "Traceback" in result.stderr) == (2, True, False), (
+            result.stderr
+        )
+    assert not list(tmp_path.glob("o.*")) and not list(tmp_path.glob(".o*")) and not (tmp_path / "canary").exists()
