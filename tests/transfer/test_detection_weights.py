@@ -1,0 +1,223 @@
+"""Which weights a run may use: decided before anything is written, and proven after they are loaded."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from torch import nn
+
+from pretrain.contract import InputContract
+from pretrain.errors import CheckpointError, ConfigError
+from transfer.detection_weights import WeightsPlan, plan_weights, verify_fits, verify_loaded
+from transfer.detector_config import CONFIG_ROOT, load_detector_config
+from transfer.lint import backbone_names, file_sha256
+from transfer.sidecar import Sidecar, detectron2_settings
+
+CATALOG = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+
+
+def load(*words: str):
+    config = load_detector_config(CONFIG_ROOT / "demo" / "R_18_FPN_random.yaml", words)
+    config.OUTPUT_DIR = config.OUTPUT_DIR if "OUTPUT_DIR" in words else "no/such/folder"
+    return config
+
+
+def plan(*words: str, eval_only=False, resume=False, trust=False) -> WeightsPlan:
+    return plan_weights(load(*words), eval_only=eval_only, resume=resume, trust=trust)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    """All tensors of a small detector."""
+    torch.manual_seed(0)
+    return build_model(load()).state_dict()
+
+
+@functools.cache
+def converted_names() -> dict[str, str]:
+    with torch.device("meta"):
+        return backbone_names(build_model(load("MODEL.DEVICE", "meta")))
+
+
+def write_weights(path: Path, state: dict[str, torch.Tensor], **over) -> Path:
+    """A converted backbone with its sidecar; `over` replaces Detectron2 settings of the sidecar."""
+    model = {short: state[name] for name, short in converted_names().items()}
+    torch.save({"model": model, "matching_heuristics": True, "__author__": "tests"}, path)
+    sidecar = Sidecar(
+        weights_sha256=file_sha256(path),
+        arch="resnet18",
+        source={"layout": "infomin-transfer", "branch": "query"},
+        contract=InputContract(),
+        detectron2=detectron2_settings("resnet18", InputContract()) | over,
+        proof={},
+    )
+    path.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
+    return path
+
+
+def test_empty_weights_are_random_initialisation() -> None:
+    found = plan("MODEL.WEIGHTS", "")
+    assert found == WeightsPlan("random", "") and "random initialisation" in found.note
+    assert verify_loaded(found, nn.Linear(1, 1)) == "backbone: random initialisation"
+
+
+def test_detectron2s_own_weights_need_no_sidecar_and_are_not_fetched_to_look() -> None:
+    found = plan("MODEL.WEIGHTS", CATALOG)
+    assert found.kind == "catalog"
+    verify_fits(found, load())
+
+
+def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, state) -> None:
+    found = plan("MODEL.WEIGHTS", str(write_weights(tmp_path / "w.pth", state)))
+    assert found.kind == "converted" and found.sidecar["source"]["layout"] == "infomin-transfer"
+    json.dumps(found.sidecar)  # it goes into result.json
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'RGB', must be 'BGR'; type: INPUT.FORMAT BGR"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], 'type: MODEL.PIXEL_STD "[1.0, 1.0, 1.0]"'),
+        ("MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.DEPTH is 18, must be 34; type: MODEL.RESNETS.DEPTH 34"),
+    ],
+)
+def test_contradicting_configuration_stops_with_the_line_to_change(tmp_path: Path, state, key, value, line) -> None:
+    path = write_weights(tmp_path / "w.pth", state, **{key: value})
+    with pytest.raises(ConfigError) as caught:
+        plan("MODEL.WEIGHTS", str(path))
+    assert line in str(caught.value) and f"sidecar {tmp_path}/w.json" in str(caught.value)
+
+
+def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path, state) -> None:
+    path = write_weights(tmp_path / "w.pth", state)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(CheckpointError, match=r"no sidecar at .*w\.json.* tools/convert_weights\.py INPUT .* --trust"):
+        plan("MODEL.WEIGHTS", str(path))
+    found = plan("MODEL.WEIGHTS", str(path), trust=True)
+    assert found.kind == "trusted" and "WITHOUT a sidecar" in found.note
+
+
+def test_exchanged_weight_file_is_noticed(tmp_path: Path, state) -> None:
+    path = write_weights(tmp_path / "w.pth", state)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match=r"not the file its sidecar describes: sha256 \w{12}"):
+        plan("MODEL.WEIGHTS", str(path))
+
+
+def test_trust_does_not_silence_a_sidecar_that_contradicts(tmp_path: Path, state) -> None:
+    path = write_weights(tmp_path / "w.pth", state, **{"INPUT.FORMAT": "BGR"})
+    with pytest.raises(ConfigError, match="contradicts"):
+        plan("MODEL.WEIGHTS", str(path), trust=True)
+
+
+def test_absent_file_address_and_pickle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no weight file at absent\.pth"):
+        plan("MODEL.WEIGHTS", "absent.pth")
+    with pytest.raises(ConfigError, match="is an address; expected a file"):
+        plan("MODEL.WEIGHTS", "https://example.org/w.pth")
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {}}))
+    with pytest.raises(CheckpointError, match="is a pickle, which runs code"):
+        plan("MODEL.WEIGHTS", str(tmp_path / "w.pkl"))
+
+
+def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, state) -> None:
+    path = write_weights(tmp_path / "w.pth", state)
+    content = torch.load(path, weights_only=True)
+    content["model"]["res3.0.conv1.weight_orig"] = content["model"].pop("res3.0.conv1.weight")
+    torch.save(content, path)
+    path.with_suffix(".json").unlink()
+    found = plan("MODEL.WEIGHTS", str(path), trust=True)
+    with pytest.raises(CheckpointError, match=r"99 of 100 tensors .*res3\.0\.conv1\.weight"):
+        verify_fits(found, load())
+    model = build_model(load())
+    DetectionCheckpointer(model).load(str(path))  # Detectron2 itself only logs a warning
+    with pytest.raises(CheckpointError, match=r"99 of 100 tensors .*res3\.0\.conv1\.weight"):
+        verify_loaded(found, model)
+
+
+def test_backbone_arrives_through_detectron2s_own_loader(tmp_path: Path, state) -> None:
+    path = write_weights(tmp_path / "w.pth", state)
+    found = plan("MODEL.WEIGHTS", str(path))
+    verify_fits(found, load())
+    model = build_model(load())
+    with pytest.raises(CheckpointError, match="not fully loaded"):
+        verify_loaded(found, model)
+    DetectionCheckpointer(model).load(str(path))
+    assert verify_loaded(found, model) == f"backbone: 100 of 100 tensors loaded from {path}"
+
+
+def test_weights_of_another_depth_are_refused_before_anything_is_written(tmp_path: Path, state) -> None:
+    found = WeightsPlan("trusted", str(write_weights(tmp_path / "w.pth", state)))
+    with pytest.raises(CheckpointError, match=r"Does the configuration build the network .*MODEL\.RESNETS\.DEPTH"):
+        verify_fits(found, load("MODEL.RESNETS.DEPTH", "34"))
+
+
+# --- complete detectors -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, state) -> Path:
+    """What a finished run leaves: checkpoint, pointer, configuration, result."""
+    torch.save({"model": state, "iteration": 3}, tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth\n")
+    (tmp_path / "config.yaml").write_text(load().dump())
+    (tmp_path / "result.json").write_text(json.dumps({"init": "infomin", "class_names": ["ant", "bee"]}))
+    return tmp_path
+
+
+def test_resume_takes_the_newest_checkpoint_and_without_one_the_weights(run_dir: Path) -> None:
+    found = plan("OUTPUT_DIR", str(run_dir), resume=True)
+    assert (found.kind, found.weights) == ("checkpoint", f"{run_dir}/model_final.pth")
+    verify_fits(found, load())
+    (run_dir / "last_checkpoint").unlink()
+    assert plan("OUTPUT_DIR", str(run_dir), resume=True).kind == "random"
+
+
+def test_resume_names_a_checkpoint_that_is_gone(run_dir: Path) -> None:
+    (run_dir / "model_final.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"no weight file at .*model_final\.pth"):
+        plan("OUTPUT_DIR", str(run_dir), resume=True)
+
+
+def test_evaluation_needs_a_detector() -> None:
+    with pytest.raises(ConfigError, match=r"type MODEL\.WEIGHTS RUN/model_final\.pth"):
+        plan(eval_only=True)
+
+
+def test_evaluated_detector_brings_its_classes_and_initialisation(run_dir: Path) -> None:
+    found = plan("MODEL.WEIGHTS", str(run_dir / "model_final.pth"), eval_only=True)
+    assert found.trained == {"init": "infomin", "class_names": ["ant", "bee"]} and "complete detector" in found.note
+
+
+def test_evaluation_under_another_input_contract_is_refused(run_dir: Path) -> None:
+    """Channel order is in no checkpoint: without this the AP would only be lower."""
+    weights = str(run_dir / "model_final.pth")
+    with pytest.raises(ConfigError, match=r"contradicts the detector's own .*config\.yaml:\n  INPUT\.FORMAT is 'BGR'"):
+        plan("MODEL.WEIGHTS", weights, "INPUT.FORMAT", "BGR", eval_only=True)
+    (run_dir / "config.yaml").unlink()
+    plan("MODEL.WEIGHTS", weights, "INPUT.FORMAT", "BGR", eval_only=True)  # nothing is known about the file then
+
+
+def test_detector_of_other_classes_is_refused_before_anything_is_written(run_dir: Path) -> None:
+    found = plan("MODEL.WEIGHTS", str(run_dir / "model_final.pth"), eval_only=True)
+    with pytest.raises(CheckpointError, match=r"detector not fully loaded .*classes"):
+        verify_fits(found, load("MODEL.ROI_HEADS.NUM_CLASSES", "3"))
+
+
+def test_backbone_alone_is_no_detector(tmp_path: Path, state) -> None:
+    found = plan("MODEL.WEIGHTS", str(write_weights(tmp_path / "w.pth", state)), eval_only=True)
+    with pytest.raises(CheckpointError, match="detector not fully loaded"):
+        verify_fits(found, load())
+
+
+def test_damaged_result_beside_the_weights_is_said(run_dir: Path) -> None:
+    (run_dir / "result.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"result\.json, beside the weights, is not JSON"):
+        plan("OUTPUT_DIR", str(run_dir), resume=True, eval_only=True)
