@@ -30,6 +30,7 @@ BROKEN_LINES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 PANEL_INCHES = (4.0, 2.9)
 SMOOTHING = 0.04  # share of a curve that the running mean spans
 MAX_SHEET_PIXELS = 1600
+LABEL_LENGTH = 27
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -69,7 +70,13 @@ def line_of(name: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def plain_label(name: str) -> str:
-    """Text that matplotlib takes as it is: a dollar would start a formula, a leading underscore hides the label."""
+    """Text that matplotlib takes as it is: a dollar would start a formula, a leading underscore hides the label.
+
+    What is longer than LABEL_LENGTH loses its middle.
+    """
+    if len(name) > LABEL_LENGTH:
+        half = (LABEL_LENGTH - 1) // 2
+        name = f"{name[:half]}\u2026{name[-half:]}"
     text = name.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -217,3 +218,11 @@ def write_class_folders(
 def class_folders(tmp_path_factory) -> Path:
     """Read-only folder for readouts: three classes, 7 training and 4 validation images each."""
     return write_class_folders(tmp_path_factory.mktemp("classes"), counts={"train": 7, "val": 4})
+
+
+@pytest.fixture(scope="session")
+def write_runs() -> SimpleNamespace:
+    """The writers of this file, for fixtures that several tests share."""
+    return SimpleNamespace(
+        example=write_example, detection=write_detection, linear=write_linear, pretraining=write_pretraining
+    )

@@ -1,0 +1,118 @@
+"""tools/linear_eval.py as a user runs it: a readout of random weights, of a checkpoint's branches, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.checkpoint import write_checkpoint
+from pretrain.contract import InputContract
+from pretrain.encoder import ResNetEncoder
+from transfer.linear_features import state_hash
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = [
+    "epochs=2",
+    "image_size=32",
+    "cached_views=1",
+    "standardize=true",
+    "learning_rate=0.1",
+    "num_workers=0",
+    "precision=fp32",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label, name in enumerate(("dark", "light")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 128, (40, 40, 3)) + 127 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A pre-training checkpoint with two different encoders."""
+    model = {"memory.features": torch.zeros(4, 2), "memory.pointer": torch.zeros((), dtype=torch.long)}
+    for seed, branch in enumerate(("query", "key")):
+        torch.manual_seed(seed)
+        model |= {f"{branch}.encoder.{name}": tensor for name, tensor in ResNetEncoder("resnet18").state_dict().items()}
+    path = tmp_path_factory.mktemp("run") / "step_00000001.pt"
+    rest = {"method": "infomin", "optimizer": {}, "scaler": {}, "progress": {}, "config": {}}
+    write_checkpoint(path, {"arch": "resnet18", "contract": InputContract().to_dict(), "model": model, **rest})
+    return path
+
+
+def call(*arguments, cwd):
+    command = [sys.executable, str(ROOT / "tools" / "linear_eval.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_readout_prints_its_figures_and_writes_them(data, tmp_path):
+    done = call("--weights", "random:resnet18", "--data", data, "--output-dir", "out", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "linear_result.json").read_text())
+    assert f"random: top-1 {result['top1']:.2f} %, top-2 100.00 % (not the paper's protocol: " in done.stdout
+    assert result["command"].startswith("python ") and "--weights random:resnet18" in result["command"]
+    other = call("--weights", "random:resnet18", "--data", data, "--output-dir", "out", *QUICK, "seed=1", cwd=tmp_path)
+    assert other.returncode == 2 and "differs in config" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_checkpoints_branches_are_read_and_named(data, checkpoint, tmp_path):
+    results = {}
+    for name, options in {"default": [], "key": ["--branch", "key"]}.items():
+        output = tmp_path / name
+        options = ["--weights", checkpoint, "--data", data, "--output-dir", output, "--init-name", name, *options]
+        done = call(*options, *QUICK, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        results[name] = json.loads((output / "linear_result.json").read_text())
+    for seed, name in enumerate(("default", "key")):
+        torch.manual_seed(seed)
+        assert results[name]["encoder"]["state_sha256"] == state_hash(ResNetEncoder("resnet18"))
+        assert results[name]["init"] == name
+    assert results["default"]["history"] != results["key"]["history"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--data": "nothing"}, "no folder"),
+        ({"--weights": "truncated"}, "damaged.pt"),
+        ({"override": "epoch=2"}, "did you mean `epochs`"),
+    ],
+)
+def test_bad_input_ends_with_2_a_sentence_and_no_output(data, checkpoint, tmp_path, changed, words):
+    if changed.get("--weights") == "truncated":
+        (tmp_path / "damaged.pt").write_bytes(checkpoint.read_bytes()[:100_000])
+        changed = {"--weights": "damaged.pt"}
+    options = {"--weights": "random:resnet18", "--data": data, "--output-dir": "out", **changed}
+    override = options.pop("override", "seed=0")
+    done = call(*[word for pair in options.items() for word in pair], *QUICK, override, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_paper_protocol_is_what_runs_without_a_configuration(data, tmp_path):
+    done = call(
+        "--weights", "random:resnet18", "--data", data, "epochs=1", "num_workers=0", "precision=fp32", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(not the paper's protocol: epochs=1)" in done.stdout  # nothing else differs

@@ -1,0 +1,165 @@
+"""Pictures: drawn from what is there, none from nothing, the same bytes each time, and any name is only a name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from pretrain.errors import DataError
+from transfer.report_groups import group_detection, group_readouts
+from transfer.report_plots import (
+    ap_over_iterations,
+    colour_of,
+    detection_curves,
+    encode_image,
+    line_of,
+    pretraining_curves,
+    readout_curves,
+    running_mean,
+    seed_dots,
+    sheet,
+)
+from transfer.report_runs import read_detection, read_linear, read_pretraining
+
+
+def svg_of(picture):
+    kind, _, data = picture.data_uri.partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    return base64.b64decode(data).decode()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every line that is plotted: (title of its axis, label, x, y)."""
+    lines = []
+    honest = Axes.plot
+
+    def plot(self, *arguments, **options):
+        lines.append((self.get_title("left"), options.get("label"), list(arguments[0]), list(arguments[1])))
+        return honest(self, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    return lines
+
+
+@pytest.fixture
+def detection(make_detection, tmp_path):
+    return read_detection(make_detection(tmp_path / "detect" / "run", init="random", seed=0, ap50=30.0))
+
+
+@pytest.fixture
+def linear(make_linear, tmp_path):
+    return read_linear(make_linear(tmp_path / "readout", init="random", seed=0, top1=30.0))
+
+
+@pytest.fixture
+def pretraining(make_pretraining, tmp_path):
+    return read_pretraining(make_pretraining(tmp_path / "pretrain"))
+
+
+@pytest.mark.parametrize("span", [1, 3, 7, 99])
+def test_running_mean_equals_a_slow_reference(span):
+    values = np.random.default_rng(0).normal(size=20).tolist()
+    half = span // 2
+    expected = [np.mean(values[max(0, i - half) : i + half + 1]) for i in range(20)]
+    assert running_mean(values, span) == pytest.approx(expected)
+
+
+def test_pretraining_shows_loss_accuracy_and_rate_over_steps(pretraining, drawn):
+    svg_of(pretraining_curves(pretraining))
+    by_title = {title: (x, y) for title, _, x, y in drawn}
+    assert set(by_title) == {"Loss", "Contrastive accuracy", "Learning rate"}
+    assert by_title["Learning rate"] == (
+        [row["step"] for row in pretraining.log], [row["learning_rate"] for row in pretraining.log]
+    )  # fmt: skip
+    raw = next(y for title, _, _, y in drawn if title == "Loss")
+    assert raw == [row["loss"] for row in pretraining.log]
+
+
+@pytest.mark.parametrize("queue", [None, "many", -1, True])
+def test_pretraining_without_a_known_queue_is_drawn_without_its_line(pretraining, queue):
+    assert pretraining_curves(replace(pretraining, config={"method": {"queue_size": queue}})) is not None
+
+
+def test_nothing_logged_is_no_picture(pretraining, detection, linear):
+    assert pretraining_curves(replace(pretraining, log=())) is None
+    assert detection_curves(group_detection([replace(detection, curve=(), history=())])[0]) is None
+    assert readout_curves(group_readouts([replace(linear, history=())])[0]) is None
+    assert seed_dots(["a"], lambda row: {}, label="AP", baseline="random") is None
+
+
+def test_figures_that_are_no_numbers_are_gaps(pretraining):
+    log = ({"step": 1, "loss": float("nan")}, {"step": 2, "loss": "x"}, {"step": 3}, {"step": 4, "loss": 2.0})
+    assert pretraining_curves(replace(pretraining, log=log)) is not None
+
+
+def test_detection_shows_loss_ap_and_rate_of_every_seed(detection, drawn):
+    (group,) = group_detection([detection, replace(detection, seed=1), replace(detection, init="infomin")])
+    assert detection_curves(group) is not None
+    assert sum(title == "Training loss" for title, *_ in drawn) == 3
+    assert [y for title, _, _, y in drawn if title == "box AP50"] == [[10.0, 20.0, 30.0]] * 3
+    assert {label for title, label, *_ in drawn if title == "Learning rate"} == {"random", "infomin", None}
+
+
+def test_readout_shows_accuracy_loss_and_rate(linear, drawn):
+    (group,) = group_readouts([linear])
+    assert readout_curves(group) is not None
+    assert {title: y[-1] for title, _, _, y in drawn}["Learning rate"] == pytest.approx(0.24)
+    assert {title for title, *_ in drawn} == {"Readout top-1", "Readout training loss", "Learning rate"}
+
+
+def test_ap_over_iterations_falls_back_on_detectron2s_own_log(detection):
+    assert ap_over_iterations(detection, "bbox/AP50") == [(200, 10.0), (400, 20.0), (600, 30.0)]
+    curve = ({"iteration": 99, "bbox/AP50": 5.0}, {"iteration": 199, "bbox/AP50": float("nan")})
+    assert ap_over_iterations(replace(detection, history=(), curve=curve), "bbox/AP50") == [(99, 5.0)]
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "$\\broken{$", "_hidden", "a & <b>", "x" * 80])
+def test_any_name_can_be_drawn(detection, linear, drawn, name):
+    runs = [detection, replace(detection, init=name)]
+    (group,) = group_detection(runs)
+    assert detection_curves(group) is not None
+    assert seed_dots(list(group.runs), lambda row: {0: 1.0}, label="AP", baseline="random") is not None
+    assert readout_curves(group_readouts([linear, replace(linear, init=name)])[0]) is not None
+
+
+def test_equal_runs_give_equal_bytes_without_date_or_outside_reference(detection):
+    (group,) = group_detection([detection, replace(detection, init="infomin")])
+    first, again = (detection_curves(group) for _ in range(2))
+    assert first == again
+    svg = svg_of(first)
+    assert "<dc:date>" not in svg
+    links = re.findall(r'(?:href|src)="([^"]+)"', svg)
+    assert all(link.startswith("#") for link in links)
+
+
+def test_lines_that_lie_on_each_other_all_show():
+    names = ["random", "supervised", "infomin", "mine"]
+    styles = [line_of(name, names) for name in names]
+    assert len({str(style["linestyle"]) for style in styles}) == 4 and styles[-1]["linestyle"] == "-"
+    orders = [style["zorder"] for style in styles]
+    assert orders == sorted(orders, reverse=True)  # broken lines lie on top
+    assert len({colour_of(name, names) for name in names}) == 4
+
+
+def test_a_very_large_sheet_is_made_smaller_and_a_broken_one_is_an_error(tmp_path):
+    Image.new("RGB", (3200, 100), "red").save(tmp_path / "views.png")
+    picture = sheet(tmp_path / "views.png")
+    assert picture.width == 1600
+    (tmp_path / "views.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError):
+        sheet(tmp_path / "views.png")
+
+
+def test_a_sheet_keeps_its_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    uri = encode_image(Image.fromarray(pixels), "PNG")
+    back = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert np.array_equal(np.asarray(back), pixels)
