@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pretrain.errors import ConfigError, DataError
+from transfer import report_html
 from transfer.report import CSV_COLUMNS, all_commands, render_csv, render_markdown, write_report
 from transfer.report_groups import group_detection, group_readouts
 from transfer.report_search import read_runs
@@ -27,7 +28,22 @@ def table(example_runs):
     return list(csv.DictReader(render_csv(comparisons, readouts).splitlines()))
 
 
-def test_three_files_are_written_and_an_older_report_is_replaced(example_runs, tmp_path):
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Curves take most of a report's time and have their own tests."""
+    for name in ("pretraining_curves", "detection_curves", "readout_curves", "seed_dots"):
+        monkeypatch.setattr(report_html, name, lambda *arguments, **options: None)
+
+
+def test_the_order_of_the_runs_changes_no_byte(example_runs, tmp_path, no_curves):
+    folders = sorted(example_runs / name for name in ("detect", "pretrain", "readout"))
+    for name, paths in (("a", folders), ("b", folders[::-1])):
+        write_report(paths, tmp_path / name)
+    for file in ("index.html", "report.md", "report.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_three_files_are_written_and_an_older_report_is_replaced(example_runs, tmp_path, no_curves):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.html").write_text("old")
     (tmp_path / "out" / "mine.txt").write_text("kept")

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from transfer.report import write_report
 from transfer.report_groups import group_detection, group_readouts
 from transfer.report_html import render_html
 from transfer.report_search import read_runs
@@ -182,10 +181,3 @@ def test_odd_configuration_and_environment_give_a_page(tmp_path, make_pretrainin
     (path / "config.yaml").write_text("method: infomin\nviews: [64]\n")
     (path / "environment.json").write_text('{"git": null, "cuda": {"devices": []}}')
     assert "infomin" in Page(render(tmp_path)).text
-
-
-def test_the_page_does_not_depend_on_the_order_of_the_runs(example_runs, tmp_path):
-    parts = sorted(path for path in example_runs.iterdir() if path.name not in ("notes", "images"))
-    for name, paths in (("a", parts), ("b", parts[::-1])):
-        write_report(paths, tmp_path / name)
-    assert (tmp_path / "a" / "index.html").read_bytes() == (tmp_path / "b" / "index.html").read_bytes()

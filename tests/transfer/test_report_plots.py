@@ -20,6 +20,7 @@ from transfer.report_plots import (
     detection_curves,
     encode_image,
     line_of,
+    plain_label,
     pretraining_curves,
     readout_curves,
     running_mean,
@@ -83,7 +84,7 @@ def test_pretraining_shows_loss_accuracy_and_rate_over_steps(pretraining, drawn)
     assert raw == [row["loss"] for row in pretraining.log]
 
 
-@pytest.mark.parametrize("queue", [None, "many", -1, True])
+@pytest.mark.parametrize("queue", ["many", -1])
 def test_pretraining_without_a_known_queue_is_drawn_without_its_line(pretraining, queue):
     assert pretraining_curves(replace(pretraining, config={"method": {"queue_size": queue}})) is not None
 
@@ -121,13 +122,14 @@ def test_ap_over_iterations_falls_back_on_detectron2s_own_log(detection):
     assert ap_over_iterations(replace(detection, history=(), curve=curve), "bbox/AP50") == [(99, 5.0)]
 
 
-@pytest.mark.parametrize("name", ["$x^2$", "$\\broken{$", "_hidden", "a & <b>", "x" * 80])
-def test_any_name_can_be_drawn(detection, linear, drawn, name):
-    runs = [detection, replace(detection, init=name)]
-    (group,) = group_detection(runs)
+def test_any_name_can_be_drawn(detection, linear):
+    names = ["$x^2$", "$\\broken{$", "_hidden", "a & <b>", "x" * 80]
+    (group,) = group_detection([replace(detection, init=name) for name in names])
     assert detection_curves(group) is not None
     assert seed_dots(list(group.runs), lambda row: {0: 1.0}, label="AP", baseline="random") is not None
-    assert readout_curves(group_readouts([linear, replace(linear, init=name)])[0]) is not None
+    assert readout_curves(group_readouts([replace(linear, init=name) for name in names])[0]) is not None
+    labels = [plain_label(name) for name in names]
+    assert labels[:4] == [r"\$x^2\$", r"\$\broken{\$", " _hidden", "a & <b>"] and len(labels[4]) == 27
 
 
 def test_equal_runs_give_equal_bytes_without_date_or_outside_reference(detection):
