@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import math
 from pathlib import Path
@@ -21,13 +23,19 @@ def metrics_of(ap50: float) -> dict[str, dict[str, float]]:
     return {"bbox": box, "segm": {name: value - 2 for name, value in box.items()}}
 
 
-def write_image(path: Path, seed: int = 0) -> Path:
-    """A smooth photo-like PNG, 192 x 144; one that is there stays."""
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+@functools.cache
+def png_of(seed: int) -> bytes:
+    """A smooth photo-like picture, 192 x 144, as PNG."""
     coarse = np.random.default_rng(seed).integers(60, 220, (9, 12, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((192, 144), Image.Resampling.BICUBIC).save(path)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((192, 144), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_image(path: Path, seed: int = 0) -> Path:
+    """Write `png_of(seed)`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png_of(seed))
     return path
 
 
