@@ -138,6 +138,7 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
             chance = math.log(queue + 1)
             axes[0].axhline(chance, color="#9ca3af", linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
             axes[0].legend(loc="best")
+        axes[2].set_ylim(bottom=0)
         axes[1].set_ylim(0, max(1.0, axes[1].get_ylim()[1]) if axes[1].get_ylim()[1] > 0.5 else None)
         caption = "Faint: as logged. Solid: running mean. Accuracy: how often the positive key scores highest of K + 1."
         return _svg(figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption)

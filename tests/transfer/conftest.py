@@ -232,5 +232,9 @@ def class_folders(tmp_path_factory) -> Path:
 def write_runs() -> SimpleNamespace:
     """The writers of this file, for fixtures that several tests share."""
     return SimpleNamespace(
-        example=write_example, detection=write_detection, linear=write_linear, pretraining=write_pretraining
+        example=write_example,
+        image=write_image,
+        detection=write_detection,
+        linear=write_linear,
+        pretraining=write_pretraining,
     )

@@ -135,7 +135,8 @@ def evil_page(tmp_path_factory, write_runs):
             changed = json.loads((run / "result.json").read_text()) | {"sidecar": {**sidecar, "arch": evil("sidecar")}}
             (run / "result.json").write_text(json.dumps(changed))
         sample = {"file": f"/nowhere/{evil('file').replace('/', '-')}", "ground_truth": [], "predictions": []}
-        (run / "samples.json").write_text(json.dumps({"images": [sample]}))
+        drawn = write_runs.image(folder / 'a" onerror="1" x="<b>.png')
+        (run / "samples.json").write_text(json.dumps({"images": [sample, {**sample, "file": str(drawn)}]}))
     write_runs.linear(folder / "linear", init=evil("row"), seed=0, top1=3.0, protocol={"name": evil("protocol")})
     pretraining = write_runs.pretraining(folder / "pretrain")
     (pretraining / "config.yaml").write_text(
