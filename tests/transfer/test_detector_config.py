@@ -105,11 +105,11 @@ def test_run_departs_from_detectron2s_own_file_in_the_published_figures_only(fam
 
 def test_schedules_and_sizes_are_the_published_ones() -> None:
     voc = load_detector_config(CONFIG_ROOT / "voc/R_50_C4_24k_infomin.yaml")
-    assert voc.INPUT.MIN_SIZE_TRAIN == tuple(range(480, 801, 32)) and voc.INPUT.MIN_SIZE_TEST == 800
+    assert tuple(range(480, 801, 32)) == voc.INPUT.MIN_SIZE_TRAIN and voc.INPUT.MIN_SIZE_TEST == 800
     assert (voc.SOLVER.BASE_LR, voc.SOLVER.IMS_PER_BATCH, voc.SOLVER.WARMUP_ITERS) == (0.02, 16, 100)
     assert voc.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval") and not voc.MODEL.MASK_ON
     coco = load_detector_config(CONFIG_ROOT / "coco/R_50_FPN_1x_infomin.yaml")
-    assert coco.INPUT.MIN_SIZE_TRAIN == tuple(range(640, 801, 32)) and coco.MODEL.MASK_ON
+    assert tuple(range(640, 801, 32)) == coco.INPUT.MIN_SIZE_TRAIN and coco.MODEL.MASK_ON
     assert (coco.SOLVER.STEPS, coco.SOLVER.MAX_ITER) == ((60000, 80000), 90000)
 
 

@@ -1,0 +1,313 @@
+"""The command end to end on tiny data, and Detectron2's own tool on the FPN configurations."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from torch.multiprocessing import ProcessExitedException
+
+from pretrain.contract import InputContract
+from pretrain.errors import ConfigError
+from transfer.lint import backbone_names, file_sha256
+from transfer.sidecar import Sidecar, detectron2_settings
+from transfer.synthetic.config import SyntheticConfig
+from transfer.synthetic.write import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "train_net.py"
+STOCK = Path(importlib.util.find_spec("detectron2").origin).parents[1] / "tools" / "train_net.py"
+RANDOM, INFOMIN = "demo/R_18_FPN_random.yaml", "demo/R_18_FPN_infomin.yaml"
+TINY = (
+    *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0"),
+    *("INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"),
+)
+
+
+def run(*arguments: str, tool: Path = TOOL, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(tool), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "demo"
+    config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
+    write_dataset(config, root, num_workers=1)
+    return root
+
+
+def data(root: Path, kind: str) -> list[str]:
+    words = []
+    for split in ("train", "test"):
+        coco = f"coco:{root}/coco/annotations/instances_{split}.json:{root}/coco/{split}"
+        words += [f"--{split}-data", coco if kind == "coco" else f"voc:{root}/voc:{split}"]
+    return words
+
+
+def result(path: Path) -> dict:
+    return json.loads((path / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(demo: Path, tmp_path_factory) -> Path:
+    """A finished run of two iterations on the COCO layout."""
+    out = tmp_path_factory.mktemp("runs") / "coco"
+    done = run("--config-file", RANDOM, *data(demo, "coco"), "OUTPUT_DIR", str(out), *TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Evaluation results for segm" in done.stdout and "copypaste: AP,AP50,AP75" in done.stdout
+    return out
+
+
+@pytest.mark.slow
+def test_coco_run_leaves_what_the_report_reads(trained: Path) -> None:
+    found = result(trained)
+    assert (found["init"], found["iterations"], found["num_train_images"], found["seed"]) == ("random", 2, 4, 0)
+    assert {"AP", "AP50", "AP75"} <= set(found["metrics"]["bbox"]) and "segm" in found["metrics"]
+    assert found["history"][-1] == {"iteration": 2, "metrics": found["metrics"]}
+    assert found["command"].startswith("python ") and "--train-data" in found["command"]
+    samples = json.loads((trained / "samples.json").read_text())["images"]
+    assert len(samples) == 2 and samples[0]["ground_truth"] and Path(samples[0]["file"]).is_file()
+
+
+@pytest.mark.slow
+def test_evaluation_alone_gives_the_same_ap_and_leaves_the_run_as_it_was(demo: Path, trained: Path) -> None:
+    kept = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".json", ".yaml")}
+    words = ("--config-file", RANDOM, "--eval-only", *data(demo, "coco")[2:], *("OUTPUT_DIR", str(trained)), *TINY[6:])
+    done = run(*words[:2], "--resume", *words[2:])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert result(trained / "evaluation")["metrics"] == result(trained)["metrics"]
+    assert result(trained / "evaluation")["init"] == "random"
+    assert {name: (trained / name).read_bytes() for name in kept} == kept
+    refused = run(*words, "MODEL.WEIGHTS", str(trained / "model_final.pth"))
+    assert refused.returncode == 2 and "is in use" in refused.stderr
+
+
+@pytest.mark.slow
+def test_voc_run_prints_the_three_figures_and_resume_goes_on(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "voc"
+    words = (*data(demo, "voc"), "OUTPUT_DIR", str(out), *TINY)
+    first = run("--config-file", RANDOM, *words, "MODEL.DEVICE", "cpu", "SEED", "5")
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert "copypaste: AP,AP50,AP75\n" in first.stdout and "the data have boxes only" in first.stdout
+    assert set(result(out)["metrics"]) == {"bbox"} and result(out)["seed"] == 5
+    again = run("--config-file", RANDOM, *words)
+    assert again.returncode == 2 and "--resume to go on with this run" in again.stderr
+    longer = run("--config-file", RANDOM, "--resume", *words, "SOLVER.MAX_ITER", "3")
+    assert longer.returncode == 0, longer.stderr[-3000:]
+    assert "Starting training from iteration 2" in longer.stdout and "detector: 154 of 154 tensors" in longer.stdout
+    assert result(out)["iterations"] == 3 and result(out)["history"][-1]["iteration"] == 3
+
+
+@pytest.mark.slow
+def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
+    demo: Path, trained: Path, tmp_path: Path
+) -> None:
+    state = torch.load(trained / "model_final.pth", weights_only=True)["model"]
+    names = {name: name.removeprefix("backbone.bottom_up.") for name in state if ".bottom_up." in name}
+    weights = tmp_path / "w.pth"
+    torch.save({"model": {short: state[name] for name, short in names.items()}, "matching_heuristics": True}, weights)
+    sidecar = Sidecar(
+        file_sha256(weights),
+        "resnet18",
+        {"layout": "infomin-transfer", "branch": "query"},
+        InputContract(),
+        detectron2_settings("resnet18", InputContract()),
+        {},
+    )
+    weights.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
+    out = tmp_path / "out"
+    words = (
+        "--config-file",
+        INFOMIN,
+        *data(demo, "coco"),
+        "OUTPUT_DIR",
+        str(out),
+        "MODEL.WEIGHTS",
+        str(weights),
+        *TINY,
+    )
+    wrong = run(*words, "INPUT.FORMAT", "BGR")
+    assert wrong.returncode == 2 and "type: INPUT.FORMAT RGB" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert not out.exists()
+    right = run(*words)
+    assert right.returncode == 0, right.stderr[-3000:]
+    assert "backbone: 100 of 100 tensors loaded" in right.stdout
+    assert result(out)["init"] == "infomin" and result(out)["sidecar"]["source"]["branch"] == "query"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config-file", "demo/R_18_FPN_radnom.yaml"], "did you mean demo/R_18_FPN_random.yaml?"),
+        (
+            ["--config-file", RANDOM, "--train-data", "coco:x"],
+            "expected coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT",
+        ),
+        (["--num-gpus", "64", "--config-file", RANDOM], "--num-gpus 64, but this machine has"),
+        (["--config-file", "{bad}"], "is not plain YAML"),
+    ],
+)
+def test_users_mistakes_end_with_code_two_and_no_traceback(tmp_path: Path, words: list[str], message: str) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path}/canary']\n")
+    done = run(*(word.format(bad=bad) for word in words), "OUTPUT_DIR", str(tmp_path / "out"))
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr + done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+# --- several processes, without them ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tool(monkeypatch) -> dict:
+    """The script's functions, as a worker process sees them."""
+    before = list(sys.path)
+    functions = runpy.run_path(str(TOOL))
+    assert sys.path == before  # only the command itself drops its folder
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    return functions
+
+
+def test_a_workers_exit_code_is_the_commands(tool: dict, monkeypatch, tmp_path: Path) -> None:
+    main = tool["main"]
+    stopped = ProcessExitedException("stopped", 0, 1, 2)
+    given = {}
+
+    def launch(worker, num_gpus, num_machines, machine_rank, dist_url, args):
+        given.update(num_gpus=num_gpus, options=args[0])
+        raise stopped
+
+    class Run:
+        config = None
+
+    def prepare(options):
+        given["prepared"] = options
+        return Run
+
+    names = {"launch": launch, "prepare_run": prepare, "check_output_dir": lambda options, config: tmp_path}
+    for name, value in names.items():
+        monkeypatch.setitem(main.__globals__, name, value)
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--num-gpus", "2", "--config-file", RANDOM, "SEED", "1"])
+    assert main() == 2
+    assert given["num_gpus"] == 2 and given["options"] is given["prepared"]
+    assert given["options"].num_processes == 2 and given["options"].overrides == ("SEED", "1")
+    assert given["options"].command == f"python tools/train_net.py --num-gpus 2 --config-file {RANDOM} SEED 1"
+    stopped.exit_code = -9
+    with pytest.raises(ProcessExitedException):
+        main()
+
+
+def test_a_worker_leaves_with_the_code_of_its_error(tool: dict, monkeypatch, capsys) -> None:
+    def prepare(options):
+        raise ConfigError("what to type")
+
+    monkeypatch.setitem(tool["worker"].__globals__, "prepare_run", prepare)
+    with pytest.raises(SystemExit) as left:
+        tool["worker"](None)
+    assert left.value.code == 2 and capsys.readouterr().err == "error: what to type\n"
+
+
+# --- Detectron2's own tool --------------------------------------------------------------------------------------------
+
+
+def stock_layout(demo: Path, root: Path) -> Path:
+    """The demo's scenes as coco_2017_train and coco_2017_val: COCO's eighty classes, the folders that Detectron2 expects."""
+    things = [entry for entry in COCO_CATEGORIES if entry["isthing"]]
+    categories = [{"id": entry["id"], "name": entry["name"]} for entry in things]
+    (root / "coco" / "annotations").mkdir(parents=True)
+    for ours, theirs in (("train", "train2017"), ("test", "val2017")):
+        content = json.loads((demo / "coco" / "annotations" / f"instances_{ours}.json").read_text())
+        content["categories"] = categories
+        (root / "coco" / "annotations" / f"instances_{theirs}.json").write_text(json.dumps(content))
+        (root / "coco" / theirs).symlink_to(demo / "coco" / ours)
+    return root
+
+
+STOCK_TINY = (
+    *("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "TEST.PRECISE_BN.NUM_ITER", "1"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "10"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "SOLVER.BASE_LR", "1e-4"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STOCK.is_file(), reason="this Detectron2 came without its train_net.py")
+@pytest.mark.parametrize("name", ["R_50_FPN_1x_random", "R_50_FPN_moco_1x_random"])
+def test_fpn_configurations_train_under_detectron2s_own_tool(demo: Path, tmp_path: Path, name: str) -> None:
+    path = ROOT / "transfer" / "configs" / "coco" / f"{name}.yaml"
+    datasets = stock_layout(demo, tmp_path / "datasets")
+    done = run(
+        *("--config-file", str(path), "OUTPUT_DIR", str(tmp_path / "out"), *STOCK_TINY),
+        tool=STOCK,
+        DETECTRON2_DATASETS=str(datasets),
+        PYTHONPATH="",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "total_loss" in (tmp_path / "out" / "metrics.json").read_text() and "copypaste: Task: segm" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STOCK.is_file(), reason="this Detectron2 came without its train_net.py")
+def test_fpn_infomin_weights_arrive_under_detectron2s_own_tool(demo: Path, tmp_path: Path) -> None:
+    """Its tool has no guard of its own: what it loaded is held against the file here."""
+    from detectron2.modeling import build_model
+
+    from transfer.detector_config import load_detector_config
+
+    path = ROOT / "transfer" / "configs" / "coco" / "R_50_FPN_1x_infomin.yaml"
+    torch.manual_seed(1)
+    state = build_model(load_detector_config(path, ["MODEL.DEVICE", "cpu"])).state_dict()
+    converted = {short: state[name] for name, short in backbone_names(torch.nn.ModuleDict()).items()}
+    converted = {
+        name.removeprefix("backbone.bottom_up."): value + 1e-3 for name, value in state.items() if ".bottom_up." in name
+    }
+    weights = tmp_path / "w.pth"
+    torch.save({"model": converted, "matching_heuristics": True, "__author__": "tests"}, weights)
+    frozen = (
+        "SOLVER.BASE_LR",
+        "0.0",
+        "SOLVER.MAX_ITER",
+        "1",
+        "SOLVER.WEIGHT_DECAY",
+        "0.0",
+        "SOLVER.WEIGHT_DECAY_NORM",
+        "0.0",
+    )
+    done = run(
+        *(
+            "--config-file",
+            str(path),
+            "OUTPUT_DIR",
+            str(tmp_path / "out"),
+            "MODEL.WEIGHTS",
+            str(weights),
+            *STOCK_TINY,
+            *frozen,
+        ),
+        tool=STOCK,
+        DETECTRON2_DATASETS=str(stock_layout(demo, tmp_path / "datasets")),
+        PYTHONPATH="",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    for name, value in converted.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # a forward pass moves those
+            assert torch.equal(after[f"backbone.bottom_up.{name}"], value), name

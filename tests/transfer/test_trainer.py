@@ -1,0 +1,207 @@
+"""The trainer: pixels by the shared reader, evaluators by kind of data, failures in one line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from pretrain.errors import ConfigError, DataError, UserError
+from transfer.datasets import PreparedData, parse_spec, prepare_data
+from transfer.detector_config import CONFIG_ROOT, load_detector_config
+from transfer.synthetic.config import SyntheticConfig
+from transfer.synthetic.write import write_dataset
+from transfer.trainer import DetectionTrainer, SharedReaderMapper, _one_line_data_errors
+from transfer.voc_evaluation import VocEvaluator
+
+
+def load(*words: str):
+    return load_detector_config(CONFIG_ROOT / "demo" / "R_18_FPN_random.yaml", words)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
+    write_dataset(config, tmp_path / "demo", num_workers=1)
+    return tmp_path / "demo"
+
+
+@pytest.fixture
+def data(root: Path) -> PreparedData:
+    coco = root / "coco"
+    return prepare_data(
+        parse_spec(f"coco:{coco}/annotations/instances_train.json:{coco}/train"),
+        parse_spec(f"coco:{coco}/annotations/instances_test.json:{coco}/test"),
+    )
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_on_plain_photographs_the_example_equals_detectron2s(data: PreparedData, channels: str, is_train: bool) -> None:
+    config = load("INPUT.FORMAT", channels)
+    record = data.train.records[0]
+    examples = []
+    for kind in (SharedReaderMapper, DatasetMapper):
+        np.random.seed(3)  # Detectron2's augmentations draw from here
+        examples.append(kind(config, is_train=is_train)(record))
+    ours, theirs = examples
+    assert torch.equal(ours["image"], theirs["image"]) and ours["image"].dtype == torch.uint8
+    assert set(ours) == set(theirs) and ("instances" in ours) == is_train
+    if is_train:
+        assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
+        assert torch.equal(ours["instances"].gt_classes, theirs["instances"].gt_classes)
+
+
+def test_channels_are_in_the_configured_order(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), (200, 100, 50)).save(tmp_path / "a.png")
+    record = {"file_name": str(tmp_path / "a.png"), "width": 20, "height": 10}
+    for channels, expected in (("RGB", [200, 100, 50]), ("BGR", [50, 100, 200])):
+        image = SharedReaderMapper(load("INPUT.FORMAT", channels), is_train=False)(record)["image"]
+        assert image[:, 5, 5].tolist() == expected
+
+
+def test_sixteen_bit_and_transparent_images_are_read_as_in_pretraining(tmp_path: Path) -> None:
+    """Detectron2's own reader saturates the one and lays the other bare."""
+    mapper = SharedReaderMapper(load(), is_train=False)
+    deep, clear = tmp_path / "deep.png", tmp_path / "clear.png"
+    Image.fromarray(np.full((10, 20), 257 * 90, np.uint16)).save(deep)
+    Image.new("RGBA", (20, 10), (0, 0, 0, 0)).save(clear)
+    for path, value in ((deep, 90), (clear, 255)):
+        image = mapper({"file_name": str(path), "width": 20, "height": 10})["image"]
+        assert image.unique().tolist() == [value]
+
+
+def test_record_is_left_as_it_was(data: PreparedData) -> None:
+    record = data.train.records[0]
+    before = [dict(thing) for thing in record["annotations"]]
+    SharedReaderMapper(load(), is_train=True)(record)
+    assert record["annotations"] == before
+
+
+def test_unreadable_image_and_wrong_size_are_named(data: PreparedData) -> None:
+    record = dict(data.train.records[0])
+    path = Path(record["file_name"])
+    with pytest.raises(DataError, match=f"{path} is 192 x 192 when upright, its annotation says 5 x 192"):
+        SharedReaderMapper(load(), is_train=True)({**record, "width": 5})
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError, match=f"{path}: damaged or truncated"):
+        SharedReaderMapper(load(), is_train=True)(record)
+
+
+def test_model_on_the_cpu_is_channels_last() -> None:
+    model = DetectionTrainer.build_model(load())
+    assert model.backbone.bottom_up.stem.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def catalog():
+    """Function that registers an empty data set with metadata; forgotten afterwards."""
+    names = []
+
+    def register(**metadata) -> str:
+        name = f"set_{len(names)}_of_the_trainer_tests"
+        names.append(name)
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(thing_classes=["ant"], **metadata)
+        return name
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_evaluator_follows_the_kind_of_data(catalog, tmp_path: Path) -> None:
+    config = load("OUTPUT_DIR", str(tmp_path))
+    assert type(DetectionTrainer.build_evaluator(config, catalog(evaluator_type="own_voc", year=2012))) is VocEvaluator
+    stock = catalog(evaluator_type="pascal_voc", year=2007, dirname=str(tmp_path), split="test")
+    (tmp_path / "Annotations").mkdir()
+    assert type(DetectionTrainer.build_evaluator(config, stock)) is PascalVOCDetectionEvaluator
+    with pytest.raises(ConfigError, match="no evaluator for data of kind 'lvis'; expected COCO or VOC"):
+        DetectionTrainer.build_evaluator(config, catalog(evaluator_type="lvis"))
+
+
+@pytest.mark.parametrize(
+    ("mask_on", "all_masks", "tasks"),
+    [("True", True, ("bbox", "segm")), ("True", False, ("bbox",)), ("False", True, ("bbox",))],
+)
+def test_masks_are_evaluated_only_where_detector_and_data_have_them(data, mask_on, all_masks, tasks, tmp_path) -> None:
+    metadata = MetadataCatalog.get(data.test_name)
+    del metadata.can_evaluate_masks  # it can be set once only
+    metadata.can_evaluate_masks = all_masks
+    config = load("MODEL.MASK_ON", mask_on, "OUTPUT_DIR", str(tmp_path))
+    evaluator = DetectionTrainer.build_evaluator(config, data.test_name)
+    assert isinstance(evaluator, COCOEvaluator) and evaluator._tasks == tasks
+
+
+def test_ground_truth_is_written_where_the_users_file_cannot_be_used(data, tmp_path: Path) -> None:
+    metadata = MetadataCatalog.get(data.test_name)
+    theirs = metadata.json_file
+    DetectionTrainer.build_evaluator(load("OUTPUT_DIR", str(tmp_path)), data.test_name)
+    assert metadata.json_file == theirs and not (tmp_path / "inference" / "ground_truth.json").exists()
+    del metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
+    evaluator = DetectionTrainer.build_evaluator(load("OUTPUT_DIR", str(tmp_path)), data.test_name)
+    assert metadata.json_file == f"{tmp_path}/inference/ground_truth.json"
+    assert len(evaluator._coco_api.anns) == data.test.num_objects
+
+
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise DataError("a.jpg: the file is empty")
+
+
+def test_error_of_a_loader_process_loses_that_process_traceback() -> None:
+    iterator = iter(DataLoader(Broken(), num_workers=1))
+    with pytest.raises(DataError) as raw:
+        next(iterator)
+    iterator._shutdown_workers()  # left to the garbage collector, it waits five seconds
+    assert "Traceback" in str(raw.value)  # what a user would see
+    with pytest.raises(DataError) as caught, _one_line_data_errors():
+        raise raw.value
+    assert str(caught.value) == "a.jpg: the file is empty"
+    with pytest.raises(DataError, match="^plain$"), _one_line_data_errors():
+        raise DataError("plain")
+
+
+def test_image_that_breaks_during_evaluation_is_named(data, tmp_path: Path) -> None:
+    path = Path(data.test.records[1]["file_name"])
+    path.write_bytes(path.read_bytes()[:500])
+    config = load("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path))
+    config.DATASETS.TEST = (data.test_name,)
+
+    class Blind(nn.Module):
+        def forward(self, examples):
+            return []
+
+    with pytest.raises(DataError, match=f"^{path}: damaged or truncated"):
+        DetectionTrainer.test(config, Blind(), evaluators=[COCOEvaluator(data.test_name, tasks=("bbox",))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["image", "loss"])
+def test_training_that_cannot_go_on_says_why_once(data, trouble: str, tmp_path: Path, caplog) -> None:
+    config = load("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path), "SOLVER.IMS_PER_BATCH", "2")
+    config.DATASETS.TRAIN, config.DATASETS.TEST = (data.train_name,), ()
+    trainer = DetectionTrainer(config)
+    if trouble == "image":
+        for record in data.train.records:
+            Path(record["file_name"]).write_bytes(b"")
+        error, message = DataError, r"^\S+\.jpg: the file is empty"
+    else:
+        with torch.no_grad():
+            trainer.model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
+        error, message = UserError, r"(?s)training diverged: .*Lower SOLVER.BASE_LR \(now 0.02\)"
+    with caplog.at_level(logging.ERROR), pytest.raises(error, match=message) as caught:
+        trainer.train()
+    assert "Traceback" not in str(caught.value) and not any(record.exc_info for record in caplog.records)
