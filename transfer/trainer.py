@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,19 @@ class SharedReaderMapper(DatasetMapper):
         return example
 
 
+class CocoEvaluator(COCOEvaluator):
+    """COCOEvaluator for which a detector that finds nothing has AP 0, not NaN: a figure of an early or a failed run is bad,
+    not unknown. The sizes stay NaN: which of them the data hold is not asked."""
+
+    def evaluate(self, img_ids: Any = None) -> Any:
+        """{"bbox": {"AP", "AP50", ...}, "segm": {...}} in percent on the main process; None elsewhere."""
+        results = super().evaluate(img_ids)
+        for metrics in (results or {}).values():
+            if all(math.isnan(value) for value in metrics.values()):
+                metrics.update(AP=0.0, AP50=0.0, AP75=0.0)
+        return results
+
+
 class DetectionTrainer(DefaultTrainer):
     """Training of one detector from one configuration.
 
@@ -96,14 +110,12 @@ class DetectionTrainer(DefaultTrainer):
             return VocEvaluator(dataset_name)
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
-        if kind == "own_coco":
-            with_masks = cfg.MODEL.MASK_ON and metadata.can_evaluate_masks
-            _provide_ground_truth(dataset_name, inference_dir)
-            return COCOEvaluator(
-                dataset_name, tasks=("bbox", "segm") if with_masks else ("bbox",), output_dir=str(inference_dir)
-            )
-        if kind == "coco":
-            return COCOEvaluator(dataset_name, output_dir=str(inference_dir))
+        if kind in ("own_coco", "coco"):
+            with_masks = cfg.MODEL.MASK_ON and metadata.get("can_evaluate_masks", True)
+            if kind == "own_coco":
+                _provide_ground_truth(dataset_name, inference_dir)
+            tasks = ("bbox", "segm") if with_masks else ("bbox",)
+            return CocoEvaluator(dataset_name, tasks=tasks, output_dir=str(inference_dir))
         raise ConfigError(
             f"DATASETS.TEST {dataset_name}: no evaluator for data of kind {kind!r}; expected COCO or VOC data"
         )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -142,6 +143,23 @@ def test_masks_are_evaluated_only_where_detector_and_data_have_them(data, mask_o
     assert isinstance(evaluator, COCOEvaluator) and evaluator._tasks == tasks
 
 
+class Blind(nn.Module):
+    """Finds nothing."""
+
+    def forward(self, examples):
+        nothing = {"pred_boxes": Boxes(torch.zeros(0, 4)), "scores": torch.zeros(0), "pred_classes": torch.zeros(0)}
+        return [{"instances": Instances((entry["height"], entry["width"]), **nothing)} for entry in examples]
+
+
+def test_a_detector_that_finds_nothing_has_ap_zero(data, tmp_path: Path) -> None:
+    """Detectron2 says NaN, which a report would have to leave out."""
+    config = load("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path))
+    config.DATASETS.TEST = (data.test_name,)
+    results = DetectionTrainer.test(config, Blind())
+    assert set(results) == {"bbox", "segm"}
+    assert all(results[task][name] == 0 for task in results for name in ("AP", "AP50", "AP75"))
+
+
 def test_ground_truth_is_written_where_the_users_file_cannot_be_used(data, tmp_path: Path) -> None:
     metadata = MetadataCatalog.get(data.test_name)
     theirs = metadata.json_file
@@ -179,10 +197,6 @@ def test_image_that_breaks_during_evaluation_is_named(data, tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:500])
     config = load("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path))
     config.DATASETS.TEST = (data.test_name,)
-
-    class Blind(nn.Module):
-        def forward(self, examples):
-            return []
 
     with pytest.raises(DataError, match=f"^{path}: damaged or truncated"):
         DetectionTrainer.test(config, Blind(), evaluators=[COCOEvaluator(data.test_name, tasks=("bbox",))])
