@@ -42,7 +42,8 @@ class DataConfig:
 class ViewsConfig:
     """recipe: a name in pretrain/views/recipes.py. Sizes in pixels. The None fields keep the recipe's own values.
 
-    crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd.
+    crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd. blur_sigma: its range in pixels.
+    The recipes' blur is made for 224 px; at 64 px it leaves no texture, and a third of its sigma does the same.
     """
 
     recipe: str = "infomin"
@@ -50,6 +51,7 @@ class ViewsConfig:
     patch_size: int = 64
     crop_scale: tuple[float, float] | None = None
     blur_kernel: int | None = None
+    blur_sigma: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -73,12 +75,12 @@ class MethodConfig:
     """The contrastive method; its preset (pretrain/presets.py) supplies what is not given.
 
     queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
-    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
+    head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/heads.py). batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
     its batch into groups of that size (pretrain/batchnorm.py says why one big group learns nothing).
     """
 
     name: str = "infomin"
-    head: Literal["linear", "mlp"] = "mlp"
+    head: Literal["linear", "mlp", "mlp_bn"] = "mlp"
     feature_dim: int = 128
     queue_size: int = 65536
     temperature: float = 0.15

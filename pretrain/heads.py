@@ -1,7 +1,11 @@
 """Projection heads: features to unit vectors on the hypersphere where views are compared.
 
 In: features (B, D), or the features of nine patches (9B, D). Out: embeddings (B, feature_dim) of L2 norm 1.
-Source: infomin.md 1.3. No BatchNorm in any head.
+Source: infomin.md 1.3. The paper's heads ("linear", "mlp") have no BatchNorm; "mlp_bn" is MoCo v3's (Chen et al., 2021).
+
+Why "mlp_bn" exists: ReLU features have a large common mean, so all embeddings of a fresh network lie in a narrow cone, and the
+common direction learns many times faster than what tells images apart. In the paper's hundreds of thousands of steps that
+does not matter. In a few hundred, query and keys just wander together away from the older keys in the queue.
 """
 
 from __future__ import annotations
@@ -14,9 +18,18 @@ NUM_PATCHES = 9
 
 
 def projection(kind: str, in_dim: int, out_dim: int) -> nn.Module:
-    """kind "linear": Linear(in, out); "mlp": Linear(in, in), ReLU, Linear(in, out)."""
+    """kind "linear": Linear(in, out); "mlp": Linear(in, in), ReLU, Linear(in, out); "mlp_bn": the same without biases and
+    with BatchNorm after each Linear, the last one without scale and shift."""
     if kind == "linear":
         return nn.Linear(in_dim, out_dim)
+    if kind == "mlp_bn":
+        return nn.Sequential(
+            nn.Linear(in_dim, in_dim, bias=False),
+            nn.BatchNorm1d(in_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(in_dim, out_dim, bias=False),
+            nn.BatchNorm1d(out_dim, affine=False),
+        )
     assert kind == "mlp", kind
     return nn.Sequential(nn.Linear(in_dim, in_dim), nn.ReLU(inplace=True), nn.Linear(in_dim, out_dim))
 
@@ -43,6 +56,7 @@ class JigsawHead(nn.Module):
         super().__init__()
         self.patch_layers = projection(kind, in_dim, out_dim)
         self.mix = nn.Linear(NUM_PATCHES * out_dim, out_dim)
+        self.norm = nn.BatchNorm1d(out_dim, affine=False) if kind == "mlp_bn" else nn.Identity()
 
     def forward(self, features: Tensor, *, permutation: Tensor) -> Tensor:
         """features (9B, in_dim), nine consecutive rows an image; permutation (B, 9), each row one of 0..8 -> (B, out_dim)."""
@@ -50,4 +64,4 @@ class JigsawHead(nn.Module):
         patches = patches.view(-1, NUM_PATCHES, patches.shape[1])
         order = permutation.unsqueeze(-1).expand_as(patches)
         shuffled = torch.gather(patches, 1, order)
-        return F.normalize(self.mix(shuffled.flatten(1)), dim=1)
+        return F.normalize(self.norm(self.mix(shuffled.flatten(1))), dim=1)

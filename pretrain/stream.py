@@ -17,7 +17,7 @@ from pretrain.errors import ConfigError, DataError
 from pretrain.reader import read_image
 from pretrain.sampler import GlobalBatches, RankBatches
 from pretrain.views.pipeline import ViewMaker
-from pretrain.views.recipes import RECIPES, GaussianBlur, RandomResizedCrop, Recipe
+from pretrain.views.recipes import RECIPES, GaussianBlur, PillowBlur, RandomResizedCrop, Recipe
 from pretrain.views.sheet import draw_sheet, save_png
 
 SHEET_IMAGES = 6
@@ -74,6 +74,10 @@ def recipe_of(config: ViewsConfig) -> Recipe:
             op = dataclasses.replace(op, scale=config.crop_scale)
         if isinstance(op, GaussianBlur) and config.blur_kernel is not None:
             op = dataclasses.replace(op, kernel=config.blur_kernel)
+        if isinstance(op, GaussianBlur) and config.blur_sigma is not None:
+            op = dataclasses.replace(op, sigma=config.blur_sigma)
+        if isinstance(op, PillowBlur) and config.blur_sigma is not None:
+            op = dataclasses.replace(op, radius=config.blur_sigma)
         ops.append(op)
     return dataclasses.replace(recipe, ops=tuple(ops))
 

@@ -33,7 +33,12 @@ def image_folder(tmp_path_factory):
 TINY = {
     "encoder": {"arch": "resnet18"},
     "data": {"num_workers": 0},
-    "method": {"name": "infomin", "queue_size": 20, "momentum": 0.9, "batchnorm_images": 4},  # K is no multiple of the batch
+    "method": {
+        "name": "infomin",
+        "queue_size": 20,
+        "momentum": 0.9,
+        "batchnorm_images": 4,
+    },  # K is no multiple of the batch
     "views": {"image_size": 32, "patch_size": 16, "blur_kernel": 5},
     "optimizer": {"batch_size": 8, "epochs": 3, "learning_rate": 0.03},
     "runtime": {"device": "cpu", "precision": "fp32", "log_every_steps": 1},

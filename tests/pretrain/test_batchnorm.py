@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pretrain.batchnorm import GroupedBatchNorm2d, group_batchnorm, num_groups
+from pretrain.batchnorm import GroupedBatchNorm, group_batchnorm, num_groups
 from pretrain.encoder import ResNetEncoder
 
 
 def test_each_group_is_normalised_as_if_it_were_alone():
     images = torch.randn(12, 3, 5, 5) * 3 + 1
-    grouped, plain = GroupedBatchNorm2d(3, groups=4), nn.BatchNorm2d(3)
+    grouped, plain = GroupedBatchNorm(3, groups=4), nn.BatchNorm2d(3)
     expected = torch.cat([plain(part) for part in images.split(3)])
     torch.testing.assert_close(grouped(images), expected)
 
 
 def test_running_statistics_move_as_far_as_one_update_does():
     images = torch.randn(1, 3, 5, 5).repeat(8, 1, 1, 1)  # all groups alike, so the order of updates cannot matter
-    grouped, plain = GroupedBatchNorm2d(3, groups=4), nn.BatchNorm2d(3)
+    grouped, plain = GroupedBatchNorm(3, groups=4), nn.BatchNorm2d(3)
     grouped(images), plain(images[:2])
     torch.testing.assert_close(grouped.running_mean, plain.running_mean)
     torch.testing.assert_close(grouped.running_var, plain.running_var)
@@ -27,12 +27,12 @@ def test_running_statistics_move_as_far_as_one_update_does():
 
 def test_evaluation_is_batchnorm2d():
     images = torch.randn(6, 3, 4, 4)
-    grouped, plain = GroupedBatchNorm2d(3, groups=3).eval(), nn.BatchNorm2d(3).eval()
+    grouped, plain = GroupedBatchNorm(3, groups=3).eval(), nn.BatchNorm2d(3).eval()
     assert torch.equal(grouped(images), plain(images))
 
 
 def test_a_batch_smaller_than_the_groups_still_runs():
-    assert GroupedBatchNorm2d(3, groups=8)(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+    assert GroupedBatchNorm(3, groups=8)(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)
 
 
 def test_replacing_keeps_names_values_and_parameters():
@@ -44,8 +44,8 @@ def test_replacing_keeps_names_values_and_parameters():
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert {id(parameter) for parameter in encoder.parameters()} == owned
-    layers = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert len(layers) == 20 and all(isinstance(layer, GroupedBatchNorm2d) for layer in layers)
+    layers = [layer for layer in encoder.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    assert len(layers) == 20 and all(isinstance(layer, GroupedBatchNorm) for layer in layers)
 
 
 def test_groups_hold_at_least_the_images_asked_for():
@@ -61,7 +61,7 @@ def test_without_groups_the_batch_statistics_give_the_positive_key_away():
         """Distance between two encodings of one image, in one batch with other company, relative to its length."""
         group_batchnorm(encode, groups=groups)
         for layer in encode.modules():
-            if isinstance(layer, GroupedBatchNorm2d):
+            if isinstance(layer, GroupedBatchNorm):
                 layer.groups = groups
         images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
         mixed = torch.randperm(16, generator=torch.Generator().manual_seed(2))
@@ -71,3 +71,11 @@ def test_without_groups_the_batch_statistics_give_the_positive_key_away():
 
     assert spread(1) < 1e-4  # the same statistics whatever the order: nothing is hidden
     assert spread(4) > 0.05  # shuffled groups have statistics of their own
+
+
+def test_rows_of_features_are_grouped_as_images_are():
+    rows = torch.randn(12, 5) * 2 + 3
+    head = nn.Sequential(nn.BatchNorm1d(5, affine=False))
+    expected = torch.cat([nn.BatchNorm1d(5, affine=False)(part) for part in rows.split(4)])
+    group_batchnorm(head, groups=3)
+    torch.testing.assert_close(head(rows), expected)

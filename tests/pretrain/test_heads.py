@@ -37,3 +37,24 @@ def test_jigsaw_head_equals_a_loop_over_images_and_patches():
     torch.testing.assert_close(head(features, permutation=permutation), torch.stack(rows))
     identity = torch.arange(9).repeat(3, 1)
     assert not torch.allclose(head(features, permutation=identity), torch.stack(rows))  # control: order matters
+
+
+def test_mlp_bn_has_no_common_direction_while_mlp_is_a_narrow_cone():
+    torch.manual_seed(0)
+    features = torch.randn(64, 512).relu() + 2  # what ReLU and pooling leave: a large common mean
+
+    def cosine(kind):
+        embeddings = ProjectionHead(kind, 512, 128)(features)
+        return (embeddings @ embeddings.T)[~torch.eye(64, dtype=torch.bool)].mean().item()
+
+    assert cosine("mlp") > 0.8
+    assert abs(cosine("mlp_bn")) < 0.05
+    order = torch.arange(9).repeat(7, 1)
+    patches = JigsawHead("mlp_bn", 512, 128)(features[:63], permutation=order)
+    assert patches.mean(dim=0).norm() < 0.05
+
+
+def test_the_paper_s_heads_have_no_batchnorm():
+    for kind in ("linear", "mlp"):
+        for head in (ProjectionHead(kind, 32, 8), JigsawHead(kind, 32, 8)):
+            assert not any(isinstance(layer, torch.nn.BatchNorm1d) for layer in head.modules())

@@ -33,7 +33,7 @@ class SyntheticConfig:
     num_test_scenes: int = 200
     image_size: int = 96
     scene_size: int = 192
-    min_cover: float = 0.6
+    min_cover: float = 0.75
     max_cover: float = 0.95
     min_object: int = 28
     max_object: int = 80

@@ -29,6 +29,18 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Design]] = {
     "mushroom": mushroom,
 }
 assert tuple(FAMILIES) == CLASS_NAMES
+# What each class is made of, as fur, bark or brick is in the world: a photo whose fine texture its surface takes. Colour
+# says nothing of the class (`recolour`), and each instance has its own crop, scale and turn.
+MATERIALS: dict[str, tuple[str, ...]] = {
+    "butterfly": ("ihc.png",),
+    "car": ("motorcycle_left.png",),
+    "fish": ("coins.png",),
+    "gear": ("gravel.png",),
+    "house": ("brick.png",),
+    "leaf": ("grass.png",),
+    "mug": ("page.png",),
+    "mushroom": ("chelsea.png",),
+}
 
 SUPERSAMPLE = 2
 _SHIFT = 4  # fractional bits of cv2's drawing coordinates
@@ -174,11 +186,12 @@ def render_sprite(class_index: int, *, long_side: float, light: Light, rng: np.r
     design = FAMILIES[CLASS_NAMES[class_index]](rng)
     flat, alpha = paint(design, long_side=long_side, palette=random_palette(rng), rng=rng)
     height, width = alpha.shape
-    surface = recolour(photo_crop(rng, height, width, zoom=(0.35, 1.6)), rng)
+    material = MATERIALS[CLASS_NAMES[class_index]]
+    surface = recolour(photo_crop(rng, height, width, zoom=(0.6, 1.2), photos=material), rng)
     luma = cv2.cvtColor(surface, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    grain = 1 + rng.uniform(0.3, 0.95) * np.clip(luma / max(float(luma.mean()), 20.0) - 1, -0.75, 0.9)
+    grain = 1 + rng.uniform(0.6, 1.0) * np.clip(luma / max(float(luma.mean()), 20.0) - 1, -0.75, 0.9)
     diffuse, highlight = _shading(flat, alpha, light, rng)
-    mix = rng.uniform(0, 0.35)
+    mix = rng.uniform(0.1, 0.5)
     cover = alpha.astype(np.float32) * (1 / 255)
     # colour = flat * body + surface * veneer + highlight, each premultiplied by coverage, in OpenCV's multi-channel calls
     body, veneer = (1 - mix) * grain * diffuse * cover, mix * diffuse * cover

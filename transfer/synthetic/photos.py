@@ -6,6 +6,7 @@ The files are read where the wheel put them; nothing is ever downloaded (`skimag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,14 +76,19 @@ def hue_matrix(angle: float, saturation: float) -> np.ndarray:
 
 
 def photo_crop(
-    rng: np.random.Generator, height: int, width: int, *, zoom: tuple[float, float] = (0.5, 3.0)
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    zoom: tuple[float, float] = (0.5, 3.0),
+    photos: Sequence[str] = PHOTO_FILES,
 ) -> np.ndarray:
-    """Random crop of a random photo: (height, width, 3) uint8 RGB.
+    """Random crop of one of `photos`, names out of PHOTO_FILES: (height, width, 3) uint8 RGB.
 
     Any rotation; `zoom` bounds the source pixels per output pixel (log-uniform); mirrored at the photo's border. A pyramid
     level near the scale is read, so shrinking does not alias.
     """
-    pyramid = photo_pyramids()[rng.integers(len(PHOTO_FILES))]
+    pyramid = photo_pyramids()[PHOTO_FILES.index(photos[int(rng.integers(len(photos)))])]
     step = float(np.exp(rng.uniform(*np.log(zoom))))
     level = min(max(round(np.log2(step)), 0), _NUM_LEVELS - 1)
     source = pyramid[level]

@@ -87,8 +87,19 @@ def clutter_sprite(rng: np.random.Generator, size: float, light: Light) -> Sprit
     return Sprite(np.clip(colour * shade[..., None], 0, 255), alpha.astype(np.float32) / 255)
 
 
-def background(rng: np.random.Generator, side: int, light: Light, *, num_clutter: int, defocus: float) -> np.ndarray:
-    """(side, side, 3) float32: a photo crop, sometimes two along an edge, with clutter; out of focus at a rate of `defocus`."""
+def background(
+    rng: np.random.Generator,
+    side: int,
+    light: Light,
+    *,
+    num_clutter: int,
+    defocus: float,
+    blur: tuple[float, float] = (0.6, 3.0),
+) -> np.ndarray:
+    """(side, side, 3) float32: a photo crop, sometimes two along an edge, with clutter.
+
+    Out of focus at a rate of `defocus`, by a Gaussian whose sigma in pixels is uniform in `blur`.
+    """
     zoom = (0.5 * 96 / side, 3.5 * 96 / side) if side > 96 else (0.5, 3.5)
     image = recolour(photo_crop(rng, side, side, zoom=zoom), rng).astype(np.float32)
     if rng.random() < 0.4:
@@ -103,7 +114,7 @@ def background(rng: np.random.Generator, side: int, light: Light, *, num_clutter
         _blend(image, sprite, int(left), int(top), light, shadow=rng.uniform(0, 0.5))
     image = image.mean() + (image - image.mean()) * np.float32(rng.uniform(0.35, 1.05))  # haze: the subject stands out
     if rng.random() < defocus:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.6, 3.0))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*blur))
     return image
 
 
@@ -126,19 +137,20 @@ def render_object_image(
 ) -> tuple[np.ndarray, int]:
     """Object-centred image `index`: ((image_size, image_size, 3) uint8 RGB, class index = index % 8).
 
-    One object over 60-95 % of the side (configuration), off centre, in a cluttered background, at times partly covered.
+    One object over 75-95 % of the side (configuration), off centre, at times partly covered, before a background far out of
+    focus, as portraits are taken: what is particular to the image is then mostly the object, not what happens to lie behind.
     """
     rng = sample_rng(seed, f"unlabelled/{split}", index)
     class_index, side = index % len(CLASS_NAMES), config.image_size
     light = random_light(rng)
-    image = background(rng, side, light, num_clutter=int(rng.integers(0, 5)), defocus=0.6)
+    image = background(rng, side, light, num_clutter=int(rng.integers(0, 4)), defocus=1.0, blur=(2.5, 6.0))
     sprite = render_sprite(
         class_index, long_side=side * rng.uniform(config.min_cover, config.max_cover), light=light, rng=rng
     )
     free = side - np.array(sprite.alpha.shape[::-1])
     left, top = np.round(free / 2 + rng.uniform(-0.5, 0.5, 2) * (np.abs(free) * 0.8 + 0.08 * side)).astype(int)
     _blend(image, sprite, int(left), int(top), light, shadow=rng.uniform(0.1, 0.6))
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         cover = clutter_sprite(rng, side * rng.uniform(0.12, 0.4), light)
         around = rng.uniform(0, 2 * np.pi)
         at = (

@@ -45,3 +45,10 @@ def test_random_colours_are_inside_the_cube_and_of_every_hue() -> None:
     colours = np.stack([random_colour(rng) for _ in range(300)])
     assert colours.min() >= 0 and colours.max() <= 255
     assert set(colours.argmax(1)) == set(colours.argmin(1)) == {0, 1, 2}
+
+
+def test_a_crop_comes_from_the_photos_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    grass = [photo_crop(rng, 32, 32, photos=("grass.png",)).std() for _ in range(20)]
+    moon = [photo_crop(rng, 32, 32, photos=("moon.png",)).std() for _ in range(20)]
+    assert min(grass) > np.median(moon)  # the moon is smooth, grass is not
