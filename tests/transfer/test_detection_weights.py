@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from pretrain.contract import InputContract
 from pretrain.errors import CheckpointError, ConfigError
 from transfer.detection_weights import WeightsPlan, plan_weights, verify_fits, verify_loaded
 from transfer.detector_config import CONFIG_ROOT, load_detector_config
-from transfer.lint import backbone_names, file_sha256
+from transfer.lint import file_sha256
 from transfer.sidecar import Sidecar, detectron2_settings
 
 CATALOG = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
@@ -40,26 +40,34 @@ def state() -> dict[str, torch.Tensor]:
     return build_model(load()).state_dict()
 
 
-@functools.cache
-def converted_names() -> dict[str, str]:
-    with torch.device("meta"):
-        return backbone_names(build_model(load("MODEL.DEVICE", "meta")))
-
-
-def write_weights(path: Path, state: dict[str, torch.Tensor], **over) -> Path:
-    """A converted backbone with its sidecar; `over` replaces Detectron2 settings of the sidecar."""
-    model = {short: state[name] for name, short in converted_names().items()}
+@pytest.fixture(scope="module")
+def converted_file(state, tmp_path_factory) -> Path:
+    """The detector's backbone under the names of a converted file."""
+    path = tmp_path_factory.mktemp("weights") / "converted.pth"
+    prefix = "backbone.bottom_up."
+    model = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     torch.save({"model": model, "matching_heuristics": True, "__author__": "tests"}, path)
-    sidecar = Sidecar(
-        weights_sha256=file_sha256(path),
-        arch="resnet18",
-        source={"layout": "infomin-transfer", "branch": "query"},
-        contract=InputContract(),
-        detectron2=detectron2_settings("resnet18", InputContract()) | over,
-        proof={},
-    )
-    path.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
     return path
+
+
+@pytest.fixture
+def write_weights(tmp_path: Path, converted_file: Path):
+    """Function: Detectron2 settings to replace in the sidecar -> a converted backbone with its sidecar."""
+
+    def write(**over) -> Path:
+        path = Path(shutil.copyfile(converted_file, tmp_path / "w.pth"))
+        sidecar = Sidecar(
+            weights_sha256=file_sha256(converted_file),
+            arch="resnet18",
+            source={"layout": "infomin-transfer", "branch": "query"},
+            contract=InputContract(),
+            detectron2=detectron2_settings("resnet18", InputContract()) | over,
+            proof={},
+        )
+        path.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
+        return path
+
+    return write
 
 
 def test_empty_weights_are_random_initialisation() -> None:
@@ -74,8 +82,8 @@ def test_detectron2s_own_weights_need_no_sidecar_and_are_not_fetched_to_look() -
     verify_fits(found, load())
 
 
-def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, state) -> None:
-    found = plan("MODEL.WEIGHTS", str(write_weights(tmp_path / "w.pth", state)))
+def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, write_weights) -> None:
+    found = plan("MODEL.WEIGHTS", str(write_weights()))
     assert found.kind == "converted" and found.sidecar["source"]["layout"] == "infomin-transfer"
     json.dumps(found.sidecar)  # it goes into result.json
 
@@ -88,15 +96,17 @@ def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, state) -> Non
         ("MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.DEPTH is 18, must be 34; type: MODEL.RESNETS.DEPTH 34"),
     ],
 )
-def test_contradicting_configuration_stops_with_the_line_to_change(tmp_path: Path, state, key, value, line) -> None:
-    path = write_weights(tmp_path / "w.pth", state, **{key: value})
+def test_contradicting_configuration_stops_with_the_line_to_change(
+    tmp_path: Path, write_weights, key, value, line
+) -> None:
+    path = write_weights(**{key: value})
     with pytest.raises(ConfigError) as caught:
         plan("MODEL.WEIGHTS", str(path))
     assert line in str(caught.value) and f"sidecar {tmp_path}/w.json" in str(caught.value)
 
 
-def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path, state) -> None:
-    path = write_weights(tmp_path / "w.pth", state)
+def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path, write_weights) -> None:
+    path = write_weights()
     path.with_suffix(".json").unlink()
     with pytest.raises(CheckpointError, match=r"no sidecar at .*w\.json.* tools/convert_weights\.py INPUT .* --trust"):
         plan("MODEL.WEIGHTS", str(path))
@@ -104,15 +114,15 @@ def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path
     assert found.kind == "trusted" and "WITHOUT a sidecar" in found.note
 
 
-def test_exchanged_weight_file_is_noticed(tmp_path: Path, state) -> None:
-    path = write_weights(tmp_path / "w.pth", state)
+def test_exchanged_weight_file_is_noticed(tmp_path: Path, write_weights) -> None:
+    path = write_weights()
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(CheckpointError, match=r"not the file its sidecar describes: sha256 \w{12}"):
         plan("MODEL.WEIGHTS", str(path))
 
 
-def test_trust_does_not_silence_a_sidecar_that_contradicts(tmp_path: Path, state) -> None:
-    path = write_weights(tmp_path / "w.pth", state, **{"INPUT.FORMAT": "BGR"})
+def test_trust_does_not_silence_a_sidecar_that_contradicts(tmp_path: Path, write_weights) -> None:
+    path = write_weights(**{"INPUT.FORMAT": "BGR"})
     with pytest.raises(ConfigError, match="contradicts"):
         plan("MODEL.WEIGHTS", str(path), trust=True)
 
@@ -127,8 +137,8 @@ def test_absent_file_address_and_pickle_are_refused(tmp_path: Path) -> None:
         plan("MODEL.WEIGHTS", str(tmp_path / "w.pkl"))
 
 
-def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, state) -> None:
-    path = write_weights(tmp_path / "w.pth", state)
+def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, write_weights) -> None:
+    path = write_weights()
     content = torch.load(path, weights_only=True)
     content["model"]["res3.0.conv1.weight_orig"] = content["model"].pop("res3.0.conv1.weight")
     torch.save(content, path)
@@ -142,8 +152,8 @@ def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, sta
         verify_loaded(found, model)
 
 
-def test_backbone_arrives_through_detectron2s_own_loader(tmp_path: Path, state) -> None:
-    path = write_weights(tmp_path / "w.pth", state)
+def test_backbone_arrives_through_detectron2s_own_loader(tmp_path: Path, write_weights) -> None:
+    path = write_weights()
     found = plan("MODEL.WEIGHTS", str(path))
     verify_fits(found, load())
     model = build_model(load())
@@ -153,8 +163,8 @@ def test_backbone_arrives_through_detectron2s_own_loader(tmp_path: Path, state) 
     assert verify_loaded(found, model) == f"backbone: 100 of 100 tensors loaded from {path}"
 
 
-def test_weights_of_another_depth_are_refused_before_anything_is_written(tmp_path: Path, state) -> None:
-    found = WeightsPlan("trusted", str(write_weights(tmp_path / "w.pth", state)))
+def test_weights_of_another_depth_are_refused_before_anything_is_written(tmp_path: Path, write_weights) -> None:
+    found = WeightsPlan("trusted", str(write_weights()))
     with pytest.raises(CheckpointError, match=r"Does the configuration build the network .*MODEL\.RESNETS\.DEPTH"):
         verify_fits(found, load("MODEL.RESNETS.DEPTH", "34"))
 
@@ -211,8 +221,8 @@ def test_detector_of_other_classes_is_refused_before_anything_is_written(run_dir
         verify_fits(found, load("MODEL.ROI_HEADS.NUM_CLASSES", "3"))
 
 
-def test_backbone_alone_is_no_detector(tmp_path: Path, state) -> None:
-    found = plan("MODEL.WEIGHTS", str(write_weights(tmp_path / "w.pth", state)), eval_only=True)
+def test_backbone_alone_is_no_detector(tmp_path: Path, write_weights) -> None:
+    found = plan("MODEL.WEIGHTS", str(write_weights()), eval_only=True)
     with pytest.raises(CheckpointError, match="detector not fully loaded"):
         verify_fits(found, load())
 
