@@ -163,6 +163,17 @@ def test_backbone_arrives_through_detectron2s_own_loader(tmp_path: Path, write_w
     assert verify_loaded(found, model) == f"backbone: 100 of 100 tensors loaded from {path}"
 
 
+def test_converted_file_that_lost_its_statistics_is_half_a_file(write_weights) -> None:
+    """Only Detectron2's own affine weights may come without them."""
+    path = write_weights()
+    content = torch.load(path, weights_only=True)
+    content["model"] = {name: value for name, value in content["model"].items() if ".running_" not in name}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"60 of 100 tensors .*running_mean"):
+        verify_fits(WeightsPlan("converted", str(path)), load())
+    verify_fits(WeightsPlan("trusted", str(path)), load())
+
+
 def test_weights_of_another_depth_are_refused_before_anything_is_written(tmp_path: Path, write_weights) -> None:
     found = WeightsPlan("trusted", str(write_weights()))
     with pytest.raises(CheckpointError, match=r"Does the configuration build the network .*MODEL\.RESNETS\.DEPTH"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,18 @@ def load(*words: str):
     return load_detector_config(CONFIG_ROOT / "demo" / "R_18_FPN_random.yaml", words)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "demo"
     config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
-    write_dataset(config, tmp_path / "demo", num_workers=1)
-    return tmp_path / "demo"
+    write_dataset(config, root, num_workers=1)
+    return root
+
+
+@pytest.fixture
+def root(written: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(written, tmp_path / "demo"))
 
 
 @pytest.fixture
@@ -78,6 +86,23 @@ def test_sixteen_bit_and_transparent_images_are_read_as_in_pretraining(tmp_path:
     for path, value in ((deep, 90), (clear, 255)):
         image = mapper({"file_name": str(path), "width": 20, "height": 10})["image"]
         assert image.unique().tolist() == [value]
+
+
+@pytest.mark.realdata
+def test_photographs_of_coco_and_blood_cells_have_the_pixels_that_detectron2_reads(shared_data: Path) -> None:
+    from detectron2.data.detection_utils import read_image
+
+    paths = [
+        *sorted((shared_data / "coco" / "val2017").iterdir())[:40],
+        *(shared_data / "bccd" / "JPEGImages").glob("*1.jpg"),
+    ]
+    mapper = SharedReaderMapper(
+        load("INPUT.FORMAT", "BGR", "INPUT.MIN_SIZE_TEST", "0"), is_train=False
+    )  # 0: no resizing
+    for path in paths:
+        theirs = read_image(str(path), format="BGR")
+        record = {"file_name": str(path), "height": theirs.shape[0], "width": theirs.shape[1]}
+        assert np.array_equal(mapper(record)["image"].permute(1, 2, 0).numpy(), theirs), path
 
 
 def test_record_is_left_as_it_was(data: PreparedData) -> None:
