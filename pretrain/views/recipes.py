@@ -151,6 +151,19 @@ RECIPES = {
                 Grayscale(0.2),
             ),
         ),
+        # Ours, not the paper's: InfoMin's operations in their order for images of about 64 px and runs of minutes, where the
+        # full strength leaves nothing that a few hundred steps can learn. Blur is 224 px's in proportion.
+        Recipe(
+            "infomin_small",
+            (
+                RandomResizedCrop(scale=(0.3, 1.0)),
+                _FLIP,
+                ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+                GaussianBlur(kernel=7, sigma=(0.1, 0.6), p=0.5),
+                RandAugment(magnitude=5.0, p_each=0.25),
+                Grayscale(0.2),
+            ),
+        ),
         Recipe("moco_v2", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), Grayscale(0.2), PillowBlur())),  # "B"
         Recipe("moco_v1", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))),  # "A", queue's crop
         Recipe("linear", (_CROP, _FLIP)),  # readout, training images
