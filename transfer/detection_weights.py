@@ -24,13 +24,13 @@ from transfer.lint import (
     check_backbone_loaded,
     check_model_loaded,
     check_settings,
-    file_sha256,
     flat_settings,
     read_tensors,
     same_shape,
     same_values,
 )
 from transfer.sidecar import read_sidecar, sidecar_path
+from transfer.weight_files import file_sha256
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration

@@ -6,11 +6,9 @@ change, or a CheckpointError that names the tensors.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,19 +91,6 @@ def _same(found: Any, wanted: Any) -> bool:
 
 def _as_argument(value: Any) -> str:
     return f'"{[round(number, 4) for number in value]}"' if isinstance(value, (list, tuple)) else str(value)
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def read_tensors(weights: str) -> dict[str, Tensor]:

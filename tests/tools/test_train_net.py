@@ -17,10 +17,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from pretrain.contract import InputContract
 from pretrain.errors import ConfigError, run_tool
-from transfer.lint import file_sha256
 from transfer.sidecar import Sidecar, detectron2_settings
 from transfer.synthetic.config import SyntheticConfig
 from transfer.synthetic.write import write_dataset
+from transfer.weight_files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"

@@ -22,7 +22,6 @@ from transfer.lint import (
     check_model_loaded,
     check_settings,
     config_value,
-    file_sha256,
     flat_settings,
     read_tensors,
     same_shape,
@@ -272,9 +271,3 @@ def test_code_in_a_torch_file_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         read_tensors(str(tmp_path / "w.pth"))
     assert not canary.exists()
-
-
-def test_digest_is_sha256_of_the_content(tmp_path: Path) -> None:
-    path = tmp_path / "w.pth"
-    path.write_bytes(bytes(range(256)) * 9000)
-    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
