@@ -75,6 +75,7 @@ class MethodConfig:
     """The contrastive method; its preset (pretrain/presets.py) supplies what is not given.
 
     queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
+    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
     head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/heads.py). batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
     its batch into groups of that size (pretrain/batchnorm.py says why one big group learns nothing).
     """
@@ -87,6 +88,7 @@ class MethodConfig:
     momentum: float = 0.999
     jigsaw: bool = True
     jigsaw_weight: float = 0.5
+    jigsaw_fraction: float = 1.0
     batchnorm_images: int = 32
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class MethodConfig:
         _require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
         _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
         _require(0 <= self.momentum <= 1, f"momentum expected in [0, 1], found {self.momentum}")
+        _require(0 < self.jigsaw_fraction <= 1, f"jigsaw_fraction expected in (0, 1], found {self.jigsaw_fraction}")
         _require(0 <= self.jigsaw_weight <= 1, f"jigsaw_weight expected in [0, 1], found {self.jigsaw_weight}")
 
 

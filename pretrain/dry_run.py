@@ -48,7 +48,7 @@ def step_flops(config: RunConfig) -> dict[str, float]:
     }
     if config.method.jigsaw:
         patch = encoder_flops(config.encoder.arch, config.views.patch_size)
-        parts["patches"] = FORWARDS_WITH_BACKWARD * NUM_PATCHES * patch * batch
+        parts["patches"] = FORWARDS_WITH_BACKWARD * NUM_PATCHES * patch * batch * config.method.jigsaw_fraction
     return parts
 
 

@@ -27,7 +27,7 @@ from pretrain.views.pipeline import normalize
 
 
 class Embeddings(NamedTuple):
-    """instance: unit vectors (B, D) of the images. jigsaw: (B, D) of their nine patches, None without the branch."""
+    """instance: unit vectors (B, D) of the images. jigsaw: (B' <= B, D) of the first B' images' nine patches, None without the branch."""
 
     instance: Tensor
     jigsaw: Tensor | None
@@ -122,8 +122,12 @@ class MomentumContrast(Method):
         images = normalize(batch.images[:, 0], self.contract)
         if config.jigsaw:
             assert batch.patches is not None, "the loader was built without patches"
-            patches = normalize(batch.patches.flatten(0, 1), self.contract)
-            embeddings = forward(images, patches, batch.permutation)
+            assert batch.permutation is not None
+            count = max(
+                1, round(config.jigsaw_fraction * len(images))
+            )  # the order of a batch is random, so are its first
+            patches = normalize(batch.patches[:count].flatten(0, 1), self.contract)
+            embeddings = forward(images, patches, batch.permutation[:count])
         else:
             embeddings = forward(images)
         with torch.no_grad():
@@ -136,7 +140,7 @@ class MomentumContrast(Method):
             ).float()
         contrast = {"query": embeddings.instance, "jigsaw": embeddings.jigsaw}
         outputs = {
-            name: info_nce(query=q, key=keys, queue=self.memory.features, temperature=config.temperature)
+            name: info_nce(query=q, key=keys[: len(q)], queue=self.memory.features, temperature=config.temperature)
             for name, q in contrast.items()
             if q is not None
         }

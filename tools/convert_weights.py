@@ -27,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--branch", metavar="NAME", help="which copy of the encoder, for example query or key (default: query)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--list-sources", action="store_true", help="print the layouts that are recognised, and leave")
     return parser.parse_args()
 
@@ -59,7 +60,14 @@ def main() -> None:
     from transfer.convert import convert  # Detectron2 takes seconds to import; the list does not need it
 
     print_sidecar(
-        convert(arguments.input, arguments.output, layout=arguments.source, branch=arguments.branch), arguments.output
+        convert(
+            arguments.input,
+            arguments.output,
+            layout=arguments.source,
+            branch=arguments.branch,
+            overwrite=arguments.overwrite,
+        ),
+        arguments.output,
     )
 
 

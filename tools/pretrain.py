@@ -23,8 +23,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, help="run directory: log, checkpoints, result")
     parser.add_argument("--resume", choices=("auto", "never"), default="never", help="continue the run in --output-dir")
     parser.add_argument("--dry-run", action="store_true", help="print what would run and stop")
-    parser.add_argument("--show-views", type=Path, metavar="OUT.png", help="draw originals, views and patches, and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.root=IMAGES optimizer.epochs=10")
+    parser.add_argument(
+        "--show-views", type=Path, metavar="OUT.png", help="draw originals, views and patches, and stop"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example data.root=IMAGES optimizer.epochs=10"
+    )
     return parser.parse_args()
 
 
@@ -55,7 +59,9 @@ def main() -> None:
         stop_ranks(ranks)
     if ranks.is_main and result:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result["final"].items())
-        print(f"finished: {result['steps']} steps; {figures}\ncheckpoint: {arguments.output_dir / result['checkpoint']}")
+        print(
+            f"finished: {result['steps']} steps; {figures}\ncheckpoint: {arguments.output_dir / result['checkpoint']}"
+        )
 
 
 run_tool(main)

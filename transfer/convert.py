@@ -23,12 +23,16 @@ from transfer.weight_files import file_sha256
 AUTHOR = "InfoMin Transfer"
 
 
-def convert(source: Path, output: Path, *, layout: str = "auto", branch: str | None = None) -> Sidecar:
+def convert(
+    source: Path, output: Path, *, layout: str = "auto", branch: str | None = None, overwrite: bool = False
+) -> Sidecar:
     """Convert `source` to `output` (.pth) with its sidecar. Both are published after the proof, or nothing is.
+
+    overwrite: replace an OUTPUT that exists; it stays as it is until the new one is proven.
 
     Raises CheckpointError (unknown layout, incomplete backbone, failed proof) or ConfigError (paths, source, branch).
     """
-    check_output(source, output)
+    check_output(source, output, overwrite=overwrite)
     backbone = load_backbone(source, source=layout, branch=branch)
     settings = detectron2_settings(backbone.arch, backbone.contract)
     with _unpublished(output) as draft:
@@ -54,7 +58,7 @@ def convert(source: Path, output: Path, *, layout: str = "auto", branch: str | N
     return sidecar
 
 
-def check_output(source: Path, output: Path) -> None:
+def check_output(source: Path, output: Path, *, overwrite: bool) -> None:
     """Raises ConfigError for an output that Detectron2 would misread, that is the input, or that cannot be written."""
     if output.suffix != ".pth":
         raise ConfigError(
@@ -65,6 +69,8 @@ def check_output(source: Path, output: Path) -> None:
         raise ConfigError(f"INPUT and OUTPUT are the same file, {output}")
     if output.is_dir():
         raise ConfigError(f"OUTPUT {output} is a folder; expected a file")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"OUTPUT {output} exists; type another path, or --overwrite to replace it")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

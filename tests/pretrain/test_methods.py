@@ -102,3 +102,15 @@ def test_patches_do_not_touch_the_statistics_of_the_images():
 def test_initialisation_is_a_function_of_the_seed():
     first, second = method_of().state_dict(), method_of().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_fraction_of_the_batch_can_take_the_jigsaw_branch():
+    batch = random_batch(count=4)
+    method = method_of(jigsaw_fraction=0.5)
+    seen = []
+    method.query.jigsaw_head.register_forward_hook(lambda _, args, out: seen.append((args[0].shape[0], out.shape[0])))
+    output = take_step(method, batch)
+    assert seen == [(18, 2)] and torch.isfinite(output.loss)
+    other = dataclasses.replace(batch, patches=batch.patches.clone())
+    other.patches[2:] = 0  # the patches of the other half play no part
+    assert torch.equal(take_step(method_of(jigsaw_fraction=0.5), other).loss, output.loss)

@@ -149,5 +149,6 @@ def test_dry_run_and_views_sheet_leave_no_run(images, tmp_path):
     assert result.returncode == 0, result.stderr
     for part in ("resolved configuration", "trained parameters", "GFLOP", "learning rate", "ln(K + 1)"):
         assert part in result.stdout
-    assert Image.open(sheet).size[0] > 100
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 100
     assert [path.name for path in tmp_path.iterdir()] == ["views.png"]

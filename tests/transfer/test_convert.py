@@ -103,8 +103,15 @@ def test_a_failed_conversion_keeps_what_was_there(tmp_path, checkpoint, monkeypa
     del broken["model"]["query.encoder.layer4.1.bn2.bias"]
     torch.save(broken, checkpoint)
     with pytest.raises(CheckpointError, match=r"layer4\.1\.bn2\.bias"):
-        convert(checkpoint, tmp_path / "out.pth")
+        convert(checkpoint, tmp_path / "out.pth", overwrite=True)
     assert ((tmp_path / "out.pth").read_bytes(), (tmp_path / "out.json").read_bytes()) == before
+
+
+def test_an_output_that_exists_is_replaced_only_when_asked(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "out.pth")
+    with pytest.raises(ConfigError, match=r"exists; .*--overwrite"):
+        convert(checkpoint, tmp_path / "out.pth", branch="key")
+    assert convert(checkpoint, tmp_path / "out.pth", branch="key", overwrite=True) == read_sidecar(tmp_path / "out.pth")
 
 
 def test_a_mistake_in_the_table_of_names_cannot_pass(tmp_path, checkpoint, monkeypatch):
