@@ -38,6 +38,7 @@ class LinearConfig:
     cached_views 0: a new view of every image in every epoch, the protocol. V > 0: V views an image, encoded once; epoch e
     trains on view e mod V. standardize: every feature to mean 0 and deviation 1 over the cached training views, so that
     encoders of unlike feature scale (random weights!) stand the same learning rate; needs cached_views > 0.
+    images_per_class: train on so many images of each class, drawn by `seed`, instead of all: what few labels give.
     precision: of the encoder; "auto" is bf16 where the device computes it natively. The classifier is always float32.
     """
 
@@ -56,6 +57,7 @@ class LinearConfig:
     image_size: int = 224
     cached_views: int = 0
     standardize: bool = False
+    images_per_class: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: int = 8
@@ -81,6 +83,10 @@ class LinearConfig:
         _require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {list(self.crop_scale)}")
         _require(
             self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}"
+        )
+        _require(
+            self.images_per_class is None or self.images_per_class > 0,
+            f"images_per_class expected positive, found {self.images_per_class}",
         )
         _require(self.cached_views >= 0 and self.num_workers >= 0, "cached_views and num_workers expected at least 0")
         _require(

@@ -72,6 +72,18 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
     return _labelled(root / "train", train), _labelled(root / "val", val)
 
 
+def few_per_class(images: LabelledImages, count: int, *, seed: int) -> LabelledImages:
+    """`count` images of every class (all of a smaller one), drawn by `seed`, in the order of `images`."""
+    chosen: list[int] = []
+    for label in range(len(images.classes)):
+        members = (images.labels == label).nonzero().flatten()
+        order = sample_generator(seed=seed, epoch=0, index=label, stream=ORDER_STREAM).permutation(len(members))
+        chosen += members[torch.from_numpy(order[:count])].tolist()
+    chosen.sort()
+    names = tuple(images.source.names[index] for index in chosen)
+    return LabelledImages(ImageSource(images.source.root, names), images.labels[chosen], images.classes)
+
+
 def _labelled(root: Path, folders: ClassFolders) -> LabelledImages:
     names = tuple(path.relative_to(root).as_posix() for path in folders.paths)
     return LabelledImages(ImageSource(root, names), torch.tensor(folders.labels), folders.classes)

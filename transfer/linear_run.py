@@ -19,7 +19,7 @@ from pretrain.atomic import write_json
 from pretrain.errors import ConfigError
 from transfer.linear import MAX_TOP, encoder_stands_still, measure
 from transfer.linear_config import LinearConfig
-from transfer.linear_features import FrozenEncoder, LabelledImages, load_frozen_encoder, load_splits
+from transfer.linear_features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 
 RESULT_NAME = "linear_result.json"
 STARTED_NAME = "linear_started.json"
@@ -53,6 +53,8 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
     """
     with _held(output_dir):
         train, val = load_splits(request.data)
+        if request.config.images_per_class is not None:
+            train = few_per_class(train, request.config.images_per_class, seed=request.config.seed)
         encoder = load_frozen_encoder(request.weights, request.config, branch=request.branch)
         identity = _identity(request, encoder, train, val)
         if output_dir is not None:

@@ -23,6 +23,7 @@ from transfer.linear_features import (
     cached_batches,
     encode_table,
     epoch_order,
+    few_per_class,
     fresh_batches,
     load_frozen_encoder,
     load_splits,
@@ -306,3 +307,14 @@ def test_another_seed_draws_other_views(class_folders):
     train, _ = load_splits(class_folders)
     tables = [cached(train, 1, replace(TINY, seed=seed))[0] for seed in (0, 1)]
     assert not torch.equal(*tables)
+
+
+def test_few_labels_are_drawn_evenly_by_the_seed(class_folders):
+    train, _ = load_splits(class_folders)
+    few = few_per_class(train, 2, seed=0)
+    assert torch.bincount(few.labels).tolist() == [2] * len(train.classes) and few.classes == train.classes
+    where = {name: int(label) for name, label in zip(train.source.names, train.labels, strict=True)}
+    assert [where[name] for name in few.source.names] == few.labels.tolist()
+    assert few_per_class(train, 2, seed=0).source.names == few.source.names
+    assert len({few_per_class(train, 2, seed=seed).source.names for seed in range(8)}) > 1
+    assert few_per_class(train, 10_000, seed=0).source.names == train.source.names
