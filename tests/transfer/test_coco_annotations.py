@@ -164,7 +164,11 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "message"), BAD, ids=[f"{path}={value!r:.30}" for path, value, _ in BAD])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    BAD,
+    ids=[f"{path}={'absent' if value is DELETE else repr(value)[:30]}" for path, value, _ in BAD],
+)
 def test_bad_entry_is_refused_with_its_place(tmp_path: Path, path, value, message) -> None:
     file = write(tmp_path, changed(path, value))
     with pytest.raises(DataError, match=message) as caught:
