@@ -76,8 +76,9 @@ class MethodConfig:
 
     queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
     jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
-    head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/heads.py). batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
-    its batch into groups of that size (pretrain/batchnorm.py says why one big group learns nothing).
+    head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/heads.py).
+    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
+    its batch into groups of about that size (pretrain/batchnorm.py).
     """
 
     name: str = "infomin"

@@ -3,9 +3,9 @@
 In: features (B, D), or the features of nine patches (9B, D). Out: embeddings (B, feature_dim) of L2 norm 1.
 Source: infomin.md 1.3. The paper's heads ("linear", "mlp") have no BatchNorm; "mlp_bn" is MoCo v3's (Chen et al., 2021).
 
-Why "mlp_bn" exists: ReLU features have a large common mean, so all embeddings of a fresh network lie in a narrow cone, and the
-common direction learns many times faster than what tells images apart. In the paper's hundreds of thousands of steps that
-does not matter. In a few hundred, query and keys just wander together away from the older keys in the queue.
+Why "mlp_bn" exists: ReLU features have a large common mean, so all embeddings of a fresh network lie in a narrow cone. In runs
+of a few hundred steps with InfoMin's views and the paper's head, the keys of a batch became one vector that kept away from the
+older keys in the queue; without a mean there is no such direction (the log is in the README).
 """
 
 from __future__ import annotations

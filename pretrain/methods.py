@@ -27,7 +27,7 @@ from pretrain.views.pipeline import normalize
 
 
 class Embeddings(NamedTuple):
-    """instance: unit vectors (B, D) of the images. jigsaw: (B' <= B, D) of the first B' images' nine patches, None without the branch."""
+    """instance: unit vectors (B, D) of the images. jigsaw: (B', D) of the nine patches of the first B' <= B, or None."""
 
     instance: Tensor
     jigsaw: Tensor | None
@@ -123,9 +123,8 @@ class MomentumContrast(Method):
         if config.jigsaw:
             assert batch.patches is not None, "the loader was built without patches"
             assert batch.permutation is not None
-            count = max(
-                1, round(config.jigsaw_fraction * len(images))
-            )  # the order of a batch is random, so are its first
+            # The order of a batch is random, and so are its first images.
+            count = max(1, round(config.jigsaw_fraction * len(images)))
             patches = normalize(batch.patches[:count].flatten(0, 1), self.contract)
             embeddings = forward(images, patches, batch.permutation[:count])
         else:

@@ -113,8 +113,8 @@ def _batchnorm_groups(config: RunConfig, ranks: Ranks) -> int:
     groups = num_groups(images, images_per_group=config.method.batchnorm_images)
     if groups * ranks.world_size == 1 and ranks.is_main:
         logger.warning(
-            "all %d images of a batch share their BatchNorm statistics, which give the positive key away: the loss will "
-            "fall and nothing be learned. Type method.batchnorm_images=%d, or a larger optimizer.batch_size",
+            "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss "
+            "then falls without anything being learned. Type method.batchnorm_images=%d, or a larger optimizer.batch_size",
             images,
             max(1, images // 4),
         )
