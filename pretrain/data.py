@@ -19,6 +19,7 @@ import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from pretrain.errors import DataError
 from pretrain.reader import SUFFIXES, read_image
@@ -146,10 +147,12 @@ class ScanReport:
         return "\n".join([*lines, "mend or remove them, or type data.skip_unreadable=true to leave them out"])
 
 
-def scan_images(paths: Sequence[Path], *, num_threads: int = SCAN_THREADS) -> ScanReport:
+def scan_images(paths: Sequence[Path], *, num_threads: int = SCAN_THREADS, show_progress: bool = False) -> ScanReport:
     """Decode every file once, to its last row, in threads (Pillow decodes without holding the interpreter's lock)."""
     with ThreadPoolExecutor(min(num_threads, 2 * (os.cpu_count() or 1))) as pool:
-        reasons = list(pool.map(_why_unreadable, paths))
+        results = pool.map(_why_unreadable, paths)
+        bar = tqdm(results, total=len(paths), desc="checking images", unit="file", delay=2, disable=not show_progress)
+        reasons = list(bar)
     bad = tuple((path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None)
     return ScanReport(num_ok=len(paths) - len(bad), bad=bad)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import datetime
 import os
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,15 @@ def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
     parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.world_size)]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def gather_values(value: T, ranks: Ranks) -> list[T]:
+    """A small picklable value of every rank, in rank order."""
+    if ranks.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * ranks.world_size
+    dist.all_gather_object(values, value)
+    return values
 
 
 def any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.config import RunConfig, ViewsConfig
-from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader, scan_images
+from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader
 from pretrain.distributed import Ranks
-from pretrain.errors import ConfigError, DataError
+from pretrain.errors import ConfigError
+from pretrain.image_set import ImageSetRecord, check_image_set
 from pretrain.reader import read_image
 from pretrain.sampler import GlobalBatches, RankBatches
 from pretrain.views.pipeline import ViewMaker
@@ -28,6 +29,7 @@ class ViewStream:
     """Batches of views, a pure function of (seed, step) whatever the number of workers or the point of restart."""
 
     source: ImageSource
+    record: ImageSetRecord
     views: ViewMaker
     batches_of_run: GlobalBatches
     ranks: Ranks
@@ -82,15 +84,24 @@ def recipe_of(config: ViewsConfig) -> Recipe:
     return dataclasses.replace(recipe, ops=tuple(ops))
 
 
-def open_stream(config: RunConfig, *, ranks: Ranks, announce: Callable[[str], None]) -> ViewStream:
-    """List and check the images, then build the stream. Raises DataError/ConfigError before any step is taken."""
-    source = ImageSource(config.data.root)
-    report = scan_images(source.paths)
-    if report.bad:
-        if not config.data.skip_unreadable:
-            raise DataError(report.describe())
-        announce(f"{report.describe()}\nleft out (data.skip_unreadable=true)")
-        source = source.without(path for path, _ in report.bad)
+def open_stream(
+    config: RunConfig,
+    *,
+    ranks: Ranks,
+    announce: Callable[[str], None],
+    recorded: ImageSetRecord | None = None,
+) -> ViewStream:
+    """List and check the images, then build the stream. Raises DataError/ConfigError before any step is taken.
+
+    recorded: what an earlier start of the same run found; the folder must still be that, and is not decoded again.
+    """
+    source, record = check_image_set(
+        config.data.root,
+        skip_unreadable=config.data.skip_unreadable,
+        recorded=recorded,
+        ranks=ranks,
+        announce=announce,
+    )
     views = ViewMaker(
         recipe_of(config.views),
         image_size=config.views.image_size,
@@ -100,6 +111,7 @@ def open_stream(config: RunConfig, *, ranks: Ranks, announce: Callable[[str], No
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
     return ViewStream(
         source=source,
+        record=record,
         views=views,
         batches_of_run=batches,
         ranks=ranks,

@@ -24,6 +24,7 @@ from pretrain.contract import InputContract
 from pretrain.data import ViewBatch
 from pretrain.distributed import Ranks, any_rank, barrier, pick_device
 from pretrain.errors import ConfigError, Terminated, UserError
+from pretrain.image_set import read_record, write_record
 from pretrain.methods import Method, StepOutput, build_method
 from pretrain.precision import Precision, check_sizes, choose_precision
 from pretrain.recorder import Recorder
@@ -187,8 +188,10 @@ def _train_in(
     if any_rank(done is not None, ranks, precision.device):
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
-    stream = open_stream(config, ranks=ranks, announce=logger.info if ranks.is_main else logger.debug)
+    announce = logger.info if ranks.is_main else logger.debug
+    stream = open_stream(config, ranks=ranks, announce=announce, recorded=read_record(output_dir))
     if run is not None:
+        write_record(run.path, stream.record)
         stream.draw_sheet(output_dir / "views.png")
     state = build_state(config, contract, precision=precision, ranks=ranks)
     found = None

@@ -13,7 +13,7 @@ from pretrain import train as train_module
 from pretrain.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.contract import InputContract
 from pretrain.distributed import Ranks
-from pretrain.errors import ConfigError, Terminated, UserError
+from pretrain.errors import ConfigError, DataError, Terminated, UserError
 from pretrain.precision import choose_precision
 from pretrain.stream import open_stream
 from pretrain.train import build_state, train, train_step
@@ -105,12 +105,15 @@ def test_worker_processes_change_nothing(tiny_config, tmp_path):
     assert len(hashes) == 1
 
 
-def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch):
-    class Stopped(train_module.StopFlag):
-        def __init__(self):
-            super().__init__()
-            self.is_set = True
+class Stopped(train_module.StopFlag):
+    """SIGTERM has come before the first step is done."""
 
+    def __init__(self):
+        super().__init__()
+        self.is_set = True
+
+
+def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "StopFlag", Stopped)
     with pytest.raises(Terminated, match="step 1 of 6"):
         run(tiny_config(), tmp_path)
@@ -152,3 +155,16 @@ def test_an_output_directory_is_not_reused_by_accident(tiny_config, tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
         run(config, tmp_path / "other")
+
+
+def test_a_run_does_not_go_on_with_other_images(tiny_config, image_folder, tmp_path, monkeypatch):
+    root = shutil.copytree(image_folder, tmp_path / "images")
+    config = tiny_config(data={"root": str(root)})
+    with monkeypatch.context() as patch, pytest.raises(Terminated):
+        patch.setattr(train_module, "StopFlag", Stopped)
+        run(config, tmp_path / "run")
+    shutil.copy(root / "000.png", root / "zzz.png")
+    with pytest.raises(DataError, match="not those that this run began with"):
+        run(config, tmp_path / "run", resume=True)
+    (root / "zzz.png").unlink()
+    assert run(config, tmp_path / "run", resume=True)["steps"] == STEPS  # control

@@ -1,0 +1,93 @@
+"""The image set of a run: checked before step one, recorded in the run directory, held against when the run goes on.
+
+In: a folder and what an earlier start of the same run recorded. Out: the images that can be read, and the record.
+
+A view is a function of the image's position in the listing, so a run that goes on with an image more or less would train on
+other pixels from there on without a word. And decoding a million files to find the bad ones takes minutes: once is enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pretrain.atomic import write_json
+from pretrain.data import ImageSource, ScanReport, scan_images
+from pretrain.distributed import Ranks, gather_values
+from pretrain.errors import DataError
+
+FILE_NAME = "images.json"
+
+
+@dataclass(frozen=True)
+class ImageSetRecord:
+    """num_files listed, readable or not; fingerprint of that listing (names and sizes); unreadable: names left out."""
+
+    num_files: int
+    fingerprint: str
+    unreadable: tuple[str, ...] = ()
+
+
+def read_record(output_dir: Path) -> ImageSetRecord | None:
+    """What an earlier start of the run in `output_dir` recorded, None where nothing is recorded."""
+    try:
+        values = json.loads((output_dir / FILE_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return ImageSetRecord(values["num_files"], values["fingerprint"], tuple(values["unreadable"]))
+
+
+def write_record(output_dir: Path, record: ImageSetRecord) -> None:
+    """Record the image set of the run in `output_dir`, atomically."""
+    write_json(output_dir / FILE_NAME, asdict(record))
+
+
+def check_image_set(
+    root: Path,
+    *,
+    skip_unreadable: bool,
+    recorded: ImageSetRecord | None,
+    ranks: Ranks,
+    announce: Callable[[str], None],
+) -> tuple[ImageSource, ImageSetRecord]:
+    """List `root` and leave out what cannot be read, decoding every file once unless `recorded` knows the listing.
+
+    Each rank decodes its share. Raises DataError on every rank: for unreadable files (named and counted) unless
+    `skip_unreadable`, for ranks that see different folders, for a listing that is not the recorded one.
+    """
+    source = ImageSource(root)
+    fingerprint = source.fingerprint()
+    _refuse_other_folders(root, len(source), fingerprint, ranks)
+    if recorded is not None:
+        if (recorded.num_files, recorded.fingerprint) != (len(source), fingerprint):
+            raise DataError(
+                f"{root}: the images are not those that this run began with ({recorded.num_files} files then, {len(source)} "
+                "now, or other names or sizes); restore them, or start a run with another --output-dir"
+            )
+        return _without(source, recorded.unreadable), recorded
+    share = source.paths[ranks.rank :: ranks.world_size]
+    reports = gather_values(scan_images(share, show_progress=ranks.is_main), ranks)
+    bad = sorted(entry for report in reports for entry in report.bad)
+    whole = ScanReport(num_ok=len(source) - len(bad), bad=tuple(bad))
+    if bad and not skip_unreadable:
+        raise DataError(whole.describe())
+    if bad:
+        announce(f"{whole.describe()}\nleft out (data.skip_unreadable=true)")
+    names = tuple(path.relative_to(source.root).as_posix() for path, _ in bad)
+    return _without(source, names), ImageSetRecord(len(source), fingerprint, names)
+
+
+def _refuse_other_folders(root: Path, num_files: int, fingerprint: str, ranks: Ranks) -> None:
+    seen = gather_values((num_files, fingerprint), ranks)
+    for rank, other in enumerate(seen):
+        if other != seen[0]:
+            raise DataError(
+                f"{root}: rank {rank} lists {other[0]} images, rank 0 lists {seen[0][0]}, or their names or sizes differ; "
+                "every rank must see the same folder"
+            )
+
+
+def _without(source: ImageSource, names: tuple[str, ...]) -> ImageSource:
+    return source.without(source.root / name for name in names) if names else source

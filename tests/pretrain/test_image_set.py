@@ -1,0 +1,97 @@
+"""The image set of a run: decoded once, recorded, and the same when the run goes on."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from pretrain import image_set as image_set_module
+from pretrain.data import ImageSource, ScanReport
+from pretrain.distributed import Ranks
+from pretrain.errors import DataError
+from pretrain.image_set import ImageSetRecord, check_image_set, read_record, write_record
+
+
+@pytest.fixture
+def folder(image_folder, tmp_path):
+    """A folder of 18 good images and a bad one."""
+    root = shutil.copytree(image_folder, tmp_path / "images")
+    (root / "bad.png").write_bytes(b"no image")
+    return root
+
+
+def check(root, *, skip_unreadable=True, recorded=None, ranks=None):
+    return check_image_set(
+        root, skip_unreadable=skip_unreadable, recorded=recorded, ranks=ranks or Ranks(), announce=lambda text: None
+    )
+
+
+def test_a_recorded_set_is_not_decoded_again(folder, monkeypatch):
+    first, record = check(folder)
+
+    def decode_again(*arguments, **options):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(image_set_module, "scan_images", decode_again)
+    again, same = check(folder, recorded=record)
+    assert (again.names, same) == (first.names, record)
+    assert record.unreadable == ("bad.png",) and len(again) == 18
+    with pytest.raises(AssertionError, match="decoded again"):  # control: without the record it would be
+        check(folder)
+
+
+@pytest.mark.parametrize("change", ["added", "lost", "renamed", "resized"])
+def test_a_set_that_changed_since_the_run_began_is_refused(folder, change):
+    _, record = check(folder)
+    some = folder / "000.png"
+    if change == "added":
+        shutil.copy(some, folder / "new.png")
+    elif change == "lost":
+        some.unlink()
+    elif change == "renamed":
+        some.rename(folder / "other.png")
+    else:
+        some.write_bytes(some.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=r"not those that this run began with \(19 files then"):
+        check(folder, recorded=record)
+
+
+def test_a_moved_folder_is_the_same_set(folder, tmp_path):
+    _, record = check(folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert len(check(moved, recorded=record)[0]) == 18
+
+
+def test_the_record_survives_the_file(tmp_path):
+    record = ImageSetRecord(3, "abc", ("a/b.png",))
+    assert read_record(tmp_path) is None
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+
+
+def test_each_rank_decodes_its_share_and_all_know_the_whole(folder, monkeypatch):
+    decoded: list[set] = []
+    real = image_set_module.scan_images
+
+    def scan(paths, **options):
+        decoded.append(set(paths))
+        return real(paths, **options)
+
+    def gather(value, ranks):
+        if not isinstance(value, ScanReport):
+            return [value, value]
+        other = real(ImageSource(folder).paths[1 - ranks.rank :: 2])
+        return [value, other] if ranks.rank == 0 else [other, value]
+
+    monkeypatch.setattr(image_set_module, "scan_images", scan)
+    monkeypatch.setattr(image_set_module, "gather_values", gather)
+    records = [check(folder, ranks=Ranks(rank=rank, world_size=2))[1] for rank in (0, 1)]
+    assert records[0] == records[1] and records[0].unreadable == ("bad.png",)
+    assert decoded[0] | decoded[1] == set(ImageSource(folder).paths) and not decoded[0] & decoded[1]
+
+
+def test_ranks_that_see_different_folders_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(image_set_module, "gather_values", lambda value, ranks: [value, (4, "other")])
+    with pytest.raises(DataError, match="rank 1 lists 4 images, rank 0 lists 19"):
+        check(folder, ranks=Ranks(rank=0, world_size=2))
