@@ -27,18 +27,25 @@ from pretrain.errors import ConfigError
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
+LOCK = "run.lock"
+FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are looked at
 
 
 class RunDir:
-    """An output folder held by this process (a lock that the kernel drops however the process ends)."""
+    """An output folder held by this process (a lock that the kernel drops however the process ends).
+
+    As a context it leaves nothing behind when a new run ends before `begin`: a mistyped folder of images costs no output
+    directory.
+    """
 
     def __init__(self, path: Path, config: RunConfig, *, resume: bool) -> None:
         """Create or re-enter `path`. Raises ConfigError when it is in use, foreign, not writable, or of another run."""
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self._created = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / "run.lock", "a")  # noqa: SIM115 - held until close()
+            self._lock = open(path / LOCK, "a")  # noqa: SIM115 - held until close()
         except OSError as error:
             raise ConfigError(f"cannot write to the output directory {path}: {error.strerror or error}") from None
         try:
@@ -55,7 +62,16 @@ class RunDir:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if not self._begun:
+            for name in (*FIRST_FILES, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            if self._created:
+                self.path.rmdir()
         self.close()
+
+    def begin(self) -> None:
+        """What was asked for can be run: from here on the folder stays, however the run ends."""
+        self._begun = True
 
     def _enter(self, config: RunConfig, *, resume: bool) -> None:
         path = self.path
@@ -63,7 +79,8 @@ class RunDir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"the output directory {path} is in use by another running process") from None
-        existing = {entry.name for entry in path.iterdir()} - {"run.lock"}
+        existing = {entry.name for entry in path.iterdir()} - {LOCK}
+        self._begun = bool(existing)
         if existing and "config.yaml" not in existing:
             raise ConfigError(
                 f"the output directory {path} holds other files ({', '.join(sorted(existing)[:3])}); name an empty one"

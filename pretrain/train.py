@@ -191,6 +191,7 @@ def _train_in(
     announce = logger.info if ranks.is_main else logger.debug
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=read_record(output_dir))
     if run is not None:
+        run.begin()
         write_record(run.path, stream.record)
         stream.draw_sheet(output_dir / "views.png")
     state = build_state(config, contract, precision=precision, ranks=ranks)

@@ -54,3 +54,24 @@ def test_environment_names_versions_and_commit():
     assert facts["torch"]
     assert facts["cpu"]["count"] >= 1
     assert facts["git"] is None or len(facts["git"]["commit"]) == 40
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tiny_config, tmp_path):
+    with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "new", tiny_config(), resume=False):
+        raise ZeroDivisionError
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "empty", tiny_config(), resume=False):
+        raise ZeroDivisionError
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_run_that_has_begun_stays_however_it_ends(tiny_config, tmp_path):
+    with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "run", tiny_config(), resume=False) as run:
+        run.begin()
+        raise ZeroDivisionError
+    kept = {"config.yaml", "environment.json", "command.txt", "run.lock"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == kept
+    with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "run", tiny_config(), resume=True):
+        raise ZeroDivisionError  # going on with a run: nothing of it is removed
+    assert {path.name for path in (tmp_path / "run").iterdir()} == kept
