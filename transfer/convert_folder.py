@@ -51,15 +51,16 @@ def convert_folder(
     """
     target = target_named(to)
     target.require()
-    if source_dir.exists() and output_dir.exists() and source_dir.samefile(output_dir):
-        raise ConfigError(
-            f"INPUT and OUTPUT are the same folder, {output_dir}; converted files would be read as checkpoints"
-        )
     if output_dir.suffix == target.suffix != "" or (output_dir.exists() and not output_dir.is_dir()):
         raise ConfigError(
             f"INPUT {source_dir} is a folder, so OUTPUT must be one too, found {output_dir}; to convert one file, type its path"
         )
-    pairs = list(_pairs(find_checkpoints(source_dir), output_dir, target))
+    sources = find_checkpoints(source_dir)
+    if output_dir.exists() and output_dir.samefile(sources[0].parent):
+        raise ConfigError(
+            f"the checkpoints lie in OUTPUT {output_dir}, where converted files would be taken for such; type another"
+        )
+    pairs = list(_pairs(sources, output_dir, target))
     outcomes = []
     with tqdm(pairs, unit="checkpoint", desc=f"to {target.name}") as bar:
         for source, output in bar:
