@@ -152,14 +152,15 @@ def test_two_outputs_do_not_share_one_sidecar(tmp_path, checkpoint):
         ("onnx", "w.pth", r"ends in \.onnx for onnx .*type .*w\.onnx, or --to detectron2 or torchvision"),
         ("detectron2", "w.onnx", r"type .*w\.pth, or --to onnx"),
         ("huggingface", "w.safetensors", r"name of a folder for huggingface.*type .*/w, or --to timm"),
-        ("huggingface", "step.pt", "is a file; expected a folder"),
+        ("huggingface", "taken", "is a file; expected a folder"),
         ("keras", "w.h5", "--to expected one of detectron2, pkl"),
     ],
 )
 def test_an_output_that_does_not_fit_its_target_says_what_to_type(tmp_path, checkpoint, to, output, message):
+    (tmp_path / "taken").touch()
     with pytest.raises(ConfigError, match=message):
         convert(checkpoint, tmp_path / output, to=to)
-    assert [path.name for path in tmp_path.iterdir()] == ["step.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step.pt", "taken"]
 
 
 def test_the_key_branch_is_converted_when_asked(tmp_path, checkpoint):
