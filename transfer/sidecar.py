@@ -120,7 +120,8 @@ def proof_finding(proof: Mapping[str, Any]) -> str | None:
     placed, expected = proof.get("tensors_placed"), proof.get("tensors_expected")
     if not (isinstance(placed, int) and placed == expected and placed > 0):
         return f"{placed} of {expected} tensors were placed"
-    stages, controls = proof.get("relative_difference"), proof.get("negative_controls")
+    stages: Any = proof.get("relative_difference")
+    controls: Any = proof.get("negative_controls")
     if not (_figures(stages) and _figures(controls)):
         return "it holds no differences of stages, or no controls"
     bad = [f"{stage} differs by {value:.1e}" for stage, value in stages.items() if not 0 <= value <= TOLERANCE]
