@@ -1,10 +1,12 @@
-"""Convert a checkpoint to Detectron2 weights, with proof.
+"""Convert a checkpoint to weights for Detectron2 (or another library), with proof.
 
     python tools/convert_weights.py runs/pretrain/checkpoints/step_00015600.pt weights/infomin.pth
+    python tools/convert_weights.py step_00015600.pt weights/infomin.onnx --to onnx
+    python tools/convert_weights.py runs/pretrain weights/over_time         # every checkpoint of a run
     python tools/convert_weights.py --list-sources
 
-Recognises the checkpoint by its content. Out: OUTPUT (.pth) and its sidecar (.json), both or neither; exit code 2 when a
-tensor is missing, unexplained or computes something else in Detectron2.
+Recognises the checkpoint by its content. Out: OUTPUT and its sidecar (.json), both or neither; exit code 2 when a tensor is
+missing, unexplained or computes something else in the target's own library. Of a folder, the good ones are kept.
 """
 
 import sys
@@ -14,15 +16,24 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.errors import ConfigError, run_tool
+from pretrain.errors import CheckpointError, ConfigError, run_tool
 from transfer.layouts import LAYOUTS
 from transfer.sidecar import Sidecar, sidecar_path
+from transfer.targets import DEFAULT_TARGET, TARGETS, target_named
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, nargs="?", metavar="INPUT", help="checkpoint")
-    parser.add_argument("output", type=Path, nargs="?", metavar="OUTPUT", help="weights for Detectron2, ends in .pth")
+    parser.add_argument("input", type=Path, nargs="?", metavar="INPUT", help="checkpoint, or a folder of them")
+    parser.add_argument(
+        "output",
+        type=Path,
+        nargs="?",
+        metavar="OUTPUT",
+        help="weights (for Detectron2: ends in .pth), or a folder of them",
+    )
+    targets = "; ".join(f"{target.name}: {target.description}" for target in TARGETS)
+    parser.add_argument("--to", default=DEFAULT_TARGET, metavar="TARGET", help=f"library that OUTPUT is for. {targets}")
     parser.add_argument("--source", default="auto", metavar="NAME", help="layout of INPUT (default auto: by content)")
     parser.add_argument(
         "--branch", metavar="NAME", help="which copy of the encoder, for example query or key (default: query)"
@@ -41,13 +52,18 @@ def print_sources() -> None:
 
 def print_sidecar(sidecar: Sidecar, output: Path) -> None:
     """What was found, proven and written."""
-    source, proof = sidecar.source, sidecar.proof
+    source, proof, contract = sidecar.source, sidecar.proof, sidecar.contract
+    target = target_named(sidecar.target)
     print(f"source      {source['name']}: {source['layout']}, {source['branch']} (of {', '.join(source['branches'])})")
     print(f"encoder     {sidecar.arch}, {proof['tensors_placed']} of {proof['tensors_expected']} tensors placed once")
     print("agreement   " + "  ".join(f"{stage} {value:.1e}" for stage, value in proof["relative_difference"].items()))
     print("controls    " + "  ".join(f"{name} {value:.1e}" for name, value in proof["negative_controls"].items()))
-    print("detectron2  " + " ".join(f'{key} "{value}"' for key, value in sidecar.detectron2.items()))
-    print(f"written     {output} and {sidecar_path(output).name}")
+    if target.detectron2:
+        print("detectron2  " + " ".join(f'{key} "{value}"' for key, value in sidecar.detectron2.items()))
+    else:
+        print(f"input       {contract.channel_order}, mean {contract.mean}, std {contract.std} of intensities in 0..1")
+    print(f"load        {target.usage.format(output=output, arch=sidecar.arch)}")
+    print(f"written     {output} and {sidecar_path(target.weights_path(output)).name}")
 
 
 def main() -> None:
@@ -57,18 +73,32 @@ def main() -> None:
         return
     if arguments.input is None or arguments.output is None:
         raise ConfigError("expected INPUT and OUTPUT, or --list-sources; --help shows all options")
-    from transfer.convert import convert  # Detectron2 takes seconds to import; the list does not need it
+    options = {
+        "to": arguments.to,
+        "layout": arguments.source,
+        "branch": arguments.branch,
+        "overwrite": arguments.overwrite,
+    }
+    if arguments.input.is_dir():
+        convert_all(arguments.input, arguments.output, options)
+        return
+    from transfer.convert import convert
 
-    print_sidecar(
-        convert(
-            arguments.input,
-            arguments.output,
-            layout=arguments.source,
-            branch=arguments.branch,
-            overwrite=arguments.overwrite,
-        ),
-        arguments.output,
-    )
+    print_sidecar(convert(arguments.input, arguments.output, **options), arguments.output)
+
+
+def convert_all(source_dir: Path, output_dir: Path, options: dict) -> None:
+    """A folder: one line a checkpoint, the failures with their reasons last."""
+    from transfer.convert_folder import convert_folder
+
+    outcomes = convert_folder(source_dir, output_dir, **options)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in outcomes:
+        if outcome.status != "failed":
+            print(f"{outcome.status:15}{outcome.source.name} -> {outcome.output}")
+    if failed:
+        reasons = "".join(f"\n  {outcome.source.name}: {outcome.reason}" for outcome in failed)
+        raise CheckpointError(f"{len(failed)} of {len(outcomes)} checkpoints could not be converted:{reasons}")
 
 
 if __name__ == "__main__":

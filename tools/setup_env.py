@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 OLDEST, NEWEST = (3, 10), (3, 14)  # requirements/torch.txt: torch 2.14.1 has builds for these
 OLDEST_TORCH = (2, 10)
+OTHERS = ("base", "dev", "export")
 STAMP, LOG = "setup-complete.json", "setup.log"
 CUDA_BUILD = platform.system() == "Linux" and platform.machine() == "x86_64"
 SPACE_GB = 10 if CUDA_BUILD else 3  # Linux, measured: 6.2 GB installed + 3 GB of wheels while pip unpacks them
@@ -241,7 +242,7 @@ def set_up(environment: Environment) -> None:
         ("pip and setuptools", lambda: environment.pip("install", *listed("installer"))),
         (f"torch{' (some 3 GB to fetch)' if CUDA_BUILD else ''}", lambda: install_torch(environment)),
         # No build isolation: three pure-Python source packages are built with the pinned setuptools, not the newest.
-        ("other requirements", lambda: environment.pip("install", "--no-build-isolation", *listed("base", "dev"))),
+        ("other requirements", lambda: environment.pip("install", "--no-build-isolation", *listed(*OTHERS))),
         ("OpenCV", lambda: install_opencv(environment)),
         ("Detectron2", lambda: install_detectron2(environment)),
         ("this project", lambda: environment.pip("install", "--no-deps", "--no-build-isolation", "-e", str(ROOT))),

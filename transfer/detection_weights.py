@@ -30,7 +30,7 @@ from transfer.lint import (
     same_values,
 )
 from transfer.sidecar import read_sidecar, sidecar_path
-from transfer.weight_files import file_sha256
+from transfer.targets import target_named
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration
@@ -55,7 +55,7 @@ class WeightsPlan:
             "random": "weights: random initialisation (MODEL.WEIGHTS is empty)",
             "catalog": f"weights: {self.weights} from Detectron2's catalog",
             "converted": f"weights: {self.weights}; the configuration agrees with its sidecar",
-            "trusted": f"weights: {self.weights} WITHOUT a sidecar: you vouch (--trust) for channel order, mean, std and stride",
+            "trusted": f"weights: {self.weights} WITHOUT a sidecar that proves it: you vouch (--trust) for channel order, mean, std and stride",
             "checkpoint": f"weights: {self.weights}, a complete detector",
         }[self.kind]
 
@@ -84,12 +84,16 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
             f"{weights} has no sidecar at {sidecar_path(path)}, so nothing says which input it was trained on. Convert the "
             f"checkpoint with `python tools/convert_weights.py INPUT {weights}`, or add --trust to vouch for it yourself"
         )
-    sidecar = read_sidecar(path)
-    found = file_sha256(path)
-    if found != sidecar.weights_sha256:
+    try:
+        sidecar = read_sidecar(path)  # refuses one that is damaged, of another file, or without a proof that passed
+    except CheckpointError as error:
+        if trust:
+            return WeightsPlan("trusted", weights)
+        raise CheckpointError(f"{error}; or add --trust to vouch for it yourself") from None
+    if not target_named(sidecar.target).detectron2:
         raise CheckpointError(
-            f"{weights} is not the file its sidecar describes: sha256 {found[:12]}... found, {sidecar.weights_sha256[:12]}... "
-            "expected. Convert the checkpoint again"
+            f"{weights} was written for {sidecar.target}; convert the checkpoint with `python tools/convert_weights.py INPUT "
+            "OUTPUT.pth`, whose default is Detectron2"
         )
     check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
     return WeightsPlan("converted", weights, sidecar.to_dict())

@@ -1,21 +1,31 @@
 """The sidecar: a JSON file beside converted weights that says what they are, what they want, and how that was proven.
 
-In: `Sidecar` and the path of the weights. Out: PATH.json, or the sidecar read back and checked.
+In: `Sidecar` and the path of the weights. Out: PATH.json, or the sidecar read back, held against the weights and its own proof.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.contract import InputContract
-from pretrain.encoder import ARCHITECTURES
+from pretrain.encoder import ARCHITECTURES, STAGES
 from pretrain.errors import CheckpointError
+from transfer.weight_files import file_sha256
 
 FORMAT = "infomin-transfer/sidecar"
 VERSION = 1
+# What a proof must show (transfer/parity.py makes it, `read_sidecar` asks for it). Differences are relative to the largest
+# activation of the stage, float32.
+TOLERANCE = 1e-5
+BREAKS = 10 * TOLERANCE  # a control differs more than this
+PROVEN_STAGES = STAGES[1:]  # a target may leave the stem out (ONNX), not these
+DEMANDED_CONTROLS = ("channel order", "two tensors swapped")
+OTHER_BRANCH = "the other branch"  # reported, not demanded: after a step or two both copies are still the same
 
 
 def sidecar_path(weights: Path) -> Path:
@@ -28,6 +38,7 @@ class Sidecar:
     """source: file name, sha256, layout, branch, all branches. contract: how the encoder wants its input.
 
     detectron2: the configuration keys that say the same to Detectron2. proof: transfer/parity.py's `Proof` as a dictionary.
+    target: for which library the weights are (transfer/targets.py); sidecars older than the field are Detectron2's.
     """
 
     weights_sha256: str
@@ -36,6 +47,7 @@ class Sidecar:
     contract: InputContract
     detectron2: dict[str, Any]
     proof: dict[str, Any]
+    target: str = "detectron2"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with format and version."""
@@ -58,7 +70,26 @@ def detectron2_settings(arch: str, contract: InputContract) -> dict[str, Any]:
 
 
 def read_sidecar(weights: Path) -> Sidecar:
-    """The sidecar of a weight file. Raises CheckpointError when it is absent, damaged or of another version."""
+    """The sidecar of a weight file. Raises CheckpointError when it is absent, damaged, of another version or of another
+    file, and when its proof is absent or did not pass."""
+    path = sidecar_path(weights)
+    sidecar = parse_sidecar(weights)
+    finding = proof_finding(sidecar.proof)
+    if finding is not None:
+        raise CheckpointError(f"{path} does not prove its weights: {finding}. Convert the checkpoint again")
+    if not weights.is_file():
+        raise CheckpointError(f"no weight file at {weights}, which {path} describes")
+    found = file_sha256(weights)
+    if found != sidecar.weights_sha256:
+        raise CheckpointError(
+            f"{weights} is not the file its sidecar describes: sha256 {found[:12]}... found, {sidecar.weights_sha256[:12]}... "
+            "expected. Convert the checkpoint again"
+        )
+    return sidecar
+
+
+def parse_sidecar(weights: Path) -> Sidecar:
+    """The sidecar of a weight file as it stands, believed in nothing. Raises CheckpointError when it is no sidecar."""
     path = sidecar_path(weights)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -72,9 +103,41 @@ def read_sidecar(weights: Path) -> Sidecar:
         raise CheckpointError(f"{path} is not a sidecar of tools/convert_weights.py (no format {FORMAT!r})")
     if values.get("version") != VERSION:
         raise CheckpointError(f"{path}: expected sidecar version {VERSION}, found {values.get('version')!r}")
-    fields = set(Sidecar.__dataclass_fields__)
+    fields = Sidecar.__dataclass_fields__
+    needed = {name for name, field in fields.items() if field.default is MISSING}
     given = {key: value for key, value in values.items() if key not in ("format", "version")}
-    dictionaries = ("source", "contract", "detectron2", "proof")
-    if set(given) != fields or not all(isinstance(given[name], dict) for name in dictionaries):
+    if not needed <= set(given) <= set(fields) or not all(
+        isinstance(value, dict if key in ("source", "contract", "detectron2", "proof") else str)
+        for key, value in given.items()
+    ):
         raise CheckpointError(f"{path}: expected the fields {sorted(fields)}, found {sorted(given)}")
     return Sidecar(**{**given, "contract": InputContract.from_dict(given["contract"])})
+
+
+def proof_finding(proof: Mapping[str, Any]) -> str | None:
+    """What is missing or failed in a proof, None for one that holds: all tensors placed, every stage within 1e-5, every
+    control beyond ten times that."""
+    placed, expected = proof.get("tensors_placed"), proof.get("tensors_expected")
+    if not (isinstance(placed, int) and placed == expected and placed > 0):
+        return f"{placed} of {expected} tensors were placed"
+    stages: Any = proof.get("relative_difference")
+    controls: Any = proof.get("negative_controls")
+    if not (_figures(stages) and _figures(controls)):
+        return "it holds no differences of stages, or no controls"
+    bad = [f"{stage} differs by {value:.1e}" for stage, value in stages.items() if not 0 <= value <= TOLERANCE]
+    bad += [f"the stage {stage} was not compared" for stage in PROVEN_STAGES if stage not in stages]
+    bad += [
+        f"the control {name} made a difference of {value:.1e}"
+        for name, value in controls.items()
+        if not value > BREAKS and name != OTHER_BRANCH
+    ]
+    bad += [f"the control {name} was not run" for name in DEMANDED_CONTROLS if name not in controls]
+    return "; ".join(bad) or None
+
+
+def _figures(values: Any) -> bool:
+    return (
+        isinstance(values, dict)
+        and bool(values)
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values.values())
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from tests.transfer.checkpoints import encoder_state, pycontrast
 
@@ -30,6 +31,31 @@ def test_a_checkpoint_becomes_weights_and_sidecar(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "100 of 100 tensors placed once" in result.stdout and "MODEL.PIXEL_STD" in result.stdout
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out.json", "out.pth"]
+
+
+@pytest.mark.slow
+def test_a_folder_keeps_the_good_ones_names_the_bad_one_and_ends_with_code_2(tmp_path):
+    (tmp_path / "in").mkdir()
+    torch.save(pycontrast(encoder_state(), encoder_state(seed=1)), tmp_path / "in" / "epoch_20.pth")
+    (tmp_path / "in" / "epoch_3.pth").write_bytes(b"PK\x03\x04 cut off")
+    for word in ("converted", "already there"):
+        result = call(tmp_path / "in", tmp_path / "out", "--to", "timm")
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert f"{word:15}epoch_20.pth -> {tmp_path}/out/epoch_20.safetensors" in result.stdout
+        assert "error: 1 of 2 checkpoints could not be converted:\n  epoch_3.pth: " in result.stderr
+        assert "to timm: 100%" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["epoch_20.json", "epoch_20.safetensors"]
+
+
+@pytest.mark.slow
+def test_another_target_prints_how_to_load_it_and_the_line_does(tmp_path):
+    torch.save(pycontrast(encoder_state(), encoder_state(seed=1)), tmp_path / "in.pth")
+    result = call(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "torchvision")
+    assert result.returncode == 0, result.stderr
+    line = next(line for line in result.stdout.splitlines() if line.startswith("load "))
+    names = {"torch": torch, "torchvision": torchvision}
+    exec(line.removeprefix("load").strip(), names)
+    assert torch.equal(names["network"].conv1.weight, encoder_state()["conv1.weight"])
 
 
 def test_the_list_of_sources_needs_no_file():

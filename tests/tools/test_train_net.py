@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from pretrain.contract import InputContract
 from pretrain.errors import ConfigError, run_tool
+from tests.transfer.backbones import passed_proof
 from transfer.sidecar import Sidecar, detectron2_settings
 from transfer.synthetic.config import SyntheticConfig
 from transfer.synthetic.write import write_dataset
@@ -123,7 +124,7 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
         {"layout": "infomin-transfer", "branch": "query"},
         InputContract(),
         detectron2_settings("resnet18", InputContract()),
-        {},
+        passed_proof(),
     )
     weights.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
     out = tmp_path / "out"

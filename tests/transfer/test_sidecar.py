@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -9,22 +10,86 @@ import pytest
 from pretrain.atomic import write_json
 from pretrain.contract import InputContract
 from pretrain.errors import CheckpointError
-from transfer.sidecar import Sidecar, detectron2_settings, read_sidecar, sidecar_path
+from tests.transfer.backbones import passed_proof
+from transfer.sidecar import Sidecar, detectron2_settings, parse_sidecar, proof_finding, read_sidecar, sidecar_path
 
+WEIGHTS = b"the bytes of some weights"
 SIDECAR = Sidecar(
-    weights_sha256="ab" * 32,
+    weights_sha256=hashlib.sha256(WEIGHTS).hexdigest(),
     arch="resnet50",
     source={"name": "x.pth", "layout": "moco", "branch": "query"},
     contract=InputContract(),
     detectron2=detectron2_settings("resnet50", InputContract()),
-    proof={"tensors_placed": 265},
+    proof=passed_proof(265),
 )
 
 
-def test_a_sidecar_comes_back_equal(tmp_path):
+@pytest.fixture
+def weights(tmp_path):
+    """Weights whose sidecar is yet to be written."""
+    (tmp_path / "w.pth").write_bytes(WEIGHTS)
+    return tmp_path / "w.pth"
+
+
+def test_a_sidecar_comes_back_equal(tmp_path, weights):
     write_json(tmp_path / "w.json", SIDECAR.to_dict())
-    assert sidecar_path(tmp_path / "w.pth") == tmp_path / "w.json"
-    assert read_sidecar(tmp_path / "w.pth") == SIDECAR
+    assert sidecar_path(weights) == tmp_path / "w.json"
+    assert read_sidecar(weights) == parse_sidecar(weights) == SIDECAR
+
+
+def test_a_sidecar_without_a_target_is_detectron2s(tmp_path, weights):
+    values = SIDECAR.to_dict()
+    del values["target"]
+    write_json(tmp_path / "w.json", values)
+    assert read_sidecar(weights).target == "detectron2"
+
+
+def test_a_sidecar_of_other_weights_or_of_none_is_refused(tmp_path, weights):
+    write_json(tmp_path / "w.json", SIDECAR.to_dict())
+    weights.write_bytes(WEIGHTS + b" ")
+    with pytest.raises(CheckpointError, match="not the file its sidecar describes"):
+        read_sidecar(weights)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="no weight file at"):
+        read_sidecar(weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.clear(), "None of None tensors"),
+        (lambda p: p.update(tensors_placed=264), "264 of 265 tensors"),
+        (lambda p: p.update(tensors_placed=0, tensors_expected=0), "0 of 0 tensors"),
+        (lambda p: p.pop("relative_difference"), "no differences of stages"),
+        (lambda p: p.update(negative_controls=True), "no differences of stages, or no controls"),
+        (lambda p: p.update(negative_controls={}), "no differences of stages, or no controls"),
+        (lambda p: p["relative_difference"].update(res2=float("nan")), "no differences"),
+        (lambda p: p["relative_difference"].update(res2="0"), "no differences"),
+        (lambda p: p["relative_difference"].update(res2=1.1e-5), "res2 differs by 1.1e-05"),
+        (lambda p: p["relative_difference"].update(res2=-1.0), "res2 differs"),
+        (lambda p: p["relative_difference"].pop("res3"), "res3 was not compared"),
+        (
+            lambda p: p["negative_controls"].update({"pixel std of 1": 0.9e-4}),
+            "pixel std of 1 made a difference of 9.0e-05",
+        ),
+        (lambda p: p["negative_controls"].pop("two tensors swapped"), "two tensors swapped was not run"),
+    ],
+)
+def test_a_proof_that_does_not_hold_says_why(tmp_path, weights, change, message):
+    proof = json.loads(json.dumps(SIDECAR.proof))
+    assert proof_finding(proof) is None
+    change(proof)
+    assert message in proof_finding(proof)
+    (tmp_path / "w.json").write_text(json.dumps({**SIDECAR.to_dict(), "proof": proof}))
+    with pytest.raises(CheckpointError, match="does not prove its weights"):
+        read_sidecar(weights)
+
+
+def test_two_equal_branches_and_a_stem_that_is_not_exposed_are_no_failure():
+    proof = json.loads(json.dumps(SIDECAR.proof))
+    proof["negative_controls"]["the other branch"] = 0.0
+    del proof["relative_difference"]["stem"]
+    assert proof_finding(proof) is None
 
 
 def test_settings_are_the_rgb_figures_of_the_reference():
