@@ -42,16 +42,19 @@ ENVELOPES = (
 )
 # First segments that mean "the module inside": Lightning's, Accelerate's, ema-pytorch's.
 INNER_MODULES = ("model", "net", "network", "online_model", "ema_model", "ema", "_model", "averaged_model")
+BOOKKEEPING = frozenset(
+    {"n_averaged", "initted", "step", "num_updates", "decay"}
+)  # numbers that EMA helpers keep beside
 Containers = dict[tuple[str, ...], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class View:
-    """A file seen without some of its envelopes. path: what was taken off; keys: at the top of what is left."""
+    """A file seen without some of its envelopes. path: what was taken off; content: what is left, at its top."""
 
     path: tuple[str, ...]
     containers: Containers
-    keys: frozenset[str]
+    content: Mapping[str, Any]
 
     @property
     def label(self) -> str:
@@ -78,9 +81,11 @@ def find_containers(
 
 
 def unwrap(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Names without the segments that DDP, torch.compile and FSDP put in, wherever they stand."""
+    """Names without the segments that DDP, torch.compile and FSDP put in, wherever they stand, and without EMA's counters."""
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if name in BOOKKEEPING and tensor.numel() == 1:
+            continue
         short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if short in plain:
             raise CheckpointError(f"{path}: {name} and another tensor are both called {short} without their wrappers")
@@ -93,7 +98,7 @@ def file_view(content: Any, path: Path) -> View:
     containers = {place: unwrap(tensors, path) for place, tensors in find_containers(content)}
     if not containers:
         raise CheckpointError(f"{path} holds no tensors")
-    return View((), containers, frozenset(key for key in content if isinstance(key, str)))
+    return View((), containers, content)
 
 
 def levels(view: View) -> Iterator[list[View]]:
@@ -111,8 +116,7 @@ def _inside(view: View) -> Iterator[View]:
     for name in ENVELOPES:
         inner = {place[1:]: tensors for place, tensors in view.containers.items() if place[:1] == (name,)}
         if inner:
-            keys = {place[0] for place in inner if place} | set(inner.get((), {}))
-            yield View((*view.path, name), inner, frozenset(keys))
+            yield View((*view.path, name), inner, view.content[name])
     for name in INNER_MODULES:
         prefix = f"{name}."
         stripped = {
@@ -121,7 +125,7 @@ def _inside(view: View) -> Iterator[View]:
         }
         stripped = {place: tensors for place, tensors in stripped.items() if tensors}
         if stripped:
-            yield View((*view.path, prefix), stripped, view.keys)
+            yield View((*view.path, prefix), stripped, view.content)
 
 
 def arranged(layout: Layout, view: View) -> Containers:

@@ -48,7 +48,7 @@ MOCO_LIKE = (
     ),
     Layout(
         name="pycontrast",
-        description="PyContrast: InsDis, MoCo, MoCo v2, PIRL, InfoMin, CMC v2's RGB encoder (with or without jigsaw)",
+        description="PyContrast: InsDis, MoCo, MoCo v2, PIRL, InfoMin (with or without jigsaw)",
         source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; infomin.md 1.5",
         markers=(rf"^model/encoder\.{ENCODER}", r"^model/head\."),
         absent=(r"^model/encoder_k\.", r"^model/projector", r"^model/encoder1\."),
@@ -56,7 +56,7 @@ MOCO_LIKE = (
     ),
     Layout(
         name="pycontrast-cmc",
-        description="PyContrast's CMC: two encoders, for the one luminance and the two colour channels",
+        description="PyContrast's CMC and CMC v2: two encoders, for the one luminance and the two colour channels",
         source="HobbitLong/PyContrast networks/build_backbone.py CMCSingleHead",
         markers=(rf"^model/encoder1\.{ENCODER}", rf"^model/encoder2\.{ENCODER}"),
         branches={"encoder1": Branch("encoder1.", MODEL), "encoder2": Branch("encoder2.", MODEL)},

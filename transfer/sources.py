@@ -53,10 +53,11 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Recognition:
-    """A layout and where in the file its branches are: name -> (dictionaries of tensors, branch)."""
+    """A layout and where in the file its branches are: name -> (dictionaries of tensors, branch). view: of the first."""
 
     layout: Layout
     branches: dict[str, tuple[Containers, Branch]]
+    view: View
 
 
 def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
@@ -89,7 +90,7 @@ def take_backbone(
         )
     where = f"{path} ({layout.name}, {chosen})"
     arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto")
-    contract, notes = contract_of(layout, arch, content, path)
+    contract, notes = contract_of(layout, arch, found.view.content, path)
     return Backbone(
         arch=arch,
         tensors=_as_float32(tensors, path),
@@ -105,9 +106,9 @@ def take_backbone(
 
 def matches(layout: Layout, view: View) -> bool:
     """Whether every marker and key of `layout` is in `view`, and none of what must be absent."""
-    if not set(layout.keys) <= view.keys or set(layout.absent_keys) & view.keys:
+    if not set(layout.keys) <= set(view.content) or set(layout.absent_keys) & set(view.content):
         return False
-    places = View((), arranged(layout, view), view.keys).places()
+    places = View((), arranged(layout, view), view.content).places()
     return all(any(re.search(marker, text) for text in places) for marker in layout.markers) and not any(
         re.search(marker, text) for marker in layout.absent for text in places
     )
@@ -132,7 +133,7 @@ def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognitio
             for index, (_, inner) in enumerate(found)
             for name, branch in layout.branches.items()
         }
-        return Recognition(layout, {name: pair for name, pair in branches.items() if branch_tensors(*pair)})
+        return Recognition(layout, {k: pair for k, pair in branches.items() if branch_tensors(*pair)}, found[0][1])
     return None
 
 
@@ -145,7 +146,7 @@ def _as_asked(layout: Layout, view: View, path: Path) -> Recognition:
             f"{path} is not of layout {layout.name}: no tensor under "
             + " or ".join(f"{'/'.join((*b.container, b.prefix))}*" for b in layout.branches.values())
         )
-    return Recognition(layout, branches)
+    return Recognition(layout, branches, view)
 
 
 def _layout_named(source: str) -> Layout:
@@ -195,7 +196,7 @@ def complete_tensors(
         why = reason(tensors)
         raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
     if branch.twin is not None:
-        _check_twin(tensors, containers, branch, where)
+        _check_twin(tensors, found.layout, containers, branch, where)
     return result.arch, {name: tensors[name] for name in result.names}
 
 
@@ -213,14 +214,23 @@ def backbone_tensors(containers: Containers, branch: Branch, layout: Layout) -> 
     return with_affine_statistics(tensors) if layout.naming == "caffe2" else tensors
 
 
-def _check_twin(tensors: Mapping[str, Tensor], containers: Containers, branch: Branch, where: str) -> None:
-    twin = branch_tensors(containers, Branch(branch.twin or "", branch.container))
-    wrong = [name for name, tensor in tensors.items() if name in twin and not torch.equal(tensor, twin[name])]
+def _check_twin(
+    tensors: Mapping[str, Tensor], layout: Layout, containers: Containers, branch: Branch, where: str
+) -> None:
+    twin = backbone_tensors(containers, Branch(branch.twin or "", branch.container), layout)
+    if not twin:
+        return
+    wrong = [name for name in sorted({*tensors, *twin}) if not _equal(tensors.get(name), twin.get(name))]
     if wrong:
         raise CheckpointError(
             f"{where}: {branch.prefix}* and {branch.twin}* are the same encoder saved twice, and differ"
             f"{listing('tensors', wrong)}; the file is mixed from two"
         )
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Equal, NaN included: those are refused later, by their own reason."""
+    return a is not None and b is not None and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def type_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
