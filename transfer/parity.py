@@ -195,9 +195,10 @@ def _controls(
 ) -> dict[str, float]:
     """The largest difference over the stages that each deliberate mistake makes."""
     swapped = {"RGB": "BGR", "BGR": "RGB"}[settings["INPUT.FORMAT"]]
+    deviation = 58 if set(settings["MODEL.PIXEL_STD"]) == {1.0} else 1  # MSRA's weights want 1 themselves
     runs = {
         "channel order": _run(target, images, settings, **{"INPUT.FORMAT": swapped}),
-        "pixel std of 1": _run(target, images, settings, **{"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}),
+        f"pixel std of {deviation}": _run(target, images, settings, **{"MODEL.PIXEL_STD": [float(deviation)] * 3}),
     }
     if ARCHITECTURES[backbone.arch].bottleneck:
         strided = detectron2_backbone(

@@ -7,7 +7,7 @@ architecture, or a CheckpointError that says what was found. The file's name pla
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,16 @@ from transfer.source_contracts import contract_of, refuse_shards
 from transfer.unknown import find_candidates, only_complete
 from transfer.weight_files import file_sha256, read_weight_file
 
+Verify = Callable[[Iterable[Tensor]], None]
 UNKNOWN = "unknown"
 UNKNOWN_NOTE = (
     "no known layout: found by its names and shapes alone; RGB with ImageNet's mean and standard deviation, and the stride on "
     "the 3x3, are assumed"
 )
+
+
+def _trust(tensors: Iterable[Tensor]) -> None:
+    """The default of `verify`: the reader has checked the whole file."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,21 @@ def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None
 
 
 def take_backbone(
-    content: Any, path: Path, *, source: str = "auto", branch: str | None = None, sha256: str = ""
+    content: Any,
+    path: Path,
+    *,
+    source: str = "auto",
+    branch: str | None = None,
+    sha256: str = "",
+    verify: Verify = _trust,
 ) -> Backbone:
-    """`load_backbone` for a content that is already read."""
+    """`load_backbone` for a content that is already read. verify: called with tensors before their values are looked at."""
     layouts = LAYOUTS if source == "auto" else (_layout_named(source),)
     refuse_shards(content, path)
     view = file_view(content, path)
     found = recognise(view, layouts, path) or (_as_asked(layouts[0], view, path) if source != "auto" else None)
     if found is None:
-        return _take_unknown(view, path, branch, sha256)
+        return _take_unknown(view, path, branch, sha256, verify)
     layout, branches = found.layout, tuple(found.branches)
     if layout.refused:
         raise CheckpointError(f"{path} is {layout.name} ({layout.description}): {layout.refused}")
@@ -89,7 +100,7 @@ def take_backbone(
             f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; type one of these"
         )
     where = f"{path} ({layout.name}, {chosen})"
-    arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto")
+    arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", verify=verify)
     contract, notes = contract_of(layout, arch, found.view.content, path)
     return Backbone(
         arch=arch,
@@ -156,7 +167,7 @@ def _layout_named(source: str) -> Layout:
     return known[source]
 
 
-def _take_unknown(view: View, path: Path, branch: str | None, sha256: str) -> Backbone:
+def _take_unknown(view: View, path: Path, branch: str | None, sha256: str, verify: Verify) -> Backbone:
     candidates = find_candidates(view.containers)
     if not candidates:
         cause = next(filter(None, (reason(tensors) for tensors in view.containers.values())), None)
@@ -168,6 +179,7 @@ def _take_unknown(view: View, path: Path, branch: str | None, sha256: str) -> Ba
             f"{path} is of no known layout and holds no ResNet. {f'Refused: {cause}. ' if cause else ''}It holds {held}. "
             "Known (--list-sources): " + ", ".join(layout.name for layout in LAYOUTS)
         )
+    verify(tensor for candidate in candidates if candidate.complete for tensor in candidate.tensors.values())
     chosen = only_complete(candidates, path, branch)
     return Backbone(
         arch=chosen.fit.arch,
@@ -183,7 +195,7 @@ def _take_unknown(view: View, path: Path, branch: str | None, sha256: str) -> Ba
 
 
 def complete_tensors(
-    found: Recognition, chosen: str, *, where: str, on_request: bool = False
+    found: Recognition, chosen: str, *, where: str, on_request: bool = False, verify: Verify = _trust
 ) -> tuple[str, dict[str, Tensor]]:
     """(architecture, its tensors): nothing missing, nothing of another shape, nothing left unexplained.
 
@@ -195,6 +207,7 @@ def complete_tensors(
     if not result.complete:
         why = reason(tensors)
         raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
+    verify(branch_tensors(containers, branch).values())
     if branch.twin is not None:
         _check_twin(tensors, found.layout, containers, branch, where)
     return result.arch, {name: tensors[name] for name in result.names}
@@ -217,6 +230,7 @@ def backbone_tensors(containers: Containers, branch: Branch, layout: Layout) -> 
 def _check_twin(
     tensors: Mapping[str, Tensor], layout: Layout, containers: Containers, branch: Branch, where: str
 ) -> None:
+    """Raises CheckpointError when the copy of the branch under its other prefix is not the same encoder."""
     twin = backbone_tensors(containers, Branch(branch.twin or "", branch.container), layout)
     if not twin:
         return

@@ -1,41 +1,12 @@
-"""Checkpoints of frameworks and libraries, and the table of all makers. See tests/transfer/checkpoints.py."""
+"""Checkpoints of frameworks and libraries. See tests/transfer/checkpoints.py."""
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.transfer.checkpoints import (
-    Maker,
-    State,
-    barlow_twins,
-    byol_deepmind,
-    byol_lucidrains,
-    deepcluster_v2,
-    dino,
-    head,
-    moco_v1,
-    moco_v2,
-    moco_v3,
-    normed_head,
-    ours,
-    pixpro,
-    prefixed,
-    pycontrast,
-    pycontrast_bank,
-    pycontrast_jigsaw,
-    pycontrast_pirl,
-    simclr_port,
-    simclr_spijkervet,
-    simclr_sthalles,
-    simsiam,
-    swav,
-    swav_released,
-    vicreg,
-)
+from tests.transfer.checkpoints_methods import State, head, normed_head, prefixed
 
 
 def vissl(query: State, key: State, prefix: str = "_feature_blocks.") -> dict[str, Any]:
@@ -255,59 +226,3 @@ def detectron2_names(query: State, key: State) -> dict[str, Any]:
         "__author__": "MOCO",
         "matching_heuristics": True,
     }
-
-
-# layout -> makers of a file of that layout, as its own code saves it.
-MAKERS: dict[str, tuple[Maker, ...]] = {
-    "infomin-transfer": (ours,),
-    "moco": (moco_v1, moco_v2),
-    "moco-v3": (moco_v3,),
-    "simsiam": (simsiam,),
-    "pycontrast": (pycontrast_bank, pycontrast, pycontrast_pirl, pycontrast_jigsaw),
-    "pixpro": (pixpro,),
-    "swav": (swav, swav_released, deepcluster_v2),
-    "barlow-twins": (barlow_twins,),
-    "vicreg": (vicreg,),
-    "dino": (dino,),
-    "byol-deepmind": (byol_deepmind,),
-    "byol-lucidrains": (byol_lucidrains,),
-    "simclr-port": (simclr_port,),
-    "simclr-spijkervet": (simclr_spijkervet,),
-    "simclr-sthalles": (simclr_sthalles,),
-    "vissl": (vissl,),
-    "vissl-linear": (vissl_linear,),
-    "mmselfsup": (mmselfsup, mmselfsup_moco, mmselfsup_byol),
-    "openselfsup": (densecl,),
-    "mmselfsup-extracted": (mmselfsup_extracted,),
-    "solo-learn": (solo_learn, solo_learn_momentum),
-    "lightly": (lightly, lightly_moco, lightly_dino),
-    "lightly-sequential": (lightly_sequential, lightly_sequential_momentum),
-    "torchvision": (torchvision_model, flat, moco_lincls),
-    "sequential": (sequential,),
-    "huggingface": (huggingface,),
-    "caffe2": (caffe2, caffe2_with_statistics),
-    "detectron2-converted": (detectron2_names,),
-}
-PICKLES = ("byol-deepmind", "caffe2", "detectron2-converted")  # written as pickles of arrays
-# The query encoder's tensors on the default branch, the other's on every further one.
-TWO_BRANCHES = (
-    ours, moco_v1, moco_v2, moco_v3, pycontrast, pycontrast_jigsaw, pixpro, dino, byol_deepmind, byol_lucidrains,
-    mmselfsup_moco, mmselfsup_byol, densecl, solo_learn_momentum, lightly_moco, lightly_dino, lightly_sequential_momentum,
-)  # fmt: skip
-
-
-def save(content: dict[str, Any], folder: Path, *, layout: str) -> Path:
-    """Write `content` as its own code does: torch's format, or a pickle of arrays. The name says nothing."""
-    path = folder / ("weights.pkl" if layout in PICKLES else "weights.pth")
-    if layout in PICKLES:
-        path.write_bytes(pickle.dumps(arrays(content), protocol=2))
-    else:
-        torch.save(content, path)
-    return path
-
-
-def arrays(value: Any) -> Any:
-    """Tensors as numpy arrays, all the way down."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy()
-    return {key: arrays(entry) for key, entry in value.items()} if isinstance(value, dict) else value

@@ -10,8 +10,7 @@ import torch
 
 from pretrain.encoder import ARCHITECTURES, Architecture
 from pretrain.errors import CheckpointError
-from tests.transfer.checkpoints import encoder_state, prefixed
-from tests.transfer.checkpoints_libraries import MAKERS, TWO_BRANCHES, save
+from tests.transfer.checkpoints import MAKERS, TWO_BRANCHES, encoder_state, prefixed, save
 from transfer.containers import file_view
 from transfer.layouts import LAYOUTS
 from transfer.sources import load_backbone, matches, take_backbone
