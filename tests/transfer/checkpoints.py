@@ -45,14 +45,11 @@ from tests.transfer.checkpoints_methods import (
     byol_lucidrains,
     deepcluster_v2,
     dino,
-    encoder_state,
-    head,
     moco_v1,
     moco_v2,
     moco_v3,
     ours,
     pixpro,
-    prefixed,
     pycontrast,
     pycontrast_bank,
     pycontrast_jigsaw,
@@ -117,6 +114,11 @@ def save(content: dict[str, Any], folder: Path, *, layout: str) -> Path:
     return path
 
 
+def deep_copy(content: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors in dictionaries of their own."""
+    return {key: deep_copy(value) if isinstance(value, dict) else value for key, value in content.items()}
+
+
 def arrays(value: Any) -> Any:
     """Tensors as numpy arrays, all the way down."""
     if isinstance(value, torch.Tensor):
@@ -140,16 +142,4 @@ CONVERTED = [
     for makers in MAKERS.values()
     for maker in makers
     if maker is not caffe2
-]
-__all__ = [
-    "CONVERTED",
-    "MAKERS",
-    "PICKLES",
-    "TWO_BRANCHES",
-    "Maker",
-    "State",
-    "encoder_state",
-    "head",
-    "prefixed",
-    "save",
 ]

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
 import torch
 
-from pretrain.encoder import ARCHITECTURES, Architecture
 from pretrain.errors import CheckpointError
-from tests.transfer.checkpoints import MAKERS, TWO_BRANCHES, encoder_state, prefixed, save
+from tests.transfer.checkpoints import MAKERS, TWO_BRANCHES, deep_copy, prefixed, save
+from tests.transfer.tiny_encoders import tiny_state
 from transfer.containers import file_view
 from transfer.layouts import LAYOUTS
 from transfer.sources import load_backbone, matches, take_backbone
 
+pytestmark = pytest.mark.usefixtures("tiny_architectures")
 PATH = Path("misleading_name_moco_v2.pth")  # the name plays no part
 FILES = [(name, maker) for name, makers in MAKERS.items() for maker in makers]
 IDS = [f"{name}-{maker.__name__}" for name, maker in FILES]
 EACH = pytest.mark.parametrize(("name", "maker"), FILES, ids=IDS)
-# A ResNet-18 and a ResNet-50 a sixteenth as wide: as many tensors, a thousandth of the bytes. tests/transfer/test_convert.py
-# and the table of conversions use real ones.
-TINY = {
-    "tiny18": Architecture(bottleneck=False, layers=(2, 2, 2, 2), base_channels=4),
-    "tiny50": Architecture(bottleneck=True, layers=(3, 4, 6, 3), base_channels=4),
-}
 # haiku's and the SimCLR port's blocks all have a shortcut in the first of a stage, as bottlenecks do: no ResNet-18 of theirs.
 BOTTLENECK_ONLY = ("byol-deepmind", "simclr-port")
-
-
-@pytest.fixture(autouse=True)
-def tiny_architectures(monkeypatch):
-    """Two more entries in the table of encoders."""
-    for name, spec in TINY.items():
-        monkeypatch.setitem(ARCHITECTURES, name, spec)
-
-
-@functools.cache
-def state(arch, seed):
-    return encoder_state(arch, seed)
 
 
 def arch_of(name):
@@ -47,13 +29,13 @@ def arch_of(name):
 
 def made(name, maker):
     """A file's content; its tensors are shared between tests and must not be changed in place."""
-    return maker(state(arch_of(name), 0), state(arch_of(name), 1))
+    return maker(tiny_state(arch_of(name), 0), tiny_state(arch_of(name), 1))
 
 
 def test_every_layout_has_a_maker_and_an_entry_of_its_own():
     names = [layout.name for layout in LAYOUTS]
     assert len(set(names)) == len(names)
-    # tests/transfer/test_convert.py makes the first; test_refusals_of_layouts below the second
+    # tests/transfer/test_convert.py makes the first; tests/transfer/test_fitting.py the second
     assert set(MAKERS) == set(names) - {"infomin-transfer-converted", "pycontrast-cmc"}
 
 
@@ -76,7 +58,7 @@ def test_each_branch_gives_exactly_its_own_tensors(tmp_path, name, maker):
     assert len(found.branches) == (2 if maker in TWO_BRANCHES else 1)
     for index, branch in enumerate(found.branches):
         taken = load_backbone(path, branch=branch).tensors
-        wanted = state(arch_of(name), index)
+        wanted = tiny_state(arch_of(name), index)
         assert len(taken) == {"tiny18": 100, "tiny50": 265}[found.arch]
         bare = maker.__name__ == "caffe2"  # no statistics in the file: the identity takes their place
         for tensor in taken:
@@ -128,7 +110,7 @@ def test_wrapped_names_are_seen_through(name, maker, wrapper):
     content = made(name, maker)
     stripped = renamed(content, lambda key: key.removeprefix("module."))
     found = take_backbone(renamed(stripped, wrapper), PATH)
-    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], state(arch_of(name), 0)["bn1.weight"])
+    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
 
 
 @EACH
@@ -136,7 +118,7 @@ def test_wrapped_names_are_seen_through(name, maker, wrapper):
 def test_envelopes_are_seen_through(name, maker, envelope):
     """Dictionaries around a whole file."""
     found = take_backbone(envelope(made(name, maker)), PATH)
-    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], state(arch_of(name), 0)["bn1.weight"])
+    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
 
 
 ONE_CONTAINER = [
@@ -171,11 +153,11 @@ def test_lightning_and_moving_averages_are_seen_through(name, maker, outer):
     found = take_backbone(outer(tensors_of(made(name, maker))), PATH)
     # An extracted file is told from any other by its author alone.
     assert found.layout == ("torchvision" if name == "mmselfsup-extracted" else name)
-    assert torch.equal(found.tensors["bn1.weight"], state(arch_of(name), 0)["bn1.weight"])
+    assert torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
 
 
 def test_weights_and_their_moving_average_are_two_branches():
-    live, averaged = state("tiny18", 0), state("tiny18", 1)
+    live, averaged = tiny_state("tiny18", 0), tiny_state("tiny18", 1)
     content = {"state_dict": prefixed(live, "module."), "state_dict_ema": averaged, "epoch": 5}
     found = take_backbone(content, PATH)
     assert (found.layout, found.branches) == ("torchvision", ("backbone", "state_dict_ema/backbone"))
@@ -197,14 +179,10 @@ def _same_values(a, b):
     return a.numel() == b.numel() and torch.equal(a.flatten().sort().values, b.flatten().sort().values)
 
 
-def deep_copy(content):
-    return {key: deep_copy(value) if isinstance(value, dict) else value for key, value in content.items()}
-
-
 def spoil(name, maker, tensor_name, change):
     """A file in which one tensor of the default branch (every copy of it) is changed; None drops it."""
     content = deep_copy(made(name, maker))
-    found = list(places(content, state(arch_of(name), 0)[tensor_name]))
+    found = list(places(content, tiny_state(arch_of(name), 0)[tensor_name]))
     assert found
     for dictionary, key in found:
         value = change(dictionary[key])
@@ -252,7 +230,7 @@ def test_a_tensor_that_nothing_explains_is_refused_and_named(name, maker):
     if name == "byol-deepmind":
         content["experiment_state"]["online_params"][EXTRA_NAMES[name]] = {"w": torch.zeros(3)}
     else:
-        for dictionary, key in list(places(content, state(arch_of(name), 0)["layer3.1.conv2.weight"])):
+        for dictionary, key in list(places(content, tiny_state(arch_of(name), 0)["layer3.1.conv2.weight"])):
             block = key.rpartition(".")[0].rpartition(".")[0]
             dictionary[EXTRA_NAMES.get(name, f"{block}.squeeze.weight")] = torch.zeros(3)
     with pytest.raises(CheckpointError, match="1 not of a ResNet: .*(squeeze|res4_1_branch2e_w)"):
