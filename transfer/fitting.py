@@ -32,6 +32,7 @@ HALF_WIDTH = (
 SELECTIVE_KERNEL = "it has selective kernels (SimCLR v2's sk1), which Detectron2's blocks cannot express"
 EXTRA_MODULES = "its blocks hold more than convolutions and BatchNorm (squeeze-and-excitation, attention)"
 OTHER_NORM = "its BatchNorms have no running statistics (GroupNorm, or another normalisation)"
+DETECTOR = "it is a whole detector of Detectron2, not an encoder; convert the weights that it was fine-tuned from"
 PRE_ACTIVATION = "it is a pre-activation ResNet (v2), which Detectron2's blocks cannot express"
 OTHER_DEPTH = "it has {0} blocks in its stages, a depth that Detectron2 does not build (18, 34, 50, 101, 152)"
 
@@ -143,6 +144,8 @@ def reason(tensors: Mapping[str, Tensor]) -> str | None:
     names = list(tensors)
     if _any(r"(^|\.)(cls_token|pos_embed|patch_embed\.|blocks\.\d+\.attn\.)", names):
         return TRANSFORMER
+    if _any(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.)", names):
+        return DETECTOR
     if _any(r"mixing_conv|main_conv", names):
         return SELECTIVE_KERNEL
     if _any(r"^(conv1\.[0-9]+\.weight|stem\.[0-9]+\.weight|conv3\.weight|stem\.conv2\.)", names):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pretrain.errors import CheckpointError
 from transfer.containers import View, file_view
-from transfer.layouts import LAYOUTS
+from transfer.layouts import AUTOMATIC
 from transfer.sidecar import detectron2_settings
 from transfer.sources import Recognition, recognise, take_backbone
 from transfer.unknown import find_candidates
@@ -29,7 +29,7 @@ def inspect_file(path: Path) -> list[str]:
         for place, tensors in view.containers.items()
     ]
     try:
-        found = recognise(view, LAYOUTS, path)
+        found = recognise(view, AUTOMATIC, path)
     except CheckpointError as error:
         return [*lines, _line("layout", str(error)), *_prefixes(view)]
     if found is None:

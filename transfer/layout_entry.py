@@ -38,7 +38,7 @@ class Layout:
     extra: what else may stand under a branch's prefix (heads, classifiers). naming: how the backbone's tensors are called.
     contract: how the encoder wants its input, None when the file says it; by_arch: where that depends on the architecture;
     companion: whose JSON files beside the weights say it better. note: what a user must know. refused: why no detector can
-    use it, whatever it holds.
+    use it, whatever it holds. asked_only: found with --source alone, since its content is that of another layout.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Layout:
     companion: str | None = None
     note: str | None = None
     refused: str | None = None
+    asked_only: bool = False
 
     @property
     def container(self) -> Path | None:

@@ -12,5 +12,6 @@ from transfer.layouts_libraries import DETECTRON2, FRAMEWORKS, LIBRARIES, OURS
 from transfer.layouts_methods import METHODS
 
 LAYOUTS: tuple[Layout, ...] = OURS + METHODS + FRAMEWORKS + LIBRARIES + DETECTRON2
+AUTOMATIC: tuple[Layout, ...] = tuple(layout for layout in LAYOUTS if not layout.asked_only)
 
-__all__ = ["LAYOUTS", "Branch", "Layout", "Path"]
+__all__ = ["AUTOMATIC", "LAYOUTS", "Branch", "Layout", "Path"]

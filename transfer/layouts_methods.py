@@ -153,6 +153,17 @@ SIMCLR = (
         note="pixels in [0, 1] without mean and standard deviation, as Google's SimCLR was trained",
     ),
     Layout(
+        name="simclr-v1",
+        description="SimCLR v1 of Google, converted to torchvision's names: only with --source, its content is torchvision's",
+        source="tonylins/simclr-converter [from memory]; linusericsson/ssl-transfer readme (--no-norm)",
+        markers=(rf"^/{ENCODER}", r"^/layer4\.\d"),
+        branches={"encoder": Branch("")},
+        extra=CLASSIFIER,
+        contract=ZERO_TO_ONE,
+        note="pixels in [0, 1] without mean and standard deviation, as Google's SimCLR was trained",
+        asked_only=True,
+    ),
+    Layout(
         name="simclr-spijkervet",
         description="SimCLR of Spijkervet: encoder and projector",
         source="Spijkervet/SimCLR simclr/simclr.py, simclr/modules/transformations/simclr.py (ToTensor, no normalisation)",

@@ -16,6 +16,7 @@ from pretrain.contract import InputContract
 from pretrain.errors import CheckpointError
 from transfer.companions import huggingface_contract, timm_contract
 from transfer.layout_entry import IMAGENET_RGB, VISSL_TRUNK, Layout
+from transfer.sidecar import FORMAT as SIDECAR_FORMAT
 from transfer.sidecar import read_sidecar, sidecar_path
 
 COMPANIONS = {"huggingface": huggingface_contract, "timm": timm_contract}
@@ -55,10 +56,18 @@ def contract_of(layout: Layout, arch: str, content: Any, path: Path) -> tuple[In
             "style caffe in the file's configuration: stride in the 1x1",
         )
     if layout.companion is not None:
-        said = COMPANIONS[layout.companion](path, contract)
+        said = _own_sidecar(path) or COMPANIONS[layout.companion](path, contract)
         if said is not None:
             return said[0], (*notes, said[1])
     return contract, notes
+
+
+def _own_sidecar(path: Path) -> tuple[InputContract, str] | None:
+    """What the sidecar of one of our own exports says, None where the JSON file beside the weights is somebody else's."""
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file() or SIDECAR_FORMAT not in sidecar.read_text(encoding="utf-8", errors="replace"):
+        return None
+    return read_sidecar(path).contract, f"input as the sidecar {sidecar.name} says"
 
 
 def _own_contract(content: Any, path: Path) -> InputContract:

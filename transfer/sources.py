@@ -20,7 +20,7 @@ from pretrain.errors import CheckpointError, ConfigError
 from transfer.containers import Containers, View, arranged, branch_tensors, file_view, levels
 from transfer.fitting import COUNTER, fit, listing, reason
 from transfer.layout_entry import Branch
-from transfer.layouts import LAYOUTS, Layout
+from transfer.layouts import AUTOMATIC, LAYOUTS, Layout
 from transfer.names import NAMINGS, with_affine_statistics
 from transfer.source_contracts import contract_of, refuse_shards
 from transfer.unknown import find_candidates, only_complete
@@ -85,7 +85,7 @@ def take_backbone(
     verify: Verify = _trust,
 ) -> Backbone:
     """`load_backbone` for a content that is already read. verify: called with tensors before their values are looked at."""
-    layouts = LAYOUTS if source == "auto" else (_layout_named(source),)
+    layouts = AUTOMATIC if source == "auto" else (_layout_named(source),)
     refuse_shards(content, path)
     view = file_view(content, path)
     found = recognise(view, layouts, path) or (_as_asked(layouts[0], view, path) if source != "auto" else None)

@@ -89,6 +89,17 @@ def test_a_vision_transformer_is_refused_as_one():
             take_backbone(content, PATH)
 
 
+def test_a_detector_is_refused_as_one():
+    content = {
+        "model": {
+            "backbone.bottom_up.stem.conv1.weight": torch.zeros(2),
+            "roi_heads.box_head.fc1.weight": torch.zeros(2),
+        }
+    }
+    with pytest.raises(CheckpointError, match="whole detector"):
+        take_backbone(content, PATH)
+
+
 def test_selective_kernels_are_refused_as_such():
     content = {
         "resnet": {

@@ -11,7 +11,7 @@ from pretrain.errors import CheckpointError
 from tests.transfer.checkpoints import MAKERS, TWO_BRANCHES, deep_copy, prefixed, save
 from tests.transfer.tiny_encoders import tiny_state
 from transfer.containers import file_view
-from transfer.layouts import LAYOUTS
+from transfer.layouts import AUTOMATIC, LAYOUTS
 from transfer.sources import load_backbone, matches, take_backbone
 
 pytestmark = pytest.mark.usefixtures("tiny_architectures")
@@ -35,8 +35,8 @@ def made(name, maker):
 def test_every_layout_has_a_maker_and_an_entry_of_its_own():
     names = [layout.name for layout in LAYOUTS]
     assert len(set(names)) == len(names)
-    # tests/transfer/test_convert.py makes the first; tests/transfer/test_fitting.py the second
-    assert set(MAKERS) == set(names) - {"infomin-transfer-converted", "pycontrast-cmc"}
+    # tests/transfer/test_convert.py makes the first; tests/transfer/test_fitting.py the second, test_source_contracts.py the third
+    assert set(MAKERS) == set(names) - {"infomin-transfer-converted", "pycontrast-cmc", "simclr-v1"}
 
 
 def test_every_layout_names_what_it_was_read_from():
@@ -46,7 +46,7 @@ def test_every_layout_names_what_it_was_read_from():
 @EACH
 def test_a_file_fits_its_layout_and_no_other(name, maker):
     view = file_view(made(name, maker), PATH)
-    fitting = [layout.name for layout in LAYOUTS if matches(layout, view)]
+    fitting = [layout.name for layout in AUTOMATIC if matches(layout, view)]
     assert fitting == ([] if maker.__name__ == "moco_lincls" else [name])  # that one is torchvision's in an envelope
 
 
@@ -239,3 +239,31 @@ def test_a_tensor_that_nothing_explains_is_refused_and_named(name, maker):
 @EACH
 def test_the_control_of_these_damages_is_the_whole_file(name, maker):
     assert take_backbone(deep_copy(made(name, maker)), PATH).layout == name
+
+
+def library_state(name):
+    """A ResNet-18's state as the library itself names it, and the layout that it is."""
+    if name == "torchvision":
+        return pytest.importorskip("torchvision").models.resnet18(weights=None).state_dict(), "torchvision"
+    if name == "timm":
+        return pytest.importorskip("timm").create_model("resnet18").state_dict(), "torchvision"
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
+    kind = {"ResNetModel": transformers.ResNetModel, "classifier": transformers.ResNetForImageClassification}[name]
+    return kind(config).state_dict(), "huggingface"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision", "timm", "ResNetModel", "classifier"])
+def test_the_libraries_own_models_are_recognised(name):
+    state, layout = library_state(name)
+    found = take_backbone(dict(state), PATH)
+    assert (found.layout, found.arch, len(found.tensors)) == (layout, "resnet18", 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50d", "resnet18d", "seresnet50", "resnetv2_50", "resnet26", "resnet50_gn"])
+def test_timm_s_other_networks_are_refused(name):
+    state = pytest.importorskip("timm").create_model(name).state_dict()
+    with pytest.raises(CheckpointError, match="Refused|deep stem|squeeze|no running|blocks in its stages|avg-down"):
+        take_backbone(dict(state), PATH)

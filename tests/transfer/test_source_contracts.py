@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +14,14 @@ from pretrain.errors import CheckpointError
 from tests.transfer import checkpoints
 from tests.transfer.tiny_encoders import tiny_state
 from transfer.layouts import LAYOUTS
-from transfer.sidecar import detectron2_settings
+from transfer.sidecar import FORMAT, detectron2_settings
 from transfer.source_contracts import contract_of, refuse_shards
 from transfer.sources import take_backbone
 
 PATH = Path("x.pth")
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 SELF_SAID = ("infomin-transfer", "infomin-transfer-converted", "detectron2-converted")
-OTHER_THAN_RGB = {"simclr-port", "simclr-spijkervet", "simclr-sthalles", "caffe2"}
+OTHER_THAN_RGB = {"simclr-v1", "simclr-port", "simclr-spijkervet", "simclr-sthalles", "caffe2"}
 
 
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in SELF_SAID])
@@ -34,6 +36,23 @@ def test_simclr_reaches_detectron2_without_mean_and_with_255():
     settings = detectron2_settings("resnet50", contract)
     assert settings["MODEL.PIXEL_MEAN"] == [0.0, 0.0, 0.0] and settings["MODEL.PIXEL_STD"] == [255.0, 255.0, 255.0]
     assert settings["INPUT.FORMAT"] == "RGB" and "[0, 1]" in notes[0]
+
+
+@pytest.mark.usefixtures("tiny_architectures")
+def test_simclr_v1_in_torchvision_s_names_is_found_only_when_named():
+    content = {"state_dict": checkpoints.torchvision_model(tiny_state(), tiny_state())}
+    assert take_backbone(content, PATH).contract == InputContract()
+    asked = take_backbone(content, PATH, source="simclr-v1")
+    assert asked.layout == "simclr-v1" and asked.contract.std == (1.0, 1.0, 1.0) and "[0, 1]" in asked.notes[0]
+
+
+def test_our_own_export_s_sidecar_says_its_input(tmp_path, monkeypatch):
+    weights, bgr = tmp_path / "w.pth", InputContract(channel_order="BGR", mean=(0.1, 0.2, 0.3))
+    monkeypatch.setattr("transfer.source_contracts.read_sidecar", lambda path: SimpleNamespace(contract=bgr))
+    (tmp_path / "w.json").write_text(json.dumps({"format": FORMAT}))
+    assert contract_of(BY_NAME["torchvision"], "resnet50", {}, weights) == (bgr, ("input as the sidecar w.json says",))
+    (tmp_path / "w.json").write_text(json.dumps({"format": "somebody's"}))
+    assert contract_of(BY_NAME["torchvision"], "resnet50", {}, weights) == (InputContract(), ())
 
 
 def test_caffe2_s_resnets_reach_detectron2_as_its_defaults():
