@@ -61,9 +61,9 @@ class View:
         """The envelopes as text, "" for the file as it is."""
         return "/".join(self.path)
 
-    def places(self) -> list[str]:
-        """ "container/key" for every tensor, what a layout's markers are held against."""
-        return [f"{'.'.join(place)}/{key}" for place, tensors in self.containers.items() for key in tensors]
+    def places(self) -> str:
+        """ "container/key" for every tensor, a line each: what a layout's markers are held against."""
+        return "\n".join(f"{'.'.join(place)}/{key}" for place, tensors in self.containers.items() for key in tensors)
 
 
 def find_containers(

@@ -120,8 +120,8 @@ def matches(layout: Layout, view: View) -> bool:
     if not set(layout.keys) <= set(view.content) or set(layout.absent_keys) & set(view.content):
         return False
     places = View((), arranged(layout, view), view.content).places()
-    return all(any(re.search(marker, text) for text in places) for marker in layout.markers) and not any(
-        re.search(marker, text) for marker in layout.absent for text in places
+    return all(re.search(marker, places, re.MULTILINE) for marker in layout.markers) and not any(
+        re.search(marker, places, re.MULTILINE) for marker in layout.absent
     )
 
 
