@@ -33,6 +33,8 @@ ENVELOPES = (
     "checkpoint",
     "blobs",
     "classy_state_dict",
+    "base_model",
+    "trunk",
     "state_dict_ema",
     "model_ema",
     "ema_state_dict",
@@ -42,9 +44,8 @@ ENVELOPES = (
 )
 # First segments that mean "the module inside": Lightning's, Accelerate's, ema-pytorch's.
 INNER_MODULES = ("model", "net", "network", "online_model", "ema_model", "ema", "_model", "averaged_model")
-BOOKKEEPING = frozenset(
-    {"n_averaged", "initted", "step", "num_updates", "decay"}
-)  # numbers that EMA helpers keep beside
+# Single numbers that EMA helpers keep beside the weights.
+BOOKKEEPING = frozenset({"n_averaged", "initted", "step", "num_updates", "decay"})
 Containers = dict[tuple[str, ...], dict[str, Tensor]]
 
 

@@ -34,7 +34,7 @@ class Layout:
     markers: regular expressions over "container/key" (containers joined by dots), each of which must match something;
     `absent`: none of which may. Names are compared without wrappers (module., _orig_mod., ...). A layout with one container
     is also found where its tensors lie at the top (state_dict, EMA container or file alike).
-    keys, absent_keys: keys at the top of the file, tensors or not. branches: by name, the default first.
+    keys, absent_keys: keys at the top of the file, tensors or not; "key=text" asks for that text. branches: by name, the default first.
     extra: what else may stand under a branch's prefix (heads, classifiers). naming: how the backbone's tensors are called.
     contract: how the encoder wants its input, None when the file says it; by_arch: where that depends on the architecture;
     companion: whose JSON files beside the weights say it better. note: what a user must know. refused: why no detector can

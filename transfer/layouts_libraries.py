@@ -19,6 +19,8 @@ from transfer.layout_entry import (
 
 TRUNK_PLACE = r"^classy_state_dict\.base_model\.model\.trunk/"
 
+OUR_AUTHOR = "__author__=InfoMin Transfer"  # as transfer/convert.py writes it
+
 OURS = (
     Layout(
         name="infomin-transfer",
@@ -34,7 +36,7 @@ OURS = (
         source="transfer/convert.py",
         markers=(r"^model/stem\.conv1\.(norm\.|weight$)", r"^model/res5\.0\."),
         absent=(r"^model/backbone\.",),
-        keys=("__author__", "arch"),
+        keys=(OUR_AUTHOR,),
         branches={"converted": Branch("", MODEL)},
         naming="detectron2",
         contract=None,
@@ -48,7 +50,7 @@ DETECTRON2 = (
         source="detectron2 tools/convert-torchvision-to-d2.py, PyContrast detection/convert_pretrained.py; peers.md 4.1",
         markers=(r"^model/stem\.conv1\.(norm\.|weight$)", r"^model/res5\.0\."),
         absent=(r"^model/backbone\.",),
-        absent_keys=("arch",),
+        absent_keys=(OUR_AUTHOR,),
         branches={"converted": Branch("", MODEL)},
         extra=(r"stem\.(fc|queue|queue_ptr)(\..*)?",),  # junk that those converters carry along
         naming="detectron2",

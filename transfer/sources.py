@@ -117,12 +117,18 @@ def take_backbone(
 
 def matches(layout: Layout, view: View) -> bool:
     """Whether every marker and key of `layout` is in `view`, and none of what must be absent."""
-    if not set(layout.keys) <= set(view.content) or set(layout.absent_keys) & set(view.content):
+    if not all(_holds(view, key) for key in layout.keys) or any(_holds(view, key) for key in layout.absent_keys):
         return False
     places = View((), arranged(layout, view), view.content).places()
     return all(re.search(marker, places, re.MULTILINE) for marker in layout.markers) and not any(
         re.search(marker, places, re.MULTILINE) for marker in layout.absent
     )
+
+
+def _holds(view: View, key: str) -> bool:
+    """Whether `key` is at the top of the view, with the text after its "=" where there is one."""
+    name, given, text = key.partition("=")
+    return name in view.content and (not given or view.content[name] == text)
 
 
 def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognition | None:

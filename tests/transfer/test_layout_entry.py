@@ -6,9 +6,15 @@ import re
 
 import pytest
 
+from transfer.convert import AUTHOR
 from transfer.layout_entry import FAIR_BGR, MSRA_BGR, Branch, Layout
 from transfer.layouts import LAYOUTS
+from transfer.layouts_libraries import OUR_AUTHOR
 from transfer.names import NAMINGS
+
+
+def test_our_author_is_the_one_that_the_converter_writes():
+    assert f"__author__={AUTHOR}" == OUR_AUTHOR
 
 
 def test_a_layout_has_one_container_or_none():
