@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from pretrain.errors import ConfigError
@@ -18,25 +18,55 @@ STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 @dataclass(frozen=True)
 class Architecture:
-    """One ResNet: block kind, blocks a stage, groups and channels a group (ResNeXt, wide)."""
+    """One ResNet: block kind, blocks a stage, groups and channels a group (ResNeXt, torchvision's wide ones).
+
+    base_channels: outputs of the stem, 64 in the plain network. SwAV's w2 and SimCLR's 2x multiply it, and with it every
+    layer; torchvision's wide_resnet50_2 widens the 3x3 convolutions alone (width_per_group).
+    """
 
     bottleneck: bool
     layers: tuple[int, int, int, int]
     groups: int = 1
     width_per_group: int = 64
+    base_channels: int = 64
 
     @property
     def depth(self) -> int:
         """Detectron2's RESNETS.DEPTH: weighted layers, stem and classifier included."""
         return 2 + (3 if self.bottleneck else 2) * sum(self.layers)
 
+    @property
+    def res2_channels(self) -> int:
+        """Outputs of res2: Detectron2's RES2_OUT_CHANNELS."""
+        return self.base_channels * (4 if self.bottleneck else 1)
 
+    @property
+    def res2_group_channels(self) -> int:
+        """Channels of a group in res2's 3x3 convolution: Detectron2's WIDTH_PER_GROUP."""
+        return self.width_per_group * self.base_channels // 64
+
+
+R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 ARCHITECTURES = {
     "resnet18": Architecture(bottleneck=False, layers=(2, 2, 2, 2)),
-    "resnet34": Architecture(bottleneck=False, layers=(3, 4, 6, 3)),
-    "resnet50": Architecture(bottleneck=True, layers=(3, 4, 6, 3)),
-    "resnet101": Architecture(bottleneck=True, layers=(3, 4, 23, 3)),
-    "resnet152": Architecture(bottleneck=True, layers=(3, 8, 36, 3)),
+    "resnet34": Architecture(bottleneck=False, layers=R50),
+    "resnet50": Architecture(bottleneck=True, layers=R50),
+    "resnet101": Architecture(bottleneck=True, layers=R101),
+    "resnet152": Architecture(bottleneck=True, layers=R152),
+    "resnext50_32x4d": Architecture(bottleneck=True, layers=R50, groups=32, width_per_group=4),
+    "resnext101_32x4d": Architecture(bottleneck=True, layers=R101, groups=32, width_per_group=4),
+    "resnext101_32x8d": Architecture(bottleneck=True, layers=R101, groups=32, width_per_group=8),
+    "resnext101_32x16d": Architecture(bottleneck=True, layers=R101, groups=32, width_per_group=16),
+    "resnext101_32x32d": Architecture(bottleneck=True, layers=R101, groups=32, width_per_group=32),
+    "resnext101_64x4d": Architecture(bottleneck=True, layers=R101, groups=64, width_per_group=4),
+    "resnext152_32x4d": Architecture(bottleneck=True, layers=R152, groups=32, width_per_group=4),
+    "resnext152_32x8d": Architecture(bottleneck=True, layers=R152, groups=32, width_per_group=8),
+    "wide_resnet50_2": Architecture(bottleneck=True, layers=R50, width_per_group=128),
+    "wide_resnet101_2": Architecture(bottleneck=True, layers=R101, width_per_group=128),
+    **{f"resnet50w{k}": Architecture(bottleneck=True, layers=R50, base_channels=64 * k) for k in (2, 3, 4, 5)},
+    **{f"resnet101w{k}": Architecture(bottleneck=True, layers=R101, base_channels=64 * k) for k in (2, 3)},
+    **{f"resnet152w{k}": Architecture(bottleneck=True, layers=R152, base_channels=64 * k) for k in (2, 3)},
+    "resnet50_half": Architecture(bottleneck=True, layers=R50, base_channels=32),
 }
 
 
@@ -47,19 +77,36 @@ class ResNetEncoder(ResNet):
     [infomin.md 1.3]. State-dict names are torchvision's (`conv1.weight`, `layer1.0.bn1.running_mean`, ...).
     """
 
-    def __init__(self, arch: str) -> None:
-        """arch: a key of ARCHITECTURES. Raises ConfigError otherwise."""
+    def __init__(self, arch: str, *, stride_in_1x1: bool = False) -> None:
+        """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride."""
         if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
         spec = ARCHITECTURES[arch]
         block = Bottleneck if spec.bottleneck else BasicBlock
         super().__init__(block, list(spec.layers), groups=spec.groups, width_per_group=spec.width_per_group)
         del self.fc
+        if spec.base_channels != 64:
+            self._widen(block, spec)
+        if stride_in_1x1 and spec.bottleneck:
+            for stage in (self.layer2, self.layer3, self.layer4):
+                stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
         self.arch = arch
-        self.feature_dim = 512 * block.expansion
+        self.feature_dim = 8 * spec.res2_channels
+
+    def _widen(self, block: type[BasicBlock | Bottleneck], spec: Architecture) -> None:
+        """Build all layers again, `base_channels` wide: torchvision fixes the stem's 64."""
+        self.inplanes, self.dilation = spec.base_channels, 1
+        self.conv1 = nn.Conv2d(3, spec.base_channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(spec.base_channels)
+        for index, blocks in enumerate(spec.layers):
+            layer = self._make_layer(block, spec.base_channels << index, blocks, stride=1 if index == 0 else 2)
+            setattr(self, f"layer{index + 1}", layer)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) -> {"stem": (B, 64, H/4, W/4), "res2": ..., "res5": (B, D, H/32, W/32)}, Detectron2's cuts."""
+        """Images (B, 3, H, W) -> {"stem": (B, C, H/4, W/4), "res2": ..., "res5": (B, D, H/32, W/32)}, Detectron2's cuts."""
         features = {"stem": self.maxpool(self.relu(self.bn1(self.conv1(images))))}
         features["res2"] = self.layer1(features["stem"])
         features["res3"] = self.layer2(features["res2"])
@@ -75,12 +122,30 @@ class ResNetEncoder(ResNet):
 def backbone_shapes(arch: str) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every backbone tensor that a detector needs: convolutions and the four of each BatchNorm.
 
-    265 tensors for resnet50 (53 convolutions + 53 x 4). `num_batches_tracked` is a counter, not a weight: left out.
+    265 tensors for resnet50 (53 convolutions + 53 x 4). `num_batches_tracked` is a counter, not a weight: left out. By
+    arithmetic, in the order of the network's state: building the networks to ask them takes long.
     """
-    with torch.device("meta"):
-        encoder = ResNetEncoder(arch)
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in encoder.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    spec = ARCHITECTURES[arch]
+    fed = spec.base_channels
+    shapes = _convolution("conv1", "bn1", (fed, 3, 7, 7))
+    for stage, blocks in enumerate(spec.layers):
+        planes = spec.base_channels << stage
+        width = planes * spec.width_per_group // 64 * spec.groups if spec.bottleneck else planes
+        given = 4 * planes if spec.bottleneck else planes
+        for block in range(blocks):
+            at = f"layer{stage + 1}.{block}."
+            if spec.bottleneck:
+                kernels = [(width, fed, 1, 1), (width, width // spec.groups, 3, 3), (given, width, 1, 1)]
+            else:
+                kernels = [(planes, fed, 3, 3), (planes, planes, 3, 3)]
+            for number, kernel in enumerate(kernels, 1):
+                shapes |= _convolution(f"{at}conv{number}", f"{at}bn{number}", kernel)
+            if block == 0 and (stage > 0 or fed != given):  # where the size or the width changes
+                shapes |= _convolution(f"{at}downsample.0", f"{at}downsample.1", (given, fed, 1, 1))
+            fed = given
+    return shapes
+
+
+def _convolution(name: str, norm: str, kernel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.weight": kernel, **{f"{norm}.{leaf}": kernel[:1] for leaf in leaves}}

@@ -4,6 +4,7 @@
     python tools/convert_weights.py step_00015600.pt weights/infomin.onnx --to onnx
     python tools/convert_weights.py runs/pretrain weights/over_time         # every checkpoint of a run
     python tools/convert_weights.py --list-sources
+    python tools/convert_weights.py --inspect unknown.pth
 
 Recognises the checkpoint by its content. Out: OUTPUT and its sidecar (.json), both or neither; exit code 2 when a tensor is
 missing, unexplained or computes something else in the target's own library. Of a folder, the good ones are kept.
@@ -17,6 +18,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import CheckpointError, ConfigError, run_tool
+from transfer.inspection import inspect_file
 from transfer.layouts import LAYOUTS
 from transfer.sidecar import Sidecar, sidecar_path
 from transfer.targets import DEFAULT_TARGET, TARGETS, target_named
@@ -36,9 +38,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--to", default=DEFAULT_TARGET, metavar="TARGET", help=f"library that OUTPUT is for. {targets}")
     parser.add_argument("--source", default="auto", metavar="NAME", help="layout of INPUT (default auto: by content)")
     parser.add_argument(
-        "--branch", metavar="NAME", help="which copy of the encoder, for example query or key (default: query)"
+        "--branch",
+        metavar="NAME",
+        help="which copy of the encoder, for example query or key (default: the first in the list)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    parser.add_argument(
+        "--inspect", type=Path, metavar="FILE", help="print what FILE holds and which prefixes are complete, and leave"
+    )
     parser.add_argument("--list-sources", action="store_true", help="print the layouts that are recognised, and leave")
     return parser.parse_args()
 
@@ -46,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 def print_sources() -> None:
     """The table of layouts."""
     for layout in LAYOUTS:
-        print(f"{layout.name:28}{layout.description}")
+        print(f"{layout.name:28}{layout.description}{' (refused, with the reason)' if layout.refused else ''}")
         print(f"{'':28}branches: {', '.join(layout.branches)}; source: {layout.source}")
 
 
@@ -55,6 +62,8 @@ def print_sidecar(sidecar: Sidecar, output: Path) -> None:
     source, proof, contract = sidecar.source, sidecar.proof, sidecar.contract
     target = target_named(sidecar.target)
     print(f"source      {source['name']}: {source['layout']}, {source['branch']} (of {', '.join(source['branches'])})")
+    for note in source.get("notes", ()):
+        print(f"note        {note}")
     print(f"encoder     {sidecar.arch}, {proof['tensors_placed']} of {proof['tensors_expected']} tensors placed once")
     print("agreement   " + "  ".join(f"{stage} {value:.1e}" for stage, value in proof["relative_difference"].items()))
     print("controls    " + "  ".join(f"{name} {value:.1e}" for name, value in proof["negative_controls"].items()))
@@ -70,6 +79,9 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.list_sources:
         print_sources()
+        return
+    if arguments.inspect is not None:
+        print("\n".join(inspect_file(arguments.inspect)))
         return
     if arguments.input is None or arguments.output is None:
         raise ConfigError("expected INPUT and OUTPUT, or --list-sources; --help shows all options")

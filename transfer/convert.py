@@ -57,6 +57,7 @@ def convert(
                 "layout": backbone.layout,
                 "branch": backbone.branch,
                 "branches": list(backbone.branches),
+                "notes": list(backbone.notes),
             },
             contract=backbone.contract,
             detectron2=detectron2_settings(backbone.arch, backbone.contract),

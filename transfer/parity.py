@@ -108,7 +108,7 @@ def prepare(images: Tensor, contract: InputContract) -> Tensor:
 
 def source_network(backbone: Backbone) -> ResNetEncoder:
     """torchvision's network with the source's tensors, every one of them, in evaluation mode."""
-    network = ResNetEncoder(backbone.arch)
+    network = ResNetEncoder(backbone.arch, stride_in_1x1=backbone.contract.stride_in_1x1)
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**backbone.tensors, **counters}, strict=True)
     for layer in network.modules():

@@ -6,9 +6,8 @@ architecture, or a CheckpointError that says what was found. The file's name pla
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.checkpoint import FORMAT, KEYS
 from pretrain.contract import InputContract
-from pretrain.encoder import ARCHITECTURES, backbone_shapes
 from pretrain.errors import CheckpointError, ConfigError
-from transfer.layouts import LAYOUTS, Layout
-from transfer.names import from_detectron2
-from transfer.sidecar import read_sidecar
+from transfer.containers import Containers, View, arranged, branch_tensors, file_view, levels
+from transfer.fitting import COUNTER, fit, listing, reason
+from transfer.layout_entry import Branch
+from transfer.layouts import AUTOMATIC, LAYOUTS, Layout
+from transfer.names import NAMINGS, with_affine_statistics
+from transfer.source_contracts import contract_of, refuse_shards
+from transfer.unknown import find_candidates, only_complete
 from transfer.weight_files import file_sha256, read_weight_file
 
-MAX_DEPTH = 6
-COUNTER = "num_batches_tracked"  # written by BatchNorm, read by nothing
-WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module"})
-Containers = dict[tuple[str, ...], dict[str, Tensor]]
+Verify = Callable[[Iterable[Tensor]], None]
+UNKNOWN = "unknown"
+UNKNOWN_NOTE = (
+    "no known layout: found by its names and shapes alone; RGB with ImageNet's mean and standard deviation, and the stride on "
+    "the 3x3, are assumed"
+)
+
+
+def _trust(tensors: Iterable[Tensor]) -> None:
+    """The default of `verify`: the reader has checked the whole file."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """tensors: torchvision names -> float32, exactly those of `arch`. branches: all that the file offers, default first."""
+    """tensors: torchvision names -> float32, exactly those of `arch`. branches: all that the file offers, default first.
+
+    notes: what was assumed or changed on the way, one sentence each.
+    """
 
     arch: str
     tensors: dict[str, Tensor]
@@ -43,69 +53,117 @@ class Backbone:
     branches: tuple[str, ...]
     sha256: str
     path: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A layout and where in the file its branches are: name -> (dictionaries of tensors, branch). view: of the first."""
+
+    layout: Layout
+    branches: dict[str, tuple[Containers, Branch]]
+    view: View
 
 
 def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
     """Read `path`, recognise its layout (or hold it against `source`), take `branch` (default: the layout's first).
 
-    Raises CheckpointError for a file that is damaged, of no known layout, or whose backbone is not complete; ConfigError
-    for a source or branch that does not exist.
+    A file of no known layout is searched for the one prefix under which a complete ResNet stands (transfer/unknown.py).
+    Raises CheckpointError for a file that is damaged or whose backbone is not complete; ConfigError for a source or branch
+    that does not exist.
     """
-    content = read_weight_file(path)
-    containers = {place: unwrap(tensors, path) for place, tensors in find_containers(content)}
-    if not containers:
-        raise CheckpointError(f"{path} holds no tensors")
-    layout = _layout_named(source) if source != "auto" else _recognise(containers, path)
-    branches = tuple(name for name, entry in layout.branches.items() if _tensors_of(containers, layout, name))
-    if not branches:
-        raise CheckpointError(
-            f"{path} is not of layout {layout.name}: no tensor under "
-            + " or ".join(f"{'/'.join((*b.container, b.prefix))}*" for b in layout.branches.values())
-        )
+    return take_backbone(read_weight_file(path), path, source=source, branch=branch, sha256=file_sha256(path))
+
+
+def take_backbone(
+    content: Any,
+    path: Path,
+    *,
+    source: str = "auto",
+    branch: str | None = None,
+    sha256: str = "",
+    verify: Verify = _trust,
+) -> Backbone:
+    """`load_backbone` for a content that is already read. verify: called with tensors before their values are looked at."""
+    layouts = AUTOMATIC if source == "auto" else (_layout_named(source),)
+    refuse_shards(content, path)
+    view = file_view(content, path)
+    found = recognise(view, layouts, path) or (_as_asked(layouts[0], view, path) if source != "auto" else None)
+    if found is None:
+        return _take_unknown(view, path, branch, sha256, verify)
+    layout, branches = found.layout, tuple(found.branches)
+    if layout.refused:
+        raise CheckpointError(f"{path} is {layout.name} ({layout.description}): {layout.refused}")
     chosen = branch or branches[0]
     if chosen not in branches:
         raise ConfigError(
             f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; type one of these"
         )
-    tensors = _tensors_of(containers, layout, chosen)
-    if layout.naming == "detectron2":
-        tensors = from_detectron2(tensors)
-    arch, tensors = _complete(tensors, layout, where=f"{path} ({layout.name}, {chosen})")
+    where = f"{path} ({layout.name}, {chosen})"
+    arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", verify=verify)
+    contract, notes = contract_of(layout, arch, found.view.content, path)
     return Backbone(
         arch=arch,
         tensors=_as_float32(tensors, path),
-        contract=_contract(layout, content, path),
+        contract=contract,
         layout=layout.name,
         branch=chosen,
         branches=branches,
-        sha256=file_sha256(path),
+        sha256=sha256,
         path=path,
+        notes=(*notes, *type_notes(tensors)),
     )
 
 
-def find_containers(
-    content: Any, place: tuple[str, ...] = (), depth: int = 0
-) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every dictionary inside `content` that holds tensors under text keys, with the keys that lead to it."""
-    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
-        return
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield place, tensors
-    for key, value in content.items():
-        if isinstance(key, str):
-            yield from find_containers(value, (*place, key), depth + 1)
+def matches(layout: Layout, view: View) -> bool:
+    """Whether every marker and key of `layout` is in `view`, and none of what must be absent."""
+    if not all(_holds(view, key) for key in layout.keys) or any(_holds(view, key) for key in layout.absent_keys):
+        return False
+    places = View((), arranged(layout, view), view.content).places()
+    return all(re.search(marker, places, re.MULTILINE) for marker in layout.markers) and not any(
+        re.search(marker, places, re.MULTILINE) for marker in layout.absent
+    )
 
 
-def unwrap(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Names without the segments that DDP, torch.compile and FSDP put in, wherever they stand."""
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-        if short in plain:
-            raise CheckpointError(f"{path}: {name} and another tensor are both called {short} without their wrappers")
-        plain[short] = tensor
-    return plain
+def _holds(view: View, key: str) -> bool:
+    """Whether `key` is at the top of the view, with the text after its "=" where there is one."""
+    name, given, text = key.partition("=")
+    return name in view.content and (not given or view.content[name] == text)
+
+
+def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognition | None:
+    """The layout that fits with the fewest envelopes taken off; None when none does.
+
+    Where one layout fits behind several envelopes (weights and their moving average), the branches carry the envelope's name;
+    the live weights come first. Raises CheckpointError when several layouts fit.
+    """
+    for level in levels(view):
+        found = [(layout, inner) for inner in level for layout in layouts if matches(layout, inner)]
+        if not found:
+            continue
+        names = list(dict.fromkeys(layout.name for layout, _ in found))
+        if len(names) > 1:
+            raise CheckpointError(f"{path} fits several layouts ({', '.join(names)}); type --source and one of them")
+        layout, several = found[0][0], len(found) > 1
+        branches = {
+            f"{inner.label}/{name}" if several and index else name: (arranged(layout, inner), branch)
+            for index, (_, inner) in enumerate(found)
+            for name, branch in layout.branches.items()
+        }
+        return Recognition(layout, {k: pair for k, pair in branches.items() if branch_tensors(*pair)}, found[0][1])
+    return None
+
+
+def _as_asked(layout: Layout, view: View, path: Path) -> Recognition:
+    """`layout` because the user says so, though its markers are not all there."""
+    containers = arranged(layout, view)
+    branches = {name: (containers, b) for name, b in layout.branches.items() if branch_tensors(containers, b)}
+    if not branches:
+        raise CheckpointError(
+            f"{path} is not of layout {layout.name}: no tensor under "
+            + " or ".join(f"{'/'.join((*b.container, b.prefix))}*" for b in layout.branches.values())
+        )
+    return Recognition(layout, branches, view)
 
 
 def _layout_named(source: str) -> Layout:
@@ -115,75 +173,97 @@ def _layout_named(source: str) -> Layout:
     return known[source]
 
 
-def matches(layout: Layout, containers: Containers) -> bool:
-    """Whether every marker of `layout` is there and none of what must be absent."""
-    places = [f"{'.'.join(place)}/{key}" for place, tensors in containers.items() for key in tensors]
-    return all(any(re.search(marker, text) for text in places) for marker in layout.markers) and not any(
-        re.search(marker, text) for marker in layout.absent for text in places
-    )
-
-
-def _recognise(containers: Containers, path: Path) -> Layout:
-    found = [layout for layout in LAYOUTS if matches(layout, containers)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(layout.name for layout in found)
-        raise CheckpointError(f"{path} fits several layouts ({names}); type --source and one of them")
-    held = "; ".join(
-        f"{'/'.join(place) or 'top level'}: {len(tensors)} tensors ({', '.join(list(tensors)[:4])}, ...)"
-        for place, tensors in list(containers.items())[:5]
-    )
-    raise CheckpointError(
-        f"{path} is of no known layout. It holds {held}. Known (--list-sources): "
-        + ", ".join(layout.name for layout in LAYOUTS)
-    )
-
-
-def _tensors_of(containers: Containers, layout: Layout, branch: str) -> dict[str, Tensor]:
-    entry = layout.branches[branch]
-    tensors = containers.get(entry.container, {})
-    return {name[len(entry.prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(entry.prefix)}
-
-
-@functools.cache
-def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    return backbone_shapes(arch)
-
-
-def _complete(tensors: Mapping[str, Tensor], layout: Layout, *, where: str) -> tuple[str, dict[str, Tensor]]:
-    """(architecture, its tensors), nothing missing, nothing of another shape, nothing left unexplained."""
-    backbone = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(COUNTER) and not any(re.fullmatch(pattern, name) for pattern in layout.extra)
-    }
-    arch = min(ARCHITECTURES, key=lambda name: _distance(backbone, _shapes(name)))
-    shapes = _shapes(arch)
-    missing = sorted(set(shapes) - set(backbone))
-    unknown = sorted(set(backbone) - set(shapes))
-    other = sorted(
-        f"{name} {tuple(backbone[name].shape)}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in backbone and tuple(backbone[name].shape) != shape
-    )
-    if missing or unknown or other:
-        placed = len(shapes) - len(missing) - len(other)
-        raise CheckpointError(
-            f"{where}: {placed} of {len(shapes)} backbone tensors of {arch} (the nearest of {', '.join(ARCHITECTURES)}) fit"
-            f"{_listing('missing', missing)}{_listing('of another shape', other)}{_listing('not of a ResNet', unknown)}"
+def _take_unknown(view: View, path: Path, branch: str | None, sha256: str, verify: Verify) -> Backbone:
+    candidates = find_candidates(view.containers)
+    if not candidates:
+        cause = next(filter(None, (reason(tensors) for tensors in view.containers.values())), None)
+        held = "; ".join(
+            f"{'/'.join(place) or 'top level'}: {len(tensors)} tensors ({', '.join(list(tensors)[:4])}, ...)"
+            for place, tensors in list(view.containers.items())[:5]
         )
-    return arch, {name: backbone[name] for name in shapes}
+        raise CheckpointError(
+            f"{path} is of no known layout and holds no ResNet. {f'Refused: {cause}. ' if cause else ''}It holds {held}. "
+            "Known (--list-sources): " + ", ".join(layout.name for layout in LAYOUTS)
+        )
+    verify(tensor for candidate in candidates if candidate.complete for tensor in candidate.tensors.values())
+    chosen = only_complete(candidates, path, branch)
+    return Backbone(
+        arch=chosen.fit.arch,
+        tensors=_as_float32(chosen.tensors, path),
+        contract=InputContract(),
+        layout=UNKNOWN,
+        branch=chosen.name,
+        branches=(chosen.name, *(c.name for c in candidates if c.complete and c is not chosen)),
+        sha256=sha256,
+        path=path,
+        notes=(UNKNOWN_NOTE, *type_notes(chosen.tensors)),
+    )
 
 
-def _distance(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    fitting = sum(name in tensors and tuple(tensors[name].shape) == shape for name, shape in shapes.items())
-    return len(set(tensors) | set(shapes)) - fitting
+def complete_tensors(
+    found: Recognition, chosen: str, *, where: str, on_request: bool = False, verify: Verify = _trust
+) -> tuple[str, dict[str, Tensor]]:
+    """(architecture, its tensors): nothing missing, nothing of another shape, nothing left unexplained.
+
+    Raises CheckpointError with what is wrong, and why where the cause is a known one.
+    """
+    containers, branch = found.branches[chosen]
+    tensors = backbone_tensors(containers, branch, found.layout)
+    result = fit(tensors, on_request=on_request)
+    if not result.complete:
+        why = reason(tensors)
+        raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
+    verify(branch_tensors(containers, branch).values())
+    if branch.twin is not None:
+        _check_twin(tensors, found.layout, containers, branch, where)
+    return result.arch, {name: tensors[name] for name in result.names}
 
 
-def _listing(title: str, names: list[str], count: int = 8) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return f"; {len(names)} {title}: {', '.join(names[:count])}{more}" if names else ""
+def backbone_tensors(containers: Containers, branch: Branch, layout: Layout) -> dict[str, Tensor]:
+    """A branch's tensors under torchvision's names; what has no such name keeps its own, what may be there is left out."""
+    naming = NAMINGS[layout.naming]
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in branch_tensors(containers, branch).items():
+        if name.endswith(COUNTER) or any(re.fullmatch(pattern, name) for pattern in layout.extra):
+            continue
+        if naming.knows(name):
+            tensors[naming.rename(name)] = naming.array(tensor)
+        else:
+            tensors[name] = tensor
+    return with_affine_statistics(tensors) if layout.naming == "caffe2" else tensors
+
+
+def _check_twin(
+    tensors: Mapping[str, Tensor], layout: Layout, containers: Containers, branch: Branch, where: str
+) -> None:
+    """Raises CheckpointError when the copy of the branch under its other prefix is not the same encoder."""
+    twin = backbone_tensors(containers, Branch(branch.twin or "", branch.container), layout)
+    if not twin:
+        return
+    wrong = [name for name in sorted({*tensors, *twin}) if not _equal(tensors.get(name), twin.get(name))]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: {branch.prefix}* and {branch.twin}* are the same encoder saved twice, and differ"
+            f"{listing('tensors', wrong)}; the file is mixed from two"
+        )
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Equal, NaN included: those are refused later, by their own reason."""
+    return a is not None and b is not None and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def type_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """One sentence for each number type that is not float32, saying what becomes of it."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+    rounded = {torch.float64: "rounded to float32"}
+    return tuple(
+        f"{count} tensors are {str(dtype).removeprefix('torch.')}; {rounded.get(dtype, 'converted to float32, exactly')}"
+        for dtype, count in counts.items()
+        if dtype != torch.float32
+    )
 
 
 def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -193,18 +273,8 @@ def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected floating-point weights, found {', '.join(kinds)}")
     bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise CheckpointError(f"{path}: NaN or infinity in the weights{_listing('tensors', bad)}")
+        raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', bad)}")
     return {
         name: tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-
-
-def _contract(layout: Layout, content: Any, path: Path) -> InputContract:
-    if layout.contract is not None:
-        return layout.contract
-    if layout.naming == "detectron2":
-        return read_sidecar(path).contract
-    if content.get("format") != FORMAT or set(KEYS) - set(content):
-        raise CheckpointError(f"{path} looks like a checkpoint of tools/pretrain.py, but lacks parts of it")
-    return InputContract.from_dict(content["contract"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torchvision.models import resnet18
 
-from pretrain.encoder import ResNetEncoder, backbone_shapes
+from pretrain.encoder import ARCHITECTURES, ResNetEncoder, backbone_shapes
 from pretrain.errors import ConfigError
 
 
@@ -48,3 +49,35 @@ def test_stride_sits_on_the_3x3_convolution():
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ConfigError, match="resnet50"):
         ResNetEncoder("resnet51")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_shapes_by_arithmetic_are_the_network_s_own(arch):
+    with torch.device("meta"):
+        state = ResNetEncoder(arch).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    assert backbone_shapes(arch) == wanted and list(backbone_shapes(arch)) == list(wanted)
+
+
+@pytest.mark.parametrize("arch", ["resnext50_32x4d", "resnext101_64x4d", "wide_resnet50_2"])
+def test_variants_of_torchvision_are_torchvision_s(arch):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, arch)(weights=None).state_dict()
+    for name, shape in backbone_shapes(arch).items():
+        assert tuple(theirs[name].shape) == shape
+
+
+def test_a_wide_network_multiplies_every_layer_and_runs():
+    shapes, wide = backbone_shapes("resnet50"), backbone_shapes("resnet50w2")
+    assert wide["conv1.weight"] == (128, 3, 7, 7) and wide["layer4.2.conv3.weight"] == (4096, 1024, 1, 1)
+    assert {name: shape[0] for name, shape in wide.items()} == {name: 2 * shape[0] for name, shape in shapes.items()}
+    half = ResNetEncoder("resnet50_half").eval()
+    with torch.no_grad():
+        features = half(torch.zeros(1, 3, 64, 64))
+    assert features.shape == (1, half.feature_dim) and half.feature_dim == 1024
+
+
+def test_the_stride_moves_to_the_1x1_when_asked():
+    block = ResNetEncoder("resnet50", stride_in_1x1=True).layer2[0]
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    assert ResNetEncoder("resnet18", stride_in_1x1=True).layer2[0].conv1.stride == (2, 2)  # as ever

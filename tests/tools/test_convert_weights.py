@@ -93,3 +93,12 @@ def test_bad_input_is_exit_code_2_without_a_traceback_or_a_file(tmp_path):
             result.stderr
         )
     assert not list(tmp_path.glob("o.*")) and not list(tmp_path.glob(".o*")) and not (tmp_path / "canary").exists()
+
+
+def test_inspect_says_what_a_file_holds_and_writes_nothing(tmp_path):
+    torch.save({"odd": {f"trunk.{name}": t for name, t in encoder_state().items()}}, tmp_path / "x.pth")
+    result = call("--inspect", tmp_path / "x.pth")
+    assert result.returncode == 0, result.stderr
+    assert "prefix      odd/trunk: complete, 100 tensors of resnet18" in result.stdout
+    assert "MODEL.RESNETS.DEPTH" in result.stdout and [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+    assert call("--inspect", tmp_path / "absent.pth").returncode == 2

@@ -1,129 +1,224 @@
 """Checkpoints of every layout, made from one encoder: what the conversion's tests read.
 
-In: an architecture. Out: dictionaries as the original training scripts save them (peers.md 4.4).
+In: the states of two encoders: the one that the layout takes by default, and its other copy. Out: dictionaries as the original
+training scripts save them (peers.md 4.4), wrappers included. Names are made here by string rules, not by transfer/names.py.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
 
-from pretrain.checkpoint import FORMAT, VERSION
-from pretrain.contract import InputContract
-from pretrain.encoder import ResNetEncoder
+from tests.transfer.checkpoints_libraries import (
+    caffe2,
+    caffe2_with_statistics,
+    children,
+    densecl,
+    detectron2_names,
+    flat,
+    huggingface,
+    huggingface_names,
+    lightly,
+    lightly_dino,
+    lightly_moco,
+    lightly_sequential,
+    lightly_sequential_momentum,
+    lightning,
+    mmselfsup,
+    mmselfsup_byol,
+    mmselfsup_extracted,
+    mmselfsup_moco,
+    moco_lincls,
+    sequential,
+    solo_learn,
+    solo_learn_momentum,
+    torchvision_model,
+    vissl,
+    vissl_linear,
+)
+from tests.transfer.checkpoints_methods import (
+    State,
+    barlow_twins,
+    byol_deepmind,
+    byol_lucidrains,
+    deepcluster_v2,
+    dino,
+    encoder_state,
+    haiku,
+    head,
+    moco,
+    moco_v1,
+    moco_v2,
+    moco_v3,
+    normed_head,
+    ours,
+    pixpro,
+    prefixed,
+    pycontrast,
+    pycontrast_bank,
+    pycontrast_cmc,
+    pycontrast_jigsaw,
+    pycontrast_pirl,
+    simclr_port,
+    simclr_spijkervet,
+    simclr_sthalles,
+    simsiam,
+    swav,
+    swav_released,
+    vicreg,
+    with_jigsaw,
+)
 
-State = dict[str, Tensor]
-
-
-def encoder_state(arch: str = "resnet18", seed: int = 0) -> State:
-    """State of an encoder whose BatchNorm statistics are not those of a fresh one (num_batches_tracked included)."""
-    torch.manual_seed(seed)
-    state = ResNetEncoder(arch).state_dict()
-    for name, tensor in state.items():
-        if name.endswith(("running_mean", "bn1.bias", "bn2.bias")):
-            tensor.normal_(0, 0.1)
-        if name.endswith(("running_var", "bn1.weight", "bn2.weight")):
-            tensor.uniform_(0.5, 1.5)
-    return state
-
-
-def prefixed(state: State, prefix: str) -> State:
-    """The same tensors with `prefix` before each name."""
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def head(prefix: str, *sizes: tuple[int, int]) -> State:
-    """Linear layers 0, 2, 4... of a projection head."""
-    return {
-        f"{prefix}{2 * i}.{leaf}": torch.randn(size if leaf == "weight" else size[:1])
-        for i, size in enumerate(sizes)
-        for leaf in ("weight", "bias")
-    }
-
-
-def ours(query: State, key: State, arch: str = "resnet18") -> dict[str, Any]:
-    """A checkpoint of tools/pretrain.py."""
-    model = {
-        **prefixed(query, "query.encoder."),
-        **head("query.head.layers.", (8, 8), (4, 8)),
-        **head("query.jigsaw_head.patch_layers.", (8, 8), (4, 8)),
-        "query.jigsaw_head.mix.weight": torch.randn(4, 36),
-        **prefixed(key, "key.encoder."),
-        **head("key.head.layers.", (8, 8), (4, 8)),
-        "memory.features": torch.randn(16, 4),
-        "memory.pointer": torch.zeros((), dtype=torch.long),
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "arch": arch,
-        "method": "infomin",
-        "contract": InputContract().to_dict(),
-        "model": model,
-        "optimizer": {"state": {0: {"momentum_buffer": torch.randn(3)}}, "param_groups": []},
-        "scaler": {},
-        "progress": {"step": 5, "steps_per_epoch": 5},
-        "config": {"seed": 0},
-    }
-
-
-def torchvision_model(query: State, key: State) -> dict[str, Any]:
-    """torchvision: flat, with a classifier."""
-    width = query["layer4.1.bn1.weight"].shape[0]
-    return {**query, "fc.weight": torch.randn(10, width), "fc.bias": torch.randn(10)}
-
-
-def moco_v1(query: State, key: State) -> dict[str, Any]:
-    """MoCo v1 as saved under DistributedDataParallel: a linear head."""
-    return moco(query, key, {"fc.weight": torch.randn(4, 8), "fc.bias": torch.randn(4)})
-
-
-def moco_v2(query: State, key: State) -> dict[str, Any]:
-    """MoCo v2: an MLP head."""
-    return moco(query, key, head("fc.", (8, 8), (4, 8)))
-
-
-def moco(query: State, key: State, fc: State) -> dict[str, Any]:
-    """MoCo with a given head."""
-    state = {
-        **prefixed({**query, **fc}, "module.encoder_q."),
-        **prefixed({**key, **fc}, "module.encoder_k."),
-        "module.queue": torch.randn(4, 16),
-        "module.queue_ptr": torch.zeros(1, dtype=torch.long),
-    }
-    return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
-
-
-def pycontrast(query: State, key: State) -> dict[str, Any]:
-    """PyContrast's MoCo v2."""
-    return {
-        "opt": {"method": "MoCov2"},
-        "epoch": 200,
-        "model": {**prefixed(query, "module.encoder."), **head("module.head.head.", (8, 8), (4, 8))},
-        "model_ema": {**prefixed(key, "encoder."), **head("head.head.", (8, 8), (4, 8))},
-        "contrast": {"memory": torch.randn(16, 4)},
-        "optimizer": {"state": {}, "param_groups": []},
-    }
-
-
-def pycontrast_jigsaw(query: State, key: State) -> dict[str, Any]:
-    """PyContrast's InfoMin: with a jigsaw head in both networks."""
-    content = pycontrast(query, key)
-    for name, wrapper in (("model", "module."), ("model_ema", "")):
-        content[name] |= {
-            **head(f"{wrapper}head_jig.fc1.", (8, 8), (4, 8)),
-            f"{wrapper}head_jig.fc2.weight": torch.randn(4, 36),
-        }
-    return content
-
+Maker = Callable[[State, State], dict[str, Any]]
 
 # layout -> makers of a file of that layout, as its own code saves it.
-MAKERS: dict[str, tuple[Callable[[State, State], dict[str, Any]], ...]] = {
+MAKERS: dict[str, tuple[Maker, ...]] = {
     "infomin-transfer": (ours,),
     "moco": (moco_v1, moco_v2),
-    "pycontrast": (pycontrast, pycontrast_jigsaw),
-    "torchvision": (torchvision_model, lambda query, key: dict(query)),
+    "moco-v3": (moco_v3,),
+    "simsiam": (simsiam,),
+    "pycontrast": (pycontrast_bank, pycontrast, pycontrast_pirl, pycontrast_jigsaw),
+    "pixpro": (pixpro,),
+    "swav": (swav, swav_released, deepcluster_v2),
+    "barlow-twins": (barlow_twins,),
+    "vicreg": (vicreg,),
+    "dino": (dino,),
+    "byol-deepmind": (byol_deepmind,),
+    "byol-lucidrains": (byol_lucidrains,),
+    "simclr-port": (simclr_port,),
+    "simclr-spijkervet": (simclr_spijkervet,),
+    "simclr-sthalles": (simclr_sthalles,),
+    "vissl": (vissl,),
+    "vissl-linear": (vissl_linear,),
+    "mmselfsup": (mmselfsup, mmselfsup_moco, mmselfsup_byol),
+    "openselfsup": (densecl,),
+    "mmselfsup-extracted": (mmselfsup_extracted,),
+    "solo-learn": (solo_learn, solo_learn_momentum),
+    "lightly": (lightly, lightly_moco, lightly_dino),
+    "lightly-sequential": (lightly_sequential, lightly_sequential_momentum),
+    "torchvision": (torchvision_model, flat, moco_lincls),
+    "sequential": (sequential,),
+    "huggingface": (huggingface,),
+    "caffe2": (caffe2, caffe2_with_statistics),
+    "detectron2-converted": (detectron2_names,),
 }
+PICKLES = ("byol-deepmind", "caffe2", "detectron2-converted")  # written as pickles of arrays
+# The query encoder's tensors on the default branch, the other's on every further one.
+TWO_BRANCHES = (
+    ours, moco_v1, moco_v2, moco_v3, pycontrast, pycontrast_jigsaw, pixpro, dino, byol_deepmind, byol_lucidrains,
+    mmselfsup_moco, mmselfsup_byol, densecl, solo_learn_momentum, lightly_moco, lightly_dino, lightly_sequential_momentum,
+)  # fmt: skip
+
+
+def save(content: dict[str, Any], folder: Path, *, layout: str) -> Path:
+    """Write `content` as its own code does: torch's format, or a pickle of arrays. The name says nothing."""
+    path = folder / ("weights.pkl" if layout in PICKLES else "weights.pth")
+    if layout in PICKLES:
+        path.write_bytes(pickle.dumps(arrays(content), protocol=2))
+    else:
+        torch.save(content, path)
+    return path
+
+
+def deep_copy(content: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors in dictionaries of their own."""
+    return {key: deep_copy(value) if isinstance(value, dict) else value for key, value in content.items()}
+
+
+def arrays(value: Any) -> Any:
+    """Tensors as numpy arrays, all the way down."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy()
+    return {key: arrays(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+
+
+# What tests/transfer/test_convert.py proves file by file: all that hold the statistics too. A few at once, the rest when asked.
+QUICK = (
+    ours,
+    moco_v2,
+    pycontrast_jigsaw,
+    dino,
+    lightly_sequential,
+    huggingface,
+    torchvision_model,
+    caffe2_with_statistics,
+)
+CONVERTED = [
+    pytest.param(maker, marks=() if maker in QUICK else pytest.mark.slow)
+    for makers in MAKERS.values()
+    for maker in makers
+    if maker is not caffe2
+]
+
+
+__all__ = [  # what the tests take from here, wherever it is written
+    "CONVERTED",
+    "MAKERS",
+    "PICKLES",
+    "QUICK",
+    "TWO_BRANCHES",
+    "Maker",
+    "State",
+    "arrays",
+    "barlow_twins",
+    "byol_deepmind",
+    "byol_lucidrains",
+    "caffe2",
+    "caffe2_with_statistics",
+    "children",
+    "deep_copy",
+    "deepcluster_v2",
+    "densecl",
+    "detectron2_names",
+    "dino",
+    "encoder_state",
+    "flat",
+    "haiku",
+    "head",
+    "huggingface",
+    "huggingface_names",
+    "lightly",
+    "lightly_dino",
+    "lightly_moco",
+    "lightly_sequential",
+    "lightly_sequential_momentum",
+    "lightning",
+    "mmselfsup",
+    "mmselfsup_byol",
+    "mmselfsup_extracted",
+    "mmselfsup_moco",
+    "moco",
+    "moco_lincls",
+    "moco_v1",
+    "moco_v2",
+    "moco_v3",
+    "normed_head",
+    "ours",
+    "pixpro",
+    "prefixed",
+    "pycontrast",
+    "pycontrast_bank",
+    "pycontrast_cmc",
+    "pycontrast_jigsaw",
+    "pycontrast_pirl",
+    "save",
+    "sequential",
+    "simclr_port",
+    "simclr_spijkervet",
+    "simclr_sthalles",
+    "simsiam",
+    "solo_learn",
+    "solo_learn_momentum",
+    "swav",
+    "swav_released",
+    "torchvision_model",
+    "vicreg",
+    "vissl",
+    "vissl_linear",
+    "with_jigsaw",
+]

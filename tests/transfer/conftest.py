@@ -1,4 +1,4 @@
-"""Synthetic run directories for the report's tests: every figure in them is made up."""
+"""Synthetic run directories for the report's tests (every figure in them is made up), and tiny encoders for the layouts'."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.encoder import ARCHITECTURES
+from tests.transfer.tiny_encoders import TINY
+
 CLASSES = ["cup", "leaf", "<b>bolt</b>"]
+
+
+@pytest.fixture
+def tiny_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two more entries in the table of encoders: tests/transfer/tiny_encoders.py."""
+    for name, spec in TINY.items():
+        monkeypatch.setitem(ARCHITECTURES, name, spec)
 
 
 def metrics_of(ap50: float) -> dict[str, dict[str, float]]:

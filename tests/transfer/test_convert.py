@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from pretrain.errors import CheckpointError, ConfigError
-from tests.transfer.checkpoints import MAKERS, encoder_state, ours, pycontrast_jigsaw
+from tests.transfer.checkpoints import CONVERTED, encoder_state, ours, pycontrast_jigsaw
 from transfer import convert as module
 from transfer.convert import convert
 from transfer.detector_config import load_detector_config, resolve_config_path
@@ -44,7 +44,7 @@ def checkpoint(tmp_path):
     return tmp_path / "step.pt"
 
 
-@pytest.mark.parametrize("maker", [maker for makers in MAKERS.values() for maker in makers])
+@pytest.mark.parametrize("maker", CONVERTED)
 def test_every_layout_converts_with_proof(tmp_path, maker):
     torch.save(maker(QUERY, KEY), tmp_path / "in.pth")
     sidecar = convert(tmp_path / "in.pth", tmp_path / "out.pth")

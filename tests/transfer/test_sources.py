@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain.errors import CheckpointError, ConfigError
-from tests.transfer.checkpoints import encoder_state, moco_v2, ours, pycontrast, torchvision_model
+from tests.transfer.checkpoints import densecl, encoder_state, moco_v2, ours, pycontrast, torchvision_model
 from transfer.sources import load_backbone
 
 QUERY, KEY = encoder_state(seed=0), encoder_state(seed=1)
@@ -53,11 +53,6 @@ def test_the_architecture_is_read_off_the_tensors(saved, arch):
 @pytest.mark.parametrize("name", ["conv1.weight", "layer2.0.downsample.1.running_var", "layer4.1.bn2.bias"])
 def test_one_missing_tensor_is_named(saved, name):
     content = pycontrast(QUERY, KEY)
-    if name == "conv1.weight":  # a marker of the layout: say which layout is meant
-        del content["model"]["module.encoder.conv1.weight"]
-        with pytest.raises(CheckpointError, match=r"99 of 100 .* 1 missing: conv1\.weight"):
-            load_backbone(saved(content), source="pycontrast")
-        return
     del content["model"][f"module.encoder.{name}"]
     with pytest.raises(CheckpointError, match=f"99 of 100 .* 1 missing: {name}"):
         load_backbone(saved(content))
@@ -76,12 +71,24 @@ def test_a_tensor_that_nothing_explains_is_named(saved):
         load_backbone(saved({**QUERY, "layer1.0.se.fc1.weight": torch.zeros(4, 64)}))
 
 
-def test_an_unknown_layout_is_refused_with_what_it_holds(saved):
+def test_the_source_named_by_the_user_is_held_against_the_file(saved):
+    path = saved(pycontrast(QUERY, KEY))
+    assert load_backbone(path, source="pycontrast").layout == "pycontrast"
+    with pytest.raises(CheckpointError, match=r"is not of layout pixpro|encoder_k"):
+        load_backbone(saved(moco_v2(QUERY, KEY)), source="pixpro")
+
+
+def test_one_encoder_saved_twice_must_be_one(saved):
+    content = densecl(QUERY, KEY)
+    assert load_backbone(saved(content)).layout == "openselfsup"
+    content["state_dict"]["encoder_q.0.layer2.0.conv1.weight"] = KEY["layer2.0.conv1.weight"]
     with pytest.raises(
-        CheckpointError, match=r"no known layout.*100 tensors|no known layout.*tensors \(net\.conv1\.weight"
-    ) as caught:
-        load_backbone(saved({"weights": {f"net.{name}": t for name, t in QUERY.items()}}))
-    assert "pycontrast" in str(caught.value)
+        CheckpointError, match=r"encoder_q\.0\.\* are the same encoder saved twice, and differ; 1 tensors: layer2"
+    ):
+        load_backbone(saved(content))
+    del content["state_dict"]["encoder_q.0.layer2.0.conv1.weight"]
+    with pytest.raises(CheckpointError, match="saved twice, and differ"):
+        load_backbone(saved(content))
 
 
 def test_a_file_that_fits_two_layouts_asks_which(saved):
