@@ -187,17 +187,29 @@ def _listing(title: str, names: list[str], count: int = 8) -> str:
 
 
 def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Contiguous float32 copies. Raises CheckpointError for NaN and infinities, and for types that are not floats."""
+    """Contiguous float32, copied only where it is not that already: what was mapped stays on the file's pages.
+
+    Raises CheckpointError for NaN and infinities, and for types that are not floats.
+    """
     kinds = sorted({str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()})
     if kinds:
         raise CheckpointError(f"{path}: expected floating-point weights, found {', '.join(kinds)}")
-    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         raise CheckpointError(f"{path}: NaN or infinity in the weights{_listing('tensors', bad)}")
-    return {
-        name: tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    return {name: _contiguous(tensor.detach().to(torch.float32)) for name, tensor in tensors.items()}
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """One NaN or infinity makes the sum one; a sum may also overflow, so only a finite one decides."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """`tensor` alone in its storage: a view would drag the whole storage into the file that is written."""
+    tensor = tensor.contiguous()
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if alone else tensor.clone()
 
 
 def _contract(layout: Layout, content: Any, path: Path) -> InputContract:
