@@ -75,12 +75,30 @@ class ResNetEncoder(ResNet):
 def backbone_shapes(arch: str) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every backbone tensor that a detector needs: convolutions and the four of each BatchNorm.
 
-    265 tensors for resnet50 (53 convolutions + 53 x 4). `num_batches_tracked` is a counter, not a weight: left out.
+    265 tensors for resnet50 (53 convolutions + 53 x 4). `num_batches_tracked` is a counter, not a weight: left out. By
+    arithmetic, in the order of the network's state: building the networks to ask them takes 0.3 s.
     """
-    with torch.device("meta"):
-        encoder = ResNetEncoder(arch)
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in encoder.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    spec = ARCHITECTURES[arch]
+    shapes = _convolution("conv1", "bn1", (64, 3, 7, 7))
+    fed = 64
+    for stage, blocks in enumerate(spec.layers):
+        planes = 64 << stage
+        width = planes * spec.width_per_group // 64 * spec.groups if spec.bottleneck else planes
+        given = 4 * planes if spec.bottleneck else planes
+        for block in range(blocks):
+            at = f"layer{stage + 1}.{block}."
+            if spec.bottleneck:
+                kernels = [(width, fed, 1, 1), (width, width // spec.groups, 3, 3), (given, width, 1, 1)]
+            else:
+                kernels = [(planes, fed, 3, 3), (planes, planes, 3, 3)]
+            for number, kernel in enumerate(kernels, 1):
+                shapes |= _convolution(f"{at}conv{number}", f"{at}bn{number}", kernel)
+            if block == 0 and (stage > 0 or fed != given):  # where the size or the width changes
+                shapes |= _convolution(f"{at}downsample.0", f"{at}downsample.1", (given, fed, 1, 1))
+            fed = given
+    return shapes
+
+
+def _convolution(name: str, norm: str, kernel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.weight": kernel, **{f"{norm}.{leaf}": kernel[:1] for leaf in leaves}}

@@ -252,7 +252,7 @@ def named_tuple(*names: str) -> type:
     class Fields(Table):
         __slots__ = ()
 
-        def __new__(cls, *values: Any) -> Table:
+        def __new__(cls, *values: Any) -> Any:
             made = super().__new__(cls)
             made.update(zip(names, values, strict=True))
             return made

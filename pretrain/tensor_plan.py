@@ -58,8 +58,17 @@ class Pages:
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
 
 
-def build(plan: Mapping[str, Any], places: Places, file: BinaryIO, blob: BinaryIO) -> Any:
-    """The content that `plan` describes. Raises PlanError for tensors that do not fit their bytes."""
+def build(
+    plan: Mapping[str, Any],
+    places: Places,
+    file: BinaryIO,
+    blob: BinaryIO,
+    addresses: dict[int, str] | None = None,
+) -> Any:
+    """The content that `plan` describes. Raises PlanError for tensors that do not fit their bytes.
+
+    addresses: is filled with where each storage begins in memory -> its key.
+    """
     pages, array_pages = Pages(file), Pages(blob)
     bases: dict[tuple[str, str], Tensor] = {}
     tensors, total = [], 0
@@ -69,6 +78,8 @@ def build(plan: Mapping[str, Any], places: Places, file: BinaryIO, blob: BinaryI
         if total > MAX_REPEATS * (pages.size + array_pages.size):
             raise PlanError(f"its tensors together are more than {MAX_REPEATS} times as large as the file")
         tensors.append(tensor)
+    if addresses is not None:
+        addresses |= {base.untyped_storage().data_ptr(): key for (key, _), base in bases.items() if base.numel()}
     return _decode(plan["tree"], tensors)
 
 

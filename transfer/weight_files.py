@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pretrain.errors import CheckpointError
-from pretrain.torch_files import HEAD_SIZE, is_pickled, read_torch_file, reason
+from pretrain.torch_files import HEAD_SIZE, TorchFile, is_pickled, open_torch_file, reason
 
 MAX_HEADER = 16 << 20  # bytes of JSON before the tensors of a safetensors file; some 100 thousand tensors
 CHUNK = 1 << 20
@@ -28,15 +27,25 @@ def read_weight_file(path: Path) -> Any:
     The checksums of a torch zip are verified, since torch does not: a flipped bit would load as a wrong weight. The other
     formats have none: there, only damage to the structure is found.
     """
+    return open_weight_file(path, verify_all=True).content
+
+
+def open_weight_file(path: Path, *, verify_all: bool = False) -> TorchFile:
+    """The same for a reader that needs only some of the tensors: none may be used before it went through `verify`.
+
+    Whether a tensor that nobody uses is damaged does not change what is written, so not looking is sound; and three
+    quarters of a pre-training checkpoint are optimizer, queue and the other network.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_SIZE)
         if not head:
             raise CheckpointError(f"{path} is empty (0 bytes)")
         if head[8:9] == b"{":
-            return _read_safetensors(path, header_size=int.from_bytes(head[:8], "little"))
+            content = _read_safetensors(path, header_size=int.from_bytes(head[:8], "little"))
+            return TorchFile(content, lambda tensors: None)
         if is_pickled(head):
-            return read_torch_file(path)
+            return open_torch_file(path, verify_all=verify_all)
     except CheckpointError:
         raise
     except FileNotFoundError:
@@ -78,11 +87,3 @@ def file_sha256(path: Path) -> str:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     return digest.hexdigest()
-
-
-def start_sha256(path: Path) -> Future[str]:
-    """`file_sha256` in a thread (hashing holds no lock), so that the rest need not wait for it; `.result()` does."""
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
-    future = pool.submit(file_sha256, path)
-    pool.shutdown(wait=False)
-    return future
