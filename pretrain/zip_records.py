@@ -76,7 +76,7 @@ def _find_index(file: BinaryIO, size: int) -> tuple[int, int, int]:
     signature, disk, first_disk, here, count, index_size, index_at, comment = struct.unpack(
         "<4s4H2LH", _read(file, end_at, 22)
     )
-    if signature != END or comment:
+    if signature != END or comment or disk or first_disk:
         raise ZipError("it does not end with the end of a zip: cut short, or followed by something else")
     limit_at = end_at
     if end_at >= 20 + 56 and (locator := _read(file, end_at - 20, 20)).startswith(LOCATOR_64):
