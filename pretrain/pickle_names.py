@@ -48,6 +48,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     **{("builtins", kind.__name__): sequence(kind) for kind in (list, tuple, set, frozenset)},
     **{("builtins", name): Name(name) for name in ("int", "float", "str", "bool")},  # factories of a defaultdict
     ("builtins", "bytearray"): Rebuild(byte_array),
+    ("builtins", "complex"): Rebuild(complex),
     ("_codecs", "encode"): Rebuild(encode_text),
     ("argparse", "Namespace"): Record,
     **{("pathlib", name): Rebuild(path_text) for name in ("PosixPath", "PurePosixPath")},

@@ -114,7 +114,7 @@ def _central_entry(index: bytes, at: int) -> tuple[str, int, int, int, int, int]
     name = _safe_name(raw)
     if method != 0 or length != packed:
         raise ZipError(
-            f"{name:.60} is compressed; torch stores weights as they are. Load and save the file with torch again"
+            f"{name:.60} is compressed: a bomb, a TorchScript program, or weights to be saved with torch.save again"
         )
     if flags & ~(HAS_DESCRIPTOR | UTF_8):
         raise ZipError(f"{name:.60} is encrypted, or stored in an unknown way")
