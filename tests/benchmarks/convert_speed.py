@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import pickle
-import resource
 import statistics
 import subprocess
 import sys
@@ -109,29 +108,31 @@ def flushed(source: Path, folder: Path) -> Callable[[], None]:
 WAYS = {"reference": reference, "reference+fsync": flushed, "ours": unproven, "ours+proof": proven}
 
 
-def peak() -> int:
-    """Most memory that this process ever held, mapped pages of files included, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def memory(field: str) -> int:
+    """A line of /proc/self/status in bytes: VmRSS (held now) or VmHWM (most since the last reset); pages of files count."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def private() -> int:
-    """Memory that this process holds now, without pages of files, in bytes (0 where the system does not say)."""
-    path = Path("/proc/self/smaps_rollup")
-    lines = path.read_text().splitlines() if path.exists() else []
+    """Memory that this process holds now without pages of files, in bytes."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def run_one(way: str, source: Path, folder: Path) -> None:
-    """In the fresh process: time and memory of one conversion, as JSON. Imports are not counted."""
+    """In the fresh process: time and memory of one conversion, as JSON. Imports are not counted; the child process is."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     work = WAYS[way](source, folder)
-    before, private_before = peak(), private()
-    start = time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
+    before, private_before = memory("VmRSS"), private()
+    start, cpu = time.perf_counter(), sum(os.times()[:4])
     work()
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "extra": peak() - before, "private": private() - private_before}))
+    seconds, cpu = time.perf_counter() - start, sum(os.times()[:4]) - cpu
+    extra = memory("VmHWM") - before
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "extra": extra, "private": private() - private_before}))
 
 
 def main() -> None:
@@ -159,17 +160,22 @@ def main() -> None:
 def report(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
     """The table."""
     output = (folder / "unproven.pth").stat().st_size if "ours" in found else 1
-    base = statistics.median(result["seconds"] for result in found["reference"])
+
+    def median(way: str, key: str) -> float:
+        return statistics.median(result[key] for result in found[way])
+
     print(
-        f"{'way':17}{'median ms':>10}  {'[min-max]':16}{'x faster':>9}{'extra MiB':>11}{'x output':>9}{'private MiB':>12}"
+        f"{'way':17}{'median ms':>10}  {'[min-max]':14}{'x faster':>9}{'cpu ms':>8}{'x less':>7}"
+        f"{'extra MiB':>11}{'x output':>9}{'private MiB':>12}"
     )
     for way, results in found.items():
-        seconds = [result["seconds"] for result in results]
-        extra, held = (statistics.median(result[key] for result in results) for key in ("extra", "private"))
-        span = f"[{1000 * min(seconds):.0f}-{1000 * max(seconds):.0f}]"
+        seconds = [1000 * result["seconds"] for result in results]
+        span = f"[{min(seconds):.0f}-{max(seconds):.0f}]"
         print(
-            f"{way:17}{1000 * statistics.median(seconds):10.0f}  {span:16}{base / statistics.median(seconds):9.1f}"
-            f"{extra / 2**20:11.0f}{extra / output:9.2f}{held / 2**20:12.0f}"
+            f"{way:17}{1000 * median(way, 'seconds'):10.0f}  {span:14}"
+            f"{median('reference', 'seconds') / median(way, 'seconds'):9.1f}{1000 * median(way, 'cpu'):8.0f}"
+            f"{median('reference', 'cpu') / max(median(way, 'cpu'), 0.001):7.1f}"
+            f"{median(way, 'extra') / 2**20:11.0f}{median(way, 'extra') / output:9.2f}{median(way, 'private') / 2**20:12.0f}"
         )
     print(f"output: {output / 2**20:.0f} MiB")
 

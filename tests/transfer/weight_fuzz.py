@@ -124,7 +124,7 @@ def is_original(found: Any) -> bool:
             isinstance(found[name], torch.Tensor)
             and found[name].dtype == tensor.dtype
             and found[name].shape == tensor.shape
-            and found[name].contiguous().numpy().tobytes() == tensor.numpy().tobytes()
+            and found[name].detach().contiguous().numpy().tobytes() == tensor.numpy().tobytes()
             for name, tensor in wanted.items()
         )
     )
