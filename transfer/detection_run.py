@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
@@ -28,6 +27,7 @@ from transfer.datasets import PreparedData, parse_spec, prepare_data
 from transfer.detection_result import clean_metrics, collect_samples, read_history, write_result, write_samples
 from transfer.detection_weights import WeightsPlan, plan_weights, verify_fits, verify_loaded
 from transfer.detector_config import check_supported, load_detector_config, resolve_config_path, runtime_values
+from transfer.safe_checkpointer import SafeCheckpointer
 from transfer.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
@@ -178,7 +178,7 @@ def run_detection(run: DetectionRun) -> Mapping[str, Any]:
     # 2. Weights, and the proof that they arrived.
     if options.eval_only:
         model = DetectionTrainer.build_model(config)
-        DetectionCheckpointer(model, save_dir=config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
+        SafeCheckpointer(model, save_dir=config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
         LOGGER.info(verify_loaded(run.weights, model))
         results = DetectionTrainer.test(config, model)
         iterations = 0

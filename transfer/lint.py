@@ -7,13 +7,12 @@ change, or a CheckpointError that names the tensors.
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import CheckpointError, ConfigError
 from transfer.detection_records import is_number
+from transfer.safe_checkpointer import read_for_detectron2
 
 CATALOG_SCHEMES = ("detectron2://", "catalog://")
 # What the weights were trained to be fed, and the shape of the network they are for. Held against the sidecar.
@@ -96,21 +96,15 @@ def _as_argument(value: Any) -> str:
 def read_tensors(weights: str) -> dict[str, Tensor]:
     """The tensors of a weight file under the names that it uses (Caffe2's already translated to Detectron2's).
 
-    Torch files are read with weights_only=True. A `.pkl` is unpickled as Detectron2 does it, which runs what is in it: the
-    caller allows that only for Detectron2's own catalog or where the user vouches for the file. Raises CheckpointError.
+    Nothing in the file can run, whatever it is. Raises CheckpointError.
     """
-    path = PathManager.get_local_path(weights)
     try:
-        if path.endswith(".pkl"):
-            content = DetectionCheckpointer(nn.Module())._load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"cannot read the weights {weights}: truncated or not a weight file ({first_line:.200})"
-        ) from None
-    model = content.get("model", content) if isinstance(content, dict) else None
+        content = read_for_detectron2(Path(PathManager.get_local_path(weights)))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights {weights}: {error.strerror or error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read the weights {weights}: truncated or not a weight file ({error})") from None
+    model = content["model"]
     if not isinstance(model, dict) or not model:
         raise CheckpointError(f"{weights} holds no tensors; expected {{'model': {{name: tensor}}}}")
     if content.get("__author__") == "Caffe2":

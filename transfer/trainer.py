@@ -35,6 +35,7 @@ from pretrain.errors import ConfigError, DataError, UserError
 from pretrain.reader import read_image
 from transfer.coco_ground_truth import ground_truth_json
 from transfer.detection_records import DetectionData
+from transfer.safe_checkpointer import SafeCheckpointer
 from transfer.voc_evaluation import VocEvaluator
 
 
@@ -89,6 +90,15 @@ class DetectionTrainer(DefaultTrainer):
         """The model on cfg.MODEL.DEVICE. Channels-last makes a CPU step about a tenth faster and changes no value's place."""
         model = super().build_model(cfg)
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Detectron2's, reading through SafeCheckpointer; saving goes on with Detectron2's own."""
+        saver = self.checkpointer
+        self.checkpointer = SafeCheckpointer(self.model, saver.save_dir, **saver.checkpointables)
+        try:
+            super().resume_or_load(resume)
+        finally:
+            self.checkpointer = saver
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

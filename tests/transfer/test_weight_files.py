@@ -64,10 +64,11 @@ def test_one_flipped_bit_in_the_weights_is_found(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files_raise_nothing_but_our_error(tmp_path, kind):
+    """A few with the real child process; test_weight_fuzz.py has the thousands."""
     whole = write(tmp_path / "file", kind).read_bytes()
     rng = random.Random(0)
     path, refused = tmp_path / "mutated", 0
-    for _ in range(150):
+    for _ in range(20):
         data = bytearray(whole)
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(len(data))] = rng.randrange(256)
@@ -76,7 +77,7 @@ def test_mutated_files_raise_nothing_but_our_error(tmp_path, kind):
             read_weight_file(path)
         except CheckpointError:
             refused += 1
-    assert refused > 20
+    assert refused > 2
 
 
 def test_a_torch_file_with_a_malicious_object_is_refused(tmp_path):

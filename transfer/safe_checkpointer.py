@@ -1,0 +1,45 @@
+"""Detectron2's checkpointer on the project's one safe reader.
+
+In: a weight file of any kind that Detectron2 loads. Out: what its own checkpointer would give, or a CheckpointError. Its own
+reader unpickles a `.pkl` as it stands, which runs whatever is in it; here nothing can run, wherever the name of the file
+came from (MODEL.WEIGHTS, the catalog, OUTPUT_DIR/last_checkpoint).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from pretrain.errors import CheckpointError
+from transfer.weight_files import read_weight_file
+
+
+def read_for_detectron2(path: Path) -> dict[str, Any]:
+    """{"model": name -> tensor, and what else the file holds}. Raises CheckpointError.
+
+    The rules are Detectron2's (detectron2/checkpoint/detection_checkpoint.py): a `.pkl` without an author is Caffe2's, a
+    `.pyth` is pycls's, and a file without "model" is one.
+    """
+    content = read_weight_file(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no tensors; expected {{'model': {{name: tensor}}}}")
+    if path.suffix == ".pkl" and not ("model" in content and "__author__" in content):
+        blobs = content.get("blobs", content)
+        if not isinstance(blobs, dict):
+            raise CheckpointError(f"{path} holds no tensors; expected {{'model': {{name: tensor}}}}")
+        model = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
+        return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+    if path.suffix == ".pyth" and isinstance(content.get("model_state"), dict):
+        state = content["model_state"]
+        model = {name: value for name, value in state.items() if not str(name).endswith("num_batches_tracked")}
+        return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+    return content if "model" in content else {"model": content}
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """DetectionCheckpointer that reads safely; saving, matching of names and reports are Detectron2's."""
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return read_for_detectron2(Path(filename))
