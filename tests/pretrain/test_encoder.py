@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from pretrain.encoder import ResNetEncoder, backbone_shapes
+from pretrain.encoder import ARCHITECTURES, ResNetEncoder, backbone_shapes
 from pretrain.errors import ConfigError
 
 
@@ -48,3 +48,11 @@ def test_stride_sits_on_the_3x3_convolution():
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ConfigError, match="resnet50"):
         ResNetEncoder("resnet51")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_backbone_shapes_are_those_of_the_network_in_its_order(arch):
+    with torch.device("meta"):
+        state = ResNetEncoder(arch).state_dict()
+    wanted = {name: tuple(t.shape) for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    assert list(backbone_shapes(arch).items()) == list(wanted.items())
