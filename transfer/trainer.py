@@ -82,7 +82,8 @@ class DetectionTrainer(DefaultTrainer):
     """Training of one detector from one configuration.
 
     Differences from the base class: `build_evaluator` knows our data sets and the built-in COCO and VOC ones; images that
-    cannot be read and losses that stop being finite end in a UserError; on the CPU the model is kept channels-last.
+    cannot be read and losses that stop being finite end in a UserError; on the CPU the model is kept channels-last; weights
+    are read through SafeCheckpointer.
     """
 
     checkpointer: Any  # Detectron2's, made by the base class
