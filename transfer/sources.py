@@ -132,7 +132,7 @@ def matches(layout: Layout, view: View) -> bool:
 def _holds(view: View, key: str) -> bool:
     """Whether `key` is at the top of the view, with the text after its "=" where there is one."""
     name, given, text = key.partition("=")
-    return name in view.content and (not given or view.content[name] == text)
+    return name in view.content and (not given or bool(view.content[name] == text))
 
 
 def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognition | None:
