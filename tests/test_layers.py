@@ -27,7 +27,7 @@ DOOR = {
     "data",
     "views",
     "schedules",
-    "torch_files",
+    "safe_reader",
 }
 # Above the loop: nothing else in pretrain/ may look up at it.
 ABOVE_TRAIN = {"pretrain.dry_run"}

@@ -18,10 +18,10 @@ import argparse
 from pathlib import Path
 
 from pretrain.errors import CheckpointError, ConfigError, run_tool
-from transfer.inspection import inspect_file
-from transfer.layouts import LAYOUTS
-from transfer.sidecar import Sidecar, sidecar_path
-from transfer.targets import DEFAULT_TARGET, TARGETS, target_named
+from transfer.conversion.inspection import inspect_file
+from transfer.conversion.layouts import LAYOUTS
+from transfer.conversion.sidecar import Sidecar, sidecar_path
+from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, target_named
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -94,14 +94,14 @@ def main() -> None:
     if arguments.input.is_dir():
         convert_all(arguments.input, arguments.output, options)
         return
-    from transfer.convert import convert
+    from transfer.conversion.convert import convert
 
     print_sidecar(convert(arguments.input, arguments.output, **options), arguments.output)
 
 
 def convert_all(source_dir: Path, output_dir: Path, options: dict) -> None:
     """A folder: one line a checkpoint, the failures with their reasons last."""
-    from transfer.convert_folder import convert_folder
+    from transfer.conversion.convert_folder import convert_folder
 
     outcomes = convert_folder(source_dir, output_dir, **options)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

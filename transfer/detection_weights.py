@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.strict import load_yaml
+from transfer.conversion.sidecar import read_sidecar, sidecar_path
+from transfer.conversion.targets import target_named
 from transfer.lint import (
     CATALOG_SCHEMES,
     check_backbone_loaded,
@@ -29,8 +31,6 @@ from transfer.lint import (
     same_shape,
     same_values,
 )
-from transfer.sidecar import read_sidecar, sidecar_path
-from transfer.targets import target_named
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration

@@ -23,8 +23,8 @@ from pretrain.errors import CheckpointError, ConfigError, DataError
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, RandomResizedCrop, Recipe
 from pretrain.views.rng import ORDER_STREAM, sample_generator
+from transfer.conversion.sources import load_backbone
 from transfer.linear_config import LinearConfig
-from transfer.sources import load_backbone
 
 RANDOM = "random:"
 NAMED_UNREADABLE = 10

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 
 from pretrain.errors import CheckpointError
-from transfer.weight_files import read_weight_file
+from transfer.conversion.weight_files import read_weight_file
 
 
 def read_for_detectron2(path: Path) -> dict[str, Any]:

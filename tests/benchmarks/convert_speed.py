@@ -79,15 +79,15 @@ def reference(source: Path, folder: Path) -> Callable[[], None]:
 
 def unproven(source: Path, folder: Path) -> Callable[[], None]:
     """Ours: read, recognise, map, check, hash, write, flush to the disk."""
-    from transfer.convert import _write
-    from transfer.sources import load_backbone
+    from transfer.conversion.convert import _write
+    from transfer.conversion.sources import load_backbone
 
     return lambda: _write(folder / "unproven.pth", load_backbone(source))
 
 
 def proven(source: Path, folder: Path) -> Callable[[], None]:
     """Ours, the whole command."""
-    from transfer.convert import convert
+    from transfer.conversion.convert import convert
 
     return lambda: convert(source, folder / "proven.pth", overwrite=True) and None
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/fuzz_weights.py [--count 100000] [--seed 0] [--no-control]
 
-Out: counts per format and outcome; exit code 1 when one file broke the rule of tests/transfer/weight_fuzz.py.
+Out: counts per format and outcome; exit code 1 when one file broke the rule of tests/transfer/conversion/weight_fuzz.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.transfer.weight_fuzz import CHECKED, FORMATS, fuzz
+from tests.transfer.conversion.weight_fuzz import CHECKED, FORMATS, fuzz
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from tests.transfer.checkpoints import encoder_state, pycontrast
+from tests.transfer.conversion.checkpoints import encoder_state, pycontrast
 
 ROOT = Path(__file__).resolve().parents[2]
 

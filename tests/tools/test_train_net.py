@@ -17,11 +17,11 @@ from torch.multiprocessing import ProcessExitedException
 
 from pretrain.contract import InputContract
 from pretrain.errors import ConfigError, run_tool
-from tests.transfer.backbones import passed_proof
-from transfer.sidecar import Sidecar, detectron2_settings
+from tests.transfer.conversion.backbones import passed_proof
+from transfer.conversion.sidecar import Sidecar, detectron2_settings
+from transfer.conversion.weight_files import file_sha256
 from transfer.synthetic.config import SyntheticConfig
 from transfer.synthetic.write import write_dataset
-from transfer.weight_files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from pretrain.encoder import ARCHITECTURES
-from tests.transfer.tiny_encoders import TINY
+from tests.transfer.conversion.tiny_encoders import TINY
 
 CLASSES = ["cup", "leaf", "<b>bolt</b>"]
 
 
 @pytest.fixture
 def tiny_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two more entries in the table of encoders: tests/transfer/tiny_encoders.py."""
+    """Two more entries in the table of encoders: tests/transfer/conversion/tiny_encoders.py."""
     for name, spec in TINY.items():
         monkeypatch.setitem(ARCHITECTURES, name, spec)
 

@@ -65,7 +65,7 @@ def test_shipped_infomin_configurations_agree_with_converted_weights(kind: str) 
 
 def test_shipped_configurations_agree_with_the_settings_that_conversion_writes() -> None:
     from pretrain.contract import InputContract
-    from transfer.sidecar import detectron2_settings
+    from transfer.conversion.sidecar import detectron2_settings
 
     for arch, run in (("resnet50", "voc/R_50_C4_24k_infomin.yaml"), ("resnet18", "demo/R_18_FPN_infomin.yaml")):
         check_settings(load(run), detectron2_settings(arch, InputContract()), where="sidecar")

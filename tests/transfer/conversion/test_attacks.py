@@ -1,0 +1,223 @@
+"""At least 60 malicious files against every entry point that reads weights: the canary never appears, the error is ours.
+
+The control: under the readers that these files were made for, the canary does appear, so its absence says something.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+from torch import nn
+
+from pretrain.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
+from pretrain.errors import CheckpointError
+from tests.transfer.conversion.attacks import attacks
+from transfer.conversion.convert import convert
+from transfer.conversion.sources import find_containers, load_backbone
+from transfer.conversion.weight_files import open_weight_file, read_weight_file
+from transfer.detection_weights import plan_weights, verify_fits
+from transfer.detector_config import load_detector_config, resolve_config_path
+from transfer.linear_config import load_linear_config
+from transfer.linear_features import load_frozen_encoder
+from transfer.safe_checkpointer import SafeCheckpointer
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = sorted(attacks("canary"))
+RUN = [name for name, attack in attacks("canary").items() if attack.runs_under]
+
+
+def written(folder: Path, name: str, suffix: str = ".pkl") -> tuple[Path, Path]:
+    """(the malicious file, its canary)."""
+    canary = folder / "canary"
+    path = folder / f"weights{suffix}"
+    path.write_bytes(attacks(str(canary))[name].content)
+    return path, canary
+
+
+def canaries(folder: Path) -> list[str]:
+    """What was created: some functions add a suffix of their own."""
+    return [entry.name for entry in folder.iterdir() if entry.name.startswith("canary")]
+
+
+def test_there_are_sixty_different_files(tmp_path):
+    files = {attack.content for attack in attacks(str(tmp_path / "canary")).values()}
+    assert len(files) == len(NAMES) >= 60
+    assert len(RUN) >= 45
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reader_refuses_it(tmp_path, name):
+    path, _ = written(tmp_path, name)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="weights"):
+        read_weight_file(path)
+    assert not canaries(tmp_path)
+    assert time.perf_counter() - start < 60
+
+
+def open_and_verify(path: Path) -> None:
+    """As load_backbone reads: the tensors that are used are verified, then used."""
+    file = open_weight_file(path)
+    file.verify([tensor for _, tensors in find_containers(file.content) for tensor in tensors.values()])
+
+
+def resume(path: Path) -> None:
+    checkpoints = path.parent / "checkpoints"
+    checkpoints.mkdir()
+    path.rename(checkpoint_path(checkpoints, 3))
+    newest_checkpoint(checkpoints, quarantine=True)
+
+
+def detector(*words: str):
+    return load_detector_config(resolve_config_path("demo/R_18_FPN_random.yaml"), words)
+
+
+def train_net(path: Path) -> None:
+    """What tools/train_net.py does with MODEL.WEIGHTS before anything is written, the user having typed --trust."""
+    config = detector("MODEL.WEIGHTS", str(path), "OUTPUT_DIR", str(path.parent / "out"))
+    verify_fits(plan_weights(config, eval_only=False, resume=False, trust=True), config)
+
+
+def train_net_resume(path: Path) -> None:
+    """A run folder whose pointer to the newest checkpoint names the file."""
+    (path.parent / "last_checkpoint").write_text(path.name)
+    config = detector("OUTPUT_DIR", str(path.parent))
+    verify_fits(plan_weights(config, eval_only=False, resume=True, trust=False), config)
+
+
+# Entry point -> (what it calls, the file's suffix).
+ENTRIES = {
+    "open_weight_file": (open_and_verify, ".pth"),
+    "load_backbone": (load_backbone, ".pth"),
+    "convert": (lambda path: convert(path, path.parent / "out" / "new.pth"), ".pth"),
+    "linear_eval": (lambda path: load_frozen_encoder(str(path), load_linear_config(None, []), branch=None), ".pth"),
+    "read_checkpoint": (read_checkpoint, ".pt"),
+    "resume": (resume, ".pt"),
+    "train_net": (train_net, ".pkl"),
+    "train_net --resume": (train_net_resume, ".pkl"),
+    "Detectron2's checkpointer": (lambda path: SafeCheckpointer(nn.Module()).load(str(path)), ".pkl"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_point_refuses_all_of_them(tmp_path, entry):
+    work, suffix = ENTRIES[entry]
+    for number, name in enumerate(NAMES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path, _ = written(folder, name, suffix)
+        try:
+            work(path)
+        except CheckpointError:
+            pass
+        else:
+            pytest.fail(f"{entry} took {name}")
+        assert not canaries(folder), (entry, name)
+        assert not (folder / "out" / "new.pth").exists()
+
+
+TRUSTING = """
+import json, os, pickle, sys, torch
+for reader, path in json.load(open(sys.argv[1])):
+    try:
+        with open(path, "rb") as file:
+            pickle.load(file, encoding="latin1") if reader == "pickle" else torch.load(path, weights_only=False)
+    except BaseException:
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_the_control_does_run_them(tmp_path):
+    """pickle.load (what Detectron2 does with a .pkl) and torch.load(weights_only=False), in a process of their own."""
+    jobs = []
+    for number, name in enumerate(RUN):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path, canary = written(folder, name)
+        jobs.append([attacks(str(canary))[name].runs_under, str(path)])
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-W", "ignore", "-c", TRUSTING, str(tmp_path / "jobs.json")]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    silent = [name for number, name in enumerate(RUN) if not canaries(tmp_path / str(number))]
+    assert silent == []
+    assert read_by_detectron2_itself(tmp_path)
+
+
+def read_by_detectron2_itself(folder: Path) -> bool:
+    """Whether Detectron2's own checkpointer runs a .pkl."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    (folder / "d2").mkdir()
+    path, canary = written(folder / "d2", "pickle: os.mkdir")
+    with pytest.raises(Exception, match=".*"):
+        DetectionCheckpointer(build_model(detector())).load(str(path))
+    return canary.exists()
+
+
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory):
+    """train/ and val/ with one class of one image."""
+    root = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        for name in ("dark", "light"):
+            (root / split / name).mkdir(parents=True)
+            Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(root / split / name / "0.png")
+    return root
+
+
+COMMANDS = {
+    "convert_weights": lambda path, data: (str(path), str(path.parent / "out" / "new.pth")),
+    "linear_eval": lambda path, data: ("--weights", str(path), "--data", str(data), "num_workers=0"),
+    "train_net": lambda path, data: (
+        *("--config-file", "demo/R_18_FPN_random.yaml", "--trust"),
+        *("MODEL.WEIGHTS", str(path), "OUTPUT_DIR", str(path.parent / "out")),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_the_commands_end_with_exit_code_2_and_no_canary(tmp_path, class_folders, monkeypatch, capsys, tool):
+    """The commands themselves, in this process: a child each would cost seconds of imports."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    chosen = [
+        name for name in NAMES if name.split(": ")[1] in ("os.system", "torch's nested load") or "polyglot" in name
+    ]
+    assert len(chosen) >= 10
+    for number, name in enumerate(chosen):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path, _ = written(folder, name)
+        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *COMMANDS[tool](path, class_folders)])
+        monkeypatch.setattr(sys, "path", ["tools", *sys.path])  # the tools drop the first entry
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+        said = capsys.readouterr().err
+        assert (stop.value.code, "error: " in said) == (2, True), (name, said)
+        assert not canaries(folder) and not list(folder.glob("out/new*")), name
+
+
+def test_an_environment_that_weakens_torch_changes_nothing(tmp_path, monkeypatch):
+    """torch reads this variable as weights_only=False for whoever did not say otherwise."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path, canary = written(tmp_path, "torch zip: os.system", ".pth")
+    for read in (read_weight_file, read_checkpoint, lambda p: SafeCheckpointer(nn.Module()).load(str(p))):
+        with pytest.raises(CheckpointError):
+            read(path)
+        assert not canary.exists()
+    with pytest.warns(UserWarning, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        torch.load(path)  # the control
+    assert canary.exists() and os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"

@@ -1,0 +1,269 @@
+"""Every layout of the table is recognised by content, as itself and as nothing else, wrapped or not, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.errors import CheckpointError
+from tests.transfer.conversion.checkpoints import MAKERS, TWO_BRANCHES, deep_copy, prefixed, save
+from tests.transfer.conversion.tiny_encoders import tiny_state
+from transfer.conversion.containers import file_view
+from transfer.conversion.layouts import AUTOMATIC, LAYOUTS
+from transfer.conversion.sources import load_backbone, matches, take_backbone
+
+pytestmark = pytest.mark.usefixtures("tiny_architectures")
+PATH = Path("misleading_name_moco_v2.pth")  # the name plays no part
+FILES = [(name, maker) for name, makers in MAKERS.items() for maker in makers]
+IDS = [f"{name}-{maker.__name__}" for name, maker in FILES]
+EACH = pytest.mark.parametrize(("name", "maker"), FILES, ids=IDS)
+# haiku's and the SimCLR port's blocks all have a shortcut in the first of a stage, as bottlenecks do: no ResNet-18 of theirs.
+BOTTLENECK_ONLY = ("byol-deepmind", "simclr-port")
+
+
+def arch_of(name):
+    return "tiny50" if name in BOTTLENECK_ONLY else "tiny18"
+
+
+def made(name, maker):
+    """A file's content; its tensors are shared between tests and must not be changed in place."""
+    return maker(tiny_state(arch_of(name), 0), tiny_state(arch_of(name), 1))
+
+
+def test_every_layout_has_a_maker_and_an_entry_of_its_own():
+    names = [layout.name for layout in LAYOUTS]
+    assert len(set(names)) == len(names)
+    # tests/transfer/conversion/test_convert.py makes the first; tests/transfer/conversion/test_fitting.py the second, test_source_contracts.py the third
+    assert set(MAKERS) == set(names) - {"infomin-transfer-converted", "pycontrast-cmc", "simclr-v1"}
+
+
+def test_every_layout_names_what_it_was_read_from():
+    assert all(layout.source and layout.description and layout.markers for layout in LAYOUTS)
+
+
+@EACH
+def test_a_file_fits_its_layout_and_no_other(name, maker):
+    view = file_view(made(name, maker), PATH)
+    fitting = [layout.name for layout in AUTOMATIC if matches(layout, view)]
+    assert fitting == ([] if maker.__name__ == "moco_lincls" else [name])  # that one is torchvision's in an envelope
+
+
+@EACH
+def test_each_branch_gives_exactly_its_own_tensors(tmp_path, name, maker):
+    path = save(made(name, maker), tmp_path, layout=name)
+    found = load_backbone(path)
+    assert (found.layout, found.arch, found.branch) == (name, arch_of(name), found.branches[0])
+    assert len(found.branches) == (2 if maker in TWO_BRANCHES else 1)
+    for index, branch in enumerate(found.branches):
+        taken = load_backbone(path, branch=branch).tensors
+        wanted = tiny_state(arch_of(name), index)
+        assert len(taken) == {"tiny18": 100, "tiny50": 265}[found.arch]
+        bare = maker.__name__ == "caffe2"  # no statistics in the file: the identity takes their place
+        for tensor in taken:
+            if bare and tensor.endswith("running_mean"):
+                assert not taken[tensor].any()
+            elif bare and tensor.endswith("running_var"):
+                assert torch.equal(taken[tensor] + 1e-5, torch.ones_like(taken[tensor]))
+            else:
+                assert torch.equal(taken[tensor], wanted[tensor]), (branch, tensor)
+
+
+def renamed(content, change):
+    """`content` with every name of a tensor changed, in every dictionary that holds some."""
+    if not isinstance(content, dict):
+        return content
+    return {
+        change(key) if isinstance(value, torch.Tensor) else key: renamed(value, change)
+        for key, value in content.items()
+    }
+
+
+def inside_every_block(name):
+    return name.replace(".0.conv1", ".0._fsdp_wrapped_module.conv1").replace(
+        ".1.bn", ".1._checkpoint_wrapped_module.bn"
+    )
+
+
+WRAPPERS = {
+    "DDP": lambda name: f"module.{name}",
+    "compile": lambda name: f"_orig_mod.{name}",
+    "DDP of compile": lambda name: f"module._orig_mod.{name}",
+    "compile of DDP": lambda name: f"_orig_mod.module.{name}",
+    "FSDP": lambda name: f"_fsdp_wrapped_module.{name}",
+    "FSDP of every block": inside_every_block,
+}
+ENVELOPES = {
+    "checkpoint": lambda content: {"checkpoint": content, "epoch": 3},
+    "ema": lambda content: {"ema": content, "decay": 0.99},
+    "twice": lambda content: {"net": {"weights": content}},
+}
+FLAT_NAMES = ("byol-deepmind", "caffe2")  # haiku's and caffe2's are no torch modules: nothing of torch can wrap them
+TORCH = [file for file in FILES if file[0] not in FLAT_NAMES]
+
+
+@pytest.mark.parametrize(("name", "maker"), TORCH, ids=[f"{n}-{m.__name__}" for n, m in TORCH])
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrapped_names_are_seen_through(name, maker, wrapper):
+    content = made(name, maker)
+    stripped = renamed(content, lambda key: key.removeprefix("module."))
+    found = take_backbone(renamed(stripped, wrapper), PATH)
+    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
+
+
+@EACH
+@pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
+def test_envelopes_are_seen_through(name, maker, envelope):
+    """Dictionaries around a whole file."""
+    found = take_backbone(envelope(made(name, maker)), PATH)
+    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
+
+
+ONE_CONTAINER = [
+    (n, m) for n, m in FILES if n not in (*FLAT_NAMES, "pycontrast", "dino", "infomin-transfer") and "detect" not in n
+]
+
+
+def tensors_of(content):
+    """The dictionary of a file that holds the most tensors."""
+    inner = [tensors_of(value) for value in content.values() if isinstance(value, dict)]
+    here = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return max([here, *inner], key=len)
+
+
+OUTER = {
+    "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "pytorch-lightning_version": "2.4"},
+    "Lightning of compile": lambda state: {"state_dict": prefixed(state, "model._orig_mod."), "loops": {}},
+    "AveragedModel": lambda state: {**prefixed(state, "module."), "n_averaged": torch.tensor(3)},
+    "EMA container": lambda state: {"state_dict_ema": prefixed(state, "module."), "epoch": 3},
+    "ema-pytorch": lambda state: {
+        **prefixed(state, "ema_model."),
+        "initted": torch.tensor(True),
+        "step": torch.tensor(5),
+    },
+    "bare": lambda state: dict(state),
+}
+
+
+@pytest.mark.parametrize(("name", "maker"), ONE_CONTAINER, ids=[f"{n}-{m.__name__}" for n, m in ONE_CONTAINER])
+@pytest.mark.parametrize("outer", OUTER.values(), ids=OUTER)
+def test_lightning_and_moving_averages_are_seen_through(name, maker, outer):
+    found = take_backbone(outer(tensors_of(made(name, maker))), PATH)
+    # An extracted file is told from any other by its author alone.
+    assert found.layout == ("torchvision" if name == "mmselfsup-extracted" else name)
+    assert torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
+
+
+def test_weights_and_their_moving_average_are_two_branches():
+    live, averaged = tiny_state("tiny18", 0), tiny_state("tiny18", 1)
+    content = {"state_dict": prefixed(live, "module."), "state_dict_ema": averaged, "epoch": 5}
+    found = take_backbone(content, PATH)
+    assert (found.layout, found.branches) == ("torchvision", ("backbone", "state_dict_ema/backbone"))
+    assert torch.equal(found.tensors["conv1.weight"], live["conv1.weight"])
+    taken = take_backbone(content, PATH, branch="state_dict_ema/backbone")
+    assert torch.equal(taken.tensors["conv1.weight"], averaged["conv1.weight"])
+
+
+def places(content, tensor):
+    """Every (dictionary, key) inside `content` that holds the values of `tensor`, in any layout of memory."""
+    for key, value in list(content.items()):
+        if isinstance(value, dict):
+            yield from places(value, tensor)
+        elif isinstance(value, torch.Tensor) and _same_values(value, tensor):
+            yield content, key
+
+
+def _same_values(a, b):
+    return a.numel() == b.numel() and torch.equal(a.flatten().sort().values, b.flatten().sort().values)
+
+
+def spoil(name, maker, tensor_name, change):
+    """A file in which one tensor of the default branch (every copy of it) is changed; None drops it."""
+    content = deep_copy(made(name, maker))
+    found = list(places(content, tiny_state(arch_of(name), 0)[tensor_name]))
+    assert found
+    for dictionary, key in found:
+        value = change(dictionary[key])
+        if value is None:
+            del dictionary[key]
+        else:
+            dictionary[key] = value
+    return content
+
+
+def with_nan(tensor):
+    broken = tensor.clone()
+    broken.view(-1)[0] = float("nan")
+    return broken
+
+
+DAMAGES = {
+    "dropped": ("layer3.1.bn2.weight", lambda tensor: None, r"1 missing: layer3\.1\.bn2\.weight"),
+    "dropped stem": ("bn1.weight", lambda tensor: None, r"1 missing: bn1\.weight"),
+    "another shape": (
+        "layer3.1.bn2.weight",
+        lambda tensor: torch.cat([tensor, tensor], dim=-1),
+        r"1 of another shape: layer3\.1\.bn2\.weight \(32,\), expected \(16,\)",
+    ),
+    "NaN": ("layer3.1.bn2.weight", with_nan, r"NaN or infinity .* layer3\.1\.bn2\.weight"),
+}
+
+
+@EACH
+@pytest.mark.parametrize(("tensor", "change", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_tensor_is_refused_and_named(name, maker, tensor, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        take_backbone(spoil(name, maker, tensor, change), PATH)
+
+
+EXTRA_NAMES = {
+    "byol-deepmind": "res_net50/~/block_group_2/~/block_1/~/squeeze",
+    "caffe2": "res4_1_branch2e_w",
+}
+
+
+@EACH
+def test_a_tensor_that_nothing_explains_is_refused_and_named(name, maker):
+    content = deep_copy(made(name, maker))
+    if name == "byol-deepmind":
+        content["experiment_state"]["online_params"][EXTRA_NAMES[name]] = {"w": torch.zeros(3)}
+    else:
+        for dictionary, key in list(places(content, tiny_state(arch_of(name), 0)["layer3.1.conv2.weight"])):
+            block = key.rpartition(".")[0].rpartition(".")[0]
+            dictionary[EXTRA_NAMES.get(name, f"{block}.squeeze.weight")] = torch.zeros(3)
+    with pytest.raises(CheckpointError, match="1 not of a ResNet: .*(squeeze|res4_1_branch2e_w)"):
+        take_backbone(content, PATH)
+
+
+@EACH
+def test_the_control_of_these_damages_is_the_whole_file(name, maker):
+    assert take_backbone(deep_copy(made(name, maker)), PATH).layout == name
+
+
+def library_state(name):
+    """A ResNet-18's state as the library itself names it, and the layout that it is."""
+    if name == "torchvision":
+        return pytest.importorskip("torchvision").models.resnet18(weights=None).state_dict(), "torchvision"
+    if name == "timm":
+        return pytest.importorskip("timm").create_model("resnet18").state_dict(), "torchvision"
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
+    kind = {"ResNetModel": transformers.ResNetModel, "classifier": transformers.ResNetForImageClassification}[name]
+    return kind(config).state_dict(), "huggingface"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision", "timm", "ResNetModel", "classifier"])
+def test_the_libraries_own_models_are_recognised(name):
+    state, layout = library_state(name)
+    found = take_backbone(dict(state), PATH)
+    assert (found.layout, found.arch, len(found.tensors)) == (layout, "resnet18", 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50d", "resnet18d", "seresnet50", "resnetv2_50", "resnet26", "resnet50_gn"])
+def test_timm_s_other_networks_are_refused(name):
+    state = pytest.importorskip("timm").create_model(name).state_dict()
+    with pytest.raises(CheckpointError, match="Refused|deep stem|squeeze|no running|blocks in its stages|avg-down"):
+        take_backbone(dict(state), PATH)

@@ -1,0 +1,196 @@
+"""A checkpoint to weights for a target library, published only once they are proven. Read `convert` first.
+
+In: a checkpoint of a known layout. Out: OUTPUT for the target (the default: Detectron2's .pth) and its sidecar, or neither. A
+target that is a folder has the sidecar inside.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from pretrain.atomic import sync_directory, write_json
+from pretrain.errors import CheckpointError, ConfigError
+from transfer.conversion.export_detectron2 import AUTHOR
+from transfer.conversion.names import to_detectron2
+from transfer.conversion.parity import prove
+from transfer.conversion.sidecar import Sidecar, detectron2_settings, parse_sidecar, sidecar_path
+from transfer.conversion.sources import Backbone, load_backbone
+from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, Target, check_expressible, target_named
+from transfer.conversion.weight_files import file_sha256
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    to: str = DEFAULT_TARGET,
+    layout: str = "auto",
+    branch: str | None = None,
+    overwrite: bool = False,
+) -> Sidecar:
+    """Convert `source` to `output` for the target `to`, with its sidecar. Both are published after the proof, or nothing is.
+
+    overwrite: replace an OUTPUT that exists; it stays as it is until the new one is proven.
+
+    Raises CheckpointError (unknown layout, incomplete backbone, failed proof) or ConfigError (paths, target, source, branch).
+    """
+    target = target_named(to)
+    check_output(source, output, target=target, overwrite=overwrite)
+    target.require()
+    backbone = load_backbone(source, source=layout, branch=branch)
+    check_expressible(target, backbone)
+    with _unpublished(output, target) as draft:
+        (target.write or _write)(draft, backbone)
+        proof = prove(backbone, target.load(draft, backbone), other_branch=_other_branch(backbone))
+        sidecar = Sidecar(
+            weights_sha256=file_sha256(target.weights_path(draft)),
+            arch=backbone.arch,
+            source={
+                "name": source.name,
+                "sha256": backbone.sha256,
+                "layout": backbone.layout,
+                "branch": backbone.branch,
+                "branches": list(backbone.branches),
+                "notes": list(backbone.notes),
+            },
+            contract=backbone.contract,
+            detectron2=detectron2_settings(backbone.arch, backbone.contract),
+            proof=proof.to_dict(),
+            target=target.name,
+        )
+        if target.files:
+            write_json(sidecar_path(target.weights_path(draft)), sidecar.to_dict())
+            _publish_folder(draft, output)
+        else:
+            draft.replace(output)
+            # A crash between these two leaves weights whose sidecar is absent or names another hash: both are refused later.
+            write_json(sidecar_path(output), sidecar.to_dict())
+    return sidecar
+
+
+def check_output(source: Path, output: Path, *, target: Target, overwrite: bool) -> None:
+    """Raises ConfigError for an output that its library would misread, that is the input, or that cannot be written."""
+    _check_suffix(output, target)
+    if output.exists() and source.exists() and source.samefile(output):
+        raise ConfigError(f"INPUT and OUTPUT are the same file, {output}")
+    if target.files:
+        _check_folder(source, output, target)
+    elif output.is_dir():
+        raise ConfigError(f"OUTPUT {output} is a folder; expected a file")
+    elif sidecar_path(output).exists():
+        _check_sidecar_is_free(output, overwrite=overwrite)
+    if output.exists() and not overwrite:
+        raise ConfigError(f"OUTPUT {output} exists; type another path, or --overwrite to replace it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"OUTPUT {output} cannot be written: {error.strerror or error}") from None
+    if not os.access(output.parent, os.W_OK):
+        raise ConfigError(f"OUTPUT {output} cannot be written: no permission in {output.parent}")
+
+
+def _check_suffix(output: Path, target: Target) -> None:
+    others = [entry.name for entry in TARGETS if entry.suffix and entry.suffix == output.suffix]
+    meant = f", or --to {' or '.join(others)}" if others else ""
+    if target.suffix and output.suffix != target.suffix:
+        raise ConfigError(
+            f"OUTPUT expected a path that ends in {target.suffix} for {target.name} (readers choose by that), found {output}; "
+            f"type {output.with_suffix(target.suffix)}{meant}"
+        )
+    if target.files and others:
+        raise ConfigError(
+            f"OUTPUT expected the name of a folder for {target.name}, found {output}; type {output.with_suffix('')}{meant}"
+        )
+
+
+def _check_folder(source: Path, output: Path, target: Target) -> None:
+    """A folder is replaced only when nothing but an earlier conversion is in it."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"OUTPUT {output} is a file; expected a folder for {target.name}")
+    ours = {*target.files, sidecar_path(target.weights_path(output)).name}
+    strange = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
+    if strange:
+        raise ConfigError(f"OUTPUT {output} holds other files ({', '.join(strange[:4])}); type a folder of its own")
+    if output.is_dir() and source.exists() and output.samefile(source.parent):
+        raise ConfigError(f"INPUT {source} lies in the folder OUTPUT, which would be replaced; type another OUTPUT")
+
+
+def _check_sidecar_is_free(output: Path, *, overwrite: bool) -> None:
+    """OUTPUT.json is this output's own, or nobody's."""
+    path = sidecar_path(output)
+    try:
+        suffix = target_named(parse_sidecar(output).target).suffix
+    except (CheckpointError, ConfigError):
+        if overwrite or output.exists():  # a damaged sidecar of this very output
+            return
+        raise ConfigError(
+            f"{path} exists and is no sidecar; type another OUTPUT, or --overwrite to replace it"
+        ) from None
+    owner = output.with_suffix(suffix)
+    if owner != output and owner.exists():
+        raise ConfigError(f"{path} is the sidecar of {owner}; type an OUTPUT of another name")
+
+
+@contextmanager
+def _unpublished(output: Path, target: Target) -> Iterator[Path]:
+    """A hidden path beside `output`, gone at the end unless it was renamed."""
+    draft = output.with_name(f".{output.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield draft
+        sync_directory(output.parent)
+    except OSError as error:
+        raise CheckpointError(f"could not write {output}: {error.strerror or error}") from error
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        draft.unlink(missing_ok=True)
+
+
+def _publish_folder(draft: Path, output: Path) -> None:
+    """Rename the proven folder into place. One that was there steps aside first and comes back if that fails."""
+    sync_directory(draft)
+    aside = draft.with_name(f"{draft.name}.old")
+    if not output.exists():
+        draft.rename(output)
+        return
+    try:
+        output.rename(aside)
+        draft.rename(output)
+    except BaseException:
+        if aside.exists() and not output.exists():
+            aside.rename(output)
+        raise
+    shutil.rmtree(aside)
+
+
+def _write(path: Path, backbone: Backbone) -> None:
+    content = {
+        "model": to_detectron2(backbone.tensors),
+        "matching_heuristics": True,  # lets Detectron2 find backbone.bottom_up.* (FPN) and roi_heads.res5.* (C4)
+        "__author__": AUTHOR,
+        "arch": backbone.arch,
+    }
+    try:
+        with open(path, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:  # torch reports a full disk so
+        raise CheckpointError(f"could not write {path}: {error}") from error
+
+
+def _other_branch(backbone: Backbone) -> dict[str, torch.Tensor] | None:
+    """Tensors of the file's other copy of the encoder, where it holds a second complete one."""
+    others = [name for name in backbone.branches if name != backbone.branch]
+    if not others:
+        return None
+    try:
+        return load_backbone(backbone.path, source=backbone.layout, branch=others[0]).tensors
+    except CheckpointError:
+        return None  # the other copy is incomplete or damaged; it is not the one that was asked for

@@ -1,0 +1,295 @@
+"""Any known checkpoint to a backbone with torchvision's names, found by content. Read `load_backbone` first.
+
+In: a weight file, optionally the layout's name and the branch. Out: `Backbone`, whose tensors are exactly those of a known
+architecture, or a CheckpointError that says what was found. The file's name plays no part.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.contract import InputContract
+from pretrain.errors import CheckpointError, ConfigError
+from transfer.conversion.containers import Containers, View, arranged, branch_tensors, file_view, levels
+from transfer.conversion.fitting import COUNTER, fit, listing, reason
+from transfer.conversion.layout_entry import Branch
+from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, Layout
+from transfer.conversion.names import NAMINGS, with_affine_statistics
+from transfer.conversion.source_contracts import contract_of, refuse_shards
+from transfer.conversion.unknown import find_candidates, only_complete
+from transfer.conversion.weight_files import file_sha256, open_weight_file
+
+Verify = Callable[[Iterable[Tensor]], None]
+UNKNOWN = "unknown"
+UNKNOWN_NOTE = (
+    "no known layout: found by its names and shapes alone; RGB with ImageNet's mean and standard deviation, and the stride on "
+    "the 3x3, are assumed"
+)
+
+
+def _trust(tensors: Iterable[Tensor]) -> None:
+    """The default of `verify`: the reader has checked the whole file."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """tensors: torchvision names -> float32, exactly those of `arch`. branches: all that the file offers, default first.
+
+    notes: what was assumed or changed on the way, one sentence each.
+    """
+
+    arch: str
+    tensors: dict[str, Tensor]
+    contract: InputContract
+    layout: str
+    branch: str
+    branches: tuple[str, ...]
+    path: Path
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of the file: a fifth of a second for 350 MB, so not before somebody wants it."""
+        return file_sha256(self.path)
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A layout and where in the file its branches are: name -> (dictionaries of tensors, branch). view: of the first."""
+
+    layout: Layout
+    branches: dict[str, tuple[Containers, Branch]]
+    view: View
+
+
+def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
+    """Read `path`, recognise its layout (or hold it against `source`), take `branch` (default: the layout's first).
+
+    A file of no known layout is searched for the one prefix under which a complete ResNet stands (transfer/conversion/unknown.py).
+    Raises CheckpointError for a file that is damaged or whose backbone is not complete; ConfigError for a source or branch
+    that does not exist.
+    """
+    file = open_weight_file(path)
+    return take_backbone(file.content, path, source=source, branch=branch, verify=file.verify)
+
+
+def take_backbone(
+    content: Any,
+    path: Path,
+    *,
+    source: str = "auto",
+    branch: str | None = None,
+    verify: Verify = _trust,
+) -> Backbone:
+    """`load_backbone` for a content that is already read. verify: called with tensors before their values are looked at."""
+    layouts = AUTOMATIC if source == "auto" else (_layout_named(source),)
+    refuse_shards(content, path)
+    view = file_view(content, path)
+    found = recognise(view, layouts, path) or (_as_asked(layouts[0], view, path) if source != "auto" else None)
+    if found is None:
+        return _take_unknown(view, path, branch, verify)
+    layout, branches = found.layout, tuple(found.branches)
+    if layout.refused:
+        raise CheckpointError(f"{path} is {layout.name} ({layout.description}): {layout.refused}")
+    chosen = branch or branches[0]
+    if chosen not in branches:
+        raise ConfigError(
+            f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; type one of these"
+        )
+    where = f"{path} ({layout.name}, {chosen})"
+    arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", verify=verify)
+    contract, notes = contract_of(layout, arch, found.view.content, path)
+    return Backbone(
+        arch=arch,
+        tensors=_as_float32(tensors, path),
+        contract=contract,
+        layout=layout.name,
+        branch=chosen,
+        branches=branches,
+        path=path,
+        notes=(*notes, *type_notes(tensors)),
+    )
+
+
+def matches(layout: Layout, view: View) -> bool:
+    """Whether every marker and key of `layout` is in `view`, and none of what must be absent."""
+    if not all(_holds(view, key) for key in layout.keys) or any(_holds(view, key) for key in layout.absent_keys):
+        return False
+    places = View((), arranged(layout, view), view.content).places()
+    return all(re.search(marker, places, re.MULTILINE) for marker in layout.markers) and not any(
+        re.search(marker, places, re.MULTILINE) for marker in layout.absent
+    )
+
+
+def _holds(view: View, key: str) -> bool:
+    """Whether `key` is at the top of the view, with the text after its "=" where there is one."""
+    name, given, text = key.partition("=")
+    return name in view.content and (not given or bool(view.content[name] == text))
+
+
+def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognition | None:
+    """The layout that fits with the fewest envelopes taken off; None when none does.
+
+    Where one layout fits behind several envelopes (weights and their moving average), the branches carry the envelope's name;
+    the live weights come first. Raises CheckpointError when several layouts fit.
+    """
+    for level in levels(view):
+        found = [(layout, inner) for inner in level for layout in layouts if matches(layout, inner)]
+        if not found:
+            continue
+        names = list(dict.fromkeys(layout.name for layout, _ in found))
+        if len(names) > 1:
+            raise CheckpointError(f"{path} fits several layouts ({', '.join(names)}); type --source and one of them")
+        layout, several = found[0][0], len(found) > 1
+        branches = {
+            f"{inner.label}/{name}" if several and index else name: (arranged(layout, inner), branch)
+            for index, (_, inner) in enumerate(found)
+            for name, branch in layout.branches.items()
+        }
+        return Recognition(layout, {k: pair for k, pair in branches.items() if branch_tensors(*pair)}, found[0][1])
+    return None
+
+
+def _as_asked(layout: Layout, view: View, path: Path) -> Recognition:
+    """`layout` because the user says so, though its markers are not all there."""
+    containers = arranged(layout, view)
+    branches = {name: (containers, b) for name, b in layout.branches.items() if branch_tensors(containers, b)}
+    if not branches:
+        raise CheckpointError(
+            f"{path} is not of layout {layout.name}: no tensor under "
+            + " or ".join(f"{'/'.join((*b.container, b.prefix))}*" for b in layout.branches.values())
+        )
+    return Recognition(layout, branches, view)
+
+
+def _layout_named(source: str) -> Layout:
+    known = {layout.name: layout for layout in LAYOUTS}
+    if source not in known:
+        raise ConfigError(f"--source expected auto or one of {', '.join(known)}, found {source!r}")
+    return known[source]
+
+
+def _take_unknown(view: View, path: Path, branch: str | None, verify: Verify) -> Backbone:
+    candidates = find_candidates(view.containers)
+    if not candidates:
+        cause = next(filter(None, (reason(tensors) for tensors in view.containers.values())), None)
+        held = "; ".join(
+            f"{'/'.join(place) or 'top level'}: {len(tensors)} tensors ({', '.join(list(tensors)[:4])}, ...)"
+            for place, tensors in list(view.containers.items())[:5]
+        )
+        raise CheckpointError(
+            f"{path} is of no known layout and holds no ResNet. {f'Refused: {cause}. ' if cause else ''}It holds {held}. "
+            "Known (--list-sources): " + ", ".join(layout.name for layout in LAYOUTS)
+        )
+    verify(tensor for candidate in candidates if candidate.complete for tensor in candidate.tensors.values())
+    chosen = only_complete(candidates, path, branch)
+    return Backbone(
+        arch=chosen.fit.arch,
+        tensors=_as_float32(chosen.tensors, path),
+        contract=InputContract(),
+        layout=UNKNOWN,
+        branch=chosen.name,
+        branches=(chosen.name, *(c.name for c in candidates if c.complete and c is not chosen)),
+        path=path,
+        notes=(UNKNOWN_NOTE, *type_notes(chosen.tensors)),
+    )
+
+
+def complete_tensors(
+    found: Recognition, chosen: str, *, where: str, on_request: bool = False, verify: Verify = _trust
+) -> tuple[str, dict[str, Tensor]]:
+    """(architecture, its tensors): nothing missing, nothing of another shape, nothing left unexplained.
+
+    Raises CheckpointError with what is wrong, and why where the cause is a known one.
+    """
+    containers, branch = found.branches[chosen]
+    tensors = backbone_tensors(containers, branch, found.layout)
+    result = fit(tensors, on_request=on_request)
+    if not result.complete:
+        why = reason(tensors)
+        raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
+    verify(branch_tensors(containers, branch).values())
+    if branch.twin is not None:
+        _check_twin(tensors, found.layout, containers, branch, where)
+    return result.arch, {name: tensors[name] for name in result.names}
+
+
+def backbone_tensors(containers: Containers, branch: Branch, layout: Layout) -> dict[str, Tensor]:
+    """A branch's tensors under torchvision's names; what has no such name keeps its own, what may be there is left out."""
+    naming = NAMINGS[layout.naming]
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in branch_tensors(containers, branch).items():
+        if name.endswith(COUNTER) or any(re.fullmatch(pattern, name) for pattern in layout.extra):
+            continue
+        if naming.knows(name):
+            tensors[naming.rename(name)] = naming.array(tensor)
+        else:
+            tensors[name] = tensor
+    return with_affine_statistics(tensors) if layout.naming == "caffe2" else tensors
+
+
+def _check_twin(
+    tensors: Mapping[str, Tensor], layout: Layout, containers: Containers, branch: Branch, where: str
+) -> None:
+    """Raises CheckpointError when the copy of the branch under its other prefix is not the same encoder."""
+    twin = backbone_tensors(containers, Branch(branch.twin or "", branch.container), layout)
+    if not twin:
+        return
+    wrong = [name for name in sorted({*tensors, *twin}) if not _equal(tensors.get(name), twin.get(name))]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: {branch.prefix}* and {branch.twin}* are the same encoder saved twice, and differ"
+            f"{listing('tensors', wrong)}; the file is mixed from two"
+        )
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Equal, NaN included: those are refused later, by their own reason."""
+    return a is not None and b is not None and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def type_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """One sentence for each number type that is not float32, saying what becomes of it."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+    rounded = {torch.float64: "rounded to float32"}
+    return tuple(
+        f"{count} tensors are {str(dtype).removeprefix('torch.')}; {rounded.get(dtype, 'converted to float32, exactly')}"
+        for dtype, count in counts.items()
+        if dtype != torch.float32
+    )
+
+
+def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Contiguous float32, copied only where it is not that already: what was mapped stays on the file's pages.
+
+    Raises CheckpointError for NaN and infinities, and for types that are not floats.
+    """
+    kinds = sorted({str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()})
+    if kinds:
+        raise CheckpointError(f"{path}: expected floating-point weights, found {', '.join(kinds)}")
+    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', bad)}")
+    return {name: _contiguous(tensor.detach().to(torch.float32)) for name, tensor in tensors.items()}
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """One NaN or infinity makes the sum one; a sum may also overflow, so only a finite one decides."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """`tensor` alone in its storage: a view would drag the whole storage into the file that is written."""
+    tensor = tensor.contiguous()
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if alone else tensor.clone()
