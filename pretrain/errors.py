@@ -7,6 +7,7 @@ Bugs of ours (AssertionError, TypeError, ...) are not caught: they keep their tr
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -40,6 +41,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
 
     Exit codes: what `main` returns (None is 0); 2 for a UserError; 130 for Ctrl-C; 143 for SIGTERM.
     """
+    # Detectron2 and fvcore script functions as they are imported; that torch will drop scripting is not the user's to mend.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     try:
         code = main() or 0
     except UserError as error:

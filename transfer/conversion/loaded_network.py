@@ -37,12 +37,12 @@ class Preprocessing:
         return cls(contract.channel_order, mean, std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 RGB (B, 3, H, W) -> float32 of the same shape."""
-        pixels = images.float()
+        """uint8 RGB (B, 3, H, W) -> float32 of the same shape. Computed in float64: see `parity.prepare`."""
+        pixels = images.double()
         if self.channel_order == "BGR":
             pixels = pixels.flip(1)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (pixels - mean) / std
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (self.mean, self.std))
+        return ((pixels - mean) / std).float()
 
     def spoiled(self) -> dict[str, Preprocessing]:
         """Two mistakes that users make, by name. Where a std of 1 is right (MSRA's), it is ImageNet's 58 that is wrong."""

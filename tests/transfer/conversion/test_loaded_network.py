@@ -9,6 +9,7 @@ from pretrain.contract import InputContract
 from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork, run_with_hooks
 from transfer.conversion.parity import prepare, proof_images, source_network
+from transfer.conversion.sidecar import detectron2_settings
 
 
 def network_of(arch="resnet18"):
@@ -18,7 +19,17 @@ def network_of(arch="resnet18"):
 @pytest.mark.parametrize("contract", [InputContract(), BGR], ids=["RGB", "BGR"])
 def test_pixels_are_prepared_as_the_source_has_them(contract):
     images = proof_images()
-    torch.testing.assert_close(Preprocessing.of(contract)(images), prepare(images, contract), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(Preprocessing.of(contract)(images), prepare(images, contract), rtol=1e-6, atol=1e-6)
+
+
+def test_pixels_are_the_same_to_the_bit_so_that_no_encoder_can_amplify_a_rounding():
+    images, contract = proof_images(), InputContract()
+    settings = detectron2_settings("resnet50", contract)
+    pixels = Preprocessing("RGB", tuple(settings["MODEL.PIXEL_MEAN"]), tuple(settings["MODEL.PIXEL_STD"]))
+    assert torch.equal(pixels(images), prepare(images, contract))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (pixels.mean, pixels.std))
+    in_float32 = (images.float() - mean) / std  # control: what both were before, and differed in
+    assert (in_float32 != pixels(images)).float().mean() > 0.1
 
 
 def test_every_mistake_is_one():
