@@ -23,8 +23,9 @@ from torch import nn
 from pretrain.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
 from pretrain.errors import CheckpointError
 from tests.transfer.conversion.attacks import attacks
+from transfer.conversion.containers import find_containers
 from transfer.conversion.convert import convert
-from transfer.conversion.sources import find_containers, load_backbone
+from transfer.conversion.sources import load_backbone
 from transfer.conversion.weight_files import open_weight_file, read_weight_file
 from transfer.detection_weights import plan_weights, verify_fits
 from transfer.detector_config import load_detector_config, resolve_config_path
