@@ -16,7 +16,7 @@ import torch
 
 from pretrain.atomic import atomic_file
 from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import read_torch_file
+from pretrain.safe_reader.torch_files import in_memory, read_torch_file
 
 FORMAT = "infomin-transfer/checkpoint"
 VERSION = 1
@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
-        state = _in_memory(read_torch_file(path))
+        state = in_memory(read_torch_file(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -63,17 +63,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")
     return state
-
-
-def _in_memory(value: Any) -> Any:
-    """The same with tensors of their own: a run goes on writing to them, long after the file may be gone."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _in_memory(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_in_memory(entry) for entry in value)
-    return value
 
 
 def newest_checkpoint(directory: Path, *, quarantine: bool) -> tuple[Path, dict[str, Any]] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 
 from pretrain.errors import CheckpointError
+from pretrain.safe_reader.torch_files import in_memory
 from transfer.conversion.weight_files import read_weight_file
 
 
@@ -22,7 +23,7 @@ def read_for_detectron2(path: Path) -> dict[str, Any]:
     The rules are Detectron2's (detectron2/checkpoint/detection_checkpoint.py): a `.pkl` without an author is Caffe2's, a
     `.pyth` is pycls's, and a file without "model" is one.
     """
-    content = read_weight_file(path)
+    content = in_memory(read_weight_file(path))  # a run saves over the file that it goes on from
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no tensors; expected {{'model': {{name: tensor}}}}")
     if path.suffix == ".pkl" and not ("model" in content and "__author__" in content):

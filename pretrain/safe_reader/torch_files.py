@@ -47,6 +47,20 @@ def read_torch_file(path: Path) -> Any:
     return file.content
 
 
+def in_memory(content: Any) -> Any:
+    """The same containers with tensors of their own, for whoever goes on writing to them or to the file.
+
+    A tensor on the pages of a file that is written anew in place (Detectron2 saves so) ends the process by SIGBUS.
+    """
+    if isinstance(content, Tensor):
+        return content.clone()
+    if isinstance(content, dict):
+        return {key: in_memory(entry) for key, entry in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(in_memory(entry) for entry in content)
+    return content
+
+
 def open_torch_file(path: Path, *, verify_all: bool = False) -> TorchFile:
     """The same, where tensors are not verified yet: none may be used before it went through `verify`.
 

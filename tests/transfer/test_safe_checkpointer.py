@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from torch import nn
 from pretrain.errors import CheckpointError
 from transfer.safe_checkpointer import SafeCheckpointer, read_for_detectron2
 
+ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2, np.float32)}
 
 
@@ -82,3 +86,25 @@ def test_a_file_without_tensors_is_refused(tmp_path, content):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match="holds no tensors"):
         read_for_detectron2(tmp_path / "a.pkl")
+
+
+@pytest.mark.slow  # two processes
+@pytest.mark.parametrize(
+    ("reader", "ending"),
+    [("transfer.safe_checkpointer.read_for_detectron2", 0), ("transfer.conversion.weight_files.read_weight_file", -7)],
+    ids=["ours", "control: on the file's pages"],
+)
+def test_the_file_may_be_written_anew_while_its_tensors_are_in_use(tmp_path, reader, ending):
+    path = tmp_path / "model_final.pth"
+    torch.save({"model": {"weight": torch.ones(1 << 16)}}, path)
+    module, _, name = reader.rpartition(".")
+    program = f"""if True:
+        import pathlib, resource
+        from {module} import {name} as read
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        path = pathlib.Path({str(path)!r})
+        weight = read(path)["model"]["weight"]
+        open(path, "wb").close()
+        assert weight.sum() == 1 << 16
+    """
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT).returncode == ending

@@ -240,7 +240,7 @@ def test_training_that_cannot_go_on_says_why_once(data, trouble: str, tmp_path: 
     else:
         with torch.no_grad():
             trainer.model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
-        error, message = UserError, r"(?s)training diverged: .*Lower SOLVER.BASE_LR \(now 0.02\)"
+        error, message = UserError, rf"(?s)training diverged: .*Lower SOLVER.BASE_LR \(now {config.SOLVER.BASE_LR}\)"
     with caplog.at_level(logging.ERROR), pytest.raises(error, match=message) as caught:
         trainer.train()
     assert "Traceback" not in str(caught.value) and not any(record.exc_info for record in caplog.records)
