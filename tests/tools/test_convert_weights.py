@@ -58,6 +58,7 @@ def test_another_target_prints_how_to_load_it_and_the_line_does(tmp_path):
     assert torch.equal(names["network"].conv1.weight, encoder_state()["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_the_list_of_sources_needs_no_file():
     result = call("--list-sources")
     assert result.returncode == 0
@@ -95,6 +96,7 @@ def test_bad_input_is_exit_code_2_without_a_traceback_or_a_file(tmp_path):
     assert not list(tmp_path.glob("o.*")) and not list(tmp_path.glob(".o*")) and not (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow
 def test_inspect_says_what_a_file_holds_and_writes_nothing(tmp_path):
     torch.save({"odd": {f"trunk.{name}": t for name, t in encoder_state().items()}}, tmp_path / "x.pth")
     result = call("--inspect", tmp_path / "x.pth")

@@ -117,6 +117,7 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, tmp_path):
     assert state_hash(tmp_path / "one") != state_hash(tmp_path / "whole")  # control: BatchNorm sees other batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -62,6 +62,7 @@ def test_the_control_is_a_setting_left_at_its_default(arch, key):
     assert {tuple(t.shape) for n, t in built.state_dict().items() if "tracked" not in n} != shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", *SMALL])
 @pytest.mark.parametrize("maker", [torchvision_model, *MAKERS["caffe2"]], ids=lambda maker: maker.__name__)
 def test_small_encoders_of_every_kind_are_proven(tmp_path, monkeypatch, arch, maker):

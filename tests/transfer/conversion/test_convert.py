@@ -33,7 +33,8 @@ OUTPUTS = {
     "huggingface": "out",
     "onnx": "out.onnx",
 }
-ALL_TARGETS = [pytest.param(name, marks=pytest.mark.slow) if name == "onnx" else name for name in OUTPUTS]
+QUICK = {"detectron2"}  # the other libraries take seconds to import
+ALL_TARGETS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OUTPUTS]
 QUERY, KEY = encoder_state(seed=0), encoder_state(seed=1)
 
 
@@ -88,6 +89,7 @@ def test_every_target_is_published_with_its_sidecar_and_comes_back_bit_equal(tmp
         assert list(again) == list(straight) and all(torch.equal(again[name], straight[name]) for name in straight)
 
 
+@pytest.mark.slow
 def test_a_folder_is_replaced_whole_and_only_when_it_is_ours(tmp_path, checkpoint):
     convert(checkpoint, tmp_path / "hf", to="huggingface")
     with pytest.raises(ConfigError, match="--overwrite"):

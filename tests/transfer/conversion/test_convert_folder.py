@@ -39,6 +39,7 @@ def told(outcomes):
     return [(outcome.source.name[:13], outcome.status) for outcome in outcomes]
 
 
+@pytest.mark.slow
 def test_the_good_ones_are_kept_the_bad_one_is_told_and_a_second_call_does_only_what_is_left(
     tmp_path, run_dir, checkpoint
 ):

@@ -102,6 +102,7 @@ def test_a_missing_library_is_said_with_what_to_type(monkeypatch, target):
         target.require()
 
 
+@pytest.mark.slow
 def test_the_table_alone_imports_none_of_the_libraries():
     code = "import sys, transfer.conversion.targets; print(sorted({'timm', 'transformers', 'onnx', 'onnxruntime', 'detectron2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
