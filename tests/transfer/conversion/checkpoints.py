@@ -138,16 +138,7 @@ def arrays(value: Any) -> Any:
 
 
 # What tests/transfer/conversion/test_convert.py proves file by file: all that hold the statistics too. A few at once, the rest when asked.
-QUICK = (
-    ours,
-    moco_v2,
-    pycontrast_jigsaw,
-    dino,
-    lightly_sequential,
-    huggingface,
-    torchvision_model,
-    caffe2_with_statistics,
-)
+QUICK = (ours, moco_v2, caffe2_with_statistics)  # converted with proof by `make check` too; all others are slow
 CONVERTED = [
     pytest.param(maker, marks=() if maker in QUICK else pytest.mark.slow)
     for makers in MAKERS.values()

@@ -102,6 +102,7 @@ def test_a_folder_is_replaced_whole_and_only_when_it_is_ours(tmp_path, checkpoin
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "step.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [CheckpointError("the proof failed"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
 @pytest.mark.parametrize("target", ["torchvision", "timm", "huggingface", "pkl"])
 def test_a_target_that_is_not_proven_leaves_what_was_there(tmp_path, checkpoint, monkeypatch, target, stop):

@@ -72,6 +72,7 @@ def fake_convert(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_only_the_same_file_for_the_same_target_and_branch_is_already_there(
     tmp_path, checkpoint, monkeypatch, fake_convert
 ):

@@ -103,6 +103,7 @@ FLAT_NAMES = ("byol-deepmind", "caffe2")  # haiku's and caffe2's are no torch mo
 TORCH = [file for file in FILES if file[0] not in FLAT_NAMES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "maker"), TORCH, ids=[f"{n}-{m.__name__}" for n, m in TORCH])
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
 def test_wrapped_names_are_seen_through(name, maker, wrapper):
@@ -112,6 +113,7 @@ def test_wrapped_names_are_seen_through(name, maker, wrapper):
     assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
 def test_envelopes_are_seen_through(name, maker, envelope):
@@ -146,6 +148,7 @@ OUTER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "maker"), ONE_CONTAINER, ids=[f"{n}-{m.__name__}" for n, m in ONE_CONTAINER])
 @pytest.mark.parametrize("outer", OUTER.values(), ids=OUTER)
 def test_lightning_and_moving_averages_are_seen_through(name, maker, outer):
