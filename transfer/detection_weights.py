@@ -149,11 +149,6 @@ def _local(weights: str, trust: bool) -> str:
         raise ConfigError(
             f"MODEL.WEIGHTS {weights} is an address; expected a file, or add --trust to fetch and vouch for it"
         )
-    if weights.endswith(".pkl") and not trust:
-        raise CheckpointError(
-            f"{weights} is a pickle, which runs code when Detectron2 loads it. Convert it with `python tools/convert_weights.py "
-            f"{weights} OUTPUT.pth`, or add --trust if you know where it comes from"
-        )
     return weights if "://" in weights else _existing(weights)
 
 

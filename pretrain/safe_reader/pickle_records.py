@@ -188,6 +188,7 @@ def empty_array(subtype: Any, shape: Any, dtype: Any) -> Array:
 
 
 def scalar(dtype: Any, data: Any) -> Any:
+    """numpy's helper: one number from its bytes."""
     data = data.encode("latin1") if isinstance(data, str) else data
     order = ">" if dtype.text.startswith(">") else "<"
     return struct.unpack(order + SCALAR_FORMATS[dtype.text.lstrip("<>")], data)[0]
@@ -218,16 +219,19 @@ def of_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
 
 
 def tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorRecord:
+    """torch's `_rebuild_tensor_v2`; gradients and hooks are left out."""
     return TensorRecord(storage, offset, size, stride)
 
 
 def tensor_of_dtype(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
 ) -> Any:
+    """torch's `_rebuild_tensor_v3`: elements of `dtype` in a storage of bytes."""
     return TensorRecord(storage, offset, size, stride, dtype.text)
 
 
 def first(value: Any, *rest: Any) -> Any:
+    """What a wrapper (torch's Parameter, say) was made of."""
     return value
 
 
@@ -238,6 +242,8 @@ def byte_array(*arguments: Any) -> bytes:
 
 
 def sequence(kind: type) -> Rebuild:
+    """list, set or tuple of a sequence that the pickle holds. Raises Refused for anything else."""
+
     def build(*arguments: Any) -> Any:
         if arguments and not isinstance(arguments[0], (list, tuple, set, frozenset)):
             raise Refused(f"the pickle makes a {kind.__name__} of something that is no sequence")
@@ -264,6 +270,7 @@ def named_tuple(*names: str) -> type:
 
 
 def path_text(*parts: Any) -> str:
+    """A pathlib path as its text."""
     if not all(isinstance(part, str) for part in parts):
         raise Refused("the pickle makes a path of something that is no text")
     return "/".join(parts)

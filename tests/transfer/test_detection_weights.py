@@ -184,8 +184,22 @@ def test_absent_file_address_and_pickle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is an address; expected a file"):
         plan("MODEL.WEIGHTS", "https://example.org/w.pth")
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {}}))
-    with pytest.raises(CheckpointError, match="is a pickle, which runs code"):
+    with pytest.raises(CheckpointError, match="has no sidecar"):
         plan("MODEL.WEIGHTS", str(tmp_path / "w.pkl"))
+
+
+def test_a_pickle_with_its_proof_is_as_good_as_a_torch_file(write_weights) -> None:
+    path = write_weights()
+    values = json.loads(path.with_suffix(".json").read_text())
+    arrays = {name: tensor.numpy() for name, tensor in torch.load(path, weights_only=True)["model"].items()}
+    pickled = path.with_suffix(".pkl")
+    pickled.write_bytes(pickle.dumps({"model": arrays, "__author__": "test", "matching_heuristics": True}))
+    values |= {"weights_sha256": file_sha256(pickled), "target": "pkl"}
+    pickled.with_suffix(".json").write_text(json.dumps(values))
+    assert plan("MODEL.WEIGHTS", str(pickled)).kind == "converted"
+    pickled.with_suffix(".json").write_text(json.dumps(values | {"target": "timm"}))  # control
+    with pytest.raises(CheckpointError, match="was written for timm"):
+        plan("MODEL.WEIGHTS", str(pickled))
 
 
 def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, write_weights) -> None:
