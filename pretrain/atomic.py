@@ -34,13 +34,18 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames inside `directory` durable (POSIX: the directory entry is data of the directory)."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Make the content of a file that is closed already durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames inside `directory` durable (POSIX: the directory entry is data of the directory)."""
+    sync_file(directory)
 
 
 def write_text(path: Path, text: str) -> None:

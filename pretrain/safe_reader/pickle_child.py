@@ -17,11 +17,11 @@ import json
 import math
 import os
 import pickle
-import pickletools
 import sys
 from typing import Any
 
 from pretrain.safe_reader.pickle_names import ALLOWED
+from pretrain.safe_reader.pickle_operations import check_operations
 from pretrain.safe_reader.pickle_records import (
     ARRAY_SIZES,
     Array,
@@ -35,15 +35,10 @@ from pretrain.safe_reader.pickle_records import (
     TensorRecord,
 )
 
-MAX_OPCODES = 1_000_000  # a ResNet-152 with its optimizer has some 60 thousand
-MAX_MEMO = 1_000_000  # the unpickler allocates its memo up to the highest index that a file names
 MAX_NODES = 1_000_000  # entries of all containers; those that appear twice count twice
 MAX_DEPTH = 64
 MAX_TEXT = 16 << 20  # characters of all strings together
 MAX_PICKLE = 256 << 20  # of a torch file, whose tensors lie outside its pickle
-REFUSED_OPCODES = frozenset(
-    ("PERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER")
-)
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 PYTHON_2 = {"__builtin__": "builtins"}  # protocols 0 to 2 use its name
 ALIGNMENT = 64  # of each array in the blob
@@ -76,20 +71,6 @@ class PlanUnpickler(pickle.Unpickler):
         if (self.storages[key].dtype, self.storages[key].numel) != (kind.text, numel):
             raise Refused(f"the pickle describes the torch storage {key:.40} twice, and differently")
         return Storage(kind.text, key, numel, first=view[1]) if view is not None else self.storages[key]
-
-
-def check_operations(content: bytes, start: int = 0) -> int:
-    """Count and check every operation from `start` to the end of the pickle, without running any. Returns where it ends."""
-    stream = io.BytesIO(content)
-    stream.seek(start)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if count >= MAX_OPCODES:
-            raise Refused(f"the pickle has more than {MAX_OPCODES} operations")
-        if opcode.name in REFUSED_OPCODES:
-            raise Refused(f"the pickle uses {opcode.name}, which weights do not need")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) >= MAX_MEMO:
-            raise Refused(f"the pickle numbers an object {argument}; at most {MAX_MEMO} are kept")
-    return stream.tell()
 
 
 class Plan:

@@ -20,7 +20,7 @@ from torch import Tensor
 from pretrain.errors import CheckpointError
 from pretrain.safe_reader.pickle_process import Kind, reading
 from pretrain.safe_reader.tensor_plan import Places, PlanError, build
-from pretrain.safe_reader.zip_records import Records, ZipError, check_checksums, read_records
+from pretrain.safe_reader.zip_records import Record, Records, ZipError, check_checksums, read_records
 
 # Begins every file of torch's format before 1.6: the pickled magic number 0x1950a86a20f9469cfc6c.
 OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -33,12 +33,25 @@ def is_pickled(head: bytes) -> bool:
     return head.startswith(ZIP) or head[:1] == b"\x80" or (bool(head) and head[:1] in b"(}])c")
 
 
+def nothing_to_verify(tensors: Iterable[Tensor]) -> None:
+    """Of a format without checksums, or of a file that was verified whole."""
+
+
+def lies_nowhere(tensor: Tensor) -> Record | None:
+    """Of a format whose tensors are not records of a zip."""
+    return None
+
+
 @dataclass(frozen=True)
 class TorchFile:
-    """content: containers and tensors. verify: hold the bytes of some of its tensors against their checksums."""
+    """content: containers and tensors. verify: hold the bytes of some of its tensors against their checksums.
+
+    place: the record of the file whose bytes are exactly a tensor's, None where there is none.
+    """
 
     content: Any
-    verify: Callable[[Iterable[Tensor]], None]
+    verify: Callable[[Iterable[Tensor]], None] = nothing_to_verify
+    place: Callable[[Tensor], Record | None] = lies_nowhere
 
 
 def read_torch_file(path: Path) -> Any:
@@ -74,7 +87,7 @@ def open_torch_file(path: Path, *, verify_all: bool = False) -> TorchFile:
         with reading(file, blob, kind, offset=0, size=file.seek(0, 2)) as child:
             plan = child.plan()
         places = {key: (first, count) for key, (first, count) in plan["places"].items()}
-        return TorchFile(build(plan, places, file, blob), lambda tensors: None)  # these formats have no checksums
+        return TorchFile(build(plan, places, file, blob))
     raise AssertionError("unreachable")
 
 
@@ -113,8 +126,6 @@ def _open_zip(path: Path, file: BinaryIO, blob: BinaryIO, *, verify_all: bool) -
     content = build(plan, places, file, blob, storages)
 
     def verify(tensors: Iterable[Tensor]) -> None:
-        if verify_all:
-            return
         with _one_error(path), open(path, "rb") as again:
             used = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()]
             if not all(address in storages for address in used):
@@ -122,7 +133,12 @@ def _open_zip(path: Path, file: BinaryIO, blob: BinaryIO, *, verify_all: bool) -
             names = {f"{root}data/{storages[address]}" for address in used}
             check_checksums(again, {name: records[name] for name in records if name in names})
 
-    return TorchFile(content, verify)
+    def place(tensor: Tensor) -> Record | None:
+        key = storages.get(tensor.data_ptr()) if tensor.numel() and tensor.is_contiguous() else None
+        record = records[f"{root}data/{key}"] if key is not None else None
+        return record if record and record.size == tensor.numel() * tensor.element_size() else None
+
+    return TorchFile(content, nothing_to_verify if verify_all else verify, place)
 
 
 def _root(records: Records) -> str:

@@ -12,13 +12,13 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import BinaryIO
 
 END, END_64, LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 CENTRAL, LOCAL, DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
 MAX_INDEX = 16 << 20  # some 200 thousand records
 FULL_16, FULL_32 = 0xFFFF, 0xFFFFFFFF
+CENTRAL_CHECKSUM = 16  # where in an entry of the index
 HAS_DESCRIPTOR, UTF_8 = 1 << 3, 1 << 11
 CHUNK = 1 << 20
 
@@ -29,11 +29,12 @@ class ZipError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """Where the bytes of one member lie in the file."""
+    """Where the bytes of one member lie in the file. stated_at: where the index states their checksum (4 bytes)."""
 
     offset: int
     size: int
     checksum: int
+    stated_at: int
 
 
 Records = dict[str, Record]
@@ -47,13 +48,14 @@ def read_records(file: BinaryIO) -> Records:
     records: Records = {}
     at, expected = 0, 0
     for _ in range(count):
+        stated_at = index_at + at + CENTRAL_CHECKSUM
         name, flags, start, checksum, length, at = _central_entry(index, at)
         if name in records:
             raise ZipError(f"the name {name:.60} stands in it twice")
         if start != expected:
             raise ZipError(f"{abs(start - expected)} bytes before {name:.60} belong to nothing, or to two records")
         offset = _check_local(file, start, name, flags, checksum, length)
-        records[name] = Record(offset, length, checksum)
+        records[name] = Record(offset, length, checksum, stated_at)
         expected = offset + length + _descriptor_size(file, offset + length, flags, checksum, length)
     if at != index_size or expected != index_at:
         raise ZipError("its index and its records do not meet; it was damaged, or holds a second file")
@@ -142,8 +144,7 @@ def _safe_name(raw: bytes) -> str:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise ZipError("the name of a record is damaged") from None
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
+    if name in ("", ".") or name.startswith("/") or ".." in name.split("/") or "\\" in name or not name.isprintable():
         raise ZipError(f"the name {name!r:.60} leads out of the file")
     return name
 

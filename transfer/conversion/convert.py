@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from pretrain.atomic import sync_directory, write_json
+from pretrain.atomic import sync_directory, sync_file, write_json
 from pretrain.errors import CheckpointError, ConfigError
 from transfer.conversion.export_detectron2 import AUTHOR
 from transfer.conversion.names import to_detectron2
 from transfer.conversion.parity import prove
 from transfer.conversion.sidecar import Sidecar, detectron2_settings, parse_sidecar, sidecar_path
-from transfer.conversion.sources import Backbone, load_backbone
+from transfer.conversion.sources import Backbone, load_backbone, open_backbone
 from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, Target, check_expressible, target_named
 from transfer.conversion.weight_files import file_sha256
+from transfer.conversion.write_torch import write_torch_file
 
 
 def convert(
@@ -43,10 +45,14 @@ def convert(
     target = target_named(to)
     check_output(source, output, target=target, overwrite=overwrite)
     target.require()
-    backbone = load_backbone(source, source=layout, branch=branch)
+    backbone = open_backbone(source, source=layout, branch=branch)
     check_expressible(target, backbone)
     with _unpublished(output, target) as draft:
-        (target.write or _write)(draft, backbone)
+        if target.write:
+            backbone.check()
+            target.write(draft, backbone)
+        else:
+            _write(draft, backbone)
         proof = prove(backbone, target.load(draft, backbone), other_branch=_other_branch(backbone))
         sidecar = Sidecar(
             weights_sha256=file_sha256(target.weights_path(draft)),
@@ -68,6 +74,7 @@ def convert(
             write_json(sidecar_path(target.weights_path(draft)), sidecar.to_dict())
             _publish_folder(draft, output)
         else:
+            sync_file(draft)
             draft.replace(output)
             # A crash between these two leaves weights whose sidecar is absent or names another hash: both are refused later.
             write_json(sidecar_path(output), sidecar.to_dict())
@@ -170,19 +177,18 @@ def _publish_folder(draft: Path, output: Path) -> None:
 
 
 def _write(path: Path, backbone: Backbone) -> None:
+    """Detectron2's .pth, while a second thread holds the tensors against their checksums. Raises CheckpointError."""
+    tensors = to_detectron2(backbone.tensors)
     content = {
-        "model": to_detectron2(backbone.tensors),
+        "model": tensors,
         "matching_heuristics": True,  # lets Detectron2 find backbone.bottom_up.* (FPN) and roi_heads.res5.* (C4)
         "__author__": AUTHOR,
         "arch": backbone.arch,
     }
-    try:
-        with open(path, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except RuntimeError as error:  # torch reports a full disk so
-        raise CheckpointError(f"could not write {path}: {error}") from error
+    with ThreadPoolExecutor(max_workers=1) as second:
+        checked = second.submit(backbone.check)
+        write_torch_file(path, content, tensors, place=backbone.place)
+        checked.result()
 
 
 def _other_branch(backbone: Backbone) -> dict[str, torch.Tensor] | None:

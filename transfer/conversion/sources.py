@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pretrain.contract import InputContract
 from pretrain.errors import CheckpointError, ConfigError
+from pretrain.safe_reader.torch_files import TorchFile, lies_nowhere
+from pretrain.safe_reader.zip_records import Record
 from transfer.conversion.containers import Containers, View, arranged, branch_tensors, file_view, levels
 from transfer.conversion.fitting import COUNTER, fit, listing, reason
 from transfer.conversion.layout_entry import Branch
@@ -25,9 +26,9 @@ from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, Layout
 from transfer.conversion.names import NAMINGS, with_affine_statistics
 from transfer.conversion.source_contracts import contract_of, refuse_shards
 from transfer.conversion.unknown import find_candidates, only_complete
+from transfer.conversion.values import as_float32, check_values, type_notes
 from transfer.conversion.weight_files import file_sha256, open_weight_file
 
-Verify = Callable[[Iterable[Tensor]], None]
 UNKNOWN = "unknown"
 UNKNOWN_NOTE = (
     "no known layout: found by its names and shapes alone; RGB with ImageNet's mean and standard deviation, and the stride on "
@@ -35,15 +36,16 @@ UNKNOWN_NOTE = (
 )
 
 
-def _trust(tensors: Iterable[Tensor]) -> None:
-    """The default of `verify`: the reader has checked the whole file."""
+def _nothing() -> None:
+    """The default of `Backbone.unchecked`."""
 
 
 @dataclass(frozen=True)
 class Backbone:
     """tensors: torchvision names -> float32, exactly those of `arch`. branches: all that the file offers, default first.
 
-    notes: what was assumed or changed on the way, one sentence each.
+    notes: what was assumed or changed on the way, one sentence each. place: where in the file a tensor's bytes lie, verbatim.
+    unchecked: what `check` has still to do.
     """
 
     arch: str
@@ -54,6 +56,12 @@ class Backbone:
     branches: tuple[str, ...]
     path: Path
     notes: tuple[str, ...] = ()
+    place: Callable[[Tensor], Record | None] = lies_nowhere
+    unchecked: Callable[[], None] = _nothing
+
+    def check(self) -> None:
+        """Hold the tensors' bytes against their checksums, then look for NaN and infinities. Raises CheckpointError."""
+        self.unchecked()
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -77,25 +85,32 @@ def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None
     Raises CheckpointError for a file that is damaged or whose backbone is not complete; ConfigError for a source or branch
     that does not exist.
     """
+    backbone = open_backbone(path, source=source, branch=branch)
+    backbone.check()
+    return backbone
+
+
+def open_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
+    """`load_backbone` for who copies tensors before, or while, `Backbone.check` looks at their values."""
     file = open_weight_file(path)
-    return take_backbone(file.content, path, source=source, branch=branch, verify=file.verify)
+    return _find_backbone(file, path, source=source, branch=branch)
 
 
-def take_backbone(
-    content: Any,
-    path: Path,
-    *,
-    source: str = "auto",
-    branch: str | None = None,
-    verify: Verify = _trust,
-) -> Backbone:
-    """`load_backbone` for a content that is already read. verify: called with tensors before their values are looked at."""
+def take_backbone(content: Any, path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
+    """`load_backbone` for a content that is already read and verified."""
+    backbone = _find_backbone(TorchFile(content), path, source=source, branch=branch)
+    backbone.check()
+    return backbone
+
+
+def _find_backbone(file: TorchFile, path: Path, *, source: str, branch: str | None) -> Backbone:
+    content = file.content
     layouts = AUTOMATIC if source == "auto" else (_layout_named(source),)
     refuse_shards(content, path)
     view = file_view(content, path)
     found = recognise(view, layouts, path) or (_as_asked(layouts[0], view, path) if source != "auto" else None)
     if found is None:
-        return _take_unknown(view, path, branch, verify)
+        return _take_unknown(file, view, path, branch)
     layout, branches = found.layout, tuple(found.branches)
     if layout.refused:
         raise CheckpointError(f"{path} is {layout.name} ({layout.description}): {layout.refused}")
@@ -105,17 +120,20 @@ def take_backbone(
             f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; type one of these"
         )
     where = f"{path} ({layout.name}, {chosen})"
-    arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", verify=verify)
+    arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", file=file)
     contract, notes = contract_of(layout, arch, found.view.content, path)
+    stored = branch_tensors(*found.branches[chosen])
     return Backbone(
         arch=arch,
-        tensors=_as_float32(tensors, path),
+        tensors=as_float32(tensors, path),
         contract=contract,
         layout=layout.name,
         branch=chosen,
         branches=branches,
         path=path,
         notes=(*notes, *type_notes(tensors)),
+        place=file.place,
+        unchecked=functools.partial(check_values, file, stored.values(), tensors, path),
     )
 
 
@@ -177,7 +195,7 @@ def _layout_named(source: str) -> Layout:
     return known[source]
 
 
-def _take_unknown(view: View, path: Path, branch: str | None, verify: Verify) -> Backbone:
+def _take_unknown(file: TorchFile, view: View, path: Path, branch: str | None) -> Backbone:
     candidates = find_candidates(view.containers)
     if not candidates:
         cause = next(filter(None, (reason(tensors) for tensors in view.containers.values())), None)
@@ -189,22 +207,24 @@ def _take_unknown(view: View, path: Path, branch: str | None, verify: Verify) ->
             f"{path} is of no known layout and holds no ResNet. {f'Refused: {cause}. ' if cause else ''}It holds {held}. "
             "Known (--list-sources): " + ", ".join(layout.name for layout in LAYOUTS)
         )
-    verify(tensor for candidate in candidates if candidate.complete for tensor in candidate.tensors.values())
+    file.verify(tensor for candidate in candidates if candidate.complete for tensor in candidate.tensors.values())
     chosen = only_complete(candidates, path, branch)
     return Backbone(
         arch=chosen.fit.arch,
-        tensors=_as_float32(chosen.tensors, path),
+        tensors=as_float32(chosen.tensors, path),
         contract=InputContract(),
         layout=UNKNOWN,
         branch=chosen.name,
         branches=(chosen.name, *(c.name for c in candidates if c.complete and c is not chosen)),
         path=path,
         notes=(UNKNOWN_NOTE, *type_notes(chosen.tensors)),
+        place=file.place,
+        unchecked=functools.partial(check_values, file, (), chosen.tensors, path),
     )
 
 
 def complete_tensors(
-    found: Recognition, chosen: str, *, where: str, on_request: bool = False, verify: Verify = _trust
+    found: Recognition, chosen: str, *, where: str, on_request: bool = False, file: TorchFile
 ) -> tuple[str, dict[str, Tensor]]:
     """(architecture, its tensors): nothing missing, nothing of another shape, nothing left unexplained.
 
@@ -216,8 +236,8 @@ def complete_tensors(
     if not result.complete:
         why = reason(tensors)
         raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
-    verify(branch_tensors(containers, branch).values())
     if branch.twin is not None:
+        file.verify(branch_tensors(containers, branch).values())
         _check_twin(tensors, found.layout, containers, branch, where)
     return result.arch, {name: tensors[name] for name in result.names}
 
@@ -254,42 +274,3 @@ def _check_twin(
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     """Equal, NaN included: those are refused later, by their own reason."""
     return a is not None and b is not None and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def type_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """One sentence for each number type that is not float32, saying what becomes of it."""
-    counts: dict[torch.dtype, int] = {}
-    for tensor in tensors.values():
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
-    rounded = {torch.float64: "rounded to float32"}
-    return tuple(
-        f"{count} tensors are {str(dtype).removeprefix('torch.')}; {rounded.get(dtype, 'converted to float32, exactly')}"
-        for dtype, count in counts.items()
-        if dtype != torch.float32
-    )
-
-
-def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Contiguous float32, copied only where it is not that already: what was mapped stays on the file's pages.
-
-    Raises CheckpointError for NaN and infinities, and for types that are not floats.
-    """
-    kinds = sorted({str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()})
-    if kinds:
-        raise CheckpointError(f"{path}: expected floating-point weights, found {', '.join(kinds)}")
-    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    if bad:
-        raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', bad)}")
-    return {name: _contiguous(tensor.detach().to(torch.float32)) for name, tensor in tensors.items()}
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """One NaN or infinity makes the sum one; a sum may also overflow, so only a finite one decides."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
-
-
-def _contiguous(tensor: Tensor) -> Tensor:
-    """`tensor` alone in its storage: a view would drag the whole storage into the file that is written."""
-    tensor = tensor.contiguous()
-    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if alone else tensor.clone()

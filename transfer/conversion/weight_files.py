@@ -43,7 +43,7 @@ def open_weight_file(path: Path, *, verify_all: bool = False) -> TorchFile:
             raise CheckpointError(f"{path} is empty (0 bytes)")
         if head[8:9] == b"{":
             content = _read_safetensors(path, header_size=int.from_bytes(head[:8], "little"))
-            return TorchFile(content, lambda tensors: None)
+            return TorchFile(content)
         if is_pickled(head):
             return open_torch_file(path, verify_all=verify_all)
     except CheckpointError:

@@ -1,0 +1,60 @@
+"""Number types and values of weights: float32 out, and nothing that is not a number.
+
+In: a backbone's tensors as the file has them. Out: contiguous float32, a sentence for each other type, or a CheckpointError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.errors import CheckpointError
+from pretrain.safe_reader.torch_files import TorchFile
+from transfer.conversion.fitting import listing
+
+
+def type_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """One sentence for each number type that is not float32, saying what becomes of it."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+    rounded = {torch.float64: "rounded to float32"}
+    return tuple(
+        f"{count} tensors are {str(dtype).removeprefix('torch.')}; {rounded.get(dtype, 'converted to float32, exactly')}"
+        for dtype, count in counts.items()
+        if dtype != torch.float32
+    )
+
+
+def as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Contiguous float32, copied only where it is not that already: what was mapped stays on the file's pages.
+
+    Raises CheckpointError for types that are not floats.
+    """
+    kinds = sorted({str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()})
+    if kinds:
+        raise CheckpointError(f"{path}: expected floating-point weights, found {', '.join(kinds)}")
+    return {name: _contiguous(tensor.detach().to(torch.float32)) for name, tensor in tensors.items()}
+
+
+def check_values(file: TorchFile, stored: Iterable[Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Checksums of what is `stored`, then values of what was made of it: damage is told from weights that diverged."""
+    file.verify(stored)
+    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', bad)}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """One NaN or infinity makes the sum one; a sum may also overflow, so only a finite one decides."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """`tensor` alone in its storage: a view would drag the whole storage into the file that is written."""
+    tensor = tensor.contiguous()
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if alone else tensor.clone()
