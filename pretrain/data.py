@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pretrain.errors import DataError
 from pretrain.reader import SUFFIXES, read_image
 from pretrain.sampler import Key
+from pretrain.signals import GROUP_SIGNALS, signals_wait
 from pretrain.views.pipeline import SampleViews, ViewMaker
 
 SCAN_THREADS = 16
@@ -253,7 +254,9 @@ class ViewLoader:
         return self.num_batches
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        for batch in self.loader:
+        with signals_wait():
+            batches = iter(self.loader)  # starts the workers
+        for batch in batches:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
@@ -286,7 +289,8 @@ def _unchanged(batch: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     """Workers outlive a signal to the process group: the main process saves first and then ends them."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
