@@ -18,7 +18,7 @@ def backbone_of(
     """An encoder as transfer/conversion/sources.py would have read it."""
     tensors = {name: t for name, t in encoder_state(arch, seed).items() if not name.endswith("num_batches_tracked")}
     contract = contract or InputContract()
-    return Backbone(arch, tensors, contract, "torchvision", "backbone", ("backbone",), "0" * 64, Path(path))
+    return Backbone(arch, tensors, contract, "torchvision", "backbone", ("backbone",), Path(path))
 
 
 def passed_proof(tensors: int = 100) -> dict:
