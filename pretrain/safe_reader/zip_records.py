@@ -198,4 +198,7 @@ def check_checksums(file: BinaryIO, records: Records) -> None:
             checksum = zlib.crc32(buffer[:count], checksum)
             left -= count
         if checksum != record.checksum:
-            raise ZipError(f"it is damaged: the checksum of {name:.60} does not match its bytes")
+            raise ZipError(
+                f"it is damaged: the checksum of {name:.60} does not match its bytes (so it is, too, in a sound file that was "
+                "saved after torch.serialization.set_crc32_options(False): save that one again without)"
+            )

@@ -148,3 +148,15 @@ def test_absent_and_folder_are_told_apart(tmp_path):
         read_torch_file(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="is a folder"):
         read_torch_file(tmp_path)
+
+
+def test_a_file_saved_without_checksums_is_refused_with_what_to_do(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, tmp_path / "file.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(CheckpointError, match="set_crc32_options"):
+        read_torch_file(tmp_path / "file.pth")
+    torch.save({"a": torch.ones(3)}, tmp_path / "file.pth")
+    assert torch.equal(read_torch_file(tmp_path / "file.pth")["a"], torch.ones(3))
