@@ -20,7 +20,7 @@ from torch import Tensor
 from pretrain.errors import CheckpointError
 from pretrain.safe_reader.pickle_process import Kind, reading
 from pretrain.safe_reader.tensor_plan import Places, PlanError, build
-from pretrain.safe_reader.zip_records import Record, Records, ZipError, check_checksums, read_records
+from pretrain.safe_reader.zip_records import Record, Records, ZipError, check_checksums, checked_chunks, read_records
 
 # Begins every file of torch's format before 1.6: the pickled magic number 0x1950a86a20f9469cfc6c.
 OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -42,16 +42,23 @@ def lies_nowhere(tensor: Tensor) -> Record | None:
     return None
 
 
+def nothing_to_read(record: Record) -> Iterator[memoryview]:
+    """Of a format without records."""
+    return iter(())
+
+
 @dataclass(frozen=True)
 class TorchFile:
     """content: containers and tensors. verify: hold the bytes of some of its tensors against their checksums.
 
-    place: the record of the file whose bytes are exactly a tensor's, None where there is none.
+    place: the record of the file whose bytes are exactly a tensor's, None where there is none. read: its bytes in pieces, whose
+    checksum is held against them behind the last one.
     """
 
     content: Any
     verify: Callable[[Iterable[Tensor]], None] = nothing_to_verify
     place: Callable[[Tensor], Record | None] = lies_nowhere
+    read: Callable[[Record], Iterator[memoryview]] = nothing_to_read
 
 
 def read_torch_file(path: Path) -> Any:
@@ -138,7 +145,11 @@ def _open_zip(path: Path, file: BinaryIO, blob: BinaryIO, *, verify_all: bool) -
         record = records[f"{root}data/{key}"] if key is not None else None
         return record if record and record.size == tensor.numel() * tensor.element_size() else None
 
-    return TorchFile(content, nothing_to_verify if verify_all else verify, place)
+    def read(record: Record) -> Iterator[memoryview]:
+        with _one_error(path), open(path, "rb", buffering=0) as again:
+            yield from checked_chunks(again, record)
+
+    return TorchFile(content, nothing_to_verify if verify_all else verify, place, read)
 
 
 def _root(records: Records) -> str:

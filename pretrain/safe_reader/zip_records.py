@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -31,6 +31,7 @@ class ZipError(Exception):
 class Record:
     """Where the bytes of one member lie in the file. stated_at: where the index states their checksum (4 bytes)."""
 
+    name: str
     offset: int
     size: int
     checksum: int
@@ -55,7 +56,7 @@ def read_records(file: BinaryIO) -> Records:
         if start != expected:
             raise ZipError(f"{abs(start - expected)} bytes before {name:.60} belong to nothing, or to two records")
         offset = _check_local(file, start, name, flags, checksum, length)
-        records[name] = Record(offset, length, checksum, stated_at)
+        records[name] = Record(name, offset, length, checksum, stated_at)
         expected = offset + length + _descriptor_size(file, offset + length, flags, checksum, length)
     if at != index_size or expected != index_at:
         raise ZipError("its index and its records do not meet; it was damaged, or holds a second file")
@@ -183,22 +184,29 @@ def _descriptor_size(file: BinaryIO, at: int, flags: int, checksum: int, length:
 
 
 def check_checksums(file: BinaryIO, records: Records) -> None:
-    """Read every record once and hold it against its checksum (torch does not). Raises ZipError naming the damaged one.
+    """Read every record once and hold it against its checksum (torch does not). Raises ZipError naming the damaged one."""
+    for record in records.values():
+        for _ in checked_chunks(file, record):
+            pass
+
+
+def checked_chunks(file: BinaryIO, record: Record) -> Iterator[memoryview]:
+    """The bytes of a record, a MiB at a time in one buffer. Raises ZipError behind the last where the checksum does not match.
 
     Plain reads, not the memory map: pages that nobody uses afterwards do not stay in this process.
     """
-    buffer = memoryview(bytearray(CHUNK))
-    for name, record in records.items():
-        file.seek(record.offset)
-        left, checksum = record.size, 0
-        while left:
-            count = file.readinto(buffer[: min(left, CHUNK)])  # type: ignore[attr-defined]
-            if not count:
-                raise ZipError("it is cut short")
-            checksum = zlib.crc32(buffer[:count], checksum)
-            left -= count
-        if checksum != record.checksum:
-            raise ZipError(
-                f"it is damaged: the checksum of {name:.60} does not match its bytes (so it is, too, in a sound file that was "
-                "saved after torch.serialization.set_crc32_options(False): save that one again without)"
-            )
+    buffer = memoryview(bytearray(min(CHUNK, record.size)))
+    file.seek(record.offset)
+    left, checksum = record.size, 0
+    while left:
+        count = file.readinto(buffer[: min(left, CHUNK)])  # type: ignore[attr-defined]
+        if not count:
+            raise ZipError("it is cut short")
+        checksum = zlib.crc32(buffer[:count], checksum)
+        left -= count
+        yield buffer[:count]
+    if checksum != record.checksum:
+        raise ZipError(
+            f"it is damaged: the checksum of {record.name:.60} does not match its bytes (so it is, too, in a sound file that "
+            "was saved after torch.serialization.set_crc32_options(False): save that one again without)"
+        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from transfer.conversion.parity import prove
 from transfer.conversion.sidecar import Sidecar, detectron2_settings, parse_sidecar, sidecar_path
 from transfer.conversion.sources import Backbone, load_backbone, open_backbone
 from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, Target, check_expressible, target_named
+from transfer.conversion.values import refuse_infinite
 from transfer.conversion.weight_files import file_sha256
 from transfer.conversion.write_torch import write_torch_file
 
@@ -177,7 +177,7 @@ def _publish_folder(draft: Path, output: Path) -> None:
 
 
 def _write(path: Path, backbone: Backbone) -> None:
-    """Detectron2's .pth, while a second thread holds the tensors against their checksums. Raises CheckpointError."""
+    """Detectron2's .pth. Raises CheckpointError for a damaged source, and for weights with NaN or infinity."""
     tensors = to_detectron2(backbone.tensors)
     content = {
         "model": tensors,
@@ -185,10 +185,9 @@ def _write(path: Path, backbone: Backbone) -> None:
         "__author__": AUTHOR,
         "arch": backbone.arch,
     }
-    with ThreadPoolExecutor(max_workers=1) as second:
-        checked = second.submit(backbone.check)
-        write_torch_file(path, content, tensors, place=backbone.place)
-        checked.result()
+    if not all(backbone.file.place(tensor) for tensor in tensors.values()):
+        backbone.check()  # of what was made into float32, only the original can be held against a checksum
+    refuse_infinite(write_torch_file(path, content, tensors, file=backbone.file), backbone.path)
 
 
 def _other_branch(backbone: Backbone) -> dict[str, torch.Tensor] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from torch import Tensor
 
 from pretrain.contract import InputContract
 from pretrain.errors import CheckpointError, ConfigError
-from pretrain.safe_reader.torch_files import TorchFile, lies_nowhere
-from pretrain.safe_reader.zip_records import Record
+from pretrain.safe_reader.torch_files import TorchFile
 from transfer.conversion.containers import Containers, View, arranged, branch_tensors, file_view, levels
 from transfer.conversion.fitting import COUNTER, fit, listing, reason
 from transfer.conversion.layout_entry import Branch
@@ -44,8 +43,8 @@ def _nothing() -> None:
 class Backbone:
     """tensors: torchvision names -> float32, exactly those of `arch`. branches: all that the file offers, default first.
 
-    notes: what was assumed or changed on the way, one sentence each. place: where in the file a tensor's bytes lie, verbatim.
-    unchecked: what `check` has still to do.
+    notes: what was assumed or changed on the way, one sentence each. file: knows where its tensors' bytes lie. unchecked: what
+    `check` has still to do.
     """
 
     arch: str
@@ -56,7 +55,7 @@ class Backbone:
     branches: tuple[str, ...]
     path: Path
     notes: tuple[str, ...] = ()
-    place: Callable[[Tensor], Record | None] = lies_nowhere
+    file: TorchFile = field(default_factory=lambda: TorchFile({}))
     unchecked: Callable[[], None] = _nothing
 
     def check(self) -> None:
@@ -91,7 +90,7 @@ def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None
 
 
 def open_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
-    """`load_backbone` for who copies tensors before, or while, `Backbone.check` looks at their values."""
+    """`load_backbone` for who looks at no value before `Backbone.check`, or reads the tensors through `Backbone.file`."""
     file = open_weight_file(path)
     return _find_backbone(file, path, source=source, branch=branch)
 
@@ -132,7 +131,7 @@ def _find_backbone(file: TorchFile, path: Path, *, source: str, branch: str | No
         branches=branches,
         path=path,
         notes=(*notes, *type_notes(tensors)),
-        place=file.place,
+        file=file,
         unchecked=functools.partial(check_values, file, stored.values(), tensors, path),
     )
 
@@ -218,7 +217,7 @@ def _take_unknown(file: TorchFile, view: View, path: Path, branch: str | None) -
         branches=(chosen.name, *(c.name for c in candidates if c.complete and c is not chosen)),
         path=path,
         notes=(UNKNOWN_NOTE, *type_notes(chosen.tensors)),
-        place=file.place,
+        file=file,
         unchecked=functools.partial(check_values, file, (), chosen.tensors, path),
     )
 

@@ -5,7 +5,7 @@ In: a backbone's tensors as the file has them. Out: contiguous float32, a senten
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,13 +43,20 @@ def as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def check_values(file: TorchFile, stored: Iterable[Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Checksums of what is `stored`, then values of what was made of it: damage is told from weights that diverged."""
     file.verify(stored)
-    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    if bad:
-        raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', bad)}")
+    refuse_infinite([name for name, tensor in tensors.items() if not _is_finite(tensor)], path)
+
+
+def refuse_infinite(names: Sequence[str], path: Path) -> None:
+    """Raises CheckpointError naming the tensors, if there are any."""
+    if names:
+        raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', names)}")
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """One NaN or infinity makes the sum one; a sum may also overflow, so only a finite one decides."""
+    """Whether no value is NaN or infinite.
+
+    One NaN or infinity makes the sum one; a sum may also overflow, so only a finite one decides.
+    """
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 

@@ -1,9 +1,9 @@
-"""A torch file whose tensors' checksums are carried over from the file that they were read from.
+"""A torch file out of the tensors of another, each read once: verified, looked at and written on the way.
 
-In: containers of CPU tensors, and the source's record of each. Out: the file that torch.save writes, byte for byte apart
-from the id it gives itself. torch.save copies each tensor through a buffer of its own and computes its checksum; here it is
-written once, from the pages of the source, beside the checksum that the source states. Damage on the way cannot pass:
-whoever holds either file against its checksums finds it.
+In: containers of CPU tensors, and the file that they were read from. Out: the file that torch.save writes, byte for byte apart
+from the id it gives itself. torch.save would map every tensor into memory, copy it through a buffer and compute its checksum;
+here the source's bytes pass through one buffer, and the checksum that the source states is carried over. Damage on the way
+cannot pass: whoever holds either file against its checksums finds it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +20,48 @@ import torch
 from torch import Tensor
 
 from pretrain.errors import CheckpointError
-from pretrain.safe_reader.zip_records import DESCRIPTOR, Record, read_records
+from pretrain.safe_reader.torch_files import TorchFile
+from pretrain.safe_reader.zip_records import DESCRIPTOR, read_records
 
 
-def write_torch_file(
-    path: Path, content: Any, tensors: Mapping[str, Tensor], *, place: Callable[[Tensor], Record | None]
-) -> None:
-    """Write `content`, whose tensors are `tensors`: contiguous, on the CPU, each alone in its storage. Not yet flushed.
+def write_torch_file(path: Path, content: Any, tensors: Mapping[str, Tensor], *, file: TorchFile) -> list[str]:
+    """Write `content`, whose tensors are `tensors`: contiguous float32, on the CPU, each alone in its storage. Not yet flushed.
 
-    place: the record of the source whose bytes are exactly a tensor's, None where there is none. Raises CheckpointError or
-    OSError for a disk that is full.
+    file: where those of the tensors that lie in a file verbatim are read from, and verified. Returns the names of tensors
+    with NaN or infinity. Raises CheckpointError for a damaged source, and like OSError for a disk that is full.
     """
     try:
-        with open(path, "wb") as file, torch.serialization.skip_data():  # the tensors' places stay empty
-            torch.save(content, file)
+        with open(path, "wb") as output, torch.serialization.skip_data():  # the tensors' places stay empty
+            torch.save(content, output)
     except RuntimeError as error:  # torch reports a full disk so
         raise CheckpointError(f"could not write {path}: {error}") from error
-    distinct = {tensor.data_ptr(): tensor for tensor in tensors.values() if tensor.numel()}.values()
-    with open(path, "r+b", buffering=0) as file:
-        records = read_records(file)
+    distinct = {tensor.data_ptr(): name for name, tensor in tensors.items() if tensor.numel()}.values()
+    bad = []
+    with open(path, "r+b", buffering=0) as output:
+        records = read_records(output)
         empty = [record for name, record in records.items() if name.startswith("archive/data/") and record.size]
-        for tensor, record in zip(distinct, empty, strict=True):
-            data = tensor.reshape(-1).numpy().view(np.uint8).data
-            assert len(data) == record.size, "torch no longer stores tensors in the order in which it meets them"
-            _write_at(file.fileno(), record.offset, data)
-            source = place(tensor)
-            checksum = struct.pack("<L", zlib.crc32(data) if source is None else source.checksum)
-            _write_at(file.fileno(), record.offset + record.size, DESCRIPTOR + checksum)
-            _write_at(file.fileno(), record.stated_at, checksum)
+        for name, record in zip(distinct, empty, strict=True):
+            tensor = tensors[name]
+            assert tensor.nbytes == record.size, "torch no longer stores tensors in the order in which it meets them"
+            source = file.place(tensor)
+            chunks = file.read(source) if source else iter([tensor.reshape(-1).numpy().view(np.uint8).data])
+            at, checksum, finite = record.offset, 0, True
+            for chunk in chunks:
+                _write_at(output.fileno(), at, chunk)
+                at += len(chunk)
+                finite &= _is_finite(np.frombuffer(chunk, dtype=np.float32))
+                checksum = source.checksum if source else zlib.crc32(chunk)
+            if not finite:
+                bad.append(name)
+            _write_at(output.fileno(), at, DESCRIPTOR + struct.pack("<L", checksum))
+            _write_at(output.fileno(), record.stated_at, struct.pack("<L", checksum))
+    return bad
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    """As for tensors (transfer/conversion/values.py); numpy's sum starts no threads for a piece of a MiB."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def _write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
