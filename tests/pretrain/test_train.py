@@ -157,6 +157,7 @@ def test_an_output_directory_is_not_reused_by_accident(tiny_config, tmp_path):
         run(config, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_images(tiny_config, image_folder, tmp_path, monkeypatch):
     root = shutil.copytree(image_folder, tmp_path / "images")
     config = tiny_config(data={"root": str(root)})

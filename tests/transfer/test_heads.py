@@ -67,6 +67,7 @@ def test_norm_starts_as_identity_and_is_in_the_forward_pass(detector: nn.Module)
         head.res5.norm.weight.div_(2)
 
 
+@pytest.mark.slow
 def test_one_step_reaches_the_norm_and_the_stem_and_detection_follows(detector: nn.Module) -> None:
     truth = Instances((64, 64))
     truth.gt_boxes = Boxes(torch.tensor([[8.0, 8, 40, 40], [30, 30, 60, 60]]))

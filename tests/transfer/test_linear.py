@@ -192,6 +192,7 @@ def test_an_encoder_that_moved_is_caught(sabotage):
         sabotage(module)
 
 
+@pytest.mark.slow
 def test_views_cached_for_every_epoch_give_the_history_of_fresh_views(class_folders):
     train_images, val = load_splits(class_folders)
     config = replace(TINY, epochs=2, image_size=32, learning_rate=0.1)

@@ -138,7 +138,7 @@ def arrays(value: Any) -> Any:
 
 
 # What tests/transfer/conversion/test_convert.py proves file by file: all that hold the statistics too. A few at once, the rest when asked.
-QUICK = (ours, moco_v2, caffe2_with_statistics)  # converted with proof by `make check` too; all others are slow
+QUICK = (ours, caffe2_with_statistics)  # converted with proof by `make check` too; all others are slow
 CONVERTED = [
     pytest.param(maker, marks=() if maker in QUICK else pytest.mark.slow)
     for makers in MAKERS.values()

@@ -120,6 +120,7 @@ def placed(model, weights, tensors):
     return sum(torch.equal(state[name], wanted[short]) for name, short in names.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FPN", "C4"])
 def test_detectors_take_every_tensor_and_a_spoiled_file_counts_fewer(tmp_path, monkeypatch, kind):
     arch = "small bottleneck"

@@ -27,6 +27,7 @@ def folder(backbone, tmp_path):
     return tmp_path / "hf"
 
 
+@pytest.mark.slow
 def test_the_folder_computes_the_same_with_its_own_settings(folder, backbone):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", WEIGHTS_FILE, "preprocessor_config.json"]
     proof = prove(backbone, load(folder, backbone))

@@ -37,6 +37,7 @@ def test_create_model_loads_it_as_a_checkpoint_and_as_a_feature_extractor(writte
     assert torch.equal(features.state_dict()["layer4.1.conv2.weight"], backbone.tensors["layer4.1.conv2.weight"])
 
 
+@pytest.mark.slow
 def test_timm_computes_the_same_with_the_files_own_settings(written, backbone):
     network = load(written, backbone)
     assert network.preprocessing.mean == pytest.approx([25.5, 51.0, 76.5])

@@ -111,6 +111,7 @@ def test_selective_kernels_are_refused_as_such():
         take_backbone(content, PATH)
 
 
+@pytest.mark.slow
 def test_cmc_s_two_encoders_are_refused_with_their_channels():
     with pytest.raises(CheckpointError, match=r"pycontrast-cmc.*1 and 2 colour channels.*half as wide"):
         take_backbone(pycontrast_cmc(), PATH)

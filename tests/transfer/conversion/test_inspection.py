@@ -48,6 +48,7 @@ def test_an_unknown_file_shows_what_was_found_and_taken(inspected):
     assert "note        no known layout" in text
 
 
+@pytest.mark.slow
 def test_a_refused_layout_and_a_file_without_a_resnet_are_described_not_raised(inspected):
     assert "refused     " in inspected(pycontrast_cmc()) and "colour channels" in inspected(pycontrast_cmc())
     assert "refused     " in inspected({"a": torch.zeros(2)})

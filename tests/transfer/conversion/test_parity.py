@@ -38,6 +38,7 @@ def test_the_right_weights_agree_at_every_stage(tmp_path, arch):
     assert min(proof.negative_controls.values()) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "contract",
     [

@@ -43,6 +43,7 @@ def test_two_names_that_become_one_are_refused(saved):
         load_backbone(saved({**QUERY, "module.conv1.weight": QUERY["conv1.weight"]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet34", "resnet50"])
 def test_the_architecture_is_read_off_the_tensors(saved, arch):
     found = load_backbone(saved(moco_v2(encoder_state(arch), encoder_state(arch))))

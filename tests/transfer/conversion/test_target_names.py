@@ -24,6 +24,7 @@ def test_there_and_back_is_the_same(arch):
     assert from_huggingface(renamed) == tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_the_names_are_those_of_transformers_network(arch):
     from transformers import ResNetModel

@@ -94,6 +94,7 @@ def test_mask_box_of_one_pixel() -> None:
     assert mask_box(mask) == (4, 2, 5, 3)
 
 
+@pytest.mark.slow
 def test_colour_says_little_of_the_class() -> None:
     """Nearest class mean on mean colours: chance is 12.5 %."""
     pairs = [render_object_image(CONFIG, 5, index) for index in range(240)]
