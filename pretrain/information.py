@@ -33,7 +33,7 @@ from pretrain.information_interval import bootstrap_interval, t_interval
 MIN_BATCHES = 5  # from so many on, the interval is Student's over batches; below, a bootstrap over pairs
 MIN_PAIRS = 8  # of an estimate; fewer pairs say nothing about their own spread
 # Within so many nats of its ceiling (or half the ceiling, where that is less) InfoNCE counts as saturated. Measured with the
-# best critic of Gaussians of 1 to 16 dimensions: there it is 4 to 16 % low for batches of 64 to 1024 (12 to 22 % for 16),
+# best critic of Gaussians of 1 to 16 dimensions: there it is 4 to 17 % low for batches of 64 to 1024 (12 to 22 % for 16),
 # and from there on it stays behind more and more.
 SATURATION_MARGIN = 1.5
 LARGEST_EXPONENT = 80.0  # e^80 is finite in float32 too
