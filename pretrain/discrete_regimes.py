@@ -168,7 +168,7 @@ def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     task = label_information(world, world.inputs)
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(10.4, 4.1), layout="constrained")
+        figure = Figure(figsize=(10.4, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for regime in REGIMES:
             of_regime = [outcome for outcome in outcomes if outcome.regime == regime]
@@ -197,7 +197,7 @@ def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
             ylim=(0, 1.04),
         )
         left.annotate("I(x;y)", (task / BIT, 0.02), xytext=(3, 0), textcoords="offset points", color="#6b7280")
-        left.legend(loc="lower right")
+        figure.legend(loc="outside lower center", ncols=5)
         right.set(
             title="What the learned code z1 holds",
             xlabel="I(z1;y), bits: the task",
