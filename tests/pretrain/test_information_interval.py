@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain import information_interval
-from pretrain.information import BOUNDS, MIN_BATCHES, Scores, estimate, in_batch
+from pretrain.information import _ROW_BOUNDS, BOUNDS, MIN_BATCHES, Scores, estimate, in_batch
 from pretrain.information_interval import t_interval
 from tests.pretrain.gaussians import draw, log_ratio
 
@@ -90,6 +90,27 @@ def test_bootstrap_error_of_a_mean_is_the_textbook_one():
     found = estimate("nwj", [Scores(positive, torch.full((200, 5), -600.0, dtype=torch.float64))])
     expected = 1.972 * float(positive.std()) / math.sqrt(200)
     assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.08)  # 1000 resamples: 2.2 % each way
+
+
+@pytest.mark.parametrize("name", list(BOUNDS))
+def test_a_resample_equals_the_one_written_out(name, monkeypatch):
+    """Pairs 0, 0, 0, 2, 3 of five: rows and keys are repeated, and a copy of a pair is no negative of it."""
+    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = [0, 0, 0, 2, 3]
+    counts = torch.tensor([3.0, 0, 1, 1, 0], dtype=torch.float64)
+    monkeypatch.setattr(information_interval, "_counts", lambda *_: counts.expand(1, 5))
+    monkeypatch.setattr(information_interval, "NUM_RESAMPLES", 1)
+    monkeypatch.setattr(information_interval, "RESAMPLES_AT_ONCE", 1)
+    scores = in_batch(matrix)
+    found = information_interval._resampled(
+        _ROW_BOUNDS[name], scores.positive, scores.negative, within=True, generator=torch.Generator()
+    )
+    partition = torch.stack(
+        [torch.tensor([float(matrix[i, j].exp()) for j in drawn if j != i]).double().mean().log() for i in drawn]
+    )
+    ones = torch.ones(5, dtype=torch.float64)
+    expected = _ROW_BOUNDS[name](matrix.diagonal()[drawn], partition, ones, 4)
+    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_t_interval_is_students():
