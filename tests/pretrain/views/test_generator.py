@@ -48,6 +48,12 @@ def test_log_determinant_is_autograd_s(coupling: str, layer_mode: str) -> None:
     assert (abs(float(log_determinant)) < 1e-12) is (coupling == "additive")
 
 
+def test_pixels_go_through_the_same_layers_as_a_convolution_s() -> None:
+    coupling = played(hidden_width=8, coupling="affine").blocks[1].second
+    by = torch.rand(3, 1, 5, 7)
+    assert torch.allclose(coupling._terms(by), coupling.layers(by), atol=1e-6)
+
+
 def test_an_untrained_generator_is_its_colour_space() -> None:
     generator = Generator(GeneratorConfig(space="lab", coupling="affine"))
     assert torch.equal(generator.from_rgb(images()), generator.prepare(images()))
