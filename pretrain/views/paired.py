@@ -16,8 +16,8 @@ information at swap 0.5, none at 0 or 1. It is the same at every setting of a sw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pretrain.errors import ConfigError, DataError
 from pretrain.views import geometry
+from pretrain.views.colour import colour_space
 from pretrain.views.geometry import Crop, Flip
 from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.photometric import Blur, apply_blur
@@ -45,7 +46,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class KeepChannels:
-    """The channels of `space` that a view keeps; the others become their data-set mean."""
+    """The channels of `space` that a view keeps; the others become their mean (colour.py says over what)."""
 
     space: str
     kept: tuple[int, ...]
@@ -57,18 +58,17 @@ Half = Crop | Flip | Blur | Residual | KeepChannels | None
 class ChannelSource(Protocol):
     """Where channels come from: a colour space, or whatever else maps RGB to three channels and back."""
 
-    def to_channels(self, rgb: Tensor) -> Tensor:
+    @property
+    def to_space(self) -> Callable[[Tensor], Tensor]:
         """RGB float (3, H, W) in [0, 1] -> three channels (3, H, W)."""
-        ...
 
-    def to_rgb(self, channels: Tensor) -> Tensor:
-        """The way back; what leaves [0, 1] is clipped by the caller."""
-        ...
+    @property
+    def to_rgb(self) -> Callable[[Tensor], Tensor]:
+        """The way back; what leaves [0, 1] is clipped afterwards."""
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Each channel's mean over a data set."""
-        ...
+        """What stands for a channel that is not kept."""
 
 
 def check_pairs(recipe: Recipe, *, num_views: int, with_patches: bool) -> None:
@@ -157,7 +157,7 @@ def apply_keep_channels(change: KeepChannels, image: np.ndarray) -> np.ndarray:
     """
     source = channel_source(change.space)
     rgb = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-    channels = source.to_channels(rgb)
+    channels = source.to_space(rgb)
     alone = torch.tensor(source.mean, dtype=channels.dtype)[:, None, None].expand_as(channels).clone()
     kept = list(change.kept)
     alone[kept] = channels[kept]
@@ -165,27 +165,6 @@ def apply_keep_channels(change: KeepChannels, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(back.numpy().transpose(1, 2, 0))
 
 
-@cache
 def channel_source(space: str) -> ChannelSource:
     """The colour space of that name. Raises ConfigError for an unknown one."""
-    from pretrain.views.colour import COLOUR_SPACES
-
-    if space not in COLOUR_SPACES:
-        raise ConfigError(f"ChannelSplit: expected a space out of {', '.join(COLOUR_SPACES)}, found {space!r}")
-    return _SpaceChannels(space)
-
-
-class _SpaceChannels:
-    """A colour space as a source of channels."""
-
-    def __init__(self, space: str) -> None:
-        from pretrain.views.colour import COLOUR_SPACES
-
-        self._space = COLOUR_SPACES[space]
-        self.mean = self._space.mean
-
-    def to_channels(self, rgb: Tensor) -> Tensor:
-        return self._space.to_space(rgb)
-
-    def to_rgb(self, channels: Tensor) -> Tensor:
-        return self._space.to_rgb(channels)
+    return colour_space(space)
