@@ -12,6 +12,9 @@ from pretrain.errors import ConfigError
 from pretrain.views.paired_ops import PairedOp, PatchDistance, check_probability
 
 Range = tuple[float, float]
+# The paper's scale of colour jitter: strength x is (0.8 x, 0.8 x, 0.8 x, 0.2 x) [infomin.md 3]; hue ends at half a turn.
+JITTER_SCALE = (0.8, 0.8, 0.8, 0.2)
+MAX_JITTER_STRENGTH = 2.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class ColorJitter:
     saturation: float
     hue: float
     p: float
+
+    def with_strength(self, strength: float) -> ColorJitter:
+        """The paper's jitter of that strength with this one's p."""
+        brightness, contrast, saturation, hue = (strength * scale for scale in JITTER_SCALE)
+        return ColorJitter(brightness, contrast, saturation, hue, p=self.p)
 
 
 @dataclass(frozen=True)
