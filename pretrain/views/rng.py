@@ -13,6 +13,7 @@ VIEW_STREAM = 0
 PATCHES_STREAM = 1
 PERMUTATION_STREAM = 2
 ORDER_STREAM = 3
+PAIR_STREAM = 4  # what is drawn once for the two views of an image
 
 _WORD = 2**64
 
