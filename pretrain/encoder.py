@@ -1,6 +1,7 @@
 """Encoders: ResNet v1.5 with torchvision's parameter names and no classifier.
 
-In: images (B, 3, H, W), normalised (or one or two channels, where an encoder reads one view of a pair). Out: pooled features (B, D), or the five stages that a detector reads.
+In: images (B, 3, H, W), normalised (or one or two channels, where an encoder reads one view of a pair). Out: pooled features
+(B, D), or the five stages that a detector reads.
 """
 
 from __future__ import annotations
@@ -70,8 +71,6 @@ ARCHITECTURES = {
     "resnet18_half": Architecture(bottleneck=False, layers=(2, 2, 2, 2), base_channels=32),
     "resnet50_half": Architecture(bottleneck=True, layers=R50, base_channels=32),
 }
-# For judging views only: Detectron2 fixes the width of its basic blocks, so that no detector could take these.
-VIEW_ARCHITECTURES = {"resnet18_half": Architecture(bottleneck=False, layers=(2, 2, 2, 2), base_channels=32)}
 
 
 class ResNetEncoder(ResNet):
@@ -90,15 +89,14 @@ class ResNetEncoder(ResNet):
         max_pool: bool = True,
         zero_init_residual: bool = False,
     ) -> None:
-        """arch: a key of ARCHITECTURES or VIEW_ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride.
+        """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride.
 
         in_channels: 1 and 2 for encoders of one view each. max_pool False leaves the stem's pooling out, for images of about
         64 px. zero_init_residual: the last BatchNorm of every block starts at 0. [infomin.md 4] Names stay the same.
         """
-        known = ARCHITECTURES | VIEW_ARCHITECTURES
-        if arch not in known:
+        if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
-        spec = known[arch]
+        spec = ARCHITECTURES[arch]
         block = Bottleneck if spec.bottleneck else BasicBlock
         super().__init__(block, list(spec.layers), groups=spec.groups, width_per_group=spec.width_per_group)
         del self.fc
