@@ -33,11 +33,8 @@ def main() -> None:
     """Measure, print, write."""
     arguments = parse_arguments()
     from pretrain.atomic import write_json
-    from pretrain.errors import ConfigError
     from pretrain.measure import MeasureRequest, describe, measure_views
 
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise ConfigError(f"--json: no folder {arguments.json.parent}; make it, or name another file")
     request = MeasureRequest(
         checkpoint=arguments.checkpoint,
         data=arguments.data,
@@ -52,6 +49,7 @@ def main() -> None:
     result = measure_views(request, announce=print)
     print(describe(result))
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.json, result)
         print(f"wrote {arguments.json}")
 
