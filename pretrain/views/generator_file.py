@@ -6,7 +6,9 @@ run. Metadata: one entry FORMAT, a JSON of version, digest (sha256 over names an
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from pretrain.views.generator import Generator, GeneratorConfig
 
 FORMAT = "infomin-transfer/generator"
 VERSION = 1
+EMBEDDED = "data:application/x-safetensors;base64,"
 MAX_BYTES = 64 * 2**20  # some thousand times what the largest sensible one needs
 Triple = tuple[float, float, float]
 
@@ -131,6 +134,27 @@ def generator_from_bytes(data: bytes, *, where: str) -> FrozenGenerator:
             f"here it is {found[0]} and {found[1]}"
         )
     return FrozenGenerator(generator.eval().requires_grad_(False), record)
+
+
+def embed_generator(path: Path) -> str:
+    """The file as text, for a recipe. Raises CheckpointError as `load_generator` does."""
+    load_generator(path)
+    return EMBEDDED + base64.b64encode(path.read_bytes()).decode()
+
+
+@functools.lru_cache(maxsize=4)  # a loader asks for it at every view
+def embedded_generator(text: str) -> FrozenGenerator:
+    """Inverse of `embed_generator`. Raises CheckpointError for other text and for a damaged generator."""
+    where = "the generator in the recipe"
+    try:
+        if not text.startswith(EMBEDDED):
+            raise ValueError(text[:60])
+        data = base64.b64decode(text.removeprefix(EMBEDDED), validate=True)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{where}: expected {EMBEDDED}..., found {error}; a path stands in a recipe file: type views.recipe=RECIPE.yaml"
+        ) from None
+    return generator_from_bytes(data, where=where)
 
 
 def _parse(data: bytes, where: str) -> tuple[Mapping[str, str], dict[str, Tensor]]:
