@@ -33,7 +33,6 @@ def evaluate_views(
     announce: Callable[[str], None],
 ) -> dict[str, Any]:
     """Evaluate `spec` with every seed and write the result. Raises UserError before anything is written."""
-    check_seeds(seeds)
     views = load_views(spec)
     device = pick_device(config.device, Ranks())
     images = load_evaluation_data(data, config, announce=announce)
@@ -65,7 +64,10 @@ def evaluate_views(
     return result
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise ConfigError for a seed given twice or outside [0, 2^31)."""
-    if len(set(seeds)) < len(seeds) or not seeds or not all(0 <= seed < 2**31 for seed in seeds):
-        raise ConfigError(f"--seeds: expected different integers in [0, 2^31), found {list(seeds)}")
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """ "0,1,2" -> (0, 1, 2). Raises ConfigError for anything but different integers in [0, 2^31) with commas between."""
+    parts = [part.strip() for part in text.split(",")]
+    seeds = tuple(int(part) for part in parts if part.isdecimal())
+    if len(seeds) < len(parts) or len(set(seeds)) < len(seeds) or not all(seed < 2**31 for seed in seeds):
+        raise ConfigError(f"--seeds: expected different integers in [0, 2^31) like 0,1,2, found {text!r}")
+    return seeds
