@@ -40,7 +40,8 @@ GREY_SPREAD_FLOOR = 1e-6
 def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
     """One panel a figure, one line a seed; a cross where a diverged game's generator was taken from."""
     rows = [row for outcome in outcomes for row in outcome.history]
-    panels = [panel for panel in _panels() if any(name in row for row in rows for name in panel[1])]
+    # What stays 0 throughout (the volume of additive couplings) needs no panel.
+    panels = [panel for panel in _panels() if any(row.get(name) for row in rows for name in panel[1])]
     with matplotlib.rc_context(STYLE):
         columns = min(2, max(1, len(panels)))
         height = -(-max(1, len(panels)) // columns)
@@ -106,8 +107,8 @@ def draw_channels(path: Path, generator: Generator, images: Tensor, *, mean: Seq
         "image",
         *(f"{space.name} {name}" for name in space.channels),
         *(f"learned {channel}" for channel in (1, 2, 3)),
-        "view 1 as RGB",
-        "view 2 as RGB",
+        "view 1 (RGB)",
+        "view 2 (RGB)",
     ]
     columns = [_colour(rgb), *_grey(plain), *_grey(learned), *(_colour(view) for view in views)]
     with matplotlib.rc_context({"font.size": 9}):
