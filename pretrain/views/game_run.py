@@ -63,11 +63,13 @@ def learn_views(
 ) -> dict[str, Any]:
     """Play every seed's game and write the files named above. Raises UserError before the first step for what cannot start,
     and after the last one, everything written, if every game diverged."""
-    if config.game.mode == "unsupervised" and (config.labelled or config.game.labels_per_class):
-        raise ConfigError(
-            "an unsupervised game looks at no label; leave --labelled and --labels-per-class out, or type "
-            "--mode semi-supervised"
-        )
+    if config.game.mode == "unsupervised":
+        if config.labelled is not None:
+            raise ConfigError(
+                "an unsupervised game looks at no label; leave --labelled out, or type --mode semi-supervised"
+            )
+        if config.game.labels_per_class is not None:
+            announce("an unsupervised game looks at no label: labels_per_class is not used")
     device = pick_device(config.game.runtime.device, Ranks())
     with RunDir(output_dir, config, resume=resume, free_to_change=FREE_TO_CHANGE) as run:
         images = load_game_images(config.data, config.labelled, config.game, announce=announce)
