@@ -28,6 +28,7 @@ from torch import Tensor
 from pretrain.errors import ConfigError, DataError
 from pretrain.views import geometry
 from pretrain.views.colour import colour_space
+from pretrain.views.generator_file import embedded_generator
 from pretrain.views.geometry import Crop, Flip
 from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.photometric import Blur, apply_blur
@@ -46,10 +47,11 @@ class Residual:
 
 @dataclass(frozen=True)
 class KeepChannels:
-    """The channels of `space` that a view keeps; the others become their mean (colour.py says over what)."""
+    """The channels of `space`, or of the generator, that a view keeps; the others become their mean (colour.py says over what)."""
 
     space: str
     kept: tuple[int, ...]
+    generator: str | None = None
 
 
 Half = Crop | Flip | Blur | Residual | KeepChannels | None
@@ -82,7 +84,7 @@ def check_pairs(recipe: Recipe, *, num_views: int, with_patches: bool) -> None:
         )
     for op in recipe.ops:
         if isinstance(op, ChannelSplit):
-            channel_source(op.space)
+            channel_source(op.space, op.generator)
 
 
 def draw_pair(op: Op, rng: np.random.Generator, *, height: int, width: int, size: int) -> tuple[Half, Half]:
@@ -107,7 +109,8 @@ def draw_pair(op: Op, rng: np.random.Generator, *, height: int, width: int, size
             applied, swap = rng.random(2) < (op.p, op.swap)
             if not applied:
                 return None, None
-            return _swapped(KeepChannels(op.space, (0,)), KeepChannels(op.space, (1, 2)), swap=bool(swap))
+            first, second = (KeepChannels(op.space, kept, op.generator) for kept in ((0,), (1, 2)))
+            return _swapped(first, second, swap=bool(swap))
     raise AssertionError(f"{op} is drawn for each view")
 
 
@@ -155,7 +158,7 @@ def apply_keep_channels(change: KeepChannels, image: np.ndarray) -> np.ndarray:
 
     So by data processing such views share no more than the channels do. Colours outside RGB's cube are clipped to it.
     """
-    source = channel_source(change.space)
+    source = channel_source(change.space, change.generator)
     rgb = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
     channels = source.to_space(rgb)
     alone = torch.tensor(source.mean, dtype=channels.dtype)[:, None, None].expand_as(channels).clone()
@@ -165,6 +168,15 @@ def apply_keep_channels(change: KeepChannels, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(back.numpy().transpose(1, 2, 0))
 
 
-def channel_source(space: str) -> ChannelSource:
-    """The colour space of that name. Raises ConfigError for an unknown one."""
-    return colour_space(space)
+def channel_source(space: str, generator: str | None = None) -> ChannelSource:
+    """The colour space of that name, or the generator (ChannelSplit.generator) that starts from it.
+
+    Raises ConfigError for an unknown space and for a generator of another, CheckpointError for text that is no generator.
+    """
+    source = colour_space(space)
+    if generator is None:
+        return source
+    frozen = embedded_generator(generator)
+    if frozen.record.config.space != source.name:
+        raise ConfigError(f"ChannelSplit: the generator starts from {frozen.record.config.space}, found space: {space}")
+    return frozen

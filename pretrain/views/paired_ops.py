@@ -62,11 +62,15 @@ class ChannelSplit:
     """One view keeps the first channel of a colour space, the other the second and third. See paired.py.
 
     space: a name in colour.py. p: of doing it at all. swap: probability that the first view gets channels 2 and 3.
+    generator: the channels are those of a learned generator that starts from `space`: its whole file as text
+    (generator_file.embed_generator), so that a recipe and the checkpoints made with it need no other file. In a recipe file
+    it may be the path of a generator.safetensors, relative to the recipe; reading the recipe puts the text in its place.
     """
 
     space: str
     p: float = 1.0
     swap: float = 0.5
+    generator: str | None = None
 
     def __post_init__(self) -> None:
         check_probability("ChannelSplit", "p", self.p)

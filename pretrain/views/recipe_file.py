@@ -24,6 +24,7 @@ import yaml
 from pretrain.atomic import write_text
 from pretrain.errors import ConfigError
 from pretrain.strict import from_mapping, load_yaml
+from pretrain.views.generator_file import EMBEDDED, embed_generator
 from pretrain.views.recipes import RECIPES, JigsawSpec, Op, Recipe
 
 SUFFIXES = (".yaml", ".yml")
@@ -46,8 +47,16 @@ def is_recipe_file(text: str) -> bool:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file. Raises ConfigError naming file, key and the nearest valid one."""
-    return recipe_from_plain(load_yaml(path), where=str(path))
+    """Read a recipe file; generators that it names by path become part of the recipe.
+
+    Raises ConfigError naming file, key and the nearest valid one, CheckpointError for a generator that cannot be read.
+    """
+    values = load_yaml(path)
+    for entry in values["ops"] if isinstance(values.get("ops"), list) else ():
+        generator = entry.get("generator") if isinstance(entry, dict) else None
+        if isinstance(generator, str) and not generator.startswith(EMBEDDED):
+            entry["generator"] = embed_generator(path.parent / generator)
+    return recipe_from_plain(values, where=str(path))
 
 
 def write_recipe(path: Path, recipe: Recipe, *, header: str = "") -> None:
