@@ -24,11 +24,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
     parser.add_argument("--output-dir", type=Path, required=True, help="everything the sweep makes goes here")
     parser.add_argument("--settings", nargs="+", help="of the family, for example 0.08 0.2 0.4 (default: the paper's)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="for example 0 1 2 (default: 0)")
+    parser.add_argument("--seeds", nargs="+", default=["0"], help="for example 0 1 2 (default: 0)")
     parser.add_argument(
-        "--pretrain-config", type=Path, default=Path("configs/views/crop_jitter_imagenet100.yaml"),
-        help="for tools/pretrain.py (default: %(default)s)",
-    )  # fmt: skip
+        "--pretrain-config", type=Path, help="for tools/pretrain.py; of family colour, for tools/evaluate_views.py"
+    )
     parser.add_argument("--measure-batch", type=int, default=256, help="held-out pairs a batch: the ceiling is its log")
     parser.add_argument(
         "--downstream", choices=("readout", "detection", "none"), default="readout", help="none: information alone"
@@ -50,10 +49,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def _take_overrides(arguments: argparse.Namespace) -> None:
-    """`--settings 0.1 0.2 seed=1`: what holds a `=` is an override, wherever it stands."""
-    if arguments.settings:
-        arguments.overrides = [*(text for text in arguments.settings if "=" in text), *arguments.overrides]
-        arguments.settings = [text for text in arguments.settings if "=" not in text]
+    """`--seeds 0 1 optimizer.epochs=5`: what holds a `=` is an override, wherever it stands."""
+    for name in ("settings", "seeds"):
+        words = getattr(arguments, name) or []
+        arguments.overrides = [*arguments.overrides, *(word for word in words if "=" in word)]
+        setattr(arguments, name, [word for word in words if "=" not in word] or None)
+    if not all(word.isdecimal() for word in arguments.seeds or ()):
+        raise ConfigError(f"--seeds: expected whole numbers of 0 or more, found {' '.join(arguments.seeds)}")
+    arguments.seeds = [int(word) for word in arguments.seeds or ("0",)]
 
 
 def say(text: str) -> None:

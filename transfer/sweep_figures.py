@@ -185,10 +185,11 @@ def findings(rows: Sequence[Row], family: Family) -> tuple[str, ...]:
 
 
 def _direction(rows: Sequence[Row], family: Family) -> str:
-    rank = float(stats.spearmanr(range(len(rows)), [row.nats.mean for row in rows]).statistic)
+    values = [row.nats.mean for row in rows]
+    rank = float(stats.spearmanr(range(len(rows)), values).statistic) if len(set(values)) > 1 else 0.0
     low, high = show_setting(rows[0].setting), show_setting(rows[-1].setting)
     ends = f"{rows[0].nats.mean:.2f} nats at {low}, {rows[-1].nats.mean:.2f} at {high}, rank correlation {rank:+.2f}"
-    if not abs(rank) >= CLEAR_RANK:
+    if abs(rank) < CLEAR_RANK:
         expected = "" if family.shares_more is None else f", although views at the {family.shares_more} end share more"
         return f"I_NCE has no single direction ({ends}){expected}"
     found = "high" if rank > 0 else "low"

@@ -133,7 +133,7 @@ def draw_views(path: Path, config: SweepConfig, images: Sequence[Path]) -> None:
     pixels = [read_image(image) for image in images[:SHEET_IMAGES]]
     strips = []
     for setting in config.settings:
-        make = ViewMaker(config.recipe(setting), image_size=config.run.views.image_size)
+        make = ViewMaker(config.recipe(setting), image_size=config.image_size)
         samples = [make(image, seed=config.seeds[0], epoch=0, index=index) for index, image in enumerate(pixels)]
         strips.append((show_setting(setting), samples))
     save_png(path, draw_strips(pixels, strips, title=config.family.name))

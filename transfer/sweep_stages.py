@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain
 from transfer.study_stages import Stage, checkpoint_of, rooted
-from transfer.sweep_config import SweepConfig
-
-# Explicit values that are part of the base recipe already; a setting's recipe file holds all of them.
-FOLDED = ("recipe", "crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
+from transfer.sweep_config import FOLDED, SweepConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,9 @@ def all_stages(points: tuple[Point, ...]) -> tuple[Stage, ...]:
 def _point(config: SweepConfig, setting: Setting, seed: int) -> Point:
     name = f"{config.recipe(setting).name}_seed{seed}"
     title = f"{config.family.name} {show_setting(setting)}, seed {seed}"
+    if config.pair_encoders:
+        return _pair_point(config, setting, seed, name, title)
+    assert config.pretrain_config is not None
     pretrain = Stage(
         name=f"{name}-pretrain",
         title=f"{title}: pre-train",
@@ -82,14 +82,32 @@ def _point(config: SweepConfig, setting: Setting, seed: int) -> Point:
     return Point(setting, seed, (pretrain, measure, *rest), information, rest[-1].result if rest else None)
 
 
+def _pair_point(config: SweepConfig, setting: Setting, seed: int, name: str, title: str) -> Point:
+    """Two small encoders on the two parts of the channels: one command, one result with both figures."""
+    files = (config.pretrain_config,) if config.pretrain_config else ()
+    result = f"{name}/views/view_result.json"
+    stage = Stage(
+        name=f"{name}-views",
+        title=f"{title}: train two encoders, measure, probe",
+        command=(
+            "{root}/tools/evaluate_views.py",
+            *("--views", show_setting(setting), "--data", str(config.data), "--output-dir", f"{{output}}/{name}/views"),
+            *(part for path in files for part in ("--config-file", rooted(path.absolute()))),
+            *("--seeds", str(seed), "--", *config.overrides),
+        ),
+        folder=f"{name}/views",
+        result=result,
+        files=files,
+    )
+    return Point(setting, seed, (stage,), result, None if config.downstream == "none" else result)
+
+
 def _overrides(config: SweepConfig, setting: Setting, seed: int) -> tuple[str, ...]:
     """The user's own, less what the recipe file says, then data, seed and recipe."""
-    folded = {f"views.{key}" for key in FOLDED}
-    own = [text for text in config.overrides if text.partition("=")[0] not in {*folded, "data.root", "seed"}]
-    unset = [f"views.{key}=null" for key in FOLDED[1:] if getattr(config.run.views, key) is not None]
+    replaced = {"data.root", "seed", "views.recipe", *(f"views.{key}" for key in FOLDED)}
     return (
-        *own,
-        *unset,
+        *(text for text in config.overrides if text.partition("=")[0] not in replaced),
+        *(f"views.{key}=null" for key in config.unset),
         f"data.root={config.data / 'train'}",
         f"seed={seed}",
         f"views.recipe={{output}}/{recipe_file(config, setting)}",
@@ -107,7 +125,7 @@ def _readout(config: SweepConfig, name: str, title: str, seed: int) -> tuple[Sta
                 *("--weights", checkpoint_of(f"{name}/pretrain"), "--init-name", name.rpartition("_seed")[0]),
                 *("--data", str(config.readout_data), "--output-dir", f"{{output}}/{folder}"),
                 *(("--config-file", rooted(config.linear_config.absolute())) if config.linear_config else ()),
-                *(f"seed={seed}", *config.linear_overrides),
+                f"seed={seed}",
             ),
             folder=folder,
             result=f"{folder}/linear_result.json",

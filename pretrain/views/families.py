@@ -81,6 +81,10 @@ class Family:
             )
         return value
 
+    def place(self, setting: Setting) -> float:
+        """Where a setting stands: its number, or the position of its name."""
+        return setting if isinstance(setting, float) else float(self.settings.index(setting))
+
     def recipe(self, base: Recipe, setting: Setting, *, image_size: int) -> Recipe:
         """`base` at `setting`, named after both. Raises ConfigError where the base lacks the operation that changes."""
         return dataclasses.replace(
@@ -143,10 +147,12 @@ def _blur(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
 
 def _one_crop(base: Recipe, family: str) -> tuple[Op, ...]:
     """The base's crop and flip, the same for both views; nothing else of it: the split alone makes the difference."""
+    return tuple(dataclasses.replace(op, shared=True) for op in _crop_and_flip(base, family))
+
+
+def _crop_and_flip(base: Recipe, family: str) -> list[RandomResizedCrop | HorizontalFlip]:
     _replaced(base, family, (RandomResizedCrop,), lambda op: op)
-    return tuple(
-        dataclasses.replace(op, shared=True) for op in base.ops if isinstance(op, RandomResizedCrop | HorizontalFlip)
-    )
+    return [op for op in base.ops if isinstance(op, RandomResizedCrop | HorizontalFlip)]
 
 
 def _frequency(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
@@ -154,7 +160,8 @@ def _frequency(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...
 
 
 def _colour(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
-    return (*_one_crop(base, "colour"), ChannelSplit(str(setting)))
+    """The base's own crop and flip: the paper takes the two parts from two crops."""
+    return (*_crop_and_flip(base, "colour"), ChannelSplit(str(setting)))
 
 
 def _distance(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,19 @@ def recipe_to_plain(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_from_plain(values: Mapping[str, Any], *, where: str) -> Recipe:
     """Build a recipe. Raises ConfigError for an unknown operation or key, a missing one, or a value that cannot be."""
-    fields = from_mapping(_RecipeValues, values, where=where)
-    ops = tuple(_operation(entry, f"{where}: ops[{position}]") for position, entry in enumerate(fields.ops))
-    return Recipe(fields.name, ops, fields.patches)
+    with _located(where):
+        fields = from_mapping(_RecipeValues, values, where=where)
+        ops = tuple(_operation(entry, f"{where}: ops[{position}]") for position, entry in enumerate(fields.ops))
+        return Recipe(fields.name, ops, fields.patches)
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Put the place in front of what an operation says about its own values."""
+    try:
+        yield
+    except ConfigError as error:
+        raise (error if where in str(error) else ConfigError(f"{where}: {error}")) from None
 
 
 def named_recipe(name: str) -> Recipe:
@@ -98,7 +109,9 @@ def _operation(entry: Any, where: str) -> Op:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{where}: expected an operation out of {', '.join(OP_CLASSES)}, found {name!r}{hint}")
     cls = OP_CLASSES[name]
-    return from_mapping(cls, {key: value for key, value in entry.items() if key != OP_KEY}, where=f"{where} ({name})")
+    fields = {key: value for key, value in entry.items() if key != OP_KEY}
+    with _located(where):
+        return from_mapping(cls, fields, where=f"{where} ({name})")
 
 
 def _lists(value: Any) -> Any:
