@@ -24,7 +24,7 @@ import torch
 
 from pretrain.atomic import write_json
 from pretrain.distributed import Ranks, pick_device
-from pretrain.errors import ConfigError, UserError
+from pretrain.errors import ConfigError, DataError, UserError
 from pretrain.information_interval import t_interval
 from pretrain.run_dir import RunDir, environment
 from pretrain.views.game_config import GameConfig
@@ -108,8 +108,9 @@ def _one_seed(
     announce: Callable[[str], None],
 ) -> Outcome:
     if (folder / SEED_RESULT).exists():
+        outcome = _read_outcome(folder, images.fingerprint)
         announce(f"seed {seed} is finished")
-        return _read_outcome(folder)
+        return outcome
     announce(f"seed {seed}: {config.mode} game")
     data = GameData.of(images.to(device), config, seed=seed)
     outcome = play(config, data, folder=folder, device=device, fingerprint=images.fingerprint, announce=announce)
@@ -124,7 +125,7 @@ def _one_seed(
         outcome.generator, mode=config.mode, seed=seed, mean=outcome.mean, std=outcome.std, training=training
     )
     write_generator(folder / GENERATOR, outcome.generator, record)
-    write_json(folder / SEED_RESULT, _plain(outcome))
+    write_json(folder / SEED_RESULT, {**_plain(outcome), "images": images.fingerprint})
     return outcome
 
 
@@ -140,8 +141,13 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _read_outcome(folder: Path) -> Outcome:
+def _read_outcome(folder: Path, fingerprint: str) -> Outcome:
     values = json.loads((folder / SEED_RESULT).read_text(encoding="utf-8"))
+    if values["images"] != fingerprint:
+        raise DataError(
+            f"{folder}: this seed was played on other images (names or sizes differ); restore them, or name another "
+            "--output-dir"
+        )
     frozen = load_generator(folder / GENERATOR)
     rows = [json.loads(line) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
     error = values["inverse_error"]

@@ -127,3 +127,12 @@ def test_unknown_keys_name_the_nearest() -> None:
         load_evaluation_config(None, ["same_crops=true"])
     with pytest.raises(ConfigError, match="held_out_passes"):
         load_evaluation_config(None, ["held_out_passes=0"])
+
+
+def test_our_own_files_load() -> None:
+    folder = Path(__file__).resolve().parents[3] / "configs" / "views"
+    kinds = {
+        name: load_evaluation_config(folder / f"evaluation_{name}.yaml").encoder.kind
+        for name in ("small", "stl10", "nyu")
+    }
+    assert kinds == {"small": "small", "stl10": "resnet18_half", "nyu": "resnet18_half"}

@@ -9,6 +9,8 @@ import pytest
 from pretrain.errors import ConfigError
 from pretrain.views.game_config import GameConfig, load_game_config
 
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "views"
+
 
 def test_defaults_are_those_of_infomin_md_section_4() -> None:
     config = GameConfig()
@@ -61,3 +63,8 @@ def test_given_values_win_over_the_file(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_with_its_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_game_config(None, [override])
+
+
+def test_the_paper_s_file_spells_the_defaults_out_and_the_small_one_loads() -> None:
+    assert load_game_config(CONFIGS / "learned_views_stl10.yaml") == GameConfig()
+    assert load_game_config(CONFIGS / "learned_views_small.yaml").estimator.encoder.kind == "small"

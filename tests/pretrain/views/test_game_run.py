@@ -117,6 +117,9 @@ def test_more_seeds_are_added_to_a_finished_run_without_playing_the_old_ones_aga
         learned(folder, tmp_path / "a", resume=True, image_size=18)
     with pytest.raises(ConfigError, match="already holds a run"):
         learned(folder, tmp_path / "a")
+    other = write_classes(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match="seed was played on other images"):
+        learned(other, tmp_path / "a", resume=True)
 
 
 @pytest.mark.usefixtures("without_pictures")
