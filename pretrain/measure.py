@@ -154,8 +154,12 @@ def _check_enough(request: MeasureRequest, num_images: int) -> None:
             f"{request.data}: {num_images} images do not fill one batch of {request.batch_size} pairs; add images, or type "
             f"--batch-size {max(2, num_images)} (the ceiling of I_NCE is then the logarithm of that)"
         )
-    if request.passes * (num_images // request.batch_size) * request.batch_size < MIN_PAIRS:
-        raise DataError(f"{request.data}: expected {MIN_PAIRS} images or more, found {num_images}")
+    num_pairs = request.passes * (num_images // request.batch_size) * request.batch_size
+    if num_pairs < MIN_PAIRS:
+        raise DataError(
+            f"{request.data}: {num_images} images make {num_pairs} pairs in whole batches of {request.batch_size}; expected "
+            f"{MIN_PAIRS} pairs or more: add images"
+        )
 
 
 def describe(result: dict[str, Any]) -> str:
