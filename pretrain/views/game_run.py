@@ -27,6 +27,7 @@ from pretrain.distributed import Ranks, pick_device
 from pretrain.errors import ConfigError, DataError, UserError
 from pretrain.information_interval import t_interval
 from pretrain.run_dir import RunDir, environment
+from pretrain.views.evaluation_run import GENERATOR
 from pretrain.views.game_config import GameConfig
 from pretrain.views.game_data import GameData, GameImages, load_game_images
 from pretrain.views.game_loop import HISTORY, Outcome, play
@@ -37,7 +38,7 @@ from pretrain.views.recipe_file import write_recipe
 from pretrain.views.recipes import HorizontalFlip, RandomResizedCrop, Recipe
 
 FORMAT, VERSION = "infomin-transfer/learned-views-result", 1
-GENERATOR, RECIPE, RESULT, SEED_RESULT = "generator.safetensors", "recipe.yaml", "result.json", "seed_result.json"
+RECIPE, RESULT, SEED_RESULT = "recipe.yaml", "result.json", "seed_result.json"
 FREE_TO_CHANGE = (
     "game.runtime.",
     "data",

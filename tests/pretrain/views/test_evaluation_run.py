@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from pretrain.errors import ConfigError, DataError
 from pretrain.views import evaluation_run
 from pretrain.views.evaluation import load_evaluation_config
-from pretrain.views.evaluation_run import evaluate_views, parse_seeds
+from pretrain.views.evaluation_run import evaluate_views, parse_seeds, views_of
+from pretrain.views.generator import Generator, GeneratorConfig
+from pretrain.views.generator_file import record_of, write_generator
 from tests.pretrain.views.tiny_game import write_classes
 
 
@@ -46,3 +49,19 @@ def test_nothing_is_written_where_a_seed_fails_and_warnings_are_said(
         evaluated(0, 1)
     assert not (tmp_path / "out").exists() and any("close to its ceiling" in line for line in said)
     assert evaluated(0)["information"]["saturated"] and (tmp_path / "out" / "view_result.json").exists()
+
+
+def test_a_folder_of_games_gives_every_seed_its_own_generator(tmp_path: Path) -> None:
+    for seed in (0, 3):
+        generator = Generator(GeneratorConfig(hidden_width=4))
+        torch.nn.init.constant_(generator.blocks[0].first.layers[2].bias, seed + 1.0)
+        record = record_of(generator, mode="unsupervised", seed=seed, mean=(0, 0, 0), std=(1, 1, 1), training={})
+        write_generator(tmp_path / f"seed_{seed}" / "generator.safetensors", generator, record)
+    rgb = torch.rand(1, 3, 4, 4)
+    first, other = (views_of(str(tmp_path), seed) for seed in (0, 3))
+    assert (first.about["seed"], other.about["seed"]) == (0, 3)
+    difference = other.to_channels(rgb)[:, 0] - first.to_channels(rgb)[:, 0]
+    assert torch.allclose(difference, torch.full((1, 4, 4), 3.0), atol=1e-5)
+    assert views_of("lab", 7).name == "lab"
+    with pytest.raises(ConfigError, match="--seeds out of its own, found seed_0, seed_3"):
+        views_of(str(tmp_path), 1)
