@@ -25,13 +25,11 @@ class Sharing:
     def __post_init__(self) -> None:
         unknown = [factor for factor in self.factors if factor not in FACTORS]
         if unknown or not self.factors or len(set(self.factors)) < len(self.factors):
-            raise ValueError(
-                f"a sharing expected one or more of {', '.join(FACTORS)}, each once, found {self.factors}"
-            )
+            raise ValueError(f"a sharing expected one or more of {', '.join(FACTORS)}, each once, found {self.factors}")
 
     @property
     def name(self) -> str:
-        """"digit+position": the factors in the order of FACTORS, so that one sharing has one name."""
+        """ "digit+position": the factors in the order of FACTORS, so that one sharing has one name."""
         return "+".join(factor for factor in FACTORS if factor in self.factors)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from pretrain.data import ClassFolders
 from pretrain.errors import DataError
-from pretrain.moving_mnist.config import DIGIT_SIZE
+from pretrain.moving_mnist.config import DIGIT_SIZE, SceneConfig
 from pretrain.reader import read_image
 
 TORCHVISION = "torchvision:"
@@ -63,13 +63,22 @@ class Worlds:
     held_out: World
 
 
-def load_worlds(digits: str, backgrounds: str, *, background_size: int, held_out_share: float) -> Worlds:
+def load_worlds(digits: str, backgrounds: str, *, scene: SceneConfig, held_out_share: float) -> Worlds:
     """Read both sources. Raises DataError for anything missing, of another shape, or too little of it."""
-    digit_train, digit_held_out = load_digits(digits, held_out_share=held_out_share)
-    background_train, background_held_out = load_backgrounds(
-        backgrounds, size=background_size, held_out_share=held_out_share
+    digit_pools = load_digits(digits, held_out_share=held_out_share)
+    background_pools = load_backgrounds(backgrounds, size=scene.background_size, held_out_share=held_out_share)
+    train, held_out = (
+        World(digit_pool, _dimmed(background_pool, scene.background_brightness))
+        for digit_pool, background_pool in zip(digit_pools, background_pools, strict=True)
     )
-    return Worlds(World(digit_train, background_train), World(digit_held_out, background_held_out))
+    return Worlds(train, held_out)
+
+
+def _dimmed(pool: Pool, brightness: float) -> Pool:
+    if brightness == 1:
+        return pool
+    levels = np.rint(np.arange(256) * brightness).astype(np.uint8)
+    return replace(pool, images=levels[pool.images])
 
 
 def load_digits(source: str, *, held_out_share: float) -> tuple[Pool, Pool]:
@@ -128,12 +137,13 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"--digits {path}: {expected}, found no such file; type --digits torchvision:DIR to download MNIST"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file that it cannot read open.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [name for name in ("images", "labels") if name not in file]
             if missing:
                 raise DataError(f"--digits {path}: {expected}, found {', '.join(file.files) or 'nothing'}")
             images, labels = file["images"], file["labels"]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--digits {path}: {expected}, found a file that cannot be read as such ({error})") from None
     if images.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE) or images.dtype != np.uint8:
         raise DataError(f"--digits {path}: {expected}, found images {images.dtype} {images.shape}")
