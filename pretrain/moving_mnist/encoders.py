@@ -33,6 +33,8 @@ class ImageEncoder(nn.Module):
         channels = 4 * config.width
         self.layers = SmallEncoder(3, width=config.width, feature_dim=channels).layers
         self.points = nn.Conv2d(channels, config.num_points, kernel_size=1)
+        # Places start out in a far narrower range than values: without BatchNorm positions were not found in 200 steps.
+        self.norm = nn.BatchNorm1d(channels + 2 * config.num_points)
         self.project = nn.Linear(channels + 2 * config.num_points, config.feature_dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class ImageEncoder(nn.Module):
         cells = self.layers(frames * (1 / DEVIATION) - MEAN / DEVIATION)
         what = torch.amax(cells, dim=(2, 3))
         where = expected_places(self.points(cells))
-        return self.project(torch.cat((what, torch.flatten(where, 1)), dim=1))
+        return self.project(self.norm(torch.cat((what, torch.flatten(where, 1)), dim=1)))
 
 
 def expected_places(maps: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def train_contrast(
     title = f"{sharing.name}, seed {seed}"
     history = train_pair(
         networks,
-        _views(tqdm(pairs, total=training.steps, desc=title, unit="step"), device),
+        _views(tqdm(pairs, total=training.steps, desc=title, unit="step", disable=None), device),
         learning_rate=training.learning_rate,
         temperature=training.temperature,
         num_steps=training.steps,
@@ -111,7 +111,9 @@ def train_supervised(
         SHARINGS[0], split="train", num_batches=training.supervised_steps, batch_size=training.batch_size
     )
     history = []
-    bar = tqdm(pairs, total=training.supervised_steps, desc=f"supervised {task}, seed {seed}", unit="step")
+    bar = tqdm(
+        pairs, total=training.supervised_steps, desc=f"supervised {task}, seed {seed}", unit="step", disable=None
+    )
     for step, batch in enumerate(bar):
         optimizer.param_groups[0]["lr"] = (
             training.learning_rate * 0.5 * (1 + math.cos(math.pi * step / training.supervised_steps))

@@ -32,8 +32,12 @@ def make_backgrounds(num_each, size, *, seed):
     """uint8 (4 * num_each, 3, size, size): noise about a tint."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(PLACES)), num_each)
-    tint = rng.integers(20, 90, (len(PLACES), 3))
-    images = tint[labels][:, :, None, None] + rng.integers(0, 40, (len(labels), 3, size, size))
+    tint = np.array([(30, 90, 40), (20, 20, 60), (40, 70, 110), (110, 80, 60)])
+    images = (
+        tint[labels][:, :, None, None]
+        + rng.integers(-15, 16, (len(labels), 3, 1, 1))
+        + rng.integers(0, 40, (len(labels), 3, size, size))
+    )
     return images.astype(np.uint8), labels.astype(np.int64)
 
 
