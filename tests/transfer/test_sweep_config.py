@@ -73,6 +73,15 @@ def test_an_unlabelled_folder_says_what_is_missing_and_how_to_do_without(bench, 
         write_images(flat / split, count, classes=(".",))
     with pytest.raises(DataError, match=r"expected one folder a class.*--readout-data.*type --downstream none"):
         bench.config(data=flat)
+    with pytest.raises(DataError, match="family colour probes what it has learned and needs labelled images"):
+        bench.config(
+            data=flat,
+            family="colour",
+            settings=None,
+            pretrain_config=None,
+            overrides=["batch_size=8"],
+            downstream="none",
+        )
     assert bench.config(data=flat, downstream="none").settings == (0.05, 0.2, 0.9)
     assert bench.config(data=flat, readout_data=bench.data).readout_data == bench.data
     with pytest.raises(DataError, match=r"no folder .*train; --data expects a folder with train/"):
