@@ -67,12 +67,12 @@ def say(text: str) -> None:
 def main() -> int:
     """Exit code: 0, or that of a command that failed."""
     arguments = parse_arguments()
-    from transfer.sweep import run_sweep, show_sweep
-    from transfer.sweep_config import DetectionPart, build_sweep
-
     given = (arguments.detect_config, arguments.train_data, arguments.test_data)
     if any(given) and not all(given):
         raise ConfigError("--detect-config, --train-data and --test-data belong together")
+    from transfer.sweep import run_sweep, show_sweep
+    from transfer.sweep_config import DetectionPart, build_sweep
+
     config = build_sweep(
         family=arguments.family,
         settings=arguments.settings,

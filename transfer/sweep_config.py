@@ -170,8 +170,8 @@ def _pair_encoder_plan(config_file: Path | None, overrides: Sequence[str], data:
 
 
 def _check_labels(config: SweepConfig) -> None:
-    """The readout needs class folders."""
-    if config.downstream != "readout":
+    """The readout needs class folders, and so does a probe on two small encoders, asked for or not."""
+    if config.downstream != "readout" and not config.pair_encoders:
         return
     for split in ("train", "val"):
         try:
@@ -186,6 +186,8 @@ def _check_labels(config: SweepConfig) -> None:
 
 
 def _without_labels(config: SweepConfig) -> str:
+    if config.pair_encoders:
+        return f"family {config.family.name} probes what it has learned and needs labelled images"
     return (
         "the accuracy of a setting is read off labelled images (--readout-data FOLDER names others than --data); to measure "
         "the information alone, type --downstream none"

@@ -61,10 +61,8 @@ def test_a_dry_run_prints_every_command(data, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--settings", "0.2", "2"), "from 0.005 to 1"),
         (("--seeds", "one"), "--seeds: expected whole numbers of 0 or more, found one"),
         (("--train-data", "coco:a:b"), "belong together"),
-        (("method.queue=3",), "did you mean `method.queue_size`"),
     ],
 )
 def test_bad_input_ends_with_exit_code_2_and_nothing_written(data, tmp_path, more, message):

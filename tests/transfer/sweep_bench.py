@@ -52,7 +52,7 @@ elif tool == "evaluate_views":
 """
 TOOLS = ("pretrain", "measure_views", "linear_eval", "convert_weights", "train_net", "evaluate_views")
 PRETRAIN = """
-encoder: {arch: resnet18}
+encoder: {arch: resnet18_half}
 method: {name: moco_v2, queue_size: 16, batchnorm_images: 4}
 views: {recipe: infomin, image_size: 32, blur_kernel: 5}
 optimizer: {batch_size: 8, epochs: 1}

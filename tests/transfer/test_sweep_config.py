@@ -6,8 +6,14 @@ import shutil
 
 import pytest
 
+from pretrain.config import load_run_config
 from pretrain.errors import ConfigError, DataError
+from pretrain.stream import recipe_of
+from pretrain.views.families import family_named
+from pretrain.views.pipeline import ViewMaker
 from tests.transfer.sweep_bench import SweepBench, write_images
+from transfer.linear_config import load_linear_config
+from transfer.study_config import ROOT
 from transfer.sweep_config import DetectionPart
 
 
@@ -67,6 +73,15 @@ def test_an_unlabelled_folder_says_what_is_missing_and_how_to_do_without(bench, 
         write_images(flat / split, count, classes=(".",))
     with pytest.raises(DataError, match=r"expected one folder a class.*--readout-data.*type --downstream none"):
         bench.config(data=flat)
+    with pytest.raises(DataError, match="family colour probes what it has learned and needs labelled images"):
+        bench.config(
+            data=flat,
+            family="colour",
+            settings=None,
+            pretrain_config=None,
+            overrides=["batch_size=8"],
+            downstream="none",
+        )
     assert bench.config(data=flat, downstream="none").settings == (0.05, 0.2, 0.9)
     assert bench.config(data=flat, readout_data=bench.data).readout_data == bench.data
     with pytest.raises(DataError, match=r"no folder .*train; --data expects a folder with train/"):
@@ -105,3 +120,27 @@ def test_explicit_values_of_the_views_are_folded_into_the_recipes(bench):
     config = bench.config(overrides=["views.crop_scale=[0.5,0.8]"], family="jitter", settings=["0.5", "1"])
     assert config.recipe(1.0).ops[0].scale == (0.5, 0.8)
     assert set(config.unset) == {"crop_scale", "blur_kernel"}
+
+
+PRETRAINING_FILES = ("small_cifar", "crop_jitter_imagenet100", "distance_div2k", "frequency_stl10")
+
+
+@pytest.mark.parametrize("name", PRETRAINING_FILES)
+def test_every_shipped_file_makes_each_setting_s_views_and_names_its_command(name):
+    path = ROOT / "configs" / "views" / f"{name}.yaml"
+    header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert all(part in header for part in ("source ", "hardware ", "expected ", "command ", "tools/pretrain.py"))
+    family = family_named(header.partition("--family ")[2].split()[0])
+    assert f"--pretrain-config configs/views/{name}.yaml" in header
+    run = load_run_config(path)
+    for setting in family.settings:
+        recipe = family.recipe(recipe_of(run.views), setting, image_size=run.views.image_size)
+        ViewMaker(recipe, image_size=run.views.image_size)
+    assert not run.method.jigsaw
+
+
+def test_the_shipped_readout_loads():
+    path = ROOT / "configs" / "views" / "small_cifar_readout.yaml"
+    config = load_linear_config(path)
+    assert config.image_size == load_run_config(ROOT / "configs" / "views" / "small_cifar.yaml").views.image_size
+    assert "command" in path.read_text() and not config.protocol_name().startswith("the paper")
