@@ -49,6 +49,6 @@ def load_views(spec: str) -> ChannelViews:
     try:
         space = colour_space(spec)
     except ConfigError as error:
-        raise ConfigError(f"views: {error}, or the path of a generator (*{GENERATOR_SUFFIX})") from None
+        raise ConfigError(f"views: expected the path of a generator (*{GENERATOR_SUFFIX}) or a {error}") from None
     about = {"kind": "colour space", "channels": list(space.channels)}
     return ChannelViews(space.name, lambda rgb: space.normalize(space.to_space(rgb)), about)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pretrain.errors import DataError
 from pretrain.information import saturation_warning
@@ -115,9 +116,10 @@ def evaluate_once(
         networks = PairEncoders(*encoders, embedding_dim=config.embedding_dim, head=config.head).to(device)
     train, val = data.train.to(device), data.val.to(device)
     steps = config.epochs * (len(train) // config.batch_size)
+    batches = pairs(views, train, config, seed=seed, num_steps=steps)
     history = train_pair(
         networks,
-        pairs(views, train, config, seed=seed, num_steps=steps),
+        tqdm(batches, total=steps, unit="step", desc=f"encoders of seed {seed}", delay=5),
         learning_rate=config.learning_rate,
         temperature=config.temperature,
         num_steps=steps,

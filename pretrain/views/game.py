@@ -163,10 +163,9 @@ class Game:
                 )
 
     def _require_plausible(self, information: Tensor) -> None:
-        if abs(float(information.detach())) > self.config.health.max_information:
-            raise Diverged(
-                f"the estimate is {float(information):.3g} nats, beyond {self.config.health.max_information:g}"
-            )
+        nats, most = float(information.detach()), self.config.health.max_information
+        if not abs(nats) <= most:
+            raise Diverged(f"the estimate is {nats:.3g} nats, beyond {most:g}")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pretrain.data import ImageSource
 from pretrain.errors import DataError
 from pretrain.sampler import GlobalBatches
 from pretrain.views.estimator import require_enough_images
@@ -82,6 +83,8 @@ def load_game_images(
             f"{num_labelled} labelled images do not fill a batch of {config.optimizer.labelled_batch_size}; "
             f"type optimizer.labelled_batch_size={num_labelled}, or label more"
         )
+    if labelled is not None:
+        fingerprint += " " + ImageSource(labelled).fingerprint()
     return GameImages(unlabelled, known, fingerprint)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pretrain.atomic import atomic_file, write_text
 from pretrain.config import to_plain
@@ -84,13 +85,15 @@ def play(
     session = _Session(game, folder, about, total=config.optimizer.epochs * data.steps_per_epoch)
     session.resume(announce)
     reason = None
-    with StopFlag() as stop:
-        while game.step_count < session.total and reason is None:
+    bar = tqdm(total=session.total, initial=game.step_count, unit="step", desc=f"game of seed {data.seed}", delay=5)
+    with StopFlag() as stop, bar:
+        while game.step_count < session.total:
             try:
                 session.record(game.step(data.batch(game.step_count)))
             except Diverged as fault:
                 reason = f"at step {game.step_count}: {fault}"
                 break
+            bar.update()
             if stop.is_set:
                 session.save()
                 raise Terminated(

@@ -100,7 +100,7 @@ class Coupling(nn.Module):
         pixels = by.transpose(0, 1).flatten(1)
         hidden = torch.addmm(first.bias[:, None], first.weight.flatten(1), pixels).relu_()
         terms = torch.addmm(last.bias[:, None], last.weight.flatten(1), hidden)
-        return terms.view(-1, by.shape[0], *by.shape[2:]).transpose(0, 1)
+        return terms.view(len(terms), by.shape[0], *by.shape[2:]).transpose(0, 1)
 
 
 def _scale_and_shift(terms: Tensor) -> tuple[Tensor, Tensor]:
