@@ -90,7 +90,7 @@ def test_random_weights_are_probed_in_both_encoders_and_left_as_they_were(worlds
 
 def test_held_out_scenes_are_made_of_held_out_images(worlds, config):
     """A table of held-out scenes cannot be told apart by the training images: none of them is shown."""
-    train, held_out = makers(worlds, config)
+    _, held_out = makers(worlds, config)
     shown = held_out(SHARINGS[0], split="probe_test", start=0, count=200)
     for row in range(200):
         x, y = shown.factors_2.crop[row].tolist()
