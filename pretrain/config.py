@@ -16,6 +16,8 @@ from pretrain.encoder import ARCHITECTURES
 from pretrain.errors import ConfigError
 from pretrain.presets import PRESETS
 from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.views.recipe_file import is_recipe_file, load_recipe, recipe_from_plain, recipe_to_plain
+from pretrain.views.recipes import MAX_JITTER_STRENGTH
 
 
 def _require(condition: bool, message: str) -> None:
@@ -40,20 +42,31 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """recipe: a name in pretrain/views/recipes.py. Sizes in pixels. The None fields keep the recipe's own values.
+    """recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file. Sizes in pixels.
 
+    `views.recipe=FILE.yaml` reads the file once and keeps what it says, so that config.yaml and the checkpoints hold the whole
+    recipe (pretrain/views/recipe_file.py). The None fields keep the recipe's own values.
     crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd. blur_sigma: its range in pixels.
+    jitter_strength x: ColorJitter becomes (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
     The recipes' blur is made for 224 px; at 64 px it leaves no texture, and a third of its sigma does the same.
     """
 
-    recipe: str = "infomin"
+    recipe: dict | str = "infomin"
     image_size: int = 224
     patch_size: int = 64
     crop_scale: tuple[float, float] | None = None
     blur_kernel: int | None = None
     blur_sigma: tuple[float, float] | None = None
+    jitter_strength: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.recipe, dict):
+            recipe_from_plain(self.recipe, where="views.recipe")  # says what is wrong with it
+        strength = self.jitter_strength
+        _require(
+            strength is None or 0 <= strength <= MAX_JITTER_STRENGTH,
+            f"jitter_strength expected in [0, {MAX_JITTER_STRENGTH:g}] (hue shifts by at most half a turn), found {strength}",
+        )
         _require(
             self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}"
         )
@@ -175,6 +188,9 @@ class RunConfig:
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read `path`, apply `overrides`, fill in the method's preset. Raises ConfigError naming file and key."""
     values = merge(load_yaml(path), parse_overrides(overrides))
+    recipe = values["views"].get("recipe") if isinstance(values.get("views"), dict) else None
+    if isinstance(recipe, str) and is_recipe_file(recipe):
+        values = merge(values, {"views": {"recipe": recipe_to_plain(load_recipe(Path(recipe)))}})
     method = values.get("method", {})
     name = method.get("name", MethodConfig.name) if isinstance(method, dict) else MethodConfig.name
     if name not in PRESETS:

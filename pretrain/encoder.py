@@ -1,6 +1,7 @@
 """Encoders: ResNet v1.5 with torchvision's parameter names and no classifier.
 
-In: images (B, 3, H, W), normalised. Out: pooled features (B, D), or the five stages that a detector reads.
+In: images (B, 3, H, W), normalised (or one or two channels, where an encoder reads one view of a pair). Out: pooled features
+(B, D), or the five stages that a detector reads.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ ARCHITECTURES = {
     **{f"resnet50w{k}": Architecture(bottleneck=True, layers=R50, base_channels=64 * k) for k in (2, 3, 4, 5)},
     **{f"resnet101w{k}": Architecture(bottleneck=True, layers=R101, base_channels=64 * k) for k in (2, 3)},
     **{f"resnet152w{k}": Architecture(bottleneck=True, layers=R152, base_channels=64 * k) for k in (2, 3)},
+    # Half as wide, a quarter of the work: runs of minutes without a GPU (readout only: Detectron2 builds no narrow ResNet-18).
+    "resnet18_half": Architecture(bottleneck=False, layers=(2, 2, 2, 2), base_channels=32),
     "resnet50_half": Architecture(bottleneck=True, layers=R50, base_channels=32),
 }
 
@@ -77,8 +80,20 @@ class ResNetEncoder(ResNet):
     [infomin.md 1.3]. State-dict names are torchvision's (`conv1.weight`, `layer1.0.bn1.running_mean`, ...).
     """
 
-    def __init__(self, arch: str, *, stride_in_1x1: bool = False) -> None:
-        """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride."""
+    def __init__(
+        self,
+        arch: str,
+        *,
+        stride_in_1x1: bool = False,
+        in_channels: int = 3,
+        max_pool: bool = True,
+        zero_init_residual: bool = False,
+    ) -> None:
+        """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride.
+
+        in_channels: 1 and 2 for encoders of one view each. max_pool False leaves the stem's pooling out, for images of about
+        64 px. zero_init_residual: the last BatchNorm of every block starts at 0. [infomin.md 4] Names stay the same.
+        """
         if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
         spec = ARCHITECTURES[arch]
@@ -90,13 +105,22 @@ class ResNetEncoder(ResNet):
         if stride_in_1x1 and spec.bottleneck:
             for stage in (self.layer2, self.layer3, self.layer4):
                 stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+        if in_channels != 3:
+            self.conv1 = _stem(in_channels, spec.base_channels)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if not max_pool:
+            self.maxpool = nn.Identity()
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck | BasicBlock):
+                    nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
         self.arch = arch
         self.feature_dim = 8 * spec.res2_channels
 
     def _widen(self, block: type[BasicBlock | Bottleneck], spec: Architecture) -> None:
         """Build all layers again, `base_channels` wide: torchvision fixes the stem's 64."""
         self.inplanes, self.dilation = spec.base_channels, 1
-        self.conv1 = nn.Conv2d(3, spec.base_channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.conv1 = _stem(3, spec.base_channels)
         self.bn1 = nn.BatchNorm2d(spec.base_channels)
         for index, blocks in enumerate(spec.layers):
             layer = self._make_layer(block, spec.base_channels << index, blocks, stride=1 if index == 0 else 2)
@@ -117,6 +141,10 @@ class ResNetEncoder(ResNet):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> global average of res5, (B, feature_dim)."""
         return torch.flatten(self.avgpool(self.stages(images)["res5"]), 1)
+
+
+def _stem(in_channels: int, channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False)
 
 
 def backbone_shapes(arch: str) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from pretrain.atomic import write_json
 from pretrain.data import ImageSource, ScanReport, scan_images
 from pretrain.distributed import Ranks, gather_values
 from pretrain.errors import DataError
+from pretrain.reader import read_size
 
 FILE_NAME = "images.json"
+SIZE_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,21 @@ def check_image_set(
         announce(f"{whole.describe()}\nleft out (data.skip_unreadable=true)")
     names = tuple(path.relative_to(source.root).as_posix() for path, _ in bad)
     return _without(source, names), ImageSetRecord(len(source), fingerprint, names)
+
+
+def refuse_small_images(source: ImageSource, side: int, ranks: Ranks) -> None:
+    """Raise DataError, on every rank, unless the shorter side of every image has `side` pixels (headers are read)."""
+    share = source.paths[ranks.rank :: ranks.world_size]
+    with ThreadPoolExecutor(SIZE_THREADS) as pool:
+        sizes = list(pool.map(read_size, share))
+    small = [(min(size), size, path) for path, size in zip(share, sizes, strict=True) if min(size) < side]
+    found = sorted(entry for entries in gather_values(small, ranks) for entry in entries)
+    if found:
+        shortest, (height, width), path = found[0]
+        raise DataError(
+            f"{source.root}: these views need images whose shorter side has {side} px or more; {len(found)} of {len(source)} "
+            f"are smaller, down to {shortest} px ({path}: {height} x {width}); use larger images, or a smaller distance or patch"
+        )
 
 
 def _refuse_other_folders(root: Path, num_files: int, fingerprint: str, ranks: Ranks) -> None:

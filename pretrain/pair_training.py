@@ -111,4 +111,5 @@ def held_out_information(
 @torch.no_grad()
 def _held_out_scores(networks: PairEncoders, batches: PairBatches, temperature: float) -> Iterator[Scores]:
     for view_1, view_2 in batches:
-        yield in_batch(_critic(*networks(view_1, view_2), temperature))
+        embedding_1, embedding_2 = networks(view_1, view_2)
+        yield in_batch(_critic(embedding_1, embedding_2, temperature))

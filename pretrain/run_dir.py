@@ -22,7 +22,7 @@ import torchvision
 import yaml
 
 from pretrain.atomic import write_json, write_text
-from pretrain.config import RunConfig, to_plain
+from pretrain.config import to_plain
 from pretrain.errors import ConfigError
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
@@ -38,9 +38,16 @@ class RunDir:
     directory.
     """
 
-    def __init__(self, path: Path, config: RunConfig, *, resume: bool) -> None:
-        """Create or re-enter `path`. Raises ConfigError when it is in use, foreign, not writable, or of another run."""
+    def __init__(
+        self, path: Path, config: Any, *, resume: bool, free_to_change: tuple[str, ...] = FREE_TO_CHANGE
+    ) -> None:
+        """Create or re-enter `path`. Raises ConfigError when it is in use, foreign, not writable, or of another run.
+
+        config: a RunConfig, or the frozen dataclass of another command. free_to_change: beginnings of its keys that a
+        resumed run may change.
+        """
         self.path = path
+        self._free = free_to_change
         self.checkpoints = path / "checkpoints"
         self._created = not path.exists()
         try:
@@ -73,7 +80,7 @@ class RunDir:
         """What was asked for can be run: from here on the folder stays, however the run ends."""
         self._begun = True
 
-    def _enter(self, config: RunConfig, *, resume: bool) -> None:
+    def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,13 +104,13 @@ class RunDir:
         with open(path / "command.txt", "a", encoding="utf-8") as file:
             file.write(shlex.join(sys.argv) + "\n")
 
-    def _check_same(self, config: RunConfig) -> None:
+    def _check_same(self, config: Any) -> None:
         before = _flat(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
         now = _flat(to_plain(config))
         changed = [
             f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
             for key in sorted(before | now)
-            if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
+            if before.get(key) != now.get(key) and not key.startswith(self._free)
         ]
         if changed:
             raise ConfigError(

@@ -14,11 +14,12 @@ from pretrain.config import RunConfig, ViewsConfig
 from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader
 from pretrain.distributed import Ranks
 from pretrain.errors import ConfigError
-from pretrain.image_set import ImageSetRecord, check_image_set
+from pretrain.image_set import ImageSetRecord, check_image_set, refuse_small_images
 from pretrain.reader import read_image
 from pretrain.sampler import GlobalBatches, RankBatches
 from pretrain.views.pipeline import ViewMaker
-from pretrain.views.recipes import RECIPES, GaussianBlur, PillowBlur, RandomResizedCrop, Recipe
+from pretrain.views.recipe_file import named_recipe, recipe_from_plain
+from pretrain.views.recipes import ColorJitter, GaussianBlur, Op, PillowBlur, RandomResizedCrop, Recipe
 from pretrain.views.sheet import draw_sheet, save_png
 
 SHEET_IMAGES = 6
@@ -66,14 +67,23 @@ class ViewStream:
 
 
 def recipe_of(config: ViewsConfig) -> Recipe:
-    """The named recipe with the configuration's explicit values in place. Raises ConfigError for an unknown name."""
-    if config.recipe not in RECIPES:
-        raise ConfigError(f"views.recipe: expected one of {', '.join(RECIPES)}, found {config.recipe!r}")
-    recipe = RECIPES[config.recipe]
-    ops = []
+    """The configured recipe with the configuration's explicit values in place.
+
+    Raises ConfigError for an unknown name, and for crop_scale or jitter_strength where the recipe has nothing that takes it.
+    """
+    if isinstance(config.recipe, dict):
+        recipe = recipe_from_plain(config.recipe, where="views.recipe")
+    else:
+        recipe = named_recipe(config.recipe)
+    for key, kind in (("crop_scale", RandomResizedCrop), ("jitter_strength", ColorJitter)):
+        if getattr(config, key) is not None and not any(isinstance(op, kind) for op in recipe.ops):
+            raise ConfigError(f"views.{key}: recipe {recipe.name} has no {kind.__name__}; leave {key} out")
+    ops: list[Op] = []
     for op in recipe.ops:
         if isinstance(op, RandomResizedCrop) and config.crop_scale is not None:
             op = dataclasses.replace(op, scale=config.crop_scale)
+        if isinstance(op, ColorJitter) and config.jitter_strength is not None:
+            op = op.with_strength(config.jitter_strength)
         if isinstance(op, GaussianBlur) and config.blur_kernel is not None:
             op = dataclasses.replace(op, kernel=config.blur_kernel)
         if isinstance(op, GaussianBlur) and config.blur_sigma is not None:
@@ -95,6 +105,12 @@ def open_stream(
 
     recorded: what an earlier start of the same run found; the folder must still be that, and is not decoded again.
     """
+    recipe = recipe_of(config.views)
+    views = ViewMaker(
+        recipe,
+        image_size=config.views.image_size,
+        patch_size=config.views.patch_size if config.method.jigsaw else None,
+    )
     source, record = check_image_set(
         config.data.root,
         skip_unreadable=config.data.skip_unreadable,
@@ -102,11 +118,8 @@ def open_stream(
         ranks=ranks,
         announce=announce,
     )
-    views = ViewMaker(
-        recipe_of(config.views),
-        image_size=config.views.image_size,
-        patch_size=config.views.patch_size if config.method.jigsaw else None,
-    )
+    if recipe.smallest_side > 1 and recorded is None:
+        refuse_small_images(source, recipe.smallest_side, ranks)
     batches = GlobalBatches(len(source), config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
     return ViewStream(

@@ -28,6 +28,8 @@ DOOR = {
     "views",
     "schedules",
     "safe_reader",
+    "config",  # a sweep checks a pre-training's sizes before its first run, and varies its recipe
+    "stream",
 }
 # Above the loop: nothing else in pretrain/ may look up at it.
 ABOVE_TRAIN = {"pretrain.dry_run"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from pretrain.errors import run_tool
 from transfer.study import run_study, show_plan
 from transfer.study_config import load_study
+from transfer.study_stages import plan_stages
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,7 +41,7 @@ def main() -> int:
     arguments = parse_arguments()
     config = load_study(arguments.config_file, arguments.overrides)
     if arguments.dry_run:
-        show_plan(config, arguments.output_dir, say=say)
+        show_plan(plan_stages(config), arguments.output_dir, say=say)
         return 0
     code, verdicts = run_study(config, arguments.output_dir, say=say, out=sys.stdout.buffer)
     if code == 0 and arguments.check and not all(verdict.held for verdict in verdicts):

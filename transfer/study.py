@@ -11,7 +11,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,10 +26,9 @@ from transfer.study_table import Verdict, collect_scores, format_table, judge
 Say = Callable[[str], None]
 
 
-def show_plan(config: StudyConfig, output_dir: Path, *, say: Say) -> None:
+def show_plan(stages: Sequence[Stage], output_dir: Path, *, say: Say) -> None:
     """Say every stage's command and whether it is done already; nothing is run or written."""
     folder = StudyFolder(output_dir.absolute())
-    stages = plan_stages(config)
     tokens: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):
         done = set(stage.needs) <= set(tokens) and folder.is_done(stage, tokens)
@@ -38,6 +37,28 @@ def show_plan(config: StudyConfig, output_dir: Path, *, say: Say) -> None:
             tokens[stage.name] = record.token
         say(f"[{number}/{len(stages)}] {stage.title}{': done already' if done else ''}")
         say(f"$ {shlex.join(folder.command(stage))}")
+
+
+def run_stages(stages: Sequence[Stage], folder: StudyFolder, *, say: Say, out: BinaryIO) -> tuple[int, Stage | None]:
+    """Run what is not done yet -> (0, None), or the exit code of the stage that failed and that stage.
+
+    out: where the commands' own output is shown. Raises KeyboardInterrupt or Terminated when stopped by a signal, after
+    the running command has ended.
+    """
+    tokens: dict[str, str] = {}
+    for number, stage in enumerate(stages, 1):
+        label = f"[{number}/{len(stages)}]"
+        if not folder.is_done(stage, tokens):
+            code = _run_stage(stage, folder, tokens, label, say=say, out=out)
+            if code != 0:
+                return code, stage
+        else:
+            record = folder.record(stage)
+            say(f"{label} {stage.title}: done already ({show_seconds(record.seconds if record else 0)})")
+        record = folder.record(stage)
+        assert record is not None
+        tokens[stage.name] = record.token
+    return 0, None
 
 
 def run_study(
@@ -52,22 +73,12 @@ def run_study(
     stages = plan_stages(config)
     start = time.monotonic()
     with open_folder(output_dir, root=root) as folder:
-        tokens: dict[str, str] = {}
-        for number, stage in enumerate(stages, 1):
-            label = f"[{number}/{len(stages)}]"
-            if not folder.is_done(stage, tokens):
-                code = _run_stage(stage, folder, tokens, label, say=say, out=out)
-                if code != 0:
-                    if stage == stages[-1]:  # only the report is missing: the figures are worth their time
-                        _conclude(config, folder, stages, seconds=time.monotonic() - start, say=say)
-                    return code, ()
-            else:
-                record = folder.record(stage)
-                say(f"{label} {stage.title}: done already ({show_seconds(record.seconds if record else 0)})")
-            record = folder.record(stage)
-            assert record is not None
-            tokens[stage.name] = record.token
-        return 0, _conclude(config, folder, stages, seconds=time.monotonic() - start, say=say)
+        code, failed = run_stages(stages, folder, say=say, out=out)
+        if code != 0 and failed != stages[-1]:
+            return code, ()
+        # Where only the report is missing, the figures are worth their time.
+        verdicts = _conclude(config, folder, stages, seconds=time.monotonic() - start, say=say)
+        return (0, verdicts) if code == 0 else (code, ())
 
 
 def _run_stage(
@@ -89,7 +100,7 @@ def _run_stage(
     if outcome.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
     if outcome.stopped_by is not None:
-        raise Terminated(f"during `{stage.title}`; the same study command goes on from there")
+        raise Terminated(f"during `{stage.title}`; the same command goes on from there")
     if finished:
         return 0
     why = (
@@ -100,7 +111,7 @@ def _run_stage(
     say(f"{label} {stage.title}: FAILED after {show_seconds(seconds)}, {why}")
     say(f"  its log    {shown(folder.log_path(stage))}")
     say(f"  to repeat  {typed}")
-    say("  What is done is kept: the same study command goes on from here.")
+    say("  What is done is kept: the same command goes on from here.")
     return outcome.code or 1
 
 

@@ -73,21 +73,20 @@ class StudyFolder:
         """The stage's command line, with paths as short as the working directory allows. Raises DataError for a result
         of pre-training that names no checkpoint."""
         places = {"{output}": shown(self.path), "{root}": shown(self.root)}
-        if CHECKPOINT in stage.command:
-            places[CHECKPOINT] = shown(self._checkpoint())
         words = []
         for word in stage.command:
+            word = CHECKPOINT.sub(lambda match: shown(self._checkpoint(self.path / match[1])), word)
             for placeholder, path in places.items():
                 word = word.replace(placeholder + "/", "" if path == "." else path + "/").replace(placeholder, path)
             words.append(word)
         return [shown(Path(sys.executable)), *words]
 
-    def _checkpoint(self) -> Path:
-        path = self.path / "pretrain" / "result.json"
+    def _checkpoint(self, run: Path) -> Path:
+        path = run / "result.json"
         if not path.exists():  # asked for a plan before pre-training has run
-            return self.path / "pretrain" / "checkpoints" / "LAST.pt"
+            return run / "checkpoints" / "LAST.pt"
         try:
-            return self.path / "pretrain" / str(json.loads(path.read_text(encoding="utf-8"))["checkpoint"])
+            return run / str(json.loads(path.read_text(encoding="utf-8"))["checkpoint"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected the key `checkpoint`, found {error!r}") from None
 
@@ -98,7 +97,7 @@ class StudyFolder:
         """
         folder, before = self.path / stage.folder, self.record(stage)
         if folder.exists() and before is None and any(folder.iterdir()):
-            raise ConfigError(f"{folder} holds files that this study did not make; name another --output-dir")
+            raise ConfigError(f"{folder} holds files that this command did not make; name another --output-dir")
         same = before is not None and before == wanted
         if folder.exists() and not (stage.resumes and same):
             shutil.rmtree(folder)
@@ -127,7 +126,7 @@ def open_folder(path: Path, *, root: Path = ROOT) -> Iterator[StudyFolder]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"the output directory {path} is in use by another running study") from None
+            raise ConfigError(f"the output directory {path} is in use by another running study or sweep") from None
         yield StudyFolder(path, root)
 
 

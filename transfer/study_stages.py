@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,13 @@ from transfer.study_config import (
 )
 
 DATA = "{output}/data"
-CHECKPOINT = "{checkpoint}"  # known once pre-training has written its result
 CONVERTED = "{output}/weights/pretrained.pth"
+CHECKPOINT = re.compile(r"\{checkpoint:([^{}]+)\}")
+
+
+def checkpoint_of(folder: str) -> str:
+    """Stands in a command for the last checkpoint of the pre-training in `folder`, which is known once that has finished."""
+    return f"{{checkpoint:{folder}}}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def _preparation(config: StudyConfig) -> list[Stage]:
         command = (
             "{root}/tools/pretrain.py",
             "--config-file",
-            _rooted(config_file),
+            rooted(config_file),
             "--output-dir",
             "{output}/pretrain",
         )
@@ -106,7 +112,7 @@ def _preparation(config: StudyConfig) -> list[Stage]:
         )
         command = (
             "{root}/tools/convert_weights.py",
-            CHECKPOINT,
+            checkpoint_of("pretrain"),
             CONVERTED,
             "--branch",
             config.pretrain.branch,
@@ -133,7 +139,7 @@ def _detections(config: StudyConfig) -> list[Stage]:
             folder = f"detect/{init.name}_seed{seed}"
             command = (
                 "{root}/tools/train_net.py",
-                *("--config-file", _rooted(files[init.name])),
+                *("--config-file", rooted(files[init.name])),
                 *("--train-data", fill(config.detect.train_data), "--test-data", fill(config.detect.test_data)),
                 *("--init", init.name),
                 *("OUTPUT_DIR", "{output}/" + folder, "SEED", str(seed), "MODEL.WEIGHTS", _weights(init) or ""),
@@ -168,7 +174,7 @@ def _readouts(config: StudyConfig) -> list[Stage]:
                 "{root}/tools/linear_eval.py",
                 *("--weights", _weights(init) or f"random:{config.readout.arch}", "--init-name", init.name),
                 *("--data", config.readout.data.replace("{data}", DATA), "--output-dir", "{output}/" + folder),
-                *(("--config-file", _rooted(files[0])) if files else ()),
+                *(("--config-file", rooted(files[0])) if files else ()),
                 *(f"seed={seed}", *config.readout.overrides),
             )
             stages.append(
@@ -191,7 +197,7 @@ def _weights(init: InitConfig) -> str | None:
     """The weight file that a measurement of `init` starts from; None for random weights."""
     if init.weights == NO_WEIGHTS:
         return None
-    return CONVERTED if init.weights == PRETRAINED else _rooted(ROOT / init.weights)
+    return CONVERTED if init.weights == PRETRAINED else rooted(ROOT / init.weights)
 
 
 def _inputs(config: StudyConfig, init: InitConfig) -> tuple[str, ...]:
@@ -206,7 +212,7 @@ def _on(part: object, name: str) -> tuple[str, ...]:
     return () if part is None else (name,)
 
 
-def _rooted(path: Path) -> str:
+def rooted(path: Path) -> str:
     """A path inside the project as {root}/..., another one as it is."""
     return "{root}/" + str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 

@@ -5,6 +5,7 @@ In: uint8 (H, W, 3) and (seed, epoch, index). Out: SampleViews. The same argumen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from pretrain.contract import InputContract
 from pretrain.errors import ConfigError
-from pretrain.views import geometry, photometric, randaugment
+from pretrain.views import geometry, paired, photometric, randaugment
 from pretrain.views.geometry import CentreBox, Crop, Flip
 from pretrain.views.jigsaw import apply_patches, draw_patches, draw_permutation
+from pretrain.views.paired import KeepChannels, Residual
 from pretrain.views.photometric import Blur, BoxBlur, Grey, Jitter
 from pretrain.views.randaugment import Change
 from pretrain.views.recipes import (
@@ -29,10 +31,13 @@ from pretrain.views.recipes import (
     RandAugment,
     RandomResizedCrop,
     Recipe,
+    drawn_once,
 )
-from pretrain.views.rng import PATCHES_STREAM, PERMUTATION_STREAM, sample_generator
+from pretrain.views.rng import PAIR_STREAM, PATCHES_STREAM, PERMUTATION_STREAM, sample_generator
 
-Drawn = Crop | CentreBox | Flip | Jitter | Blur | BoxBlur | Grey | Change
+Drawn = Crop | CentreBox | Flip | Jitter | Blur | BoxBlur | Grey | Change | Residual | KeepChannels
+# Position in the recipe -> what a view gets there of an operation that was drawn for the pair (None: nothing).
+OfPair = Mapping[int, Drawn | None]
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,34 @@ class ViewMaker:
     """Makes the views of one image by a recipe. Holds settings only, so that it is picklable and free to share."""
 
     def __init__(self, recipe: Recipe, *, image_size: int, num_views: int = 2, patch_size: int | None = None) -> None:
-        """Sizes in pixels. patch_size None: no jigsaw patches. Raises ConfigError for sizes below 1."""
+        """Sizes in pixels. patch_size None: no jigsaw patches.
+
+        Raises ConfigError for sizes below 1, for a recipe of pairs that is asked for anything but two views or for
+        patches, and for an unknown colour space.
+        """
         if image_size < 1 or num_views < 1 or (patch_size is not None and patch_size < 1):
             raise ConfigError(f"views: expected sizes of at least 1, found {image_size=}, {num_views=}, {patch_size=}")
+        if recipe.is_paired:
+            paired.check_pairs(recipe, num_views=num_views, with_patches=patch_size is not None)
         self.recipe = recipe
         self.image_size = image_size
         self.num_views = num_views
         self.patch_size = patch_size
 
     def __call__(self, image: np.ndarray, *, seed: int, epoch: int, index: int) -> SampleViews:
-        """image: uint8 (H, W, 3). Every view, the patches and the permutation draw from a generator of their own."""
+        """image: uint8 (H, W, 3). Every view, the pair, the patches and the permutation draw from a generator of their own.
+
+        Raises DataError for an image that is smaller than `recipe.smallest_side`.
+        """
         height, width = image.shape[:2]
         views = []
+        of_pair: tuple[OfPair, ...] = ({},) * self.num_views
+        if self.recipe.is_paired:
+            rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PAIR_STREAM)
+            of_pair = draw_pairs(self.recipe, rng, height=height, width=width, size=self.image_size)
         for view in range(self.num_views):
             rng = sample_generator(seed=seed, epoch=epoch, index=index, view=view)
-            drawn = draw_view(self.recipe, rng, height=height, width=width, size=self.image_size)
+            drawn = draw_view(self.recipe, rng, height=height, width=width, size=self.image_size, of_pair=of_pair[view])
             views.append(apply_view(drawn, image))
         images = _to_tensor(np.stack(views))
         if self.patch_size is None:
@@ -75,11 +93,33 @@ class ViewMaker:
         return SampleViews(images, _to_tensor(apply_patches(cut, image)), permutation)
 
 
-def draw_view(recipe: Recipe, rng: np.random.Generator, *, height: int, width: int, size: int) -> tuple[Drawn, ...]:
-    """The changes that make one view of an image of (height, width), in order; those not applied are left out."""
+def draw_pairs(
+    recipe: Recipe, rng: np.random.Generator, *, height: int, width: int, size: int
+) -> tuple[OfPair, OfPair]:
+    """What the operations that are drawn once for the pair do to view 1 and to view 2."""
+    first: dict[int, Drawn | None] = {}
+    second: dict[int, Drawn | None] = {}
+    for position, op in enumerate(recipe.ops):
+        if drawn_once(op):
+            first[position], second[position] = paired.draw_pair(op, rng, height=height, width=width, size=size)
+    return first, second
+
+
+def draw_view(
+    recipe: Recipe, rng: np.random.Generator, *, height: int, width: int, size: int, of_pair: OfPair | None = None
+) -> tuple[Drawn, ...]:
+    """The changes that make one view of an image of (height, width), in order; those not applied are left out.
+
+    of_pair: this view's half of `draw_pairs`, for a recipe of pairs.
+    """
     drawn: list[Drawn] = []
-    for op in recipe.ops:
-        if isinstance(op, RandomResizedCrop):
+    for position, op in enumerate(recipe.ops):
+        if drawn_once(op):
+            assert of_pair is not None, "a recipe of pairs is drawn by draw_pairs first"
+            half = of_pair[position]
+            if half is not None:
+                drawn.append(half)
+        elif isinstance(op, RandomResizedCrop):
             drawn.append(geometry.draw_crop(op, rng, height=height, width=width, size=size))
         elif isinstance(op, CenterCrop):
             drawn.append(geometry.place_centre(op, height=height, width=width, size=size))
@@ -133,6 +173,10 @@ def _apply(change: Drawn, image: np.ndarray) -> np.ndarray:
             return photometric.apply_grey(image)
         case Change():
             return randaugment.apply_change(change, image)
+        case Residual():
+            return paired.apply_residual(change, image)
+        case KeepChannels():
+            return paired.apply_keep_channels(change, image)
 
 
 def _to_tensor(images: np.ndarray) -> Tensor:

@@ -1,7 +1,7 @@
 """Recipes: which operations make a view, in which order, with which strengths. Data only.
 
 In: nothing. Out: RECIPES by name. To vary one, `dataclasses.replace` its operations; pipeline.py runs any of them.
-Source of every figure: infomin.md 1.4, 1.6 and 1.7.
+Source of every figure: infomin.md 1.4, 1.6 and 1.7; of the paired operations 3.
 """
 
 from __future__ import annotations
@@ -9,16 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pretrain.errors import ConfigError
+from pretrain.views.paired_ops import PairedOp, PatchDistance, check_probability
 
 Range = tuple[float, float]
+# The paper's scale of colour jitter: strength x is (0.8 x, 0.8 x, 0.8 x, 0.2 x) [infomin.md 3]; hue ends at half a turn.
+JITTER_SCALE = (0.8, 0.8, 0.8, 0.2)
+MAX_JITTER_STRENGTH = 2.5
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A box of `scale` of the area and an aspect ratio (width / height) log-uniform in `ratio`, resized bilinearly."""
+    """A box of `scale` of the area and an aspect ratio (width / height) log-uniform in `ratio`, resized bilinearly.
+
+    shared: drawn once, the same box for both views of a pair.
+    """
 
     scale: Range = (0.2, 1.0)
     ratio: Range = (3 / 4, 4 / 3)
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"RandomResizedCrop: expected 0 < low <= high <= 1 as its scale, found {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"RandomResizedCrop: expected 0 < low <= high as its ratio, found {self.ratio}")
 
 
 @dataclass(frozen=True)
@@ -30,9 +44,13 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirror left and right with probability `p`."""
+    """Mirror left and right with probability `p`. shared: both views of a pair or none."""
 
     p: float = 0.5
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        check_probability("HorizontalFlip", "p", self.p)
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,11 @@ class ColorJitter:
     saturation: float
     hue: float
     p: float
+
+    def with_strength(self, strength: float) -> ColorJitter:
+        """The paper's jitter of that strength with this one's p."""
+        brightness, contrast, saturation, hue = (strength * scale for scale in JITTER_SCALE)
+        return ColorJitter(brightness, contrast, saturation, hue, p=self.p)
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,23 @@ class RandAugment:
             raise ConfigError(f"RandAugment: expected ops out of {', '.join(RAND_AUGMENT_OPS)}, found {self.ops}")
 
 
-Op = RandomResizedCrop | CenterCrop | HorizontalFlip | ColorJitter | GaussianBlur | PillowBlur | Grayscale | RandAugment
+CropOp = RandomResizedCrop | CenterCrop | PatchDistance
+Op = (
+    RandomResizedCrop
+    | CenterCrop
+    | HorizontalFlip
+    | ColorJitter
+    | GaussianBlur
+    | PillowBlur
+    | Grayscale
+    | RandAugment
+    | PairedOp
+)
+
+
+def drawn_once(op: Op) -> bool:
+    """True for an operation that is drawn once for the pair of views rather than once for each."""
+    return isinstance(op, PairedOp) or (isinstance(op, RandomResizedCrop | HorizontalFlip) and op.shared)
 
 
 @dataclass(frozen=True)
@@ -120,6 +159,10 @@ class JigsawSpec:
     crop: RandomResizedCrop = RandomResizedCrop(scale=(0.6, 1.0))
     flip: HorizontalFlip = HorizontalFlip(0.5)
 
+    def __post_init__(self) -> None:
+        if self.crop.shared or self.flip.shared:
+            raise ConfigError("patches: `shared` is for the two views of a pair; the patches have a crop of their own")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -130,9 +173,19 @@ class Recipe:
     patches: JigsawSpec = JigsawSpec()
 
     def __post_init__(self) -> None:
-        crops = [isinstance(op, RandomResizedCrop | CenterCrop) for op in self.ops]
+        crops = [isinstance(op, CropOp) for op in self.ops]
         if crops[:1] != [True] or sum(crops) != 1:
             raise ConfigError(f"recipe {self.name}: expected one crop, and as the first operation")
+
+    @property
+    def is_paired(self) -> bool:
+        """Something is drawn once for two views: the recipe makes pairs and nothing else."""
+        return any(drawn_once(op) for op in self.ops)
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that the shorter side of every image must have."""
+        return max(op.smallest_side if isinstance(op, PatchDistance) else 1 for op in self.ops)
 
 
 _CROP, _FLIP = RandomResizedCrop(), HorizontalFlip()

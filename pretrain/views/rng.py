@@ -13,6 +13,9 @@ VIEW_STREAM = 0
 PATCHES_STREAM = 1
 PERMUTATION_STREAM = 2
 ORDER_STREAM = 3
+PAIR_STREAM = 4  # what is drawn once for the two views of an image
+CROPS_STREAM = 5  # the crops of a whole batch of images in memory
+NEGATIVES_STREAM = 6  # which rows of a memory bank a step is held against
 
 _WORD = 2**64
 

@@ -19,6 +19,8 @@ CELL = 224  # pixels of a column; smaller views are enlarged so that every pixel
 GAP = 8
 PATCH_GAP = 4
 CAPTION_HEIGHT = 26
+STRIP_CELL = 96  # pixels of a view in `draw_strips`
+STRIP_CAPTION = 130
 BACKGROUND = (250, 250, 250)
 INK = (40, 40, 40)
 
@@ -42,6 +44,33 @@ def draw_sheet(images: Sequence[np.ndarray], samples: Sequence[SampleViews], *, 
     for row, cells in enumerate(rows):
         for column, (_, cell) in enumerate(cells):
             sheet.paste(cell, (GAP + column * (CELL + GAP), CAPTION_HEIGHT + row * (CELL + GAP)))
+    return np.asarray(sheet)
+
+
+def draw_strips(
+    images: Sequence[np.ndarray], strips: Sequence[tuple[str, Sequence[SampleViews]]], *, title: str
+) -> np.ndarray:
+    """uint8 (H, W, 3): a row of originals, then one row a strip (its caption, the samples of the same images).
+
+    The views of one image stand close together. title: what the captions are settings of.
+    """
+    num_views = len(strips[0][1][0].images)
+    group = num_views * STRIP_CELL + (num_views - 1) * PATCH_GAP
+    width = STRIP_CAPTION + len(images) * (group + 2 * GAP)
+    sheet = Image.new("RGB", (width, GAP + (len(strips) + 1) * (STRIP_CELL + GAP)), BACKGROUND)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for row, (caption, samples) in enumerate([(title, None), *strips]):
+        top = GAP + row * (STRIP_CELL + GAP)
+        pen.text((GAP, top + STRIP_CELL / 2), caption, fill=INK, font=font, anchor="lm")
+        for column, image in enumerate(images):
+            left = STRIP_CAPTION + column * (group + 2 * GAP)
+            if samples is None:
+                picture = _fit(Image.fromarray(image), Image.Resampling.NEAREST, STRIP_CELL)
+                sheet.paste(picture, (left + (group - STRIP_CELL) // 2, top))
+                continue
+            for number, view in enumerate(_channels_last(samples[column].images)):
+                picture = _fit(Image.fromarray(view), Image.Resampling.NEAREST, STRIP_CELL)
+                sheet.paste(picture, (left + number * (STRIP_CELL + PATCH_GAP), top))
     return np.asarray(sheet)
 
 
@@ -82,11 +111,11 @@ def _board(patches: np.ndarray) -> Image.Image:
     return _fit(board, Image.Resampling.NEAREST)
 
 
-def _fit(picture: Image.Image, enlarge: Image.Resampling) -> Image.Image:
-    """Scale into the middle of a CELL x CELL square, keeping proportions."""
-    factor = CELL / max(picture.size)
+def _fit(picture: Image.Image, enlarge: Image.Resampling, side: int = CELL) -> Image.Image:
+    """Scale into the middle of a square of `side` pixels, keeping proportions."""
+    factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     scaled = picture if factor == 1 else picture.resize(size, enlarge if factor > 1 else Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", (CELL, CELL), BACKGROUND)
-    cell.paste(scaled, ((CELL - scaled.width) // 2, (CELL - scaled.height) // 2))
+    cell = Image.new("RGB", (side, side), BACKGROUND)
+    cell.paste(scaled, ((side - scaled.width) // 2, (side - scaled.height) // 2))
     return cell

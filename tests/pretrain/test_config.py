@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.config import RunConfig, load_run_config, to_plain
 from pretrain.errors import ConfigError
+from pretrain.stream import recipe_of
 from pretrain.strict import from_mapping
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
@@ -50,6 +51,41 @@ def test_a_configuration_survives_writing_and_reading(tmp_path):
     ],
 )
 def test_what_cannot_run_is_refused_with_the_key(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run_config(write(tmp_path, ""), [override])
+
+
+RECIPE = "name: mine\nops: [{op: RandomResizedCrop, scale: [0.3, 1.0]}, {op: HorizontalFlip}]\n"
+
+
+def test_a_recipe_file_is_read_once_and_the_whole_recipe_is_kept(tmp_path):
+    """config.yaml and checkpoints hold `to_plain`: from it the run is built again when the file is gone."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    config = load_run_config(write(tmp_path, ""), [f"views.recipe={tmp_path / 'recipe.yaml'}"])
+    (tmp_path / "recipe.yaml").unlink()
+    assert config.views.recipe["name"] == "mine"
+    assert config.views.recipe["ops"][0] == {
+        "op": "RandomResizedCrop", "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3], "shared": False,
+    }  # fmt: skip
+    again = from_mapping(RunConfig, to_plain(config), where="again")
+    assert again == config and recipe_of(again.views) == recipe_of(config.views)
+
+
+def test_a_recipe_can_be_written_out_in_the_run_s_own_file(tmp_path):
+    config = load_run_config(write(tmp_path, "views:\n  recipe:\n    " + RECIPE.replace("\n", "\n    ") + "\n"))
+    assert [type(op).__name__ for op in recipe_of(config.views).ops] == ["RandomResizedCrop", "HorizontalFlip"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("views.recipe=absent.yaml", "no configuration file at absent.yaml"),
+        ("views.recipe={name: x, ops: [{op: Crop}]}", r"views.recipe: ops\[0\]: expected an operation out of"),
+        ("views.recipe=5", "`views.recipe` expected str, found 5"),
+        ("views.jitter_strength=3", r"jitter_strength expected in \[0, 2.5\]"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(tmp_path, override, message):
     with pytest.raises(ConfigError, match=message):
         load_run_config(write(tmp_path, ""), [override])
 

@@ -81,3 +81,28 @@ def test_the_stride_moves_to_the_1x1_when_asked():
     block = ResNetEncoder("resnet50", stride_in_1x1=True).layer2[0]
     assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
     assert ResNetEncoder("resnet18", stride_in_1x1=True).layer2[0].conv1.stride == (2, 2)  # as ever
+
+
+@pytest.mark.parametrize(("arch", "last"), [("resnet50_half", "bn3"), ("resnet18_half", "bn2")])
+def test_encoders_of_one_view_take_its_channels_and_keep_every_name(arch, last):
+    encoder = ResNetEncoder(arch, in_channels=2, max_pool=False, zero_init_residual=True)
+    plain = ResNetEncoder(arch)
+    assert list(encoder.state_dict()) == list(plain.state_dict())
+    changed = [n for n, v in plain.state_dict().items() if encoder.state_dict()[n].shape != v.shape]
+    assert changed == ["conv1.weight"] and encoder.conv1.weight.shape[1] == 2
+    stages = encoder.eval().stages(torch.zeros(1, 2, 32, 32))
+    assert stages["stem"].shape[2:] == (16, 16) and plain.eval().stages(torch.zeros(1, 3, 32, 32))["stem"].shape[
+        2:
+    ] == (8, 8)
+    assert encoder(torch.zeros(1, 2, 32, 32)).shape == (1, encoder.feature_dim)
+    assert all((getattr(block, last).weight == 0).all() for block in encoder.layer3)
+    assert all((getattr(block, last).weight == 1).all() for block in plain.layer3)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50_half"])
+def test_the_new_options_leave_the_plain_network_s_draws_alone(arch):
+    torch.manual_seed(0)
+    plain = ResNetEncoder(arch)
+    torch.manual_seed(0)
+    spelt_out = ResNetEncoder(arch, in_channels=3, max_pool=True, zero_init_residual=False)
+    assert all(torch.equal(value, spelt_out.state_dict()[name]) for name, value in plain.state_dict().items())

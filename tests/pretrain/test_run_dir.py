@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
@@ -75,3 +76,20 @@ def test_a_run_that_has_begun_stays_however_it_ends(tiny_config, tmp_path):
     with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "run", tiny_config(), resume=True):
         raise ZeroDivisionError  # going on with a run: nothing of it is removed
     assert {path.name for path in (tmp_path / "run").iterdir()} == kept
+
+
+@dataclass(frozen=True)
+class Games:
+    """The configuration of another command."""
+
+    seeds: tuple[int, ...]
+
+
+def test_another_command_says_which_of_its_keys_may_change(tmp_path):
+    first, more = Games(seeds=(0,)), Games(seeds=(0, 1))
+    with RunDir(tmp_path, first, resume=False, free_to_change=("seeds",)) as run:
+        run.begin()
+    with RunDir(tmp_path, more, resume=True, free_to_change=("seeds",)):
+        pass
+    with pytest.raises(ConfigError, match="another configuration"):
+        RunDir(tmp_path, more, resume=True)

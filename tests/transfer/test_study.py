@@ -221,7 +221,7 @@ def test_a_folder_that_the_study_did_not_make_is_never_emptied(bench: Bench) -> 
 
 def test_a_plan_shows_commands_and_writes_nothing(bench: Bench) -> None:
     said: list[str] = []
-    show_plan(bench.config(), bench.output, say=said.append)
+    show_plan(plan_stages(bench.config()), bench.output, say=said.append)
     assert not bench.output.exists()
     assert sum(line.startswith("$ ") for line in said) == len(plan_stages(bench.config()))
 

@@ -9,9 +9,15 @@ import pytest
 
 from pretrain.errors import DataError
 from transfer.study_folder import StudyFolder, open_folder
-from transfer.study_stages import CHECKPOINT, Stage
+from transfer.study_stages import Stage, checkpoint_of
 
-STAGE = Stage("convert", "t", ("{root}/tools/x.py", CHECKPOINT, "coco:{output}/a:{output}/b"), folder="w", result="w/r")
+STAGE = Stage(
+    "convert",
+    "t",
+    ("{root}/tools/x.py", checkpoint_of("pretrain"), "coco:{output}/a:{output}/b"),
+    folder="w",
+    result="w/r",
+)
 
 
 def test_commands_are_short_from_the_projects_root_and_whole_from_elsewhere(

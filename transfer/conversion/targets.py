@@ -83,6 +83,12 @@ def _plain(arch: str) -> bool:
     return spec.groups == 1 and spec.width_per_group == 64
 
 
+def _built_by_detectron2(arch: str) -> bool:
+    """Detectron2 asserts that a ResNet-18 or 34 is 64 wide."""
+    spec = ARCHITECTURES[arch]
+    return spec.bottleneck or spec.base_channels == 64
+
+
 INPUT_SIDE = frozenset({"mean", "std", "channel_order"})
 TARGETS: tuple[Target, ...] = (
     Target(
@@ -93,6 +99,7 @@ TARGETS: tuple[Target, ...] = (
         suffix=".pth",
         libraries=("detectron2",),
         carries=INPUT_SIDE | {"stride_in_1x1"},
+        has=_built_by_detectron2,
         detectron2=True,
     ),
     Target(
@@ -104,6 +111,7 @@ TARGETS: tuple[Target, ...] = (
         suffix=".pkl",
         libraries=("detectron2",),
         carries=INPUT_SIDE | {"stride_in_1x1"},
+        has=_built_by_detectron2,
         detectron2=True,
     ),
     Target(

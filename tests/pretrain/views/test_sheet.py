@@ -9,7 +9,17 @@ from PIL import Image
 
 from pretrain.views.pipeline import SampleViews, ViewMaker
 from pretrain.views.recipes import RECIPES
-from pretrain.views.sheet import CAPTION_HEIGHT, CELL, GAP, draw_sheet, save_png
+from pretrain.views.sheet import (
+    CAPTION_HEIGHT,
+    CELL,
+    GAP,
+    PATCH_GAP,
+    STRIP_CAPTION,
+    STRIP_CELL,
+    draw_sheet,
+    draw_strips,
+    save_png,
+)
 
 
 def picture():
@@ -66,3 +76,23 @@ def test_png_round_trip_leaves_one_file(tmp_path):
     save_png(tmp_path / "sheet.png", sheet)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), sheet)
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_strips_show_every_view_of_the_same_images_under_their_captions():
+    images = [picture(), picture()[::-1]]
+    make = ViewMaker(RECIPES["linear"], image_size=STRIP_CELL)
+    samples = [make(image, seed=0, epoch=0, index=index) for index, image in enumerate(images)]
+    sheet = draw_strips(images, [("one", samples), ("two", samples[::-1])], title="family")
+    step = STRIP_CELL + GAP
+    assert sheet.shape[0] == GAP + 3 * step
+    for row, shown in ((1, samples), (2, samples[::-1])):
+        top = GAP + row * step
+        for column in range(2):
+            left = STRIP_CAPTION + column * (2 * STRIP_CELL + PATCH_GAP + 2 * GAP)
+            for number, view in enumerate(shown[column].images):
+                corner = left + number * (STRIP_CELL + PATCH_GAP)
+                found = sheet[top : top + STRIP_CELL, corner : corner + STRIP_CELL]
+                np.testing.assert_array_equal(found, view.permute(1, 2, 0).numpy())
+        assert (sheet[top : top + STRIP_CELL, :STRIP_CAPTION] < 200).any()  # the caption
+    different = draw_strips(images, [("other", samples), ("two", samples[::-1])], title="family")
+    assert (different != sheet).any(axis=(0, 2))[STRIP_CAPTION:].sum() == 0

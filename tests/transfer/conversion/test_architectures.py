@@ -17,6 +17,7 @@ from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save, t
 from transfer.conversion.convert import convert
 from transfer.conversion.names import to_detectron2
 from transfer.conversion.sidecar import detectron2_settings
+from transfer.conversion.targets import target_named
 from transfer.lint import backbone_names
 
 R50 = (3, 4, 6, 3)
@@ -38,7 +39,16 @@ def configured(settings):
     return config
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+BUILT = [arch for arch in ARCHITECTURES if target_named("detectron2").has(arch)]
+
+
+def test_what_the_target_says_that_detectron2_lacks_it_refuses_to_build():
+    assert set(ARCHITECTURES) - set(BUILT) == {"resnet18_half"}
+    with torch.device("meta"), pytest.raises(AssertionError, match="R18/R34"):
+        build_backbone(configured(detectron2_settings("resnet18_half", InputContract())), ShapeSpec(channels=3))
+
+
+@pytest.mark.parametrize("arch", BUILT)
 def test_detectron2_builds_exactly_these_tensors(arch):
     with torch.device("meta"):
         built = build_backbone(configured(detectron2_settings(arch, InputContract())), ShapeSpec(channels=3))

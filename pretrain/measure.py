@@ -1,0 +1,176 @@
+"""How much information a run's two views share, read by the critic that the run has trained.
+
+In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: every bound of pretrain/information.py, as the
+content of information_result.json.
+
+Critic: f(v1, v2) = q . k / T with the trained query encoder and head, the key encoder and head, and the run's temperature
+(infomin.md 3: "I_NCE as a neural proxy"). It was trained for InfoNCE, so info_nce is the figure to compare; the other bounds
+read the same critic. Networks are in eval() mode: statistics of a batch could give a positive away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pretrain.checkpoint import read_checkpoint
+from pretrain.config import RunConfig
+from pretrain.contract import InputContract
+from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader
+from pretrain.distributed import Ranks, pick_device
+from pretrain.errors import ConfigError, DataError
+from pretrain.image_set import read_record, refuse_small_images
+from pretrain.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
+from pretrain.methods import MomentumContrast, build_method
+from pretrain.precision import Precision, choose_precision
+from pretrain.sampler import GlobalBatches, RankBatches
+from pretrain.stream import recipe_of
+from pretrain.strict import from_mapping
+from pretrain.views.pipeline import ViewMaker, normalize
+
+RESULT_FORMAT = "infomin-transfer/information-result"
+MAIN_BOUND = "info_nce"
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """What is asked for. batch_size N: a pair's negatives are the N - 1 other images of its batch, so log N is the ceiling.
+
+    passes: times that every image is seen, each time in new views and new company. seed: of these draws.
+    """
+
+    checkpoint: Path
+    data: Path
+    batch_size: int = 256
+    passes: int = 1
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_workers: int = 0
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.passes < 1 or self.seed < 0 or self.num_workers < 0:
+            raise ConfigError(
+                "expected a batch size of 2 or more, one pass or more, and a seed and workers of 0 or more; found "
+                f"{self.batch_size}, {self.passes}, {self.seed}, {self.num_workers}"
+            )
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A run's trained networks in eval() mode, and what the run was."""
+
+    method: MomentumContrast
+    config: RunConfig
+    step: int
+    precision: Precision
+
+    @torch.no_grad()
+    def embed(self, batch: ViewBatch) -> tuple[Tensor, Tensor]:
+        """Query of view 1 and key of view 2: unit vectors float32 (B, D) each."""
+        images = batch.to(self.precision.device).images
+        with self.precision.autocast():
+            query = self.method.query(normalize(images[:, 0], self.method.contract, channels_last=True)).instance
+            key = self.method.key(normalize(images[:, 1], self.method.contract, channels_last=True))
+        return query.float(), key.float()
+
+
+def load_critic(path: Path, precision: Precision) -> Critic:
+    """Read a checkpoint of tools/pretrain.py. Raises CheckpointError for any other file."""
+    state = read_checkpoint(path)
+    config = from_mapping(RunConfig, state["config"], where=str(path))
+    contract = InputContract.from_dict(state["contract"])
+    method = build_method(encoder=config.encoder, config=config.method, contract=contract, seed=config.seed)
+    assert isinstance(method, MomentumContrast)
+    method.load_state_dict(state["model"])
+    method.to(precision.device).to(memory_format=torch.channels_last).eval()
+    return Critic(method, config, state["progress"]["step"], precision)
+
+
+def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -> dict[str, Any]:
+    """All bounds on the held-out pairs, JSON-ready.
+
+    Raises CheckpointError/DataError for a checkpoint or images that cannot be used: no image, fewer than one batch, smaller
+    than the views need.
+    """
+    precision = choose_precision(request.precision, pick_device(request.device, Ranks()))
+    critic = load_critic(request.checkpoint, precision)
+    recipe = recipe_of(critic.config.views)
+    source = ImageSource(request.data)
+    _check_enough(request, len(source))
+    if recipe.smallest_side > 1:
+        refuse_small_images(source, recipe.smallest_side, Ranks())
+    record = read_record(request.checkpoint.parent.parent)
+    trained_on = record is not None and record.fingerprint == source.fingerprint()
+    if trained_on:
+        announce(f"{request.data} holds the images that this run was trained on: the figures are no held-out ones")
+    views = ViewMaker(recipe, image_size=critic.config.views.image_size)
+    batches = GlobalBatches(len(source), request.batch_size, seed=request.seed)
+    num_batches = request.passes * batches.steps_per_epoch
+    used = batches.steps_per_epoch * request.batch_size
+    announce(
+        f"{used} of {len(source)} images, {num_batches} batches of {request.batch_size} pairs, recipe {recipe.name}"
+    )
+    loader = build_loader(
+        ViewDataset(source, views, seed=request.seed),
+        RankBatches(batches, rank=0, world_size=1, from_step=0, num_steps=num_batches),
+        num_workers=request.num_workers,
+        pin_memory=precision.device.type != "cpu",
+    )
+    embedded = [critic.embed(batch) for batch in tqdm(loader, total=num_batches, unit="batch", desc="measuring")]
+    temperature = critic.config.method.temperature
+    estimates = {
+        bound: estimate(bound, (in_batch(query @ key.T / temperature) for query, key in embedded)) for bound in BOUNDS
+    }
+    return {
+        "format": RESULT_FORMAT,
+        "version": 1,
+        "checkpoint": str(request.checkpoint),
+        "step": critic.step,
+        "recipe": recipe.name,
+        "data": {"folder": str(request.data), "num_images": len(source), "same_as_training": trained_on},
+        "batch_size": request.batch_size,
+        "passes": request.passes,
+        "seed": request.seed,
+        "precision": precision.name,
+        "temperature": temperature,
+        "information": estimates[MAIN_BOUND].to_plain(),
+        "bounds": {bound: entry.to_plain() for bound, entry in estimates.items()},
+        "warning": saturation_warning(estimates[MAIN_BOUND]),
+        "command": request.command,
+    }
+
+
+def _check_enough(request: MeasureRequest, num_images: int) -> None:
+    if num_images < request.batch_size:
+        raise DataError(
+            f"{request.data}: {num_images} images do not fill one batch of {request.batch_size} pairs; add images, or type "
+            f"--batch-size {max(2, num_images)} (the ceiling of I_NCE is then the logarithm of that)"
+        )
+    num_pairs = request.passes * (num_images // request.batch_size) * request.batch_size
+    if num_pairs < MIN_PAIRS:
+        raise DataError(
+            f"{request.data}: {num_images} images make {num_pairs} pairs in whole batches of {request.batch_size}; expected "
+            f"{MIN_PAIRS} pairs or more: add images"
+        )
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The figures for people, one bound a line, and the warning if there is one."""
+    lines = []
+    for values in result["bounds"].values():
+        figure = Estimate(**values)
+        ceiling = "no ceiling" if figure.ceiling is None else f"ceiling {figure.ceiling:.2f}"
+        mark = ", SATURATED" if figure.saturated else ""
+        lines.append(
+            f"{figure.bound:17s} {figure.nats:7.3f} nats (95 % {figure.low:.3f} to {figure.high:.3f}), {ceiling}{mark}; "
+            f"{figure.num_pairs} pairs, {figure.num_negatives} negatives"
+        )
+    return "\n".join([*lines, *([result["warning"]] if result["warning"] else [])])

@@ -1,0 +1,203 @@
+"""What frozen views are worth: their information on held-out pairs, and what a linear layer reads off encoders trained on them.
+
+In: views (a colour space or a generator) and class folders train/ and val/. Out: for every seed an information estimate and a
+top-1, and both with 95 % intervals over seeds. Source: infomin.md 3 (I_NCE as a proxy, frozen encoders, linear classifier) and 4.
+
+Two encoders, one a view, are trained by in-batch InfoNCE on train/ (labels unseen); their information is measured on pairs
+from val/; then both are frozen and one logistic regression reads their features, side by side, of central crops.
+
+DEVIATION: the paper's encoders are half-width AlexNets and its probe Adam on augmented crops for 100 epochs; here
+pretrain/small_encoder.py or half-width ResNets, and the optimum of a convex problem (pretrain/probe.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pretrain.errors import DataError
+from pretrain.information import saturation_warning
+from pretrain.information_interval import t_interval
+from pretrain.pair_training import PairEncoders, held_out_information, train_pair
+from pretrain.probe import fit_classifier
+from pretrain.sampler import GlobalBatches
+from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.views.channel_views import ChannelViews
+from pretrain.views.generator import split_views
+from pretrain.views.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
+from pretrain.views.rng import CROPS_STREAM, sample_generator
+from pretrain.views.view_encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
+
+HELD_OUT = 2**32  # added to the seed for crops of held-out images
+FEATURE_BATCH = 512
+Pairs = Iterator[tuple[Tensor, Tensor]]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """epochs over train/ at a learning rate that falls along a cosine (Adam). Sizes in pixels, crop_scale: area of a crop.
+
+    same_crop: both views from one crop (CMC) instead of two (the game's). held_out_passes: how often val/ is cropped for the
+    information. labels_per_class: of train/, for the probe; None: all. side: as in a game's data.side.
+    """
+
+    image_size: int = 64
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    same_crop: bool = False
+    encoder: ViewEncoderConfig = field(default_factory=ViewEncoderConfig)
+    embedding_dim: int = 128
+    head: Literal["linear", "mlp", "mlp_bn"] = "mlp"
+    temperature: float = 0.1
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    epochs: int = 100
+    held_out_passes: int = 2
+    probe_weight_decay: float = 1e-3
+    labels_per_class: int | None = None
+    side: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        require_image_size(self.image_size)
+        _require(self.batch_size >= 2 and self.epochs > 0, "batch_size expected at least 2, epochs at least 1")
+        _require(self.temperature > 0 and self.learning_rate > 0, "temperature and learning_rate expected positive")
+        _require(self.held_out_passes > 0 and self.probe_weight_decay > 0, "held_out_passes and probe_weight_decay > 0")
+        _require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
+
+
+def load_evaluation_config(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationConfig:
+    """Read `path` (None: defaults) and apply `overrides`. Raises ConfigError naming the key."""
+    values = merge(load_yaml(path) if path else {}, parse_overrides(overrides))
+    return from_mapping(EvaluationConfig, values, where=str(path or "overrides"))
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """train and val: labelled images of the same classes."""
+
+    train: PixelSet
+    val: PixelSet
+
+
+def load_evaluation_data(root: Path, config: EvaluationConfig, *, announce: Callable[[str], None]) -> EvaluationData:
+    """Read root/train and root/val. Raises DataError for unlike classes or too few images for a batch."""
+    train, val = (load_classes(root / part, side=config.side, announce=announce) for part in ("train", "val"))
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise DataError(f"{root}: train/ and val/ have other classes; only one of them has {', '.join(odd[:5])}")
+    for part, pixels in (("train", train), ("val", val)):
+        if len(pixels) < config.batch_size:
+            raise DataError(
+                f"{root / part}: {len(pixels)} images do not fill a batch of {config.batch_size}; type "
+                f"batch_size={len(pixels)}, or add images"
+            )
+    return EvaluationData(train, val)
+
+
+def evaluate_once(
+    views: ChannelViews, data: EvaluationData, config: EvaluationConfig, *, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """One training from `seed`: {"seed", "information": Estimate as plain values, "probe": {"top1": percent, ...}, ...}."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoders = [build_view_encoder(config.encoder, channels) for channels in VIEW_CHANNELS]
+        networks = PairEncoders(*encoders, embedding_dim=config.embedding_dim, head=config.head).to(device)
+    train, val = data.train.to(device), data.val.to(device)
+    steps = config.epochs * (len(train) // config.batch_size)
+    batches = pairs(views, train, config, seed=seed, num_steps=steps)
+    history = train_pair(
+        networks,
+        tqdm(batches, total=steps, unit="step", desc=f"encoders of seed {seed}", delay=5),
+        learning_rate=config.learning_rate,
+        temperature=config.temperature,
+        num_steps=steps,
+    )
+    held_out = pairs(
+        views, val, config, seed=seed + HELD_OUT, num_steps=config.held_out_passes * (len(val) // config.batch_size)
+    )
+    estimate = held_out_information(networks, held_out, temperature=config.temperature)
+    known = _labelled(train, config.labels_per_class, seed=seed)
+    features = {
+        name: central_features(networks, views, pixels, config) for name, pixels in (("train", known), ("val", val))
+    }
+    probe = fit_classifier(
+        features["train"], known.labels, num_classes=len(train.classes), weight_decay=config.probe_weight_decay
+    )
+    last = history[-max(1, len(history) // 10) :]
+    return {
+        "seed": seed,
+        "information": estimate.to_plain(),
+        "probe": {"top1": probe.accuracy(features["val"], val.labels), "num_labels": len(known)},
+        "training": {"steps": len(history), "information": math.fsum(last) / len(last)},
+        "warning": saturation_warning(estimate),
+    }
+
+
+def pairs(views: ChannelViews, pixels: PixelSet, config: EvaluationConfig, *, seed: int, num_steps: int) -> Pairs:
+    """Pairs of views of `num_steps` batches: functions of (seed, step)."""
+    batches = GlobalBatches(len(pixels), config.batch_size, seed=seed)
+    height, width = pixels.images.shape[2:]
+    for step in range(num_steps):
+        rows = torch.from_numpy(batches.batch(step)[1].copy()).to(pixels.images.device)
+        channels = []
+        for which in range(1 if config.same_crop else 2):
+            rng = sample_generator(seed=seed, epoch=step, index=which, stream=CROPS_STREAM)
+            boxes = draw_boxes(rng, len(rows), height=height, width=width, scale=config.crop_scale)
+            with torch.no_grad():
+                channels.append(views.to_channels(cut(pixels.images[rows], boxes, size=config.image_size)))
+        yield split_views(channels[0], channels[-1])
+
+
+@torch.no_grad()
+def central_features(networks: PairEncoders, views: ChannelViews, pixels: PixelSet, config: EvaluationConfig) -> Tensor:
+    """Both encoders' features (N, D) of the central crop, in evaluation mode."""
+    networks.eval()
+    height, width = pixels.images.shape[2:]
+    found = []
+    for images in pixels.images.split(FEATURE_BATCH):
+        crops = cut(images, central_boxes(len(images), height=height, width=width), size=config.image_size)
+        channels = views.to_channels(crops)
+        found.append(networks.features(*split_views(channels, channels)))
+    return torch.cat(found)
+
+
+def _labelled(train: PixelSet, labels_per_class: int | None, *, seed: int) -> PixelSet:
+    if labels_per_class is None:
+        return train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    labels = train.labels.cpu()[order]
+    rows = [order[labels == label][:labels_per_class] for label in range(len(train.classes))]
+    if min(len(found) for found in rows) < labels_per_class:
+        raise DataError(
+            f"a class has {min(map(len, rows))} images; expected at least labels_per_class={labels_per_class}"
+        )
+    return train.take(torch.cat(rows).tolist())
+
+
+def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """{"information": {...}, "probe": {...}} of all seeds: means, and 95 % intervals (Student's t) over seeds.
+
+    Of one seed: its own estimate with the interval over batches, and no interval for top-1.
+    """
+    first = runs[0]["information"]
+    nats, top1 = ([run[part][key] for run in runs] for part, key in (("information", "nats"), ("probe", "top1")))
+    information = {**first, "interval": "batches of one seed"}
+    probe: dict[str, Any] = {"top1": math.fsum(top1) / len(top1), "low": None, "high": None}
+    if len(runs) > 1:
+        low, high = t_interval(nats)
+        information |= {"nats": math.fsum(nats) / len(nats), "low": low, "high": high, "interval": "seeds"}
+        information["saturated"] = any(run["information"]["saturated"] for run in runs)
+        probe["low"], probe["high"] = t_interval(top1)
+    return {"information": information, "probe": probe}

@@ -1,0 +1,234 @@
+"""A run of games, one a seed, from the command's arguments to the files that pre-training goes on with.
+
+In: folders, a configuration, seeds. Out, in the output folder: generator.safetensors and recipe.yaml of the first seed whose game
+did not diverge, channels.png, history.png, result.json; under seed_N/ every seed's own generator and history.jsonl.
+
+The first sound seed is taken, not the best one: by which figure a generator is good is what an evaluation has to say
+(tools/evaluate_views.py on seed_N/generator.safetensors), and choosing by the game's own would flatter it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain.atomic import write_json
+from pretrain.distributed import Ranks, pick_device
+from pretrain.errors import ConfigError, DataError, UserError
+from pretrain.information_interval import t_interval
+from pretrain.run_dir import RunDir, environment
+from pretrain.views.evaluation_run import GENERATOR
+from pretrain.views.game_config import GameConfig
+from pretrain.views.game_data import GameData, GameImages, load_game_images
+from pretrain.views.game_loop import HISTORY, Outcome, play
+from pretrain.views.game_pictures import draw_channels, draw_history
+from pretrain.views.generator_file import embed_generator, load_generator, record_of, write_generator
+from pretrain.views.paired_ops import ChannelSplit
+from pretrain.views.recipe_file import write_recipe
+from pretrain.views.recipes import HorizontalFlip, RandomResizedCrop, Recipe
+
+FORMAT, VERSION = "infomin-transfer/learned-views-result", 1
+RECIPE, RESULT, SEED_RESULT = "recipe.yaml", "result.json", "seed_result.json"
+FREE_TO_CHANGE = (
+    "game.runtime.",
+    "data",
+    "labelled",
+    "seeds",
+)  # on resume: more seeds are welcome, folders may have moved
+PICTURE_ROWS = 6
+AGREEMENT_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class GameRunConfig:
+    """What config.yaml of a run holds. data, labelled: folders; labelled None: the class folders of data, or no labels."""
+
+    data: Path
+    labelled: Path | None
+    seeds: tuple[int, ...]
+    game: GameConfig = field(default_factory=GameConfig)
+
+
+def learn_views(
+    config: GameRunConfig, output_dir: Path, *, resume: bool, command: str, announce: Callable[[str], None]
+) -> dict[str, Any]:
+    """Play every seed's game and write the files named above. Raises UserError before the first step for what cannot start,
+    and after the last one, everything written, if every game diverged."""
+    if config.game.mode == "unsupervised":
+        if config.labelled is not None:
+            raise ConfigError(
+                "an unsupervised game looks at no label; leave --labelled out, or type --mode semi-supervised"
+            )
+        if config.game.labels_per_class is not None:
+            announce("an unsupervised game looks at no label: labels_per_class is not used")
+    device = pick_device(config.game.runtime.device, Ranks())
+    with RunDir(output_dir, config, resume=resume, free_to_change=FREE_TO_CHANGE) as run:
+        images = load_game_images(config.data, config.labelled, config.game, announce=announce)
+        run.begin()
+        start = time.perf_counter()
+        outcomes = [
+            _one_seed(config.game, images, seed, output_dir / f"seed_{seed}", device=device, announce=announce)
+            for seed in config.seeds
+        ]
+        result = {
+            "format": FORMAT,
+            "version": VERSION,
+            "mode": config.game.mode,
+            **_publish(config.game, images, outcomes, output_dir),
+            "num_images": len(images.unlabelled),
+            "command": command,
+            "seconds": time.perf_counter() - start,
+            "environment": environment(),
+        }
+        write_json(output_dir / RESULT, result)
+    if result["kept_seed"] is None:
+        raise UserError(
+            f"every game diverged ({len(outcomes)} of {len(outcomes)} seeds; {outcomes[0].diverged}); no recipe was written. "
+            "Lower optimizer.learning_rate, or type estimator.spectral_norm=true or generator.coupling=additive"
+        )
+    return result
+
+
+def _one_seed(
+    config: GameConfig,
+    images: GameImages,
+    seed: int,
+    folder: Path,
+    *,
+    device: torch.device,
+    announce: Callable[[str], None],
+) -> Outcome:
+    if (folder / SEED_RESULT).exists():
+        outcome = _read_outcome(folder, images.fingerprint)
+        announce(f"seed {seed} is finished")
+        return outcome
+    announce(f"seed {seed}: {config.mode} game")
+    data = GameData.of(images.to(device), config, seed=seed)
+    outcome = play(config, data, folder=folder, device=device, fingerprint=images.fingerprint, announce=announce)
+    training = {
+        "steps": outcome.kept_step,
+        "bound": config.estimator.bound,
+        "num_images": len(data.unlabelled),
+        "num_labelled": len(data.labelled) if data.labelled else 0,
+        **outcome.final(),
+    }
+    record = record_of(
+        outcome.generator, mode=config.mode, seed=seed, mean=outcome.mean, std=outcome.std, training=training
+    )
+    write_generator(folder / GENERATOR, outcome.generator, record)
+    write_json(folder / SEED_RESULT, {**_plain(outcome), "images": images.fingerprint})
+    return outcome
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    error = outcome.inverse_error
+    return {
+        "seed": outcome.seed,
+        "steps": outcome.steps,
+        "kept_step": outcome.kept_step,
+        "diverged": outcome.diverged,
+        "inverse_error": error if math.isfinite(error) else None,
+        "final": outcome.final(),
+    }
+
+
+def _read_outcome(folder: Path, fingerprint: str) -> Outcome:
+    values = json.loads((folder / SEED_RESULT).read_text(encoding="utf-8"))
+    if values["images"] != fingerprint:
+        raise DataError(
+            f"{folder}: this seed was played on other images (names or sizes differ); restore them, or name another "
+            "--output-dir"
+        )
+    frozen = load_generator(folder / GENERATOR)
+    rows = [json.loads(line) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
+    error = values["inverse_error"]
+    return Outcome(
+        generator=frozen.generator,
+        seed=values["seed"],
+        steps=values["steps"],
+        kept_step=values["kept_step"],
+        diverged=values["diverged"],
+        mean=frozen.record.mean,
+        std=frozen.record.std,
+        inverse_error=math.inf if error is None else error,
+        history=rows,
+    )
+
+
+def _publish(config: GameConfig, images: GameImages, outcomes: Sequence[Outcome], output_dir: Path) -> dict[str, Any]:
+    draw_history(output_dir / "history.png", outcomes)
+    sound = [outcome for outcome in outcomes if outcome.diverged is None]
+    shown = (sound or list(outcomes))[0]
+    folder = output_dir / f"seed_{shown.seed}"
+    pixels = images.unlabelled.images.cpu()
+    picked = pixels[torch.linspace(0, len(pixels) - 1, PICTURE_ROWS).long()]
+    draw_channels(output_dir / "channels.png", shown.generator, picked, mean=shown.mean)
+    if sound:
+        frozen = load_generator(folder / GENERATOR)
+        write_generator(output_dir / GENERATOR, frozen.generator, frozen.record)
+        write_learned_recipe(output_dir / RECIPE, output_dir / GENERATOR, config)
+    return {
+        "kept_seed": shown.seed if sound else None,
+        "seeds": [_plain(outcome) for outcome in outcomes],
+        "between_seeds": between_seeds(sound),
+        "agreement": agreement(sound, pixels),
+    }
+
+
+def write_learned_recipe(path: Path, generator: Path, config: GameConfig) -> None:
+    """A recipe of the game's crops and the frozen generator's split, for `tools/pretrain.py views.recipe=PATH`."""
+    split = ChannelSplit(space=load_generator(generator).record.config.space, generator=embed_generator(generator))
+    ops = (RandomResizedCrop(scale=config.crop_scale), HorizontalFlip(), split)
+    header = (
+        f"Views learned by a {config.mode} game. The generator is part of this file: it may be moved.\n"
+        "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml --output-dir runs/pre data.root=IMAGES \\\n"
+        f"    views.recipe={path.name} method.jigsaw=false"
+    )
+    write_recipe(path, Recipe("learned_views", ops), header=header)
+
+
+def between_seeds(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | int | None]]:
+    """Of every final figure: mean and deviation over seeds and the 95 % interval of the mean (None for one seed)."""
+    finals = [outcome.final() for outcome in outcomes]
+    found: dict[str, dict[str, float | int | None]] = {}
+    for name in sorted(set.intersection(*(set(final) for final in finals))) if finals else ():
+        values = [final[name] for final in finals]
+        low, high = t_interval(values) if len(values) > 1 else (None, None)
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        found[name] = {
+            "mean": statistics.fmean(values),
+            "std": deviation,
+            "low": low,
+            "high": high,
+            "num_seeds": len(values),
+        }
+    return found
+
+
+@torch.no_grad()
+def agreement(outcomes: Sequence[Outcome], images: torch.Tensor) -> dict[str, float] | None:
+    """How alike the generators of several seeds are: mean |Pearson correlation| over pairs of seeds, pixel by pixel.
+
+    "channel_1" of one learned channel each; 1 means the same view up to scale and sign. None for fewer than two seeds.
+    """
+    if len(outcomes) < 2:
+        return None
+    rgb = images[:: max(1, len(images) // AGREEMENT_IMAGES)][:AGREEMENT_IMAGES].to(torch.float32) / 255
+    learned = [outcome.generator.from_rgb(rgb).numpy() for outcome in outcomes]
+    pairs = list(itertools.combinations(learned, 2))
+    return {
+        f"channel_{channel + 1}": float(
+            np.mean([abs(np.corrcoef(one[:, channel].ravel(), two[:, channel].ravel())[0, 1]) for one, two in pairs])
+        )
+        for channel in range(3)
+    }

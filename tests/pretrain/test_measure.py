@@ -1,0 +1,160 @@
+"""Measuring a run's views: the figures of its own critic on held-out pairs, against the definition; bad input is refused."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.checkpoint import checkpoint_path, write_checkpoint
+from pretrain.contract import InputContract
+from pretrain.distributed import Ranks
+from pretrain.errors import CheckpointError, ConfigError, DataError
+from pretrain.image_set import check_image_set, write_record
+from pretrain.measure import MeasureRequest, describe, load_critic, measure_views
+from pretrain.precision import choose_precision
+from pretrain.reader import read_image
+from pretrain.sampler import GlobalBatches
+from pretrain.stream import recipe_of
+from pretrain.train import build_state
+from pretrain.views.pipeline import ViewMaker, normalize
+
+CPU = choose_precision("fp32", torch.device("cpu"))
+
+
+def write_run(folder, config):
+    """The checkpoint of an untrained run: its critic is as good as any to be read."""
+    state = build_state(config, InputContract(), precision=CPU, ranks=Ranks())
+    path = checkpoint_path(folder / "checkpoints", 0)
+    write_checkpoint(path, state.state_dict(config, InputContract(), 2))
+    return path
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path):
+    return write_run(tmp_path / "run", tiny_config())
+
+
+def measure(checkpoint, data, **over):
+    values = {"batch_size": 6, "precision": "fp32", "device": "cpu", **over}
+    said: list[str] = []
+    return measure_views(MeasureRequest(checkpoint, data, **values), announce=said.append), said
+
+
+def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
+    result, said = measure(run, image_folder, seed=3)
+    critic = load_critic(run, CPU)
+    config = critic.config
+    make = ViewMaker(recipe_of(config.views), image_size=32)
+    paths = sorted(image_folder.iterdir())
+    batches = GlobalBatches(18, 6, seed=3)
+    values = []
+    for step in range(3):
+        rows = batches.batch(step)[1].tolist()
+        views = torch.stack([make(read_image(paths[i]), seed=3, epoch=0, index=i).images for i in rows])
+        with torch.no_grad():
+            queries = critic.method.query(normalize(views[:, 0], InputContract())).instance
+            keys = critic.method.key(normalize(views[:, 1], InputContract()))
+        logits = (queries @ keys.T).double() / config.method.temperature
+        values.append(math.log(6) + torch.log_softmax(logits, 1).diagonal().mean().item())
+    assert result["information"]["nats"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert result["information"]["ceiling"] == pytest.approx(math.log(6))
+    assert (result["information"]["num_pairs"], result["information"]["num_negatives"]) == (18, 5)
+    assert set(result["bounds"]) == {"info_nce", "donsker_varadhan", "nwj", "smile"}
+    assert "18 of 18 images, 3 batches of 6 pairs, recipe infomin" in said[-1]
+
+
+def test_it_is_a_function_of_the_seed_and_not_of_training_mode(run, image_folder):
+    first, _ = measure(run, image_folder)
+    assert measure(run, image_folder)[0]["bounds"] == first["bounds"]
+    assert measure(run, image_folder, seed=1)[0]["bounds"] != first["bounds"]
+    assert not load_critic(run, CPU).method.training
+
+
+def test_more_passes_are_more_pairs_in_new_views(run, image_folder):
+    result, _ = measure(run, image_folder, passes=2)
+    assert result["information"]["num_pairs"] == 36
+    assert result["information"]["nats"] != measure(run, image_folder)[0]["information"]["nats"]
+
+
+def test_a_critic_that_knows_the_image_is_saturated_and_says_so(tiny_config, tmp_path):
+    """Views that are equal (one fixed crop) and embeddings far apart: I_NCE runs into its ceiling."""
+    recipe = {"name": "same", "ops": [{"op": "CenterCrop"}]}
+    config = tiny_config(views={"recipe": recipe}, method={"jigsaw": False, "temperature": 0.01, "head": "linear"})
+    path = write_run(tmp_path / "run", config)
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for index in range(12):
+        flat = np.broadcast_to(rng.integers(0, 256, 3), (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(flat).save(tmp_path / "images" / f"{index}.png")
+    result, _ = measure(path, tmp_path / "images")
+    assert result["information"]["saturated"] and result["warning"] is not None
+    assert "SATURATED" in describe(result) and result["warning"] in describe(result)
+    plain, _ = measure(path, tmp_path / "images", batch_size=12)
+    assert plain["information"]["ceiling"] == pytest.approx(math.log(12))
+
+
+def test_the_training_images_are_no_held_out_ones_and_that_is_said(run, image_folder, tmp_path):
+    _, record = check_image_set(
+        image_folder, skip_unreadable=False, recorded=None, ranks=Ranks(), announce=lambda text: None
+    )
+    write_record(run.parent.parent, record)
+    result, said = measure(run, image_folder)
+    assert result["data"]["same_as_training"] and "no held-out ones" in said[0]
+    other = shutil.copytree(image_folder, tmp_path / "other")
+    (other / "000.png").unlink()
+    result, said = measure(run, other)
+    assert not result["data"]["same_as_training"] and "held-out" not in said[0]
+
+
+def test_paired_views_are_measured_without_the_recipe_s_file(tiny_config, image_folder, tmp_path):
+    """The whole recipe is in the checkpoint."""
+    from pretrain.config import load_run_config
+
+    (tmp_path / "recipe.yaml").write_text("name: apart\nops: [{op: PatchDistance, patch: 32, distance: 4}]\n")
+    (tmp_path / "run.yaml").write_text(
+        f"data: {{root: {image_folder}, num_workers: 0}}\nencoder: {{arch: resnet18}}\n"
+        f"method: {{name: moco_v2, queue_size: 20, batchnorm_images: 4}}\noptimizer: {{batch_size: 8}}\n"
+        f"views: {{recipe: {tmp_path / 'recipe.yaml'}, image_size: 32}}\n"
+    )
+    path = write_run(tmp_path / "run", load_run_config(tmp_path / "run.yaml"))
+    (tmp_path / "recipe.yaml").unlink()
+    assert measure(path, image_folder)[0]["recipe"] == "apart"
+    small = tmp_path / "small"
+    small.mkdir()
+    for index in range(12):
+        Image.fromarray(np.zeros((35, 60, 3), dtype=np.uint8)).save(small / f"{index}.png")
+    with pytest.raises(DataError, match="36 px or more; 12 of 12 are smaller, down to 35 px"):
+        measure(path, small)
+
+
+def test_too_few_images_are_counted(run, image_folder):
+    with pytest.raises(DataError, match=r"18 images do not fill one batch of 19 pairs.*type --batch-size 18"):
+        measure(run, image_folder, batch_size=19)
+
+
+def test_too_few_pairs_are_counted(run, image_folder, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(image_folder.iterdir())[:7]:
+        shutil.copy(path, few)
+    with pytest.raises(DataError, match=r"7 images make 6 pairs in whole batches of 6; expected 8 pairs or more"):
+        measure(run, few)
+    assert measure(run, few, passes=2)[0]["information"]["num_pairs"] == 12
+
+
+def test_what_is_no_checkpoint_of_ours_is_refused(image_folder, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    for path in (tmp_path / "other.pt", tmp_path / "absent.pt"):
+        with pytest.raises(CheckpointError):
+            measure(path, image_folder)
+
+
+@pytest.mark.parametrize("over", [{"batch_size": 1}, {"passes": 0}, {"seed": -1}, {"num_workers": -1}])
+def test_values_out_of_range_are_refused(tmp_path, over):
+    with pytest.raises(ConfigError, match="expected a batch size of 2 or more"):
+        MeasureRequest(tmp_path, tmp_path, **over)

@@ -1,0 +1,49 @@
+"""tools/evaluate_views.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pretrain.views.tiny_game import write_classes
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["image_size=16", "encoder={kind: small, width: 4, feature_dim: 8}", "batch_size=12", "epochs=1", "device=cpu"]
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "evaluate_views.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_classes(root / "train", per_class=8)
+    write_classes(root / "val", per_class=4, seed=1)
+    return root
+
+
+@pytest.mark.slow
+def test_a_colour_space_is_evaluated_over_seeds(data: Path, tmp_path: Path) -> None:
+    result = call("--views", "lab", "--data", data, "--output-dir", tmp_path / "out", "--seeds", "0,1", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert "seed 1:" in result.stdout and "lab: " in result.stdout and "top-1" in result.stdout
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["view_result.json"]
+    values = json.loads((tmp_path / "out" / "view_result.json").read_text())
+    assert values["format"] == "infomin-transfer/view-result" and [run["seed"] for run in values["seeds"]] == [0, 1]
+    assert values["information"]["low"] <= values["information"]["nats"] <= values["information"]["high"]
+    assert values["probe"]["low"] <= values["probe"]["top1"] <= values["probe"]["high"]
+    assert values["num_images"] == {"train": 24, "val": 12} and values["config"]["epochs"] == 1
+
+
+def test_unknown_views_end_with_code_2_and_leave_nothing(data: Path, tmp_path: Path) -> None:
+    result = call("--views", "ydrdb", "--data", data, "--output-dir", tmp_path / "out", *TINY)
+    assert result.returncode == 2 and "did you mean 'ydbdr'" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,54 @@
+"""tools/measure_views.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(tool, *words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, f"tools/{tool}.py", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(root / f"{index}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_and_the_figure_is_printed_and_written(images, tmp_path):
+    overrides = [f"data.root={images}", "method.queue_size=20", "method.jigsaw=false", "optimizer.batch_size=8"]
+    trained = run(
+        "pretrain", "--config-file", "configs/pretrain/smoke.yaml", "--output-dir", tmp_path / "run", *overrides
+    )
+    assert trained.returncode == 0, trained.stderr
+    (checkpoint, *_) = sorted((tmp_path / "run" / "checkpoints").glob("*.pt"), reverse=True)
+    out = tmp_path / "new" / "folder" / "result.json"
+    words = ("--checkpoint", checkpoint, "--data", images, "--batch-size", 10, "--json", out)
+    measured = run("measure_views", *words)
+    assert measured.returncode == 0, measured.stderr
+    result = json.loads(out.read_text())
+    assert result["format"] == "infomin-transfer/information-result" and result["data"]["same_as_training"]
+    assert f"{result['information']['nats']:.3f} nats" in measured.stdout and "ceiling 2.30" in measured.stdout
+    assert result["command"].startswith("python tools/measure_views.py --checkpoint")
+
+
+def test_bad_input_ends_with_exit_code_2_and_nothing_written(images, tmp_path):
+    found = run("measure_views", "--checkpoint", tmp_path / "x.pt", "--data", images, "--json", tmp_path / "r.json")
+    assert found.returncode == 2 and found.stderr.startswith("error: no checkpoint at")
+    assert not (tmp_path / "r.json").exists()

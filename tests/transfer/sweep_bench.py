@@ -1,0 +1,125 @@
+"""A project of fake tools for sweeps: scripts that write the result files of the real ones in no time."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from transfer.sweep import run_sweep
+from transfer.sweep_config import SweepConfig, build_sweep
+
+FAKE_TOOL = """
+import json, pathlib, sys
+tool, words = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
+root = pathlib.Path(sys.argv[0]).resolve().parents[1]
+after = lambda name: words[words.index(name) + 1]
+def write(path, value):
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).write_text(json.dumps(value))
+with open(root / "calls.txt", "a") as calls:
+    calls.write(tool + " " + " ".join(words) + "\\n")
+planted = json.loads((root / "planted.json").read_text())
+def figures(name):
+    setting, _, seed = name.rpartition("_seed")
+    return planted[setting][int(seed)]
+def estimate(nats, saturated):
+    return {"bound": "info_nce", "nats": nats, "low": nats - 0.1, "high": nats + 0.1, "ceiling": 5.5,
+            "saturated": saturated, "num_pairs": 100, "num_negatives": 244}
+if (root / f"break_{tool}").exists():
+    sys.exit(7)
+if tool == "pretrain":
+    recipe = [word for word in words if word.startswith("views.recipe=")][0].partition("=")[2]
+    assert pathlib.Path(recipe).is_file(), recipe
+    write(after("--output-dir") + "/result.json", {"checkpoint": "checkpoints/step_5.pt"})
+elif tool == "measure_views":
+    nats, saturated, _ = figures(pathlib.Path(after("--json")).parts[-3])
+    write(after("--json"), {"information": estimate(nats, saturated)})
+elif tool == "linear_eval":
+    name = pathlib.Path(after("--output-dir")).parts[-2]
+    write(after("--output-dir") + "/linear_result.json", {"format": "infomin-transfer/linear-result", "top1": figures(name)[2]})
+elif tool == "convert_weights":
+    write(words[1], {})
+elif tool == "train_net":
+    name = pathlib.Path(after("OUTPUT_DIR")).parts[-2]
+    write(after("OUTPUT_DIR") + "/result.json", {"metrics": {"bbox": {"AP": figures(name)[2]}}})
+elif tool == "evaluate_views":
+    nats, saturated, top1 = figures(pathlib.Path(after("--output-dir")).parts[-2])
+    write(after("--output-dir") + "/view_result.json", {"information": estimate(nats, saturated), "probe": {"top1": top1}})
+"""
+TOOLS = ("pretrain", "measure_views", "linear_eval", "convert_weights", "train_net", "evaluate_views")
+PRETRAIN = """
+encoder: {arch: resnet18}
+method: {name: moco_v2, queue_size: 16, batchnorm_images: 4}
+views: {recipe: infomin, image_size: 32, blur_kernel: 5}
+optimizer: {batch_size: 8, epochs: 1}
+data: {root: nowhere, num_workers: 0}
+"""
+# recipe name -> seed -> (nats, saturated, accuracy): a planted reverse U with its top at 0.2.
+REVERSE_U = {
+    "crop_0.05": [(1.0, False, 40.0), (1.1, False, 40.4)],
+    "crop_0.2": [(2.0, False, 50.0), (2.2, False, 50.6)],
+    "crop_0.9": [(4.4, True, 44.0), (4.5, False, 44.2)],
+}
+
+
+def write_images(root: Path, count: int, *, classes: tuple[str, ...] = ("a", "b"), side: int = 40) -> None:
+    """`count` images in each class folder."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+class SweepBench:
+    """A project of fake tools, a small data set, and a sweep on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.output, self.data = root, root / "runs" / "out", root / "data"
+        (root / "tools").mkdir()
+        for name in TOOLS:
+            (root / "tools" / f"{name}.py").write_text(FAKE_TOOL)
+        (root / "pretrain.yaml").write_text(PRETRAIN)
+        (root / "linear.yaml").write_text("epochs: 1\n")
+        (root / "detector.yaml").write_text("SOLVER: {}\n")
+        self.plant(REVERSE_U)
+        write_images(self.data / "train", 10)
+        write_images(self.data / "val", 6)
+        self.said: list[str] = []
+
+    def plant(self, figures: dict[str, list[tuple[float, bool, float]]]) -> None:
+        """What the fake tools find."""
+        (self.root / "planted.json").write_text(json.dumps(figures))
+
+    def config(self, **over) -> SweepConfig:
+        """The sweep, with other values."""
+        values = {
+            "family": "crop",
+            "settings": ["0.9", "0.05", "0.2"],
+            "seeds": [0, 1],
+            "data": self.data,
+            "pretrain_config": self.root / "pretrain.yaml",
+            "measure_batch": 12,
+            **over,
+        }
+        return build_sweep(**values)
+
+    def run(self, **over) -> tuple[int, list[str]]:
+        """Run the sweep -> exit code, names of the tools that were called."""
+        (self.root / "calls.txt").write_text("")
+        self.said = []
+        code = run_sweep(self.config(**over), self.output, say=self.said.append, out=io.BytesIO(), root=self.root)
+        return code, [line.split()[0] for line in self.calls()]
+
+    def calls(self) -> list[str]:
+        """The fake tools' command lines of the last run."""
+        return (self.root / "calls.txt").read_text().splitlines()
+
+    def result(self) -> dict:
+        """sweep.json."""
+        return json.loads((self.output / "sweep.json").read_text())

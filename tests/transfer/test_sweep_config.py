@@ -1,0 +1,107 @@
+"""A sweep's values: all that cannot work is refused before the first run, with what to type."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from pretrain.errors import ConfigError, DataError
+from tests.transfer.sweep_bench import SweepBench, write_images
+from transfer.sweep_config import DetectionPart
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Read only."""
+    return SweepBench(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"family": "jiter"}, "did you mean jitter"),
+        ({"settings": ["0.2", "1.5"]}, r"from 0.005 to 1 of the image, found '1.5'"),
+        ({"settings": ["0.2"]}, "two or more different ones, found 0.2"),
+        ({"settings": ["0.2", "0.20"]}, "two or more different ones, found 0.2 0.2"),
+        ({"seeds": [0, 0]}, "different numbers"),
+        ({"seeds": []}, "different numbers"),
+        ({"downstream": "detection"}, "needs --detect-config, --train-data and --test-data"),
+        ({"pretrain_config": None}, "expected --pretrain-config FILE"),
+        ({"overrides": ["optimizer.epoch=3"]}, "did you mean `optimizer.epochs`"),
+        ({"overrides": ["views.recipe=linear"], "family": "jitter", "settings": None}, "linear has no ColorJitter"),
+        ({"family": "colour", "settings": ["lab", "rbg"]}, "did you mean rgb"),
+        ({"family": "colour", "settings": None, "pretrain_config": None, "overrides": ["epoch=1"]}, "did you mean `epochs`"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_refused(bench, over, message):
+    with pytest.raises(ConfigError, match=message):
+        bench.config(**over)
+
+
+def test_a_missing_configuration_file_is_named(bench, tmp_path):
+    for key in ("pretrain_config", "linear_config"):
+        with pytest.raises(ConfigError, match=r"no configuration file at .*x\.yaml"):
+            bench.config(**{key: tmp_path / "x.yaml"})
+    part = DetectionPart(tmp_path / "x.yaml", "a", "b")
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        bench.config(downstream="detection", detection=part)
+
+
+def test_colour_refuses_what_its_one_command_cannot_do(bench):
+    for over in ({"readout_data": bench.root}, {"linear_config": bench.root / "linear.yaml"}):
+        with pytest.raises(ConfigError, match="two small encoders"):
+            bench.config(
+                family="colour",
+                settings=None,
+                pretrain_config=None,
+                overrides=["batch_size=8"],
+                measure_batch=8,
+                **over,
+            )
+
+
+def test_an_unlabelled_folder_says_what_is_missing_and_how_to_do_without(bench, tmp_path):
+    flat = tmp_path / "flat"
+    for split, count in (("train", 20), ("val", 12)):
+        write_images(flat / split, count, classes=(".",))
+    with pytest.raises(DataError, match=r"expected one folder a class.*--readout-data.*type --downstream none"):
+        bench.config(data=flat)
+    assert bench.config(data=flat, downstream="none").settings == (0.05, 0.2, 0.9)
+    assert bench.config(data=flat, readout_data=bench.data).readout_data == bench.data
+    with pytest.raises(DataError, match=r"no folder .*train; --data expects a folder with train/"):
+        bench.config(data=flat / "train", downstream="none")
+
+
+def test_one_class_is_no_readout(bench, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(bench.data / split / "a", tmp_path / split / "a")
+        shutil.copytree(bench.data / split / "b", tmp_path / split / "a" / "b")
+    with pytest.raises(DataError, match="two classes or more, found only 'a'"):
+        bench.config(data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"overrides": ["optimizer.batch_size=32", "method.queue_size=32"]}, r"20 images do not fill one batch of 32; type optimizer.batch_size=20"),
+        ({"overrides": ["method.queue_size=64"]}, r"queue of K = 64 keys.*type method.queue_size=10"),
+        ({"measure_batch": 13}, r"12 held-out images do not fill one batch of 13 pairs; type --measure-batch 12"),
+        ({"measure_batch": 1}, "--measure-batch"),
+    ],
+)  # fmt: skip
+def test_too_few_images_for_batch_queue_or_measurement_are_counted(bench, over, message):
+    with pytest.raises(DataError, match=message):
+        bench.config(**over)
+
+
+def test_images_too_small_for_a_distance_say_which_settings_fit(bench):
+    with pytest.raises(DataError, match=r"shorter side has 40 px; .*4 \(36 px\), 16 \(48 px\).*what fits \(4\)"):
+        bench.config(family="distance", settings=["4", "16"])
+    assert bench.config(family="distance", settings=["4", "8"]).settings == (4.0, 8.0)
+
+
+def test_explicit_values_of_the_views_are_folded_into_the_recipes(bench):
+    config = bench.config(overrides=["views.crop_scale=[0.5,0.8]"], family="jitter", settings=["0.5", "1"])
+    assert config.recipe(1.0).ops[0].scale == (0.5, 0.8)
+    assert set(config.unset) == {"crop_scale", "blur_kernel"}

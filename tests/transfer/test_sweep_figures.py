@@ -1,0 +1,141 @@
+"""Where the sweet spot lies and what may be said of it: against planted figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pretrain.errors import DataError
+from pretrain.views.families import FAMILIES
+from transfer.sweep_figures import Figures, Row, collect_rows, find_sweet_spot, findings, format_table
+from transfer.sweep_stages import Point
+
+
+def row(setting, *, nats=(1.0,), accuracy=(50.0,), saturated=False):
+    accuracies = accuracy if accuracy is not None else (None,) * len(nats)
+    nats = nats if len(nats) == len(accuracies) else nats * len(accuracies)
+    return Row(
+        setting,
+        {
+            seed: Figures(n, n - 0.1, n + 0.1, 5.5, saturated, a)
+            for seed, (n, a) in enumerate(zip(nats, accuracies, strict=True))
+        },
+    )
+
+
+CROP, JITTER, COLOUR = FAMILIES["crop"], FAMILIES["jitter"], FAMILIES["colour"]
+
+
+def test_the_best_mean_wins_even_where_one_seed_is_higher_elsewhere():
+    rows = [row(0.1, accuracy=(49.0, 49.0)), row(0.2, accuracy=(50.0, 50.2)), row(0.4, accuracy=(40.0, 55.0))]
+    spot = find_sweet_spot(rows, CROP)
+    assert spot.setting == 0.2
+    assert [note.split()[0] for note in spot.notes] == ["0.4"]  # 47.5 ± 10.6: not told apart; 0.1 is
+    assert "2.6 points lower, within the spread over seeds (10.6)" in spot.notes[0]
+    assert "50.1 ± 0.1 %, 2 seeds" in spot.line(CROP)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "best", "said"),
+    [
+        (CROP, (0.1, 0.2, 0.4), 0, "add 0.05 to --settings"),
+        (CROP, (0.1, 0.2, 0.4), 2, "add 0.8 to --settings"),
+        (CROP, (0.2, 0.5, 1.0), 2, "the end of what crop allows (1)"),
+        (JITTER, (0.0, 0.5, 1.0), 2, "add 2 to --settings"),
+        (JITTER, (0.0, 0.5, 1.0), 0, "the end of what jitter allows (0)"),
+        (FAMILIES["distance"], (64.0, 96.0, 128.0), 2, "add 160 to --settings"),
+        (FAMILIES["stacking"], ("crop", "+flip", "+jitter"), 2, "the best may lie beyond +jitter"),
+    ],
+)
+def test_a_best_at_the_end_says_how_to_go_on(family, settings, best, said):
+    rows = [row(s, accuracy=(50.0 + 9 * (i == best), 50.0 + 9 * (i == best))) for i, s in enumerate(settings)]
+    spot = find_sweet_spot(rows, family)
+    assert spot.setting == settings[best] and any(said in note for note in spot.notes)
+    inner = [row(s, accuracy=(50.0 + 9 * (i == 1),) * 2) for i, s in enumerate(settings)]
+    assert find_sweet_spot(inner, family).notes == ()  # control: inside the range there is nothing to say
+
+
+def test_one_seed_cannot_tell():
+    spot = find_sweet_spot([row(0.1), row(0.2, accuracy=(51.0,)), row(0.4)], CROP)
+    assert len(spot.notes) == 2 and all("whether that is chance is not known" in note for note in spot.notes)
+
+
+def test_unordered_settings_are_held_against_the_runner_up():
+    rows = [row("rgb", accuracy=(50.0, 52.0)), row("lab", accuracy=(40.0, 40.1)), row("yuv", accuracy=(51.0, 52.0))]
+    spot = find_sweet_spot(rows, COLOUR)
+    assert spot.setting == "yuv" and len(spot.notes) == 1 and spot.notes[0].startswith("rgb is 0.5 points lower")
+    assert findings(rows, COLOUR) == ()
+
+
+def test_a_saturated_best_is_said_and_none_without_accuracy():
+    rows = [row(0.1), row(0.2, accuracy=(60.0,), saturated=True), row(0.4)]
+    assert any("saturated" in note for note in find_sweet_spot(rows, CROP).notes)
+    assert find_sweet_spot([row(0.1, accuracy=None), row(0.2, accuracy=None)], CROP) is None
+
+
+@pytest.mark.parametrize(
+    ("nats", "family", "said"),
+    [
+        (
+            (1, 2, 3, 4),
+            CROP,
+            "rises from 0.1 to 0.8 (1.00 nats at 0.1, 4.00 at 0.8, rank correlation +1.00), as expected",
+        ),
+        ((4, 3, 2, 1), CROP, "falls from 0.1 to 0.8 (4.00 nats at 0.1, 1.00 at 0.8, rank correlation -1.00), against"),
+        ((4, 3, 2, 1), JITTER, "as expected"),
+        ((1, 3, 2, 1.5), CROP, "no single direction"),
+        ((1, 1, 1, 1), CROP, "no single direction"),
+        ((1, 2, 3, 4), FAMILIES["frequency"], "rises"),
+    ],
+)
+def test_the_direction_of_the_information_is_said_as_it_is(nats, family, said):
+    rows = [row(s, nats=(float(n),)) for s, n in zip((0.1, 0.2, 0.4, 0.8), nats, strict=True)]
+    assert said in findings(rows, family)[0]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        (((40, 41), (50, 51), (42, 43)), "rises and then falls, by more than the spread"),
+        (((49, 52), (50, 53), (48, 53)), "not by more than the spread"),
+        (((40, 41), (50, 51), (60, 61)), "rises over the whole range or is best at its end"),
+        (((60, 61), (50, 51), (40, 41)), "falls over the whole range"),
+        (((40,), (50,), (42,)), "with one seed"),
+    ],
+)
+def test_the_shape_of_the_accuracy_is_said_as_it_is(accuracy, said):
+    rows = [row(s, accuracy=tuple(map(float, a))) for s, a in zip((0.1, 0.2, 0.4), accuracy, strict=True)]
+    assert said in findings(rows, CROP)[1]
+
+
+def test_the_table_marks_best_and_saturated():
+    rows = [row(0.1, nats=(1.0, 1.2), accuracy=(40.0, 41.0)), row(0.2, saturated=True, accuracy=(50.0, 51.0))]
+    lines = format_table(rows, CROP, accuracy_name="top-1", best=0.2).splitlines()
+    assert lines[2] == "| 0.1 | 1.10 ± 0.14 | 5.50 | 40.5 ± 0.7 | 2 |"
+    assert lines[3] == "| 0.2 | 1.00 ± 0.00* | 5.50 | **50.5 ± 0.7** | 2 |"
+    assert lines[5].startswith("* saturated")
+    assert "saturated" not in format_table(rows[:1], CROP, accuracy_name="top-1", best=None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"information": {"bound": "nwj", "nats": 1}}', '{"information": {"bound": "info_nce"}}'],
+)
+def test_a_foreign_result_file_is_refused(tmp_path, content):
+    (tmp_path / "i.json").write_text(content)
+    with pytest.raises(DataError, match="i.json"):
+        collect_rows([Point(0.2, 0, (), "i.json", None)], tmp_path)
+
+
+def test_accuracy_is_read_from_each_kind_of_result(tmp_path):
+    estimate = {"bound": "info_nce", "nats": 1, "low": 0.9, "high": 1.1, "ceiling": 5, "saturated": False}
+    (tmp_path / "i.json").write_text(json.dumps({"information": estimate}))
+    for content, expected in (
+        ({"top1": 40.5}, 40.5),
+        ({"metrics": {"bbox": {"AP": 12.5}}}, 12.5),
+        ({"information": estimate, "probe": {"top1": 33.0}}, 33.0),
+    ):
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        (found,) = collect_rows([Point(0.2, 0, (), "i.json", "a.json")], tmp_path)
+        assert found.accuracy.mean == expected

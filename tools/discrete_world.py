@@ -1,0 +1,37 @@
+"""How much should two views share? A world small enough to try every answer, computed exactly (no network, no sampling).
+
+    python tools/discrete_world.py
+    python tools/discrete_world.py --output-dir runs/discrete_world
+
+Prints the three regimes of shared information on examples and the enumeration of Proposition 3.1 over all pairs of views.
+With --output-dir also writes regimes.png (every pair of views) and regimes.json. A few seconds.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import run_tool
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, help="also write regimes.png and regimes.json here")
+    parser.add_argument(
+        "--num-labels", type=int, default=16, help="labelled inputs of the reader, 1 to 32 (default 16)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    from pretrain.discrete_report import run
+
+    for line in run(arguments.output_dir, num_labels=arguments.num_labels):
+        print(line, flush=True)
+
+
+run_tool(main)

@@ -1,0 +1,61 @@
+"""What a pair of views is worth: information on held-out pairs, and a linear probe of encoders trained on them.
+
+python tools/evaluate_views.py --views lab --data DATA --output-dir runs/lab --config-file configs/views/evaluation_small.yaml
+python tools/evaluate_views.py --views runs/learned/generator.safetensors --data DATA --output-dir runs/views
+python tools/evaluate_views.py --views runs/learned --seeds 0,1,2 ...    # seed N on the generator of seed N
+
+DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Writes view_result.json.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+import shlex
+from pathlib import Path
+
+from pretrain.errors import run_tool
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--views",
+        required=True,
+        help="a colour space (rgb, lab, ydbdr, ...), a generator.safetensors, or the output folder of learn_views.py",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with class folders train/ and val/")
+    parser.add_argument("--output-dir", type=Path, required=True, help="where view_result.json goes")
+    parser.add_argument(
+        "--config-file", type=Path, help="a file of configs/views/ or your own (default: paper's scale)"
+    )
+    parser.add_argument("--seeds", default="0", metavar="0,1,2", help="one training each (default: 0)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example epochs=5 encoder.kind=small")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    from pretrain.views.evaluation import load_evaluation_config
+    from pretrain.views.evaluation_run import evaluate_views, parse_seeds
+
+    result = evaluate_views(
+        arguments.views,
+        arguments.data,
+        load_evaluation_config(arguments.config_file, arguments.overrides),
+        seeds=parse_seeds(arguments.seeds),
+        output_dir=arguments.output_dir,
+        command=shlex.join(["python", *sys.argv]),
+        announce=print,
+    )
+    information, probe = result["information"], result["probe"]
+    print(
+        f"{result['views']}: {information['nats']:.3f} nats [{information['low']:.3f}, {information['high']:.3f}] of at most "
+        f"{information['ceiling']:.2f}; top-1 {probe['top1']:.2f} %"
+        + (f" [{probe['low']:.2f}, {probe['high']:.2f}]" if probe["low"] is not None else "")
+    )
+    print(f"wrote {arguments.output_dir / 'view_result.json'}")
+
+
+run_tool(main)

@@ -1,0 +1,96 @@
+"""Sweep along a family of views: information between the two views against the accuracy of what is learned from them.
+
+python tools/sweep_views.py --family crop --data DATA --output-dir runs/sweep_crop --seeds 0 1 \
+    --pretrain-config configs/views/small_cifar.yaml --linear-config configs/views/small_cifar_readout.yaml
+
+DATA holds train/ (pre-training) and val/ (held-out pairs); for the readout both have class folders, as tools/linear_eval.py
+reads them. For each setting and seed: pre-train, measure I_NCE on val/, evaluate. A second run reuses what is done.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import ConfigError, run_tool
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", required=True, help="crop, jitter, blur, frequency, distance, colour or stacking")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
+    parser.add_argument("--output-dir", type=Path, required=True, help="everything the sweep makes goes here")
+    parser.add_argument("--settings", nargs="+", help="of the family, for example 0.08 0.2 0.4 (default: the paper's)")
+    parser.add_argument("--seeds", nargs="+", default=["0"], help="for example 0 1 2 (default: 0)")
+    parser.add_argument(
+        "--pretrain-config", type=Path, help="for tools/pretrain.py; of family colour, for tools/evaluate_views.py"
+    )
+    parser.add_argument("--measure-batch", type=int, default=256, help="held-out pairs a batch: the ceiling is its log")
+    parser.add_argument(
+        "--downstream", choices=("readout", "detection", "none"), default="readout", help="none: information alone"
+    )
+    readout = parser.add_argument_group("readout")
+    readout.add_argument("--readout-data", type=Path, help="class folders train/ and val/ (default: --data)")
+    readout.add_argument("--linear-config", type=Path, help="for tools/linear_eval.py (default: the paper's protocol)")
+    detection = parser.add_argument_group("detection")
+    detection.add_argument("--detect-config", type=Path, help="a Detectron2 configuration, for tools/train_net.py")
+    detection.add_argument("--train-data", metavar="SPEC", help="labelled images, as tools/train_net.py takes them")
+    detection.add_argument("--test-data", metavar="SPEC", help="labelled images to evaluate on")
+    parser.add_argument("--dry-run", action="store_true", help="print every command and stop")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for tools/pretrain.py, for example optimizer.epochs=10"
+    )
+    arguments = parser.parse_args()
+    _take_overrides(arguments)
+    return arguments
+
+
+def _take_overrides(arguments: argparse.Namespace) -> None:
+    """`--seeds 0 1 optimizer.epochs=5`: what holds a `=` is an override, wherever it stands."""
+    for name in ("settings", "seeds"):
+        words = getattr(arguments, name) or []
+        arguments.overrides = [*arguments.overrides, *(word for word in words if "=" in word)]
+        setattr(arguments, name, [word for word in words if "=" not in word] or None)
+    if not all(word.isdecimal() for word in arguments.seeds or ()):
+        raise ConfigError(f"--seeds: expected whole numbers of 0 or more, found {' '.join(arguments.seeds)}")
+    arguments.seeds = [int(word) for word in arguments.seeds or ("0",)]
+
+
+def say(text: str) -> None:
+    """One message at once, in order with what the commands print."""
+    print(text, flush=True)
+
+
+def main() -> int:
+    """Exit code: 0, or that of a command that failed."""
+    arguments = parse_arguments()
+    from transfer.sweep import run_sweep, show_sweep
+    from transfer.sweep_config import DetectionPart, build_sweep
+
+    given = (arguments.detect_config, arguments.train_data, arguments.test_data)
+    if any(given) and not all(given):
+        raise ConfigError("--detect-config, --train-data and --test-data belong together")
+    config = build_sweep(
+        family=arguments.family,
+        settings=arguments.settings,
+        seeds=arguments.seeds,
+        data=arguments.data,
+        pretrain_config=arguments.pretrain_config,
+        overrides=arguments.overrides,
+        downstream=arguments.downstream,
+        readout_data=arguments.readout_data,
+        linear_config=arguments.linear_config,
+        detection=DetectionPart(*given) if all(given) else None,
+        measure_batch=arguments.measure_batch,
+    )
+    if arguments.dry_run:
+        show_sweep(config, arguments.output_dir, say=say)
+        return 0
+    return run_sweep(config, arguments.output_dir, say=say, out=sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    run_tool(main)
