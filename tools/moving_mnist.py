@@ -18,8 +18,7 @@ from pathlib import Path
 
 from pretrain.errors import run_tool
 from pretrain.moving_mnist.config import load_moving_mnist_config
-from pretrain.moving_mnist.experiment import parse_seeds, run_experiment
-from pretrain.moving_mnist.factors import ALL, parse_sharings
+from pretrain.moving_mnist.factors import ALL, parse_seeds, parse_sharings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,13 +51,18 @@ def say(text: str) -> None:
 
 
 def main() -> None:
+    """Raises UserError for what cannot be used; what was typed is checked before torch is imported."""
     arguments = parse_arguments()
+    config = load_moving_mnist_config(arguments.config_file, arguments.overrides)
+    sharings, seeds = parse_sharings(arguments.sharing), parse_seeds(arguments.seeds)
+    from pretrain.moving_mnist.experiment import run_experiment
+
     run_experiment(
         digits=arguments.digits,
         backgrounds=arguments.backgrounds,
-        config=load_moving_mnist_config(arguments.config_file, arguments.overrides),
-        sharings=parse_sharings(arguments.sharing),
-        seeds=parse_seeds(arguments.seeds),
+        config=config,
+        sharings=sharings,
+        seeds=seeds,
         output_dir=arguments.output_dir,
         say=say,
     )

@@ -68,7 +68,8 @@ def _conclude(config: SweepConfig, folder: StudyFolder, rows: tuple[Row, ...], *
         table,
         "",
     ]
-    write_text(folder.path / "table.md", "\n".join([*lines, *(f"- {line}" for line in shown_findings)]) + "\n")
+    bullets = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in shown_findings]
+    write_text(folder.path / "table.md", "\n".join([*lines, *bullets]) + "\n")
     draw_curve(folder.path / "curve.png", rows, config.family, accuracy_name=config.unit_of_accuracy, best=best)
     if spot is not None:
         header = (

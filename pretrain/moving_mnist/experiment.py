@@ -13,7 +13,6 @@ from typing import Any
 
 from pretrain.atomic import write_json, write_text
 from pretrain.distributed import Ranks, pick_device
-from pretrain.errors import ConfigError
 from pretrain.information import Estimate, saturation_warning
 from pretrain.moving_mnist.cells import Bench, Cell, measure_cell, plan_cells, read_cell, write_cell
 from pretrain.moving_mnist.config import MovingMnistConfig
@@ -26,15 +25,6 @@ from pretrain.views.sheet import save_png
 # Less information than this after training, nats: the encoders found nothing, and their row is one of chance.
 NOTHING_LEARNED = 0.02
 FORMAT = 1
-
-
-def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
-    """["0", "1"] -> (0, 1). Raises ConfigError for anything but different whole numbers in [0, 2^31)."""
-    if not texts or not all(text.isdecimal() and int(text) < 2**31 for text in texts) or len(set(texts)) < len(texts):
-        raise ConfigError(
-            f"--seeds: expected different whole numbers from 0 on, for example 0 1 2, found {' '.join(texts)}"
-        )
-    return tuple(int(text) for text in texts)
 
 
 def run_experiment(

@@ -1,6 +1,6 @@
 """The factors of a Moving-MNIST scene, what two views may share of them, and what the paper measured for each choice.
 
-In: names typed by a user. Out: `Sharing` values, in the order of the paper's table. All of it is data.
+In: names and seeds typed by a user. Out: `Sharing` values, in the order of the paper's table. All of it is data.
 Source: infomin.md 3, row "task dependence".
 """
 
@@ -99,3 +99,12 @@ def _parse(text: str) -> str:
         if factors.count(factor) > 1:
             raise ConfigError(f"--sharing {text}: {factor} is given twice")
     return Sharing(tuple(factors)).name
+
+
+def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
+    """["0", "1"] -> (0, 1). Raises ConfigError for anything but different whole numbers in [0, 2^31)."""
+    if not texts or not all(text.isdecimal() and int(text) < 2**31 for text in texts) or len(set(texts)) < len(texts):
+        raise ConfigError(
+            f"--seeds: expected different whole numbers from 0 on, for example 0 1 2, found {' '.join(texts)}"
+        )
+    return tuple(int(text) for text in texts)

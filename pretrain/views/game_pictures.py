@@ -42,6 +42,8 @@ def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
     rows = [row for outcome in outcomes for row in outcome.history]
     # What stays 0 throughout (the volume of additive couplings) needs no panel.
     panels = [panel for panel in _panels() if any(row.get(name) for row in rows for name in panel[1])]
+    if not any("cross_entropy_1" in row for row in rows):  # the objective is then the information
+        panels = [panel for panel in panels if "objective" not in panel[1]]
     with matplotlib.rc_context(STYLE):
         columns = min(2, max(1, len(panels)))
         height = -(-max(1, len(panels)) // columns)

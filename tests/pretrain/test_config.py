@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pretrain.config import RunConfig, load_run_config, to_plain
 from pretrain.errors import ConfigError
@@ -69,6 +70,9 @@ def test_a_recipe_file_is_read_once_and_the_whole_recipe_is_kept(tmp_path):
     }  # fmt: skip
     again = from_mapping(RunConfig, to_plain(config), where="again")
     assert again == config and recipe_of(again.views) == recipe_of(config.views)
+    # A run's own config.yaml starts the same run: resuming does not need the recipe's file.
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+    assert load_run_config(tmp_path / "config.yaml") == config
 
 
 def test_a_recipe_can_be_written_out_in_the_run_s_own_file(tmp_path):

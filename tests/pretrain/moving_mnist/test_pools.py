@@ -164,3 +164,10 @@ def test_torchvisions_sources_keep_their_split(tmp_path, monkeypatch):
     assert len(worlds.train.digits) == 20 and len(worlds.held_out.digits) == 10
     assert worlds.train.backgrounds.images.shape == (6, 3, 80, 80)
     assert (worlds.held_out.backgrounds.images == 4).all()
+
+
+@pytest.mark.realdata
+def test_ten_thousand_real_digits(shared_data):
+    train, held_out = load_digits(str(shared_data / "mnist10k.npz"), held_out_share=0.2)
+    assert (len(train), len(held_out)) == (8000, 2000)
+    assert not rows(train.images) & rows(held_out.images)

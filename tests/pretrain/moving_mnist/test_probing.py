@@ -90,7 +90,7 @@ def test_random_weights_are_probed_in_both_encoders_and_left_as_they_were(worlds
 
 def test_held_out_scenes_are_made_of_held_out_images(worlds, config):
     """A table of held-out scenes cannot be told apart by the training images: none of them is shown."""
-    train, held_out = makers(worlds, config)
+    _, held_out = makers(worlds, config)
     shown = held_out(SHARINGS[0], split="probe_test", start=0, count=200)
     for row in range(200):
         x, y = shown.factors_2.crop[row].tolist()
@@ -110,3 +110,22 @@ def test_a_table_holds_every_scene_once_in_order(worlds, config):
     assert isinstance(table, Table)
     assert torch.equal(table.features, whole.view_1.flatten(1).float())
     assert torch.equal(table.position, whole.factors_1.position)
+
+
+@pytest.mark.parametrize("measure", ["probe", "constant"])
+def test_probes_are_fitted_on_training_scenes_and_judged_on_held_out_ones(worlds, config, monkeypatch, measure):
+    asked = []
+
+    def recording(encoders, maker, *, split, num, device):
+        asked.append((maker.world, split, num))
+        return encode(encoders, maker, split=split, num=num, device=device)
+
+    monkeypatch.setattr("pretrain.moving_mnist.probing.encode", recording)
+    config = replace(config, probe=replace(config.probe, num_train=40, num_test=30, weight_decay=0.1))
+    if measure == "probe":
+        networks = build_encoders(config.encoder, config.scene, seed=0)
+        probe_encoders(networks, *makers(worlds, config), config, device=CPU)
+    else:
+        constant_predictor(*makers(worlds, config), config)
+    assert asked[0][0] is worlds.train and asked[0][1:] == ("probe_train", 40)
+    assert asked[1][0] is worlds.held_out and asked[1][1:] == ("probe_test", 30)

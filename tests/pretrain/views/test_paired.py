@@ -208,6 +208,22 @@ def test_the_pair_s_draw_changes_no_other_operation():
     np.testing.assert_array_equal(split[1], apply_residual(Residual(blur), plain[1]))
 
 
+def test_the_pair_s_draw_is_none_of_the_first_view_s():
+    """From one and the same stream, flip and swap would come together in every image."""
+    recipe = Recipe("r", (WHOLE, HorizontalFlip(), FrequencySplit(1.0)))
+    ramp = np.broadcast_to(np.linspace(0, 120, 48)[None, :, None], (48, 48, 3)).astype(np.uint8)
+    together = 0
+    for index in range(200):
+        first, second = views(recipe, ramp, index=index)
+        swapped = np.ptp(first) < np.ptp(second)  # the residual of a ramp is nearly flat
+        if swapped:
+            continue
+        drawn = sample_generator(seed=0, epoch=0, index=index).random() < 0.5
+        assert (first[24, 0, 0] > first[24, -1, 0]) == drawn
+        together += drawn
+    assert 30 < together < 70
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_what_pairs_cannot_be_is_refused_at_the_start(recipe):
     with pytest.raises(ConfigError, match="expected 2 views, found 3"):
