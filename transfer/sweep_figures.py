@@ -179,9 +179,8 @@ def _at_the_end(family: Family, settings: Sequence[Setting], *, first: bool) -> 
 
 def findings(rows: Sequence[Row], family: Family) -> tuple[str, ...]:
     """What the curve shows, in sentences: where the information goes, and whether accuracy rises and then falls."""
-    if not is_ordered(family) or len(rows) < 3:
-        return ()
-    return tuple(line for line in (_direction(rows, family), _shape(rows)) if line)
+    lines = [_direction(rows, family), _shape(rows)] if is_ordered(family) and len(rows) >= 3 else []
+    return tuple(line for line in (*lines, _unlearned(rows)) if line)
 
 
 def _direction(rows: Sequence[Row], family: Family) -> str:
@@ -195,6 +194,16 @@ def _direction(rows: Sequence[Row], family: Family) -> str:
     found = "high" if rank > 0 else "low"
     expected = {None: "", found: ", as expected"}.get(family.shares_more, ", against what is expected")
     return f"I_NCE {'rises' if rank > 0 else 'falls'} from {low} to {high} ({ends}){expected}"
+
+
+def _unlearned(rows: Sequence[Row]) -> str:
+    negative = [f"{show_setting(row.setting)} ({row.nats.mean:.2f})" for row in rows if row.nats.mean < 0]
+    if not negative:
+        return ""
+    return (
+        f"I_NCE is below 0 at {', '.join(negative)}: information is not, so the critic has learned nothing that holds on new "
+        "images there (too short a training, or an unstable one)"
+    )
 
 
 def _shape(rows: Sequence[Row]) -> str:

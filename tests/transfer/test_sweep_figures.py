@@ -109,6 +109,15 @@ def test_the_shape_of_the_accuracy_is_said_as_it_is(accuracy, said):
     assert said in findings(rows, CROP)[1]
 
 
+def test_a_bound_below_nothing_is_said():
+    rows = [row(s, nats=(n,)) for s, n in ((0.1, -0.74), (0.2, 0.5), (0.4, 1.0))]
+    assert "below 0 at 0.1 (-0.74): information is not" in findings(rows, CROP)[-1]
+    assert not any(
+        "below 0" in line for line in findings(rows[1:], CROP) + findings([row(s) for s in (0.1, 0.2, 0.4)], CROP)
+    )
+    assert findings([row("lab", nats=(-0.1,)), row("rgb")], COLOUR) != ()
+
+
 def test_the_table_marks_best_and_saturated():
     rows = [row(0.1, nats=(1.0, 1.2), accuracy=(40.0, 41.0)), row(0.2, saturated=True, accuracy=(50.0, 51.0))]
     lines = format_table(rows, CROP, accuracy_name="top-1", best=0.2).splitlines()
