@@ -213,8 +213,8 @@ def _shape(rows: Sequence[Row]) -> str:
         return ""
     place = max(range(len(known)), key=lambda position: known[position].mean)
     if place in (0, len(known) - 1):
-        way = "falls" if place == 0 else "rises"
-        return f"accuracy {way} over the whole range or is best at its end: no rise and fall is seen"
+        end = f"{'first' if place == 0 else 'last'} setting, {show_setting(rows[place].setting)}"
+        return f"accuracy is best at the {end}: no rise and fall is seen within the range"
     drops = [(known[place].mean - known[end].mean, _noise(known[place], known[end])) for end in (0, -1)]
     figures = f"{drops[0][0]:.1f} points below the best at the first setting, {drops[1][0]:.1f} at the last"
     if any(noise is None for _, noise in drops):
