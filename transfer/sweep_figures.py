@@ -179,9 +179,8 @@ def _at_the_end(family: Family, settings: Sequence[Setting], *, first: bool) -> 
 
 def findings(rows: Sequence[Row], family: Family) -> tuple[str, ...]:
     """What the curve shows, in sentences: where the information goes, and whether accuracy rises and then falls."""
-    if not is_ordered(family) or len(rows) < 3:
-        return ()
-    return tuple(line for line in (_direction(rows, family), _shape(rows)) if line)
+    lines = [_direction(rows, family), _shape(rows)] if is_ordered(family) and len(rows) >= 3 else []
+    return tuple(line for line in (*lines, _unlearned(rows)) if line)
 
 
 def _direction(rows: Sequence[Row], family: Family) -> str:
@@ -197,6 +196,16 @@ def _direction(rows: Sequence[Row], family: Family) -> str:
     return f"I_NCE {'rises' if rank > 0 else 'falls'} from {low} to {high} ({ends}){expected}"
 
 
+def _unlearned(rows: Sequence[Row]) -> str:
+    negative = [f"{show_setting(row.setting)} ({row.nats.mean:.2f})" for row in rows if row.nats.mean < 0]
+    if not negative:
+        return ""
+    return (
+        f"I_NCE is below 0 at {', '.join(negative)}: information is not, so the critic has learned nothing that holds on new "
+        "images there (too short a training, or an unstable one)"
+    )
+
+
 def _shape(rows: Sequence[Row]) -> str:
     values = [row.accuracy for row in rows]
     known = [value for value in values if value is not None]
@@ -204,8 +213,8 @@ def _shape(rows: Sequence[Row]) -> str:
         return ""
     place = max(range(len(known)), key=lambda position: known[position].mean)
     if place in (0, len(known) - 1):
-        way = "falls" if place == 0 else "rises"
-        return f"accuracy {way} over the whole range or is best at its end: no rise and fall is seen"
+        end = f"{'first' if place == 0 else 'last'} setting, {show_setting(rows[place].setting)}"
+        return f"accuracy is best at the {end}: no rise and fall is seen within the range"
     drops = [(known[place].mean - known[end].mean, _noise(known[place], known[end])) for end in (0, -1)]
     figures = f"{drops[0][0]:.1f} points below the best at the first setting, {drops[1][0]:.1f} at the last"
     if any(noise is None for _, noise in drops):

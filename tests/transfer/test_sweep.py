@@ -53,17 +53,19 @@ def test_what_is_done_is_reused_and_settings_and_seeds_can_be_added(bench):
     assert (code, tools) == (0, [])
     _, tools = bench.run(seeds=[0])
     assert tools == ["pretrain", "measure_views", "linear_eval"]
-    _, tools = bench.run()
-    assert tools == ["pretrain", "measure_views", "linear_eval"] * 3
+    _, tools = bench.run(settings=["0.05", "0.9"])
+    assert tools == ["pretrain", "measure_views", "linear_eval"] * 2
     assert all("seed=1" in call for call in bench.calls() if call.startswith("pretrain"))
 
 
-def test_another_base_recipe_is_another_run(bench):
-    bench.run()
-    _, tools = bench.run(overrides=["views.jitter_strength=0.5"])
-    assert tools.count("pretrain") == 6
+def test_another_base_recipe_or_configuration_is_another_run(bench):
+    few = {"settings": ["0.05", "0.9"], "seeds": [0], "downstream": "none"}
+    bench.run(**few)
+    changed = {**few, "overrides": ["views.jitter_strength=0.5"]}
+    assert bench.run(**changed)[1].count("pretrain") == 2
     (bench.root / "pretrain.yaml").write_text((bench.root / "pretrain.yaml").read_text() + "seed: 0\n")
-    assert bench.run(overrides=["views.jitter_strength=0.5"])[1].count("pretrain") == 6
+    assert bench.run(**changed)[1].count("pretrain") == 2
+    assert bench.run(**changed)[1] == []  # control
 
 
 def test_a_failure_ends_the_sweep_with_its_code_and_the_next_goes_on(bench):

@@ -99,14 +99,23 @@ def test_the_direction_of_the_information_is_said_as_it_is(nats, family, said):
     [
         (((40, 41), (50, 51), (42, 43)), "rises and then falls, by more than the spread"),
         (((49, 52), (50, 53), (48, 53)), "not by more than the spread"),
-        (((40, 41), (50, 51), (60, 61)), "rises over the whole range or is best at its end"),
-        (((60, 61), (50, 51), (40, 41)), "falls over the whole range"),
+        (((40, 41), (50, 51), (60, 61)), "best at the last setting, 0.4: no rise and fall is seen"),
+        (((60, 61), (50, 51), (40, 41)), "best at the first setting, 0.1: no rise"),
         (((40,), (50,), (42,)), "with one seed"),
     ],
 )
 def test_the_shape_of_the_accuracy_is_said_as_it_is(accuracy, said):
     rows = [row(s, accuracy=tuple(map(float, a))) for s, a in zip((0.1, 0.2, 0.4), accuracy, strict=True)]
     assert said in findings(rows, CROP)[1]
+
+
+def test_a_bound_below_nothing_is_said():
+    rows = [row(s, nats=(n,)) for s, n in ((0.1, -0.74), (0.2, 0.5), (0.4, 1.0))]
+    assert "below 0 at 0.1 (-0.74): information is not" in findings(rows, CROP)[-1]
+    assert not any(
+        "below 0" in line for line in findings(rows[1:], CROP) + findings([row(s) for s in (0.1, 0.2, 0.4)], CROP)
+    )
+    assert findings([row("lab", nats=(-0.1,)), row("rgb")], COLOUR) != ()
 
 
 def test_the_table_marks_best_and_saturated():

@@ -47,10 +47,14 @@ def test_the_papers_sweet_spots_are_the_infomin_recipe():
     assert at("stacking", FAMILIES["stacking"].sweet_spot).ops == BASE.ops
 
 
-def test_splits_keep_one_crop_for_both_views_and_nothing_photometric():
-    for recipe, split in ((at("frequency", 0.7), FrequencySplit(0.7)), (at("colour", "lab"), ChannelSplit("lab"))):
-        crop, flip, last = recipe.ops
-        assert crop == RandomResizedCrop(shared=True) and flip == HorizontalFlip(shared=True) and last == split
+def test_splits_keep_crop_and_flip_and_nothing_photometric():
+    """Both frequencies come from one crop; the two parts of the channels, as in the paper, from two."""
+    assert at("frequency", 0.7).ops == (
+        RandomResizedCrop(shared=True),
+        HorizontalFlip(shared=True),
+        FrequencySplit(0.7),
+    )
+    assert at("colour", "lab").ops == (RandomResizedCrop(), HorizontalFlip(), ChannelSplit("lab"))
 
 
 def test_distance_takes_the_crop_s_place_with_patches_of_the_view_s_size():
