@@ -26,6 +26,7 @@ DOOR = {
     "reader",
     "data",
     "views",
+    "view_learning",
     "schedules",
     "safe_reader",
     "config",  # a sweep checks a pre-training's sizes before its first run, and varies its recipe

@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.discrete_report import run
+    from pretrain.discrete_world.report import run
 
     for line in run(arguments.output_dir, num_labels=arguments.num_labels):
         print(line, flush=True)

@@ -37,8 +37,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.views.evaluation import load_evaluation_config
-    from pretrain.views.evaluation_run import evaluate_views, parse_seeds
+    from pretrain.view_learning.evaluation import load_evaluation_config
+    from pretrain.view_learning.evaluation_run import evaluate_views, parse_seeds
 
     result = evaluate_views(
         arguments.views,

@@ -39,9 +39,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.views.evaluation_run import parse_seeds
-    from pretrain.views.game_config import load_game_config
-    from pretrain.views.game_run import GameRunConfig, learn_views
+    from pretrain.view_learning.config import load_game_config
+    from pretrain.view_learning.evaluation_run import parse_seeds
+    from pretrain.view_learning.run import GameRunConfig, learn_views
 
     game = load_game_config(
         arguments.config_file, arguments.overrides, mode=arguments.mode, labels_per_class=arguments.labels_per_class

@@ -15,7 +15,7 @@ from pretrain.data import ClassFolders, list_images
 from pretrain.errors import ConfigError, DataError
 from pretrain.reader import read_size
 from pretrain.stream import recipe_of
-from pretrain.views.evaluation import load_evaluation_config
+from pretrain.view_learning.evaluation import load_evaluation_config
 from pretrain.views.families import Family, Setting, family_named, show_setting
 from pretrain.views.recipes import RandomResizedCrop, Recipe
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrain.views.tiny_game import write_classes
+from tests.pretrain.view_learning.tiny_game import write_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["image_size=16", "encoder={kind: small, width: 4, feature_dim: 8}", "batch_size=12", "epochs=1", "device=cpu"]

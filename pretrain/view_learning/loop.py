@@ -26,9 +26,9 @@ from pretrain.config import to_plain
 from pretrain.errors import CheckpointError, ConfigError, Terminated
 from pretrain.safe_reader.torch_files import in_memory, read_torch_file
 from pretrain.signals import StopFlag
-from pretrain.views.game import Diverged, Game
-from pretrain.views.game_config import GameConfig
-from pretrain.views.game_data import GameData
+from pretrain.view_learning.config import GameConfig
+from pretrain.view_learning.data import GameData
+from pretrain.view_learning.game import Diverged, Game
 from pretrain.views.generator import Generator, inverse_error
 
 STATE, HISTORY = "state.pt", "history.jsonl"

@@ -16,10 +16,10 @@ import torch
 from pretrain.data import ImageSource
 from pretrain.errors import DataError
 from pretrain.sampler import GlobalBatches
-from pretrain.views.estimator import require_enough_images
-from pretrain.views.game import GameBatch
-from pretrain.views.game_config import GameConfig
-from pretrain.views.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
+from pretrain.view_learning.config import GameConfig
+from pretrain.view_learning.estimator import require_enough_images
+from pretrain.view_learning.game import GameBatch
+from pretrain.view_learning.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
 from pretrain.views.rng import CROPS_STREAM, ORDER_STREAM, sample_generator
 
 LABELLED_SEED = 2**32  # added to the seed: the labelled images have an order of their own

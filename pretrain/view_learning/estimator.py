@@ -15,9 +15,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from pretrain.errors import DataError
 from pretrain.information import Scores, donsker_varadhan, in_batch, info_nce, with_memory
-from pretrain.views.game_config import EstimatorConfig
+from pretrain.view_learning.config import EstimatorConfig
+from pretrain.view_learning.encoders import VIEW_CHANNELS, build_view_encoder
 from pretrain.views.rng import NEGATIVES_STREAM, sample_generator
-from pretrain.views.view_encoders import VIEW_CHANNELS, build_view_encoder
 
 
 class Estimator(nn.Module):

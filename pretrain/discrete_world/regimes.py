@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import gammaln, xlogy
 
 from pretrain.atomic import atomic_file
-from pretrain.discrete_world import (
+from pretrain.discrete_world.world import (
     TOLERANCE,
     Codes,
     Floats,

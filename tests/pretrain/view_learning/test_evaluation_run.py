@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pretrain.errors import ConfigError, DataError
-from pretrain.views import evaluation_run
-from pretrain.views.evaluation import load_evaluation_config
-from pretrain.views.evaluation_run import evaluate_views, parse_seeds, views_of
+from pretrain.view_learning import evaluation_run
+from pretrain.view_learning.evaluation import load_evaluation_config
+from pretrain.view_learning.evaluation_run import evaluate_views, parse_seeds, views_of
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import record_of, write_generator
-from tests.pretrain.views.tiny_game import write_classes
+from tests.pretrain.view_learning.tiny_game import write_classes
 
 
 def test_seeds_are_read_from_text() -> None:

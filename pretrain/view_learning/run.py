@@ -27,11 +27,11 @@ from pretrain.distributed import Ranks, pick_device
 from pretrain.errors import ConfigError, DataError, UserError
 from pretrain.information_interval import t_interval
 from pretrain.run_dir import RunDir, environment
-from pretrain.views.evaluation_run import GENERATOR
-from pretrain.views.game_config import GameConfig
-from pretrain.views.game_data import GameData, GameImages, load_game_images
-from pretrain.views.game_loop import HISTORY, Outcome, play
-from pretrain.views.game_pictures import draw_channels, draw_history
+from pretrain.view_learning.config import GameConfig
+from pretrain.view_learning.data import GameData, GameImages, load_game_images
+from pretrain.view_learning.evaluation_run import GENERATOR
+from pretrain.view_learning.loop import HISTORY, Outcome, play
+from pretrain.view_learning.pictures import draw_channels, draw_history
 from pretrain.views.generator_file import embed_generator, load_generator, record_of, write_generator
 from pretrain.views.paired_ops import ChannelSplit
 from pretrain.views.recipe_file import write_recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.errors import ConfigError
-from pretrain.views.game_config import GameConfig, load_game_config
+from pretrain.view_learning.config import GameConfig, load_game_config
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "views"
 

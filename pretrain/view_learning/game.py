@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.views.estimator import Estimator, gradient_penalty
-from pretrain.views.game_config import GameConfig, GameOptimizerConfig
+from pretrain.view_learning.config import GameConfig, GameOptimizerConfig
+from pretrain.view_learning.encoders import VIEW_CHANNELS, build_view_encoder
+from pretrain.view_learning.estimator import Estimator, gradient_penalty
 from pretrain.views.generator import Generator, split_views
-from pretrain.views.view_encoders import VIEW_CHANNELS, build_view_encoder
 
 Views = tuple[Tensor, Tensor]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.view_learning.encoders import ViewEncoderConfig, require_image_size
 from pretrain.views.generator import GeneratorConfig
-from pretrain.views.view_encoders import ViewEncoderConfig, require_image_size
 
 Mode = Literal["unsupervised", "semi-supervised", "supervised"]
 

@@ -15,8 +15,8 @@ from pretrain.config import to_plain
 from pretrain.distributed import Ranks, pick_device
 from pretrain.errors import ConfigError
 from pretrain.run_dir import environment
-from pretrain.views.channel_views import ChannelViews, load_views
-from pretrain.views.evaluation import EvaluationConfig, evaluate_once, load_evaluation_data, summarize
+from pretrain.view_learning.channel_views import ChannelViews, load_views
+from pretrain.view_learning.evaluation import EvaluationConfig, evaluate_once, load_evaluation_data, summarize
 
 FORMAT, VERSION = "infomin-transfer/view-result", 1
 FILE_NAME = "view_result.json"

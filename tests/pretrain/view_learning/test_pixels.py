@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from pretrain.errors import DataError
+from pretrain.view_learning.pixels import Boxes, PixelSet, central_boxes, cut, draw_boxes, load_classes, load_images
 from pretrain.views.geometry import Crop, apply_crop
-from pretrain.views.pixels import Boxes, PixelSet, central_boxes, cut, draw_boxes, load_classes, load_images
-from tests.pretrain.views.tiny_game import CLASSES, write_classes
+from tests.pretrain.view_learning.tiny_game import CLASSES, write_classes
 
 
 def boxes(top: float, left: float, height: float, width: float, mirrored: bool = False, count: int = 1) -> Boxes:

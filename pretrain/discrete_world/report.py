@@ -10,8 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pretrain.atomic import write_json
-from pretrain.discrete_regimes import BIT, Outcome, demonstration_world, draw_regimes, envelope, examine, examine_all
-from pretrain.discrete_world import Enumeration, World, enumerate_views, label_information, product_world
+from pretrain.discrete_world.regimes import (
+    BIT,
+    Outcome,
+    demonstration_world,
+    draw_regimes,
+    envelope,
+    examine,
+    examine_all,
+)
+from pretrain.discrete_world.world import Enumeration, World, enumerate_views, label_information, product_world
 from pretrain.errors import ConfigError, DataError
 
 MAX_LABELS = 32  # 58,905 ways to deal them to four classes

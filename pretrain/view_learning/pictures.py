@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pretrain.atomic import atomic_file
-from pretrain.views.game_loop import Outcome, Row
+from pretrain.view_learning.loop import Outcome, Row
 from pretrain.views.generator import Generator
 
 STYLE: Any = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.discrete_world import (
+from pretrain.discrete_world.world import (
     MAX_ENUMERATED,
     TOLERANCE,
     World,

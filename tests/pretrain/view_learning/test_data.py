@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pretrain.errors import DataError
-from pretrain.views.game_data import GameData
-from tests.pretrain.views.tiny_game import data_of, game_config, images_of, write_classes
+from pretrain.view_learning.data import GameData
+from tests.pretrain.view_learning.tiny_game import data_of, game_config, images_of, write_classes
 
 
 @pytest.fixture(scope="module")

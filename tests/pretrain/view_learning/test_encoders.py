@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain.errors import ConfigError
-from pretrain.views.view_encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
+from pretrain.view_learning.encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
 
 
 @pytest.mark.parametrize("channels", VIEW_CHANNELS)

@@ -29,11 +29,11 @@ from pretrain.pair_training import PairEncoders, held_out_information, train_pai
 from pretrain.probe import fit_classifier
 from pretrain.sampler import GlobalBatches
 from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
-from pretrain.views.channel_views import ChannelViews
+from pretrain.view_learning.channel_views import ChannelViews
+from pretrain.view_learning.encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
+from pretrain.view_learning.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
 from pretrain.views.generator import split_views
-from pretrain.views.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
 from pretrain.views.rng import CROPS_STREAM, sample_generator
-from pretrain.views.view_encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
 
 HELD_OUT = 2**32  # added to the seed for crops of held-out images
 FEATURE_BATCH = 512

@@ -12,14 +12,14 @@ import torch
 
 from pretrain.errors import ConfigError, UserError
 from pretrain.information_interval import t_interval
-from pretrain.views import game_run
-from pretrain.views.game_loop import Outcome
-from pretrain.views.game_run import GameRunConfig, agreement, between_seeds, learn_views
+from pretrain.view_learning import run as game_run
+from pretrain.view_learning.loop import Outcome
+from pretrain.view_learning.run import GameRunConfig, agreement, between_seeds, learn_views
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import load_generator
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain, recipe_to_plain
-from tests.pretrain.views.tiny_game import game_config, write_classes
+from tests.pretrain.view_learning.tiny_game import game_config, write_classes
 
 
 @pytest.fixture(scope="module")

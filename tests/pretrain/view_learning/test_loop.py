@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from pretrain.errors import CheckpointError, ConfigError, Terminated
-from pretrain.views.game import Diverged, Game
-from pretrain.views.game_config import GameConfig
-from pretrain.views.game_loop import HISTORY, STATE, Outcome, play
-from tests.pretrain.views.tiny_game import data_of, game_config, write_classes
+from pretrain.view_learning.config import GameConfig
+from pretrain.view_learning.game import Diverged, Game
+from pretrain.view_learning.loop import HISTORY, STATE, Outcome, play
+from tests.pretrain.view_learning.tiny_game import data_of, game_config, write_classes
 
 
 @pytest.fixture(scope="module")

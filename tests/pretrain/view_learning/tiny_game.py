@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from pretrain.strict import from_mapping, merge
-from pretrain.views.game import Game, GameBatch
-from pretrain.views.game_config import GameConfig
-from pretrain.views.game_data import GameData, GameImages, load_game_images
+from pretrain.view_learning.config import GameConfig
+from pretrain.view_learning.data import GameData, GameImages, load_game_images
+from pretrain.view_learning.game import Game, GameBatch
 
 CLASSES = ("cross", "stripes", "tiles")
 SMALL = {"kind": "small", "width": 4, "feature_dim": 8}

@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from pretrain import discrete_report
-from pretrain.discrete_world import product_world
+from pretrain.discrete_world import report
+from pretrain.discrete_world.world import product_world
 from pretrain.errors import ConfigError, DataError
 
 
 @pytest.fixture(autouse=True)
 def small_enumeration(monkeypatch):
     world = product_world({"s": (0.5, 0.5), "a": (0.5, 0.5)}, label=["s"])
-    monkeypatch.setattr(discrete_report, "enumerated_worlds", lambda: {"tiny": world})
+    monkeypatch.setattr(report, "enumerated_worlds", lambda: {"tiny": world})
 
 
 def test_lines_say_what_was_counted():
-    text = "\n".join(discrete_report.run(None, num_labels=4))
+    text = "\n".join(report.run(None, num_labels=4))
     # Classes of two inputs: 2 partitions each, so 4 sufficient views; per class 3 of 4 pairs have a constant.
     assert "tiny: 4 inputs, 15 views, 4 sufficient, 16 pairs, 9 of least I(v1;v2)" in text
     assert "least I(v1;v2) = 1.0000 = I(x;y) = 1.0000" in text
@@ -27,7 +27,7 @@ def test_lines_say_what_was_counted():
 
 
 def test_files_hold_every_pair(tmp_path):
-    list(discrete_report.run(tmp_path / "new", num_labels=2))
+    list(report.run(tmp_path / "new", num_labels=2))
     found = json.loads((tmp_path / "new" / "regimes.json").read_text())
     assert len(found["all_pairs"]) == 528 and found["enumerations"]["tiny"]["holds"] is True
     assert {outcome["regime"] for outcome in found["all_pairs"]} == {
@@ -41,14 +41,14 @@ def test_a_failed_write_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(discrete_report, "draw_regimes", full)
+    monkeypatch.setattr(report, "draw_regimes", full)
     with pytest.raises(DataError, match="No space left"):
-        list(discrete_report.run(tmp_path / "new", num_labels=2))
+        list(report.run(tmp_path / "new", num_labels=2))
     assert list((tmp_path / "new").iterdir()) == []
 
 
 @pytest.mark.parametrize("num_labels", [0, 33])
 def test_labels_out_of_range_are_refused_before_anything_is_made(tmp_path, num_labels):
     with pytest.raises(ConfigError, match="1 to 32"):
-        list(discrete_report.run(tmp_path / "new", num_labels=num_labels))
+        list(report.run(tmp_path / "new", num_labels=num_labels))
     assert not (tmp_path / "new").exists()

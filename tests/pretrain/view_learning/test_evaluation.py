@@ -10,8 +10,8 @@ import torch
 from pretrain.errors import ConfigError, DataError
 from pretrain.information_interval import t_interval
 from pretrain.strict import from_mapping, merge
-from pretrain.views.channel_views import ChannelViews, load_views
-from pretrain.views.evaluation import (
+from pretrain.view_learning.channel_views import ChannelViews, load_views
+from pretrain.view_learning.evaluation import (
     EvaluationConfig,
     EvaluationData,
     evaluate_once,
@@ -20,7 +20,7 @@ from pretrain.views.evaluation import (
     pairs,
     summarize,
 )
-from tests.pretrain.views.tiny_game import CLASSES, SMALL, write_classes
+from tests.pretrain.view_learning.tiny_game import CLASSES, SMALL, write_classes
 
 TINY = {
     "image_size": 16,

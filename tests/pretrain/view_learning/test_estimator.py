@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from pretrain.errors import DataError
-from pretrain.views.estimator import Estimator, gradient_penalty, require_enough_images
-from tests.pretrain.views.tiny_game import game_config
+from pretrain.view_learning.estimator import Estimator, gradient_penalty, require_enough_images
+from tests.pretrain.view_learning.tiny_game import game_config
 
 
 def estimator(seed: int = 0, num_images: int = 40, **over) -> Estimator:

@@ -1,0 +1,1 @@
+"""A world small enough to compute every information in it exactly."""

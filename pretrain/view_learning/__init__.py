@@ -1,0 +1,1 @@
+"""Learning views, and what frozen views are worth: the game, its data, its estimators, the evaluation."""
