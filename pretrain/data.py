@@ -40,7 +40,9 @@ def list_images(root: Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
-        raise DataError(f"{root}: expected a folder of images, found {found}; name one (data.root=FOLDER, or --data FOLDER)")
+        raise DataError(
+            f"{root}: expected a folder of images, found {found}; name one (data.root=FOLDER, or --data FOLDER)"
+        )
     names = sorted(name.as_posix() for name in _walk(root))
     if not names:
         raise DataError(f"{root}: no image in this folder or below it; looked for {' '.join(sorted(SUFFIXES))}")

@@ -6,7 +6,7 @@ In: the command line's values. Out: `SweepConfig`, checked before anything runs:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +107,9 @@ def build_sweep(
                 f"no folder {data / split}; --data expects a folder with train/ (to pre-train on) and val/ (held-out images to "
                 "measure on), and in both of them one folder a class where the readout is the measure"
             )
-    for path in (pretrain_config, linear_config, detection.config_file if detection else None):
+    if detection is not None:
+        detection = _checked(detection)
+    for path in (pretrain_config, linear_config):
         if path is not None and not path.is_file():
             raise ConfigError(f"no configuration file at {path}")
     plan = _pair_encoder_plan if family in PAIR_ENCODER_FAMILIES else _pretraining_plan
@@ -132,6 +134,18 @@ def build_sweep(
     _check_labels(config)
     _check_images(config)
     return config
+
+
+def _checked(part: DetectionPart) -> DetectionPart:
+    """With the configuration's path found as tools/train_net.py finds it. Raises what that command would, hours earlier."""
+    from transfer.datasets import parse_spec, read_data
+    from transfer.detector_config import load_detector_config, resolve_config_path
+
+    path = resolve_config_path(str(part.config_file))
+    load_detector_config(path, ())
+    for spec in (part.train_data, part.test_data):
+        read_data(parse_spec(spec))
+    return replace(part, config_file=path)
 
 
 def _settings(family: Family, texts: Sequence[str] | None) -> tuple[Setting, ...]:

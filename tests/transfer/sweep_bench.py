@@ -123,3 +123,17 @@ class SweepBench:
     def result(self) -> dict:
         """sweep.json."""
         return json.loads((self.output / "sweep.json").read_text())
+
+
+def write_labelled_image(folder: Path) -> str:
+    """One image with one box in COCO's format -> the SPEC that names it."""
+    folder.mkdir()
+    Image.new("RGB", (40, 30), (90, 120, 60)).save(folder / "0.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 10], "area": 200, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "0.png", "width": 40, "height": 30}],
+        "annotations": [box],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return f"coco:{folder}/boxes.json:{folder}"

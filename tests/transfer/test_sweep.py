@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from pretrain.views.families import FAMILIES
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain
 from pretrain.views.recipes import RandomResizedCrop
-from tests.transfer.sweep_bench import REVERSE_U, SweepBench
+from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_labelled_image
 from transfer.sweep import show_sweep
 
 
@@ -91,11 +93,16 @@ def test_information_alone_needs_no_labels_and_names_no_best(bench):
 def test_detection_converts_and_fine_tunes(bench):
     from transfer.sweep_config import DetectionPart
 
-    part = DetectionPart(bench.root / "detector.yaml", "coco:a:b", "coco:c:d")
+    train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
+    part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
     code, tools = bench.run(downstream="detection", detection=part, seeds=[1])
     assert code == 0 and tools == ["pretrain", "measure_views", "convert_weights", "train_net"] * 3
     last = bench.calls()[-1]
-    assert "--train-data coco:a:b --test-data coco:c:d" in last and "SEED 1" in last
+    assert (
+        f"--train-data {train} --test-data {test}" in last
+        and "configs/demo/R_18_FPN_infomin.yaml" in last
+        and "SEED 1" in last
+    )
     assert "crop_0.9_seed1/weights/pretrained.pth" in last
     assert bench.result()["downstream"]["figure"] == "box AP (%)"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from pretrain.errors import ConfigError, DataError
 from pretrain.stream import recipe_of
 from pretrain.views.families import family_named
 from pretrain.views.pipeline import ViewMaker
-from tests.transfer.sweep_bench import SweepBench, write_images
+from tests.transfer.sweep_bench import SweepBench, write_images, write_labelled_image
 from transfer.linear_config import load_linear_config
 from transfer.study_config import ROOT
 from transfer.sweep_config import DetectionPart
@@ -49,9 +51,22 @@ def test_a_missing_configuration_file_is_named(bench, tmp_path):
     for key in ("pretrain_config", "linear_config"):
         with pytest.raises(ConfigError, match=r"no configuration file at .*x\.yaml"):
             bench.config(**{key: tmp_path / "x.yaml"})
-    part = DetectionPart(tmp_path / "x.yaml", "a", "b")
-    with pytest.raises(ConfigError, match=r"x\.yaml"):
-        bench.config(downstream="detection", detection=part)
+
+
+@pytest.mark.parametrize(
+    ("config", "train", "error", "message"),
+    [
+        ("x.yaml", "sound", ConfigError, r"no configuration file x\.yaml"),
+        ("demo/R_18_FPN_infomin.yaml", "coco:absent.json:absent", DataError, "no image folder at absent"),
+        ("demo/R_18_FPN_infomin.yaml", "absent.json", ConfigError, "expected coco:ANNOTATIONS.json:IMAGE_DIR"),
+        ("demo/R_18_FPN_infomin.yaml", "sound", None, ""),
+    ],
+)
+def test_detection_is_checked_before_hours_of_pre_training(bench, tmp_path, config, train, error, message):
+    sound = write_labelled_image(tmp_path / "boxes")
+    part = DetectionPart(Path(config), sound if train == "sound" else train, sound)
+    with pytest.raises(error, match=message) if error else nullcontext():
+        assert bench.config(downstream="detection", detection=part).detection.config_file.is_file()
 
 
 def test_colour_refuses_what_its_one_command_cannot_do(bench):
