@@ -35,6 +35,7 @@ PANEL_INCHES = (4.2, 2.6)
 PICTURE_INCHES = 1.15
 CONTRAST_PERCENTILES = (1, 99)
 GREY_SPREAD_FLOOR = 1e-6
+LEGEND_ROOM = 0.18  # of the values' range, above them
 
 
 def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -56,7 +57,9 @@ def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
             axes.set_title(title)
             axes.set_xlabel("step")
             if len(names) > 1:
-                axes.legend(loc="best", fontsize=8)
+                low, high = axes.get_ylim()
+                axes.set_ylim(low, high + LEGEND_ROOM * (high - low))
+                axes.legend(loc="upper left", ncols=len(names), fontsize=8, columnspacing=1.0)
         handles = [
             Line2D([], [], color=COLOURS[number % len(COLOURS)], label=_seed_label(outcome))
             for number, outcome in enumerate(outcomes)
