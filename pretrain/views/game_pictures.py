@@ -35,6 +35,7 @@ PANEL_INCHES = (4.2, 2.6)
 PICTURE_INCHES = 1.15
 CONTRAST_PERCENTILES = (1, 99)
 GREY_SPREAD_FLOOR = 1e-6
+LEGEND_ROOM = 0.18  # of the values' range, above them
 
 
 def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -42,6 +43,8 @@ def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
     rows = [row for outcome in outcomes for row in outcome.history]
     # What stays 0 throughout (the volume of additive couplings) needs no panel.
     panels = [panel for panel in _panels() if any(row.get(name) for row in rows for name in panel[1])]
+    if not any("cross_entropy_1" in row for row in rows):  # the objective is then the information
+        panels = [panel for panel in panels if "objective" not in panel[1]]
     with matplotlib.rc_context(STYLE):
         columns = min(2, max(1, len(panels)))
         height = -(-max(1, len(panels)) // columns)
@@ -54,7 +57,9 @@ def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
             axes.set_title(title)
             axes.set_xlabel("step")
             if len(names) > 1:
-                axes.legend(loc="best", fontsize=8)
+                low, high = axes.get_ylim()
+                axes.set_ylim(low, high + LEGEND_ROOM * (high - low))
+                axes.legend(loc="upper left", ncols=len(names), fontsize=8, columnspacing=1.0)
         handles = [
             Line2D([], [], color=COLOURS[number % len(COLOURS)], label=_seed_label(outcome))
             for number, outcome in enumerate(outcomes)

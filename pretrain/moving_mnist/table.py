@@ -1,0 +1,183 @@
+"""The table of a Moving-MNIST experiment: mean and deviation over seeds beside the paper's figures, and what they say.
+
+In: the figures of finished cells. Out: plain values for results.json, and the same as Markdown.
+
+"Retained" says how much of what a factor teaches when it is shared alone is still learned when others are shared with it:
+1 is all, 0 is what encoders learn that do not share it. It compares rows of one table, so that scale does not matter.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pretrain.moving_mnist.factors import CONSTANT, FACTORS, PAPER, RANDOM, SHARINGS, SUPERVISED
+from pretrain.moving_mnist.probing import TASKS, VIEWS
+
+ROWS = (*(sharing.name for sharing in SHARINGS), SUPERVISED, RANDOM, CONSTANT)
+SINGLE = FACTORS  # a sharing of one factor has the factor's name
+# A factor that gives less than this when shared alone (percent or pixels) has nothing of which a share could be retained.
+LEAST_GAIN = {"digit": 3.0, "position": 1.0, "background": 3.0}
+UNITS = {"digit": "digit error, %", "position": "distance, px", "background": "background error, %"}
+
+Figures = dict[str, dict[str, dict[str, float]]]  # row -> task -> {"mean", "std", "num_seeds"}
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Cells -> {"rows": view -> row -> task -> mean, std, num_seeds, "information": row -> ..., "retained": ..., "claims": ...}."""
+    rows: dict[str, Figures] = {view: _figures(results, view) for view in VIEWS}
+    paper: Figures = {row: {task: {"mean": getattr(figures, task)} for task in TASKS} for row, figures in PAPER.items()}
+    information = {}
+    for row in ROWS:
+        estimates = [result["information"] for result in results if result["row"] == row and "information" in result]
+        if estimates:
+            information[row] = {
+                **_spread([estimate["nats"] for estimate in estimates]),
+                "ceiling": estimates[0]["ceiling"],
+                "saturated": any(estimate["saturated"] for estimate in estimates),
+            }
+    retained = {view: _retained(rows[view]) for view in VIEWS}
+    return {
+        "rows": rows,
+        "information": information,
+        "retained": {**retained, "paper (UNVERIFIED)": _retained(paper)},
+        "claims": {view: _claims(rows[view], retained[view]) for view in VIEWS},
+    }
+
+
+def _figures(results: Sequence[Mapping[str, Any]], view: str) -> Figures:
+    figures: Figures = {}
+    for row in ROWS:
+        for task in TASKS:
+            values = [
+                result["errors"][view][task]
+                for result in results
+                if result["row"] == row and task in result["errors"][view]
+            ]
+            if values:
+                figures.setdefault(row, {})[task] = _spread(values)
+    return figures
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """std: of the sample (n - 1); 0 for one seed, which num_seeds tells."""
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "num_seeds": len(values),
+    }
+
+
+def _retained(rows: Figures) -> dict[str, dict[str, float | None]]:
+    """Row of several factors -> shared factor -> retained share; None where the factor alone gives too little."""
+    if not all(factor in rows for factor in SINGLE):
+        return {}
+    shares: dict[str, dict[str, float | None]] = {}
+    for sharing in SHARINGS:
+        if len(sharing.factors) == 1 or sharing.name not in rows:
+            continue
+        shares[sharing.name] = {}
+        for factor in sharing.factors:
+            without = statistics.fmean(rows[other][factor]["mean"] for other in SINGLE if other != factor)
+            gain = without - rows[factor][factor]["mean"]
+            kept = without - rows[sharing.name][factor]["mean"]
+            shares[sharing.name][factor] = kept / gain if gain >= LEAST_GAIN[factor] else None
+    return shares
+
+
+def _claims(rows: Figures, retained: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
+    """The paper's findings as yes-or-no questions to this table. held None: cannot be asked of these rows."""
+    claims = []
+    for factor in SINGLE:
+        others = [rows[other][factor]["mean"] for other in SINGLE if other != factor and other in rows]
+        held = None
+        found = "a row is missing"
+        if factor in rows and len(others) == len(SINGLE) - 1:
+            own = rows[factor][factor]["mean"]
+            held = own < min(others) - LEAST_GAIN[factor]
+            found = f"{own:.1f} against {min(others):.1f} with another factor shared ({UNITS[factor]})"
+        claims.append({"claim": f"sharing the {factor} alone teaches the {factor}", "held": held, "found": found})
+    for sharing in SHARINGS:
+        if "background" in sharing.factors and len(sharing.factors) > 1:
+            claims += _dominance(retained.get(sharing.name, {}), sharing.name, "background", sharing.factors)
+    claims += _dominance(retained.get("digit+position", {}), "digit+position", "digit", ("digit", "position"))
+    return claims
+
+
+def _dominance(
+    shares: Mapping[str, float | None], row: str, winner: str, factors: Sequence[str]
+) -> list[dict[str, Any]]:
+    claims = []
+    for loser in factors:
+        if loser == winner:
+            continue
+        first, second = shares.get(winner), shares.get(loser)
+        held = None if first is None or second is None else first > second
+        found = f"retained: {winner} {_share(first)}, {loser} {_share(second)}"
+        claims.append({"claim": f"{row}: {winner} dominates over {loser}", "held": held, "found": found})
+    return claims
+
+
+def _share(value: float | None) -> str:
+    return "cannot be told" if value is None else f"{value:.2f}"
+
+
+def to_markdown(summary: Mapping[str, Any], *, title: str) -> str:
+    """The whole summary as a page of tables."""
+    lines = [
+        f"# {title}",
+        "",
+        "Mean ± standard deviation over seeds, on digits and backgrounds that were not trained on. "
+        "Paper: another scale and other backgrounds; recalled, UNVERIFIED. "
+        "The position is that of the frame that view 2 shows.",
+    ]
+    for view in VIEWS:
+        lines += ["", f"## Probes of the {view} encoder", "", *_error_table(summary, view)]
+    lines += ["", "## Retained share of what each shared factor teaches alone", "", *_retained_table(summary)]
+    for view in VIEWS:
+        lines += ["", f"## Does what is shared decide what is learned? ({view} encoder)", ""]
+        for claim in summary["claims"][view]:
+            verdict = {True: "holds", False: "DOES NOT HOLD", None: "cannot be told"}[claim["held"]]
+            lines.append(f"- {claim['claim']}: **{verdict}** ({claim['found']})")
+    return "\n".join(lines) + "\n"
+
+
+def _error_table(summary: Mapping[str, Any], view: str) -> list[str]:
+    lines = [
+        "| shared | " + " | ".join(UNITS[task] for task in TASKS) + " | I_NCE, nats | paper: digit / px / background |",
+        "|---|" + "---:|" * (len(TASKS) + 1) + "---|",
+    ]
+    rows = summary["rows"][view]
+    for row in ROWS:
+        if row in rows:
+            cells = [_mean_std(rows[row].get(task)) for task in TASKS]
+            paper = PAPER.get(row)
+            quoted = f"{paper.digit} / {paper.position} / {paper.background}" if paper else ""
+            lines.append(f"| {row} | {' | '.join(cells)} | {_nats(summary['information'].get(row))} | {quoted} |")
+    return lines
+
+
+def _retained_table(summary: Mapping[str, Any]) -> list[str]:
+    columns = list(summary["retained"])
+    lines = ["| shared | factor | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
+    for sharing in SHARINGS:
+        if len(sharing.factors) > 1:
+            for factor in sharing.factors:
+                shares = [summary["retained"][column].get(sharing.name, {}).get(factor) for column in columns]
+                lines.append(f"| {sharing.name} | {factor} | {' | '.join(map(_share, shares))} |")
+    return lines
+
+
+def _mean_std(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return ""
+    spread = f" ± {figure['std']:.1f}" if figure["num_seeds"] > 1 else ""
+    return f"{figure['mean']:.1f}{spread}"
+
+
+def _nats(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    spread = f" ± {figure['std']:.2f}" if figure["num_seeds"] > 1 else ""
+    return f"{figure['mean']:.2f}{spread} of {figure['ceiling']:.2f}{' (saturated)' if figure['saturated'] else ''}"

@@ -1,0 +1,73 @@
+"""Colorful Moving-MNIST: train two encoders on views that share chosen factors, and probe what they have learned.
+
+python tools/moving_mnist.py --digits torchvision:data --backgrounds torchvision:data --output-dir runs/moving_mnist \
+    --config-file configs/views/moving_mnist.yaml
+python tools/moving_mnist.py --digits mnist10k.npz --backgrounds cifar10 --output-dir runs/small --seeds 0 1 2 \
+    --config-file configs/views/moving_mnist_small.yaml --sharing digit digit,position training.steps=300
+
+Digits: an .npz file with images uint8 (N, 28, 28) and labels (N,). Backgrounds: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg,
+or DIR/CLASS/*.jpg. `torchvision:DIR` downloads MNIST or STL-10 into DIR. A second run goes on where the first one ended.
+"""
+
+import sys
+
+sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+from pathlib import Path
+
+from pretrain.errors import run_tool
+from pretrain.moving_mnist.config import load_moving_mnist_config
+from pretrain.moving_mnist.factors import ALL, parse_seeds, parse_sharings
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits", required=True, help="FILE.npz or torchvision:DIR")
+    parser.add_argument("--backgrounds", required=True, help="a folder of class folders or torchvision:DIR")
+    parser.add_argument("--output-dir", type=Path, required=True, help="cells/, results.json, table.md, samples.png")
+    parser.add_argument("--config-file", type=Path, help="a file of configs/views/ or your own")
+    parser.add_argument(
+        "--sharing",
+        nargs="+",
+        default=[ALL],
+        help="factors joined by commas, e.g. digit digit,position; or all (default)",
+    )
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example training.steps=300")
+    arguments = parser.parse_args()
+    # argparse gives a list option everything up to the next option: also the overrides that follow it.
+    for name in ("sharing", "seeds"):
+        entries = getattr(arguments, name)
+        arguments.overrides += [entry for entry in entries if "=" in entry]
+        setattr(arguments, name, [entry for entry in entries if "=" not in entry])
+    return arguments
+
+
+def say(text: str) -> None:
+    """One message at once."""
+    print(text, flush=True)
+
+
+def main() -> None:
+    """Raises UserError for what cannot be used; what was typed is checked before torch is imported."""
+    arguments = parse_arguments()
+    config = load_moving_mnist_config(arguments.config_file, arguments.overrides)
+    sharings, seeds = parse_sharings(arguments.sharing), parse_seeds(arguments.seeds)
+    from pretrain.moving_mnist.experiment import run_experiment
+
+    run_experiment(
+        digits=arguments.digits,
+        backgrounds=arguments.backgrounds,
+        config=config,
+        sharings=sharings,
+        seeds=seeds,
+        output_dir=arguments.output_dir,
+        say=say,
+    )
+    say((arguments.output_dir / "table.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    run_tool(main)
