@@ -31,8 +31,12 @@ def cell(row, seed, figures, *, nats=1.0, view_gap=0.0):
     }
 
 
+RANDOM_WEIGHTS = {"random weights": (75.0, 12.0, 85.0)}
+
+
 def table_of(figures, **options):
-    return summarise([cell(row, 0, values, **options) for row, values in figures.items()])
+    rows = RANDOM_WEIGHTS | figures
+    return summarise([cell(row, 0, values, **options) for row, values in rows.items()])
 
 
 def test_means_and_deviations_over_seeds():
@@ -70,6 +74,19 @@ def test_claims_fail_where_the_table_says_otherwise():
     held = {claim["claim"]: claim["held"] for claim in table_of(unlearned)["claims"]["sequence"]}
     assert held["sharing the digit alone teaches the digit"] is False
     assert held["digit+position: digit dominates over position"] is None
+
+
+def test_a_factor_that_random_weights_tell_as_well_is_not_taught():
+    """Lower than in the other sharings, but no lower than without any training."""
+    summary = table_of(PAPER_TABLE | {"digit": (55.0, 13.6, 88.6), "random weights": (54.0, 12.0, 85.0)})
+    claim = summary["claims"]["sequence"][0]
+    assert claim == {
+        "claim": "sharing the digit alone teaches the digit",
+        "held": False,
+        "found": "digit error, %: 55.0; the best of the others 54.0 (random weights)",
+    }
+    without_control = summarise([cell(row, 0, figures) for row, figures in PAPER_TABLE.items()])
+    assert without_control["claims"]["sequence"][0]["held"] is None
 
 
 def test_rows_that_are_missing_leave_claims_untold():
