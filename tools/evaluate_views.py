@@ -2,7 +2,7 @@
 
 python tools/evaluate_views.py --views lab --data DATA --output-dir runs/lab --config-file configs/views/evaluation_small.yaml
 python tools/evaluate_views.py --views runs/learned/generator.safetensors --data DATA --output-dir runs/views
-python tools/evaluate_views.py --views runs/learned --seeds 0,1,2 ...    # seed N on the generator of seed N
+python tools/evaluate_views.py --views runs/learned --seeds 0 1 2 ...    # seed N on the generator of seed N
 
 DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Writes view_result.json.
 """
@@ -15,6 +15,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from pretrain.command_line import parse_seeds, part_overrides
 from pretrain.errors import run_tool
 
 
@@ -30,15 +31,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--config-file", type=Path, help="a file of configs/views/ or your own (default: paper's scale)"
     )
-    parser.add_argument("--seeds", default="0", metavar="0,1,2", help="one training each (default: 0)")
+    parser.add_argument("--seeds", nargs="+", default=["0"], help="one training each (default: 0), for example 0 1 2")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example epochs=5 encoder.kind=small")
-    return parser.parse_args()
+    return part_overrides(parser.parse_args(), "seeds")
 
 
 def main() -> None:
     arguments = parse_arguments()
     from pretrain.view_learning.evaluation import load_evaluation_config
-    from pretrain.view_learning.evaluation_run import evaluate_views, parse_seeds
+    from pretrain.view_learning.evaluation_run import evaluate_views
 
     result = evaluate_views(
         arguments.views,

@@ -1,7 +1,7 @@
 """Learn a pair of views: an invertible generator that plays against an estimator of the information between its channels.
 
 python tools/learn_views.py --data IMAGES --output-dir runs/learned --config-file configs/views/learned_views_small.yaml \
-    --labels-per-class 100 --seeds 0,1,2
+    --labels-per-class 100 --seeds 0 1 2
 python tools/learn_views.py --data IMAGES --output-dir runs/learned --mode unsupervised generator.space=ydbdr
 python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml --output-dir runs/pre data.root=IMAGES \
     views.recipe=runs/learned/recipe.yaml method.jigsaw=false
@@ -17,6 +17,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from pretrain.command_line import parse_seeds, part_overrides
 from pretrain.errors import run_tool
 
 
@@ -31,16 +32,15 @@ def parse_arguments() -> argparse.Namespace:
     labels = parser.add_mutually_exclusive_group()
     labels.add_argument("--labelled", type=Path, metavar="FOLDER", help="class folders whose labels may be seen")
     labels.add_argument("--labels-per-class", type=int, metavar="N", help="so many of each class folder of --data")
-    parser.add_argument("--seeds", default="0", metavar="0,1,2", help="one game each (default: 0)")
+    parser.add_argument("--seeds", nargs="+", default=["0"], help="one game each (default: 0), for example 0 1 2")
     parser.add_argument("--resume", choices=("auto", "never"), default="never", help="continue what is in --output-dir")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example generator.space=lab")
-    return parser.parse_args()
+    return part_overrides(parser.parse_args(), "seeds")
 
 
 def main() -> None:
     arguments = parse_arguments()
     from pretrain.view_learning.config import load_game_config
-    from pretrain.view_learning.evaluation_run import parse_seeds
     from pretrain.view_learning.run import GameRunConfig, learn_views
 
     game = load_game_config(

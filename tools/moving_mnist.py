@@ -16,9 +16,10 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
+from pretrain.command_line import parse_seeds, part_overrides
 from pretrain.errors import run_tool
 from pretrain.moving_mnist.config import load_moving_mnist_config
-from pretrain.moving_mnist.factors import ALL, parse_seeds, parse_sharings
+from pretrain.moving_mnist.factors import ALL, parse_sharings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,13 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example training.steps=300")
-    arguments = parser.parse_args()
-    # argparse gives a list option everything up to the next option: also the overrides that follow it.
-    for name in ("sharing", "seeds"):
-        entries = getattr(arguments, name)
-        arguments.overrides += [entry for entry in entries if "=" in entry]
-        setattr(arguments, name, [entry for entry in entries if "=" not in entry])
-    return arguments
+    return part_overrides(parser.parse_args(), "sharing", "seeds")
 
 
 def say(text: str) -> None:

@@ -14,6 +14,7 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
+from pretrain.command_line import parse_seeds, part_overrides
 from pretrain.errors import ConfigError, run_tool
 
 
@@ -43,20 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for tools/pretrain.py, for example optimizer.epochs=10"
     )
-    arguments = parser.parse_args()
-    _take_overrides(arguments)
-    return arguments
-
-
-def _take_overrides(arguments: argparse.Namespace) -> None:
-    """`--seeds 0 1 optimizer.epochs=5`: what holds a `=` is an override, wherever it stands."""
-    for name in ("settings", "seeds"):
-        words = getattr(arguments, name) or []
-        arguments.overrides = [*arguments.overrides, *(word for word in words if "=" in word)]
-        setattr(arguments, name, [word for word in words if "=" not in word] or None)
-    if not all(word.isdecimal() for word in arguments.seeds or ()):
-        raise ConfigError(f"--seeds: expected whole numbers of 0 or more, found {' '.join(arguments.seeds)}")
-    arguments.seeds = [int(word) for word in arguments.seeds or ("0",)]
+    return part_overrides(parser.parse_args(), "settings", "seeds")
 
 
 def say(text: str) -> None:
@@ -75,8 +63,8 @@ def main() -> int:
 
     config = build_sweep(
         family=arguments.family,
-        settings=arguments.settings,
-        seeds=arguments.seeds,
+        settings=arguments.settings or None,
+        seeds=parse_seeds(arguments.seeds),
         data=arguments.data,
         pretrain_config=arguments.pretrain_config,
         overrides=arguments.overrides,

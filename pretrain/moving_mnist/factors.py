@@ -99,12 +99,3 @@ def _parse(text: str) -> str:
         if factors.count(factor) > 1:
             raise ConfigError(f"--sharing {text}: {factor} is given twice")
     return Sharing(tuple(factors)).name
-
-
-def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
-    """["0", "1"] -> (0, 1). Raises ConfigError for anything but different whole numbers in [0, 2^31)."""
-    if not texts or not all(text.isdecimal() and int(text) < 2**31 for text in texts) or len(set(texts)) < len(texts):
-        raise ConfigError(
-            f"--seeds: expected different whole numbers from 0 on, for example 0 1 2, found {' '.join(texts)}"
-        )
-    return tuple(int(text) for text in texts)

@@ -81,12 +81,3 @@ def views_of(spec: str, seed: int) -> ChannelViews:
             f"--seeds out of its own, found {', '.join(known) or 'none'}"
         )
     return load_views(str(path))
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """ "0,1,2" -> (0, 1, 2). Raises ConfigError for anything but different integers in [0, 2^31) with commas between."""
-    parts = [part.strip() for part in text.split(",")]
-    seeds = tuple(int(part) for part in parts if part.isdecimal())
-    if len(seeds) < len(parts) or len(set(seeds)) < len(seeds) or not all(seed < 2**31 for seed in seeds):
-        raise ConfigError(f"--seeds: expected different integers in [0, 2^31) like 0,1,2, found {text!r}")
-    return seeds

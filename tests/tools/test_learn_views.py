@@ -67,7 +67,7 @@ def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(images:
     ("arguments", "message"),
     [
         (["--mode", "unsupervised", "generator.space=ydrdb"], "did you mean 'ydbdr'"),
-        pytest.param(["--seeds", "0,zero"], "--seeds: expected different integers", marks=pytest.mark.slow),
+        pytest.param(["--seeds", "0,zero"], "--seeds: expected different whole numbers", marks=pytest.mark.slow),
         pytest.param(
             ["--labels-per-class", "99", *TINY], "expected at least labels_per_class=99", marks=pytest.mark.slow
         ),

@@ -61,7 +61,7 @@ def test_a_dry_run_prints_every_command(data, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--seeds", "one"), "--seeds: expected whole numbers of 0 or more, found one"),
+        (("--seeds", "one"), "--seeds: expected different whole numbers"),
         (("--train-data", "coco:a:b"), "belong together"),
     ],
 )

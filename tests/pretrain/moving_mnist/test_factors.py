@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pretrain.errors import ConfigError
-from pretrain.moving_mnist.factors import FACTORS, PAPER, SHARINGS, SUPERVISED, Sharing, parse_seeds, parse_sharings
+from pretrain.moving_mnist.factors import FACTORS, PAPER, SHARINGS, SUPERVISED, Sharing, parse_sharings
 
 
 def test_the_seven_sharings_are_all_choices_of_one_or_more_factors():
@@ -54,13 +54,3 @@ def test_other_names_are_refused_with_the_nearest_valid_one(texts, message):
 def test_a_sharing_holds_factors_each_once(factors):
     with pytest.raises(ValueError, match="each once"):
         Sharing(factors)
-
-
-def test_seeds_are_read_in_the_order_given():
-    assert parse_seeds(["3", "0"]) == (3, 0)
-
-
-@pytest.mark.parametrize("texts", [[], ["0", "0"], ["-1"], ["a"], ["1.5"], [str(2**31)]])
-def test_seeds_are_different_whole_numbers(texts):
-    with pytest.raises(ConfigError, match="--seeds"):
-        parse_seeds(texts)

@@ -1,4 +1,4 @@
-"""Seeds as text, and a result only once all seeds are done."""
+"""A result only once all seeds are done, each on its own generator."""
 
 from __future__ import annotations
 
@@ -10,20 +10,10 @@ import torch
 from pretrain.errors import ConfigError, DataError
 from pretrain.view_learning import evaluation_run
 from pretrain.view_learning.evaluation import load_evaluation_config
-from pretrain.view_learning.evaluation_run import evaluate_views, parse_seeds, views_of
+from pretrain.view_learning.evaluation_run import evaluate_views, views_of
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import record_of, write_generator
 from tests.pretrain.view_learning.tiny_game import write_classes
-
-
-def test_seeds_are_read_from_text() -> None:
-    assert parse_seeds("0, 2,1") == (0, 2, 1)
-
-
-@pytest.mark.parametrize("text", ["", "0,", "0 1", "1,1", "-1", "2147483648", "one"])
-def test_other_text_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--seeds: expected different integers in \[0, 2\^31\) like 0,1,2"):
-        parse_seeds(text)
 
 
 def test_nothing_is_written_where_a_seed_fails_and_warnings_are_said(
