@@ -7,6 +7,8 @@ violation, so that a checker gone blind is noticed.
 from __future__ import annotations
 
 import ast
+import json
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -120,6 +122,22 @@ def findings_in(root: Path) -> list[str]:
 
 def test_the_house_keeps_its_walls() -> None:
     assert findings_in(ROOT) == []
+
+
+def test_every_room_is_packaged() -> None:
+    rooms = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for wing in ("pretrain", "transfer")
+        for path in (ROOT / wing).rglob("__init__.py")
+    }
+    assert f"packages = {json.dumps(sorted(rooms))}" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_readme_s_tree_names_every_file_and_no_other() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The files")[2]
+    named = re.findall(r"^ *(\w+\.py) ", tree, re.MULTILINE)
+    files = [path.name for path in read_tree(ROOT).values() if path.name != "__init__.py"]
+    assert sorted(named) == sorted(files)
 
 
 def test_the_checker_reads_the_whole_house() -> None:
