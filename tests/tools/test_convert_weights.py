@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def call(*arguments):
     command = [sys.executable, ROOT / "tools" / "convert_weights.py", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
 

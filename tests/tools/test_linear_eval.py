@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory):
 def call(*arguments, cwd):
     command = [sys.executable, str(ROOT / "tools" / "linear_eval.py"), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=600)
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def start(data, output_dir, *arguments, digits="digits.npz"):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -133,7 +133,7 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, tmp_path):
 def test_user_errors_exit_2_without_a_traceback(tmp_path, arguments, message):
     arguments = [str(tmp_path / "out") if entry == "OUT" else entry for entry in arguments]
     result = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=120
+        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=600
     )
     assert result.returncode == 2, result.stderr
     assert message in result.stderr

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def call(*arguments, cwd):
     command = [sys.executable, str(ROOT / "tools" / "report.py"), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "TkAgg"}  # a display is neither there nor needed
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=600)
 
 
 @pytest.fixture
