@@ -5,6 +5,7 @@ In: `Row`s; images. Out: PNG files, written atomically. Matplotlib runs without 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from transfer.sweep_figures import Row, is_ordered
 INFORMATION, ACCURACY, BEST, CEILING = "#047857", "#1d4ed8", "#be123c", "#9ca3af"
 SHEET_IMAGES = 4
 DPI = 140
+LABEL_WIDTH = 60  # characters of an axis label before it breaks into a second line
 
 
 def draw_curve(path: Path, rows: Sequence[Row], family: Family, *, accuracy_name: str, best: Setting | None) -> None:
@@ -101,7 +103,7 @@ def _against_setting(axis: Axes, rows: Sequence[Row], family: Family, accuracy_n
         axis.annotate(
             "ceiling log(K + 1)", (x[0], max(ceilings)), xytext=(0, -9), textcoords="offset points", fontsize=8
         )
-    axis.set(title="Along the sweep", xlabel=f"{family.name}: {family.parameter}"[:70])
+    axis.set(title="Along the sweep", xlabel=textwrap.fill(f"{family.name}: {family.parameter}", LABEL_WIDTH))
     axis.set_ylabel("I_NCE (nats)", color=INFORMATION)
     if is_log:
         axis.set_xscale("log")
