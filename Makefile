@@ -16,7 +16,7 @@ help:  ## list the targets
 setup:  ## create .venv with everything (PYTHON=python3.12 chooses the interpreter)
 	@$(PYTHON) tools/setup_env.py
 
-demo: setup  ## images -> pre-training -> detection AP -> report, in at most 10 minutes on 2 cores
+demo: setup  ## images -> pre-training -> detection AP -> report, in some 10 minutes on 2 cores
 	@$(VENV)/python tools/study.py --config-file configs/study/demo.yaml --output-dir runs/demo
 
 study: setup  ## the same with the time it needs and three seeds, at most 60 minutes on 2 cores

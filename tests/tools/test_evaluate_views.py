@@ -12,6 +12,8 @@ import pytest
 
 from tests.pretrain.view_learning.tiny_game import write_classes
 
+pytestmark = pytest.mark.slow  # a process each, which imports torch
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["image_size=16", "encoder={kind: small, width: 4, feature_dim: 8}", "batch_size=12", "epochs=1", "device=cpu"]
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # a process each, which imports torch
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

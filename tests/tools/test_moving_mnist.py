@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # a process each, which imports torch
+
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
     *("scene.num_frames=2", "scene.background_size=64", "encoder.input_pixels=32", "encoder.width=4"),

@@ -10,6 +10,8 @@ from pretrain.views.recipe_file import load_recipe
 from tests.tools.test_measure_views import run
 from tests.transfer.sweep_bench import PRETRAIN, write_images
 
+pytestmark = pytest.mark.slow  # a process each, which imports torch
+
 LINEAR = "epochs: 2\nimage_size: 32\ncached_views: 1\nstandardize: true\nlearning_rate: 0.1\nnum_workers: 0\nprecision: fp32\n"
 
 
