@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.encoder import ARCHITECTURES
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
+from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.model.encoder import ARCHITECTURES
 from pretrain.presets import PRESETS
-from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
 from pretrain.views.recipe_file import is_recipe_file, load_recipe, recipe_from_plain, recipe_to_plain
 from pretrain.views.recipes import MAX_JITTER_STRENGTH
 
@@ -75,7 +75,7 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """arch: a key of pretrain.encoder.ARCHITECTURES."""
+    """arch: a key of pretrain.model.encoder.ARCHITECTURES."""
 
     arch: str = "resnet50"
 
@@ -89,9 +89,9 @@ class MethodConfig:
 
     queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
     jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
-    head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/heads.py).
+    head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/model/heads.py).
     batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
-    its batch into groups of about that size (pretrain/batchnorm.py).
+    its batch into groups of about that size (pretrain/model/batchnorm.py).
     """
 
     name: str = "infomin"

@@ -12,14 +12,14 @@ import torch
 import yaml
 from fvcore.nn import FlopCountAnalysis
 
+from pretrain.base.contract import InputContract
 from pretrain.config import RunConfig, to_plain
-from pretrain.contract import InputContract
-from pretrain.data import ViewBatch
-from pretrain.distributed import Ranks, pick_device
-from pretrain.encoder import ResNetEncoder
-from pretrain.heads import NUM_PATCHES
-from pretrain.precision import choose_precision
-from pretrain.stream import ViewStream, open_stream
+from pretrain.data.loader import ViewBatch
+from pretrain.data.stream import ViewStream, open_stream
+from pretrain.model.encoder import ResNetEncoder
+from pretrain.model.heads import NUM_PATCHES
+from pretrain.run.precision import choose_precision
+from pretrain.run.ranks import Ranks, pick_device
 from pretrain.train import build_state, learning_rate_of
 from pretrain.views.pipeline import normalize
 

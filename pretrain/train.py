@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.batchnorm import num_groups
-from pretrain.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError, Terminated, UserError
+from pretrain.base.signals import StopFlag
 from pretrain.config import OptimizerConfig, RunConfig, to_plain
-from pretrain.contract import InputContract
-from pretrain.data import ViewBatch
-from pretrain.distributed import Ranks, any_rank, barrier, pick_device
-from pretrain.errors import ConfigError, Terminated, UserError
-from pretrain.image_set import read_record, write_record
-from pretrain.methods import Method, StepOutput, build_method
-from pretrain.precision import Precision, check_sizes, choose_precision
-from pretrain.recorder import Recorder
-from pretrain.run_dir import RunDir
-from pretrain.schedules import LearningRate, paper_warmup_epochs
-from pretrain.signals import StopFlag
-from pretrain.stream import ViewStream, open_stream
+from pretrain.data.loader import ViewBatch
+from pretrain.data.manifest import read_record, write_record
+from pretrain.data.stream import ViewStream, open_stream
+from pretrain.model.batchnorm import num_groups
+from pretrain.model.contrast import Method, StepOutput, build_method
+from pretrain.run.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
+from pretrain.run.folder import RunDir
+from pretrain.run.precision import Precision, check_sizes, choose_precision
+from pretrain.run.ranks import Ranks, any_rank, barrier, pick_device
+from pretrain.run.recorder import Recorder
+from pretrain.run.schedule import LearningRate, paper_warmup_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class TrainState:
     step: int = 0
 
     def state_dict(self, config: RunConfig, contract: InputContract, steps_per_epoch: int) -> dict[str, Any]:
-        """The checkpoint's content (pretrain/checkpoint.py names the fields)."""
+        """The checkpoint's content (pretrain/run/checkpoint.py names the fields)."""
         return {
             "arch": config.encoder.arch,
             "method": config.method.name,

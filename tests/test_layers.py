@@ -142,34 +142,38 @@ def test_the_readme_s_tree_names_every_file_and_no_other() -> None:
 
 def test_the_checker_reads_the_whole_house() -> None:
     modules = read_tree(ROOT)
-    assert {"pretrain.train", "transfer.study", "tools.pretrain"} <= set(modules)
-    assert "pretrain.atomic" in imports_of("transfer.study", modules["transfer.study"], modules)
+    assert {"pretrain.train", "transfer.compare.study", "tools.pretrain"} <= set(modules)
+    assert "pretrain.base.atomic" in imports_of("transfer.compare.study", modules["transfer.compare.study"], modules)
 
 
 @pytest.mark.parametrize(
     ("path", "text", "expected"),
     [
-        ("pretrain/loss.py", "import transfer.study\n", "never uses transfer/"),
+        ("pretrain/model/loss.py", "import transfer.compare.study\n", "never uses transfer/"),
         (
-            "pretrain/loss.py",
+            "pretrain/model/loss.py",
             "def f():\n    from detectron2.config import get_cfg\n",
             "never uses transfer/ or Detectron2",
         ),
-        ("pretrain/loss.py", "from fvcore.nn import FlopCountAnalysis\n", "only pretrain.dry_run may"),
-        ("pretrain/loss.py", "from . import train\n", "imports run downwards"),
-        ("transfer/study.py", "from pretrain import train\n", "may use only"),
-        ("transfer/study.py", "import pretrain.memory\n", "may use only"),
-        ("transfer/study.py", "from tools import study\n", "nobody imports them"),
+        ("pretrain/model/loss.py", "from fvcore.nn import FlopCountAnalysis\n", "only pretrain.dry_run may"),
+        ("pretrain/model/loss.py", "from . import train\n", "imports run downwards"),
+        ("transfer/compare/study.py", "from pretrain import train\n", "may use only"),
+        ("transfer/compare/study.py", "import pretrain.model.memory\n", "may use only"),
+        ("transfer/compare/study.py", "from tools import study\n", "nobody imports them"),
         ("transfer/utils.py", "", "name a module after what it holds"),
-        ("transfer/study.py", "x = 0\n" * 301, "301 lines"),
-        ("transfer/study.py", "print(1)\n", "print() outside tools/"),
-        ("pretrain/train.py", "import pretrain.loss\nimport pretrain.memory\n", None),
+        ("transfer/compare/study.py", "x = 0\n" * 301, "301 lines"),
+        ("transfer/compare/study.py", "print(1)\n", "print() outside tools/"),
+        ("pretrain/train.py", "import pretrain.model.loss\nimport pretrain.model.memory\n", None),
         ("tools/study.py", "from pretrain.train import x\nprint(x)\n", None),
-        ("transfer/study.py", "from pretrain.views import rng\nfrom pretrain.errors import UserError\n", None),
+        (
+            "transfer/compare/study.py",
+            "from pretrain.views import rng\nfrom pretrain.base.errors import UserError\n",
+            None,
+        ),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str, expected: str | None) -> None:
-    for existing in ("pretrain/__init__.py", "pretrain/loss.py", "pretrain/memory.py", "pretrain/train.py"):
+    for existing in ("pretrain/__init__.py", "pretrain/model/loss.py", "pretrain/model/memory.py", "pretrain/train.py"):
         file = tmp_path / existing
         file.parent.mkdir(exist_ok=True)
         file.write_text("")
@@ -183,6 +187,6 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str, expe
 def test_a_planted_circle_is_found(tmp_path: Path) -> None:
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "loss.py").write_text("from pretrain import memory\n")
-    (tmp_path / "pretrain" / "memory.py").write_text("def f():\n    import pretrain.loss\n")
+    (tmp_path / "pretrain" / "memory.py").write_text("def f():\n    import pretrain.model.loss\n")
     (findings,) = findings_in(tmp_path)
-    assert "circle" in findings and "pretrain.loss" in findings and "pretrain.memory" in findings
+    assert "circle" in findings and "pretrain.model.loss" in findings and "pretrain.model.memory" in findings

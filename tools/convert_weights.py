@@ -17,7 +17,7 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.errors import CheckpointError, ConfigError, run_tool
+from pretrain.base.errors import CheckpointError, ConfigError, run_tool
 from transfer.conversion.inspection import inspect_file
 from transfer.conversion.layouts import LAYOUTS
 from transfer.conversion.sidecar import Sidecar, sidecar_path

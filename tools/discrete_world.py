@@ -14,7 +14,7 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.errors import run_tool
+from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.discrete_world.report import run
+    from pretrain.good_views.discrete_world.report import run
 
     for line in run(arguments.output_dir, num_labels=arguments.num_labels):
         print(line, flush=True)

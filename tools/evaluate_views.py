@@ -15,8 +15,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pretrain.command_line import parse_seeds, part_overrides
-from pretrain.errors import run_tool
+from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,8 +38,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.view_learning.evaluation import load_evaluation_config
-    from pretrain.view_learning.evaluation_run import evaluate_views
+    from pretrain.good_views.view_learning.evaluation import load_evaluation_config
+    from pretrain.good_views.view_learning.evaluation_run import evaluate_views
 
     result = evaluate_views(
         arguments.views,

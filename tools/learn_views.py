@@ -17,8 +17,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pretrain.command_line import parse_seeds, part_overrides
-from pretrain.errors import run_tool
+from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,8 +40,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.view_learning.config import load_game_config
-    from pretrain.view_learning.run import GameRunConfig, learn_views
+    from pretrain.good_views.view_learning.config import load_game_config
+    from pretrain.good_views.view_learning.run import GameRunConfig, learn_views
 
     game = load_game_config(
         arguments.config_file, arguments.overrides, mode=arguments.mode, labels_per_class=arguments.labels_per_class

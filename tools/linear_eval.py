@@ -15,7 +15,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pretrain.errors import run_tool
+from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,8 +40,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from transfer.linear_config import load_linear_config
-    from transfer.linear_run import Request, default_init_name, run_readout
+    from transfer.readout.config import load_linear_config
+    from transfer.readout.run import Request, default_init_name, run_readout
 
     request = Request(
         weights=arguments.weights,

@@ -18,11 +18,11 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from pretrain.atomic import atomic_file
-from pretrain.errors import DataError, run_tool
-from transfer.synthetic.config import SyntheticConfig
-from transfer.synthetic.overview import draw_overview
-from transfer.synthetic.write import is_complete, write_dataset
+from pretrain.base.atomic import atomic_file
+from pretrain.base.errors import DataError, run_tool
+from transfer.demo_data.config import SyntheticConfig
+from transfer.demo_data.overview import draw_overview
+from transfer.demo_data.write import is_complete, write_dataset
 
 
 def parse_arguments() -> argparse.Namespace:

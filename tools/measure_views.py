@@ -11,7 +11,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pretrain.errors import run_tool
+from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,8 +32,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     arguments = parse_arguments()
-    from pretrain.atomic import write_json
-    from pretrain.measure import MeasureRequest, describe, measure_views
+    from pretrain.base.atomic import write_json
+    from pretrain.good_views.measure import MeasureRequest, describe, measure_views
 
     request = MeasureRequest(
         checkpoint=arguments.checkpoint,

@@ -16,10 +16,10 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.command_line import parse_seeds, part_overrides
-from pretrain.errors import run_tool
-from pretrain.moving_mnist.config import load_moving_mnist_config
-from pretrain.moving_mnist.factors import ALL, parse_sharings
+from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.errors import run_tool
+from pretrain.good_views.moving_mnist.config import load_moving_mnist_config
+from pretrain.good_views.moving_mnist.factors import ALL, parse_sharings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parse_arguments()
     config = load_moving_mnist_config(arguments.config_file, arguments.overrides)
     sharings, seeds = parse_sharings(arguments.sharing), parse_seeds(arguments.seeds)
-    from pretrain.moving_mnist.experiment import run_experiment
+    from pretrain.good_views.moving_mnist.experiment import run_experiment
 
     run_experiment(
         digits=arguments.digits,

@@ -12,9 +12,9 @@ import argparse
 import logging
 from pathlib import Path
 
+from pretrain.base.errors import ConfigError, run_tool
 from pretrain.config import load_run_config
-from pretrain.distributed import start_ranks, stop_ranks
-from pretrain.errors import ConfigError, run_tool
+from pretrain.run.ranks import start_ranks, stop_ranks
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,8 +36,8 @@ def main() -> None:
     arguments = parse_arguments()
     config = load_run_config(arguments.config_file, arguments.overrides)
     if arguments.show_views:
-        from pretrain.distributed import Ranks
-        from pretrain.stream import open_stream
+        from pretrain.data.stream import open_stream
+        from pretrain.run.ranks import Ranks
 
         open_stream(config, ranks=Ranks(), announce=print).draw_sheet(arguments.show_views)
         print(f"wrote {arguments.show_views}")

@@ -14,7 +14,7 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.errors import run_tool
+from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from transfer.report import write_report
+    from transfer.compare.report import write_report
 
     files = write_report(arguments.runs, arguments.output)
     unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""

@@ -12,10 +12,10 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.errors import run_tool
-from transfer.study import run_study, show_plan
-from transfer.study_config import load_study
-from transfer.study_stages import plan_stages
+from pretrain.base.errors import run_tool
+from transfer.compare.stages import plan_stages
+from transfer.compare.study import run_study, show_plan
+from transfer.compare.study_config import load_study
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,8 +14,8 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
-from pretrain.command_line import parse_seeds, part_overrides
-from pretrain.errors import ConfigError, run_tool
+from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.errors import ConfigError, run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -58,8 +58,8 @@ def main() -> int:
     given = (arguments.detect_config, arguments.train_data, arguments.test_data)
     if any(given) and not all(given):
         raise ConfigError("--detect-config, --train-data and --test-data belong together")
-    from transfer.sweep import run_sweep, show_sweep
-    from transfer.sweep_config import DetectionPart, build_sweep
+    from transfer.compare.sweep import run_sweep, show_sweep
+    from transfer.compare.sweep_config import DetectionPart, build_sweep
 
     config = build_sweep(
         family=arguments.family,

@@ -27,9 +27,9 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException
 
-from pretrain.errors import ConfigError, run_tool
-from transfer.datasets import FORMS
-from transfer.detection_run import RunOptions, check_output_dir, prepare_run, run_detection
+from pretrain.base.errors import ConfigError, run_tool
+from transfer.data.spec import FORMS
+from transfer.detect.run import RunOptions, check_output_dir, prepare_run, run_detection
 
 
 def worker(options: RunOptions) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 
 def part_overrides(arguments: argparse.Namespace, *options: str) -> argparse.Namespace:

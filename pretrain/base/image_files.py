@@ -32,7 +32,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from pretrain.errors import DataError
+from pretrain.base.errors import DataError
 
 MAX_PIXELS = 50_000_000
 # Formats by name, so that no decoder with a history of running other programs (EPS) or fetching files is reachable.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 T = TypeVar("T")
 BASE_KEY = "base"

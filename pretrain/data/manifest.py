@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pretrain.atomic import write_json
-from pretrain.data import ImageSource, ScanReport, scan_images
-from pretrain.distributed import Ranks, gather_values
-from pretrain.errors import DataError
-from pretrain.reader import read_size
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import read_size
+from pretrain.data.source import ImageSource, ScanReport, scan_images
+from pretrain.run.ranks import Ranks, gather_values
 
 FILE_NAME = "images.json"
 SIZE_THREADS = 8

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pretrain.errors import ConfigError, DataError
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
 Key = tuple[int, int]  # (epoch, sample index): what a view dataset is asked for

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.base.errors import ConfigError
+from pretrain.base.image_files import read_image
 from pretrain.config import RunConfig, ViewsConfig
-from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader
-from pretrain.distributed import Ranks
-from pretrain.errors import ConfigError
-from pretrain.image_set import ImageSetRecord, check_image_set, refuse_small_images
-from pretrain.reader import read_image
-from pretrain.sampler import GlobalBatches, RankBatches
+from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
+from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images
+from pretrain.data.order import GlobalBatches, RankBatches
+from pretrain.data.source import ImageSource
+from pretrain.run.ranks import Ranks
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import named_recipe, recipe_from_plain
 from pretrain.views.recipes import ColorJitter, GaussianBlur, Op, PillowBlur, RandomResizedCrop, Recipe

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.information_interval import bootstrap_interval, t_interval
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.interval import bootstrap_interval, t_interval
 
 MIN_BATCHES = 5  # from so many on, the interval is Student's over batches; below, a bootstrap over pairs
 MIN_PAIRS = 8  # of an estimate; fewer pairs say nothing about their own spread

@@ -1,6 +1,6 @@
 """How much information a run's two views share, read by the critic that the run has trained.
 
-In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: every bound of pretrain/information.py, as the
+In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: every bound of pretrain/good_views/information.py, as the
 content of information_result.json.
 
 Critic: f(v1, v2) = q . k / T with the trained query encoder and head, the key encoder and head, and the run's temperature
@@ -19,19 +19,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.checkpoint import read_checkpoint
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.strict import from_mapping
 from pretrain.config import RunConfig
-from pretrain.contract import InputContract
-from pretrain.data import ImageSource, ViewBatch, ViewDataset, build_loader
-from pretrain.distributed import Ranks, pick_device
-from pretrain.errors import ConfigError, DataError
-from pretrain.image_set import read_record, refuse_small_images
-from pretrain.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
-from pretrain.methods import MomentumContrast, build_method
-from pretrain.precision import Precision, choose_precision
-from pretrain.sampler import GlobalBatches, RankBatches
-from pretrain.stream import recipe_of
-from pretrain.strict import from_mapping
+from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
+from pretrain.data.manifest import read_record, refuse_small_images
+from pretrain.data.order import GlobalBatches, RankBatches
+from pretrain.data.source import ImageSource
+from pretrain.data.stream import recipe_of
+from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
+from pretrain.model.contrast import MomentumContrast, build_method
+from pretrain.run.checkpoint import read_checkpoint
+from pretrain.run.precision import Precision, choose_precision
+from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.pipeline import ViewMaker, normalize
 
 RESULT_FORMAT = "infomin-transfer/information-result"

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError, UserError
-from pretrain.heads import ProjectionHead
-from pretrain.information import Estimate, Scores, estimate, in_batch, info_nce
+from pretrain.base.errors import ConfigError, UserError
+from pretrain.good_views.information import Estimate, Scores, estimate, in_batch, info_nce
+from pretrain.model.heads import ProjectionHead
 
 PairBatches = Iterable[tuple[Tensor, Tensor]]
 
@@ -28,7 +28,7 @@ class PairEncoders(nn.Module):
     def __init__(
         self, encoder_1: nn.Module, encoder_2: nn.Module, *, embedding_dim: int = 128, head: str = "mlp"
     ) -> None:
-        """Each encoder: images -> (B, feature_dim), and an attribute `feature_dim`. head: a kind of pretrain.heads."""
+        """Each encoder: images -> (B, feature_dim), and an attribute `feature_dim`. head: a kind of pretrain.model.heads."""
         super().__init__()
         self.encoder_1, self.encoder_2 = encoder_1, encoder_2
         self.head_1 = ProjectionHead(head, int(encoder_1.feature_dim), embedding_dim)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def _critic(embedding_1: Tensor, embedding_2: Tensor, temperature: float) -> Ten
 def held_out_information(
     networks: PairEncoders, batches: PairBatches, *, temperature: float = 0.1, bound: str = "info_nce"
 ) -> Estimate:
-    """The `bound` (a name of pretrain.information.BOUNDS) on pairs that were not trained on, encoders in evaluation mode.
+    """The `bound` (a name of pretrain.good_views.information.BOUNDS) on pairs that were not trained on, encoders in evaluation mode.
 
     Give batches of one size: a batch of B has B - 1 negatives and a ceiling of log B.
     """

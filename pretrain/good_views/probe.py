@@ -4,7 +4,7 @@ In: features float (N, D) of any scale, labels (N,) or targets (N, M). Out: a fi
 
 Nothing is drawn at random and no rate is chosen: the classifier's objective has one minimum (L-BFGS finds it), the
 regressor's has a closed form. So two encoders differ by their features, never by a probe's luck. The readout with
-augmented views and the paper's protocol is transfer/linear.py.
+augmented views and the paper's protocol is transfer/readout/linear.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain.errors import DataError
+from pretrain.base.errors import DataError
 
 # A feature that varies by this share of its own size or less is float32 rounding, not signal; it is taken out.
 DEAD_SHARE = 1e-6

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 MIN_SIZE = 16
 
@@ -20,7 +20,7 @@ class SmallEncoder(nn.Module):
     """Four 3x3 convolutions with BatchNorm and ReLU, three of them of stride 2, then the mean over the image.
 
     Channels: width, 2 width, 4 width, feature_dim. At 32 px, width 32, feature_dim 128: 4.9 million multiply-adds an image
-    of three channels. Convolutions start Kaiming normal (fan_out), BatchNorm 1/0, as pretrain.encoder's.
+    of three channels. Convolutions start Kaiming normal (fan_out), BatchNorm 1/0, as pretrain.model.encoder's.
     """
 
     def __init__(self, in_channels: int, *, width: int = 32, feature_dim: int = 128) -> None:

@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pretrain.batchnorm import group_batchnorm
+from pretrain.base.contract import InputContract
 from pretrain.config import EncoderConfig, MethodConfig
-from pretrain.contract import InputContract
-from pretrain.data import ViewBatch
-from pretrain.distributed import Ranks, gather_rows
-from pretrain.encoder import ResNetEncoder
-from pretrain.heads import JigsawHead, ProjectionHead
-from pretrain.loss import info_nce
-from pretrain.memory import FeatureQueue
-from pretrain.momentum import shuffled_forward, start_key, update_key
+from pretrain.data.loader import ViewBatch
+from pretrain.model.batchnorm import group_batchnorm
+from pretrain.model.encoder import ResNetEncoder
+from pretrain.model.heads import JigsawHead, ProjectionHead
+from pretrain.model.loss import info_nce
+from pretrain.model.memory import FeatureQueue
+from pretrain.model.momentum import shuffled_forward, start_key, update_key
+from pretrain.run.ranks import Ranks, gather_rows
 from pretrain.views.pipeline import normalize
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 
 class FeatureQueue(nn.Module):

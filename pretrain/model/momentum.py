@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pretrain.distributed import Ranks, gather_rows
+from pretrain.run.ranks import Ranks, gather_rows
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def shuffled_forward(
 ) -> Tensor:
     """Keys of `images` (B, ...), each computed in a batch mixed over all ranks (ShuffleBN), returned in own order (B, D).
 
-    BatchNorm statistics would otherwise tell query and key that they belong together (pretrain/batchnorm.py). The
+    BatchNorm statistics would otherwise tell query and key that they belong together (pretrain/model/batchnorm.py). The
     permutation is a pure function of (seed, step), equal on all ranks. With one rank it mixes the groups of that rank's
     batch. Shuffles over the world, as MoCo does (the reference: within a node).
     """

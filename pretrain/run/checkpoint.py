@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from pretrain.atomic import atomic_file
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import in_memory, read_torch_file
+from pretrain.base.atomic import atomic_file
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
 
 FORMAT = "infomin-transfer/checkpoint"
 VERSION = 1
@@ -47,7 +47,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is absent, damaged or of another kind.
 
-    Read as a stranger's file is (pretrain/safe_reader/torch_files.py): nothing in it can run, and its checksums are checked.
+    Read as a stranger's file is (pretrain/base/weight_files/torch_files.py): nothing in it can run, and its checksums are checked.
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")

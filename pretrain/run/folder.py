@@ -21,9 +21,9 @@ import torch
 import torchvision
 import yaml
 
-from pretrain.atomic import write_json, write_text
+from pretrain.base.atomic import write_json, write_text
+from pretrain.base.errors import ConfigError
 from pretrain.config import to_plain
-from pretrain.errors import ConfigError
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
@@ -161,7 +161,7 @@ def _cpu_name() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

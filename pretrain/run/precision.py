@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 LARGEST_1X1_RES4 = 16  # res4 has stride 16
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 T = TypeVar("T")
 

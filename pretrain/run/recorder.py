@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.atomic import write_text
-from pretrain.distributed import Ranks, mean_over_ranks
+from pretrain.base.atomic import write_text
+from pretrain.run.ranks import Ranks, mean_over_ranks
 
 
 class Recorder:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 Triple = tuple[float, float, float]
 Matrix = tuple[Triple, Triple, Triple]

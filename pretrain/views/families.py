@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.colour import COLOUR_SPACES
 from pretrain.views.paired_ops import MAX_SPLIT_SIGMA, ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.recipes import (

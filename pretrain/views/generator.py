@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
+from pretrain.base.errors import UserError
 from pretrain.views.colour import colour_space
 
 # Largest deviation of x from inverse(forward(x)) in normalised units that a generator to be kept may have: 0.07 of a grey level.

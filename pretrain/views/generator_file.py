@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pretrain.atomic import atomic_file
-from pretrain.errors import CheckpointError, ConfigError
-from pretrain.strict import from_mapping
+from pretrain.base.atomic import atomic_file
+from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.strict import from_mapping
 from pretrain.views.generator import Generator, GeneratorConfig
 
 FORMAT = "infomin-transfer/generator"

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.errors import ConfigError, DataError
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.views import geometry
 from pretrain.views.colour import colour_space
 from pretrain.views.generator_file import embedded_generator

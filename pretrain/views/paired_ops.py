@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 MAX_SPLIT_SIGMA = 100.0
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.contract import InputContract
-from pretrain.errors import ConfigError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError
 from pretrain.views import geometry, paired, photometric, randaugment
 from pretrain.views.geometry import CentreBox, Crop, Flip
 from pretrain.views.jigsaw import apply_patches, draw_patches, draw_permutation

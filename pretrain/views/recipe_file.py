@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from pretrain.atomic import write_text
-from pretrain.errors import ConfigError
-from pretrain.strict import from_mapping, load_yaml
+from pretrain.base.atomic import write_text
+from pretrain.base.errors import ConfigError
+from pretrain.base.strict import from_mapping, load_yaml
 from pretrain.views.generator_file import EMBEDDED, embed_generator
 from pretrain.views.recipes import RECIPES, JigsawSpec, Op, Recipe
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.paired_ops import PairedOp, PatchDistance, check_probability
 
 Range = tuple[float, float]

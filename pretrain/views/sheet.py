@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.atomic import atomic_file
+from pretrain.base.atomic import atomic_file
 from pretrain.views.jigsaw import GRID
 from pretrain.views.pipeline import SampleViews
 

@@ -30,7 +30,7 @@ def make_checkpoint(path: Path) -> None:
     """A file with the containers, names and sizes of PyContrast's MoCo v2."""
     import torch
 
-    from pretrain.encoder import ResNetEncoder
+    from pretrain.model.encoder import ResNetEncoder
 
     torch.manual_seed(0)
     state = ResNetEncoder("resnet50").state_dict()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from pretrain.information import BOUNDS, estimate  # noqa: E402
+from pretrain.good_views.information import BOUNDS, estimate  # noqa: E402
 from tests.pretrain.gaussians import correlation_for, ideal_batches  # noqa: E402
 
 DIMENSIONS = (1, 4, 16)

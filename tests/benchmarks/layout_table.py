@@ -25,8 +25,8 @@ from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save
 from transfer.conversion.convert import convert
 from transfer.conversion.names import to_detectron2
 from transfer.conversion.sources import load_backbone
-from transfer.detector_config import load_detector_config, resolve_config_path
-from transfer.lint import backbone_names
+from transfer.detect.checks import backbone_names
+from transfer.detect.config import load_detector_config, resolve_config_path
 
 DETECTORS = {"FPN": "coco/R_50_FPN_1x_random.yaml", "C4": "coco/R_50_C4_1x_random.yaml"}
 TENSORS = 265

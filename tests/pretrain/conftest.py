@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.base.strict import from_mapping, merge
 from pretrain.config import RunConfig
-from pretrain.strict import from_mapping, merge
 
 NUM_IMAGES = 18  # two batches of 8 an epoch, and two images left over
 

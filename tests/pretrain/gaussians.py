@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pretrain.information import Scores, in_batch
+from pretrain.good_views.information import Scores, in_batch
 
 
 def true_information(dim: int, rho: float) -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pretrain.base.errors import ConfigError
+from pretrain.base.strict import from_mapping
 from pretrain.config import RunConfig, load_run_config, to_plain
-from pretrain.errors import ConfigError
-from pretrain.stream import recipe_of
-from pretrain.strict import from_mapping
+from pretrain.data.stream import recipe_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pretrain import train as train_module
-from pretrain.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
-from pretrain.contract import InputContract
-from pretrain.distributed import Ranks
-from pretrain.errors import ConfigError, DataError, Terminated, UserError
-from pretrain.precision import choose_precision
-from pretrain.stream import open_stream
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
+from pretrain.data.stream import open_stream
+from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
+from pretrain.run.precision import choose_precision
+from pretrain.run.ranks import Ranks
 from pretrain.train import build_state, train, train_step
 
 STEPS = 6

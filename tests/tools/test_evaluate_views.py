@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrain.view_learning.tiny_game import write_classes
+from tests.pretrain.good_views.view_learning.tiny_game import write_classes
 
 pytestmark = pytest.mark.slow  # a process each, which imports torch
 

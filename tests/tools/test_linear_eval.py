@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.checkpoint import write_checkpoint
-from pretrain.contract import InputContract
-from pretrain.encoder import ResNetEncoder
-from transfer.linear_features import state_hash
+from pretrain.base.contract import InputContract
+from pretrain.model.encoder import ResNetEncoder
+from pretrain.run.checkpoint import write_checkpoint
+from transfer.readout.features import state_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [

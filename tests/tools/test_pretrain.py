@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.checkpoint import checkpoint_path, read_checkpoint
+from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

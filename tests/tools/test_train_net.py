@@ -15,13 +15,13 @@ import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch.multiprocessing import ProcessExitedException
 
-from pretrain.contract import InputContract
-from pretrain.errors import ConfigError, run_tool
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError, run_tool
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
-from transfer.synthetic.config import SyntheticConfig
-from transfer.synthetic.write import write_dataset
+from transfer.demo_data.config import SyntheticConfig
+from transfer.demo_data.write import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
@@ -297,7 +297,7 @@ def test_authors_fpn_configuration_trains_converted_weights_under_detectron2s_ow
     """Its tool has no guard of its own: what it loaded is held against the file here."""
     from detectron2.modeling import build_model
 
-    from transfer.detector_config import load_detector_config
+    from transfer.detect.config import load_detector_config
 
     path = ROOT / "transfer" / "configs" / "coco" / "R_50_FPN_1x_infomin.yaml"
     torch.manual_seed(1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from transfer.sweep import run_sweep
-from transfer.sweep_config import SweepConfig, build_sweep
+from transfer.compare.sweep import run_sweep
+from transfer.compare.sweep_config import SweepConfig, build_sweep
 
 FAKE_TOOL = """
 import json, pathlib, sys

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from transfer.published import family_of
-from transfer.report_runs import DetectionRun, LinearRun
+from transfer.compare.published import family_of
+from transfer.compare.runs import DetectionRun, LinearRun
 
 # Orders of columns as the literature prints them.
 VOC_ORDER = ("AP50", "AP", "AP75")

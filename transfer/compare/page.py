@@ -12,13 +12,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import DataError
-from transfer.report_groups import Comparison, ReadoutGroup, metric_label
-from transfer.report_plots import Picture, detection_curves, pretraining_curves, readout_curves, seed_dots, sheet
-from transfer.report_runs import PretrainRun, Runs, shared_root
-from transfer.report_samples import SAMPLES_NOTE, SampleRow, sample_rows
-from transfer.report_style import STYLE_SHEET
-from transfer.report_tables import (
+from pretrain.base.errors import DataError
+from transfer.compare.groups import Comparison, ReadoutGroup, metric_label
+from transfer.compare.plots import Picture, detection_curves, pretraining_curves, readout_curves, seed_dots, sheet
+from transfer.compare.runs import PretrainRun, Runs, shared_root
+from transfer.compare.samples import SAMPLES_NOTE, SampleRow, sample_rows
+from transfer.compare.style import STYLE_SHEET
+from transfer.compare.tables import (
     BASELINE,
     Table,
     detection_tables,

@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pretrain.reader import read_image
-from transfer.report_groups import Comparison, ReadoutGroup, metric_label
-from transfer.report_runs import DetectionRun, PretrainRun, is_number
+from pretrain.base.image_files import read_image
+from transfer.compare.groups import Comparison, ReadoutGroup, metric_label
+from transfer.compare.runs import DetectionRun, PretrainRun, is_number
 
 COLOURS = {"random": "#6b7280", "supervised": "#b45309", "infomin": "#1d4ed8"}
 OTHER_COLOURS = ("#047857", "#7c3aed", "#be123c", "#0e7490")

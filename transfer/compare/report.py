@@ -1,7 +1,7 @@
 """The report: run directories in, one self-contained page, a Markdown file and a CSV out. Read `write_report` first.
 
 In: folders of pre-training, readout and detection runs. Out: DIR/index.html, DIR/report.md, DIR/report.csv. Every figure
-on the page was read from a run directory or, marked as such, from transfer/published.py.
+on the page was read from a run directory or, marked as such, from transfer/compare/published.py.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.atomic import write_text
-from pretrain.errors import ConfigError
-from transfer.report_groups import Comparison, ReadoutGroup, group_detection, group_readouts
-from transfer.report_html import render_html
-from transfer.report_runs import Runs
-from transfer.report_search import read_runs
-from transfer.report_statistics import spread
-from transfer.report_tables import (
+from pretrain.base.atomic import write_text
+from pretrain.base.errors import ConfigError
+from transfer.compare.groups import Comparison, ReadoutGroup, group_detection, group_readouts
+from transfer.compare.page import render_html
+from transfer.compare.runs import Runs
+from transfer.compare.search import read_runs
+from transfer.compare.statistics import spread
+from transfer.compare.tables import (
     Table,
     detection_tables,
     headline,

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import DataError
-from pretrain.strict import load_yaml
+from pretrain.base.errors import DataError
+from pretrain.base.strict import load_yaml
 
 Metrics = Mapping[str, float]  # "bbox/AP50" -> AP points
 

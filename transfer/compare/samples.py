@@ -12,11 +12,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.errors import DataError
-from pretrain.reader import read_image
-from transfer.report_groups import Comparison
-from transfer.report_plots import BOX_COLOURS, encode_image
-from transfer.report_runs import DetectionRun
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import read_image
+from transfer.compare.groups import Comparison
+from transfer.compare.plots import BOX_COLOURS, encode_image
+from transfer.compare.runs import DetectionRun
 
 MAX_IMAGES = 8
 SCORE_SHOWN = 0.3

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pretrain.errors import DataError
-from transfer.report_runs import Runs, UnfinishedRun, load_json, read_detection, read_linear, read_pretraining
+from pretrain.base.errors import DataError
+from transfer.compare.runs import Runs, UnfinishedRun, load_json, read_detection, read_linear, read_pretraining
 
 SEARCH_DEPTH = 3
 FORMATS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from transfer.study_config import (
+from transfer.compare.study_config import (
     NO_WEIGHTS,
     PRETRAINED,
     ROOT,

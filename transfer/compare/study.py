@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pretrain.atomic import write_json
-from pretrain.errors import Terminated
-from transfer.study_config import ROOT, StudyConfig
-from transfer.study_folder import StudyFolder, open_folder, shown
-from transfer.study_process import run_logged
-from transfer.study_stages import Stage, plan_stages
-from transfer.study_table import Verdict, collect_scores, format_table, judge
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import Terminated
+from transfer.compare.runner import run_logged
+from transfer.compare.stages import Stage, plan_stages
+from transfer.compare.study_config import ROOT, StudyConfig
+from transfer.compare.study_folder import StudyFolder, open_folder, shown
+from transfer.compare.study_table import Verdict, collect_scores, format_table, judge
 
 Say = Callable[[str], None]
 

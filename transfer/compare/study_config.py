@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pretrain.errors import ConfigError
-from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.errors import ConfigError
+from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
 METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75", "readout/top1")
 PLACEHOLDERS = ("data", "init")

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.atomic import write_json
-from pretrain.errors import ConfigError, DataError
-from transfer.study_config import ROOT
-from transfer.study_stages import CHECKPOINT, Stage
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError, DataError
+from transfer.compare.stages import CHECKPOINT, Stage
+from transfer.compare.study_config import ROOT
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import DataError
-from transfer.report_statistics import spread
-from transfer.study_config import METRICS, Expectation
-from transfer.study_stages import Stage
+from pretrain.base.errors import DataError
+from transfer.compare.stages import Stage
+from transfer.compare.statistics import spread
+from transfer.compare.study_config import METRICS, Expectation
 
 COLUMNS = {
     "bbox/AP50": "box AP50",

@@ -12,17 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pretrain.atomic import write_json, write_text
-from pretrain.data import list_images
+from pretrain.base.atomic import write_json, write_text
+from pretrain.data.source import list_images
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain, write_recipe
-from transfer.study import Say, run_stages, show_plan, show_seconds
-from transfer.study_config import ROOT
-from transfer.study_folder import StudyFolder, open_folder, shown
-from transfer.sweep_config import SweepConfig
-from transfer.sweep_figures import Row, SweetSpot, collect_rows, find_sweet_spot, findings, format_table
-from transfer.sweep_plots import draw_curve, draw_views
-from transfer.sweep_stages import all_stages, plan_points, recipe_file
+from transfer.compare.study import Say, run_stages, show_plan, show_seconds
+from transfer.compare.study_config import ROOT
+from transfer.compare.study_folder import StudyFolder, open_folder, shown
+from transfer.compare.sweep_config import SweepConfig
+from transfer.compare.sweep_figures import Row, SweetSpot, collect_rows, find_sweet_spot, findings, format_table
+from transfer.compare.sweep_plots import draw_curve, draw_views
+from transfer.compare.sweep_stages import all_stages, plan_points, recipe_file
 
 RESULT_NAME = "sweep.json"
 RESULT_FORMAT = "infomin-transfer/sweep-result"

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.image_files import read_size
 from pretrain.config import load_run_config
-from pretrain.data import ClassFolders, list_images
-from pretrain.errors import ConfigError, DataError
-from pretrain.reader import read_size
-from pretrain.stream import recipe_of
-from pretrain.view_learning.evaluation import load_evaluation_config
+from pretrain.data.source import ClassFolders, list_images
+from pretrain.data.stream import recipe_of
+from pretrain.good_views.view_learning.evaluation import load_evaluation_config
 from pretrain.views.families import Family, Setting, family_named, show_setting
 from pretrain.views.recipes import RandomResizedCrop, Recipe
 
@@ -138,8 +138,8 @@ def build_sweep(
 
 def _checked(part: DetectionPart) -> DetectionPart:
     """With the configuration's path found as tools/train_net.py finds it. Raises what that command would, hours earlier."""
-    from transfer.datasets import parse_spec, read_data
-    from transfer.detector_config import load_detector_config, resolve_config_path
+    from transfer.data.spec import parse_spec, read_data
+    from transfer.detect.config import load_detector_config, resolve_config_path
 
     path = resolve_config_path(str(part.config_file))
     load_detector_config(path, ())

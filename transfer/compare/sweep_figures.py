@@ -14,10 +14,10 @@ from typing import Any
 
 from scipy import stats
 
-from pretrain.errors import DataError
+from pretrain.base.errors import DataError
 from pretrain.views.families import STACK, Family, Setting, show_setting
-from transfer.report_statistics import Spread, spread
-from transfer.sweep_stages import Point
+from transfer.compare.statistics import Spread, spread
+from transfer.compare.sweep_stages import Point
 
 CLEAR_RANK = 0.9  # a rank correlation from here on counts as a direction
 SATURATED_MARK = "*"

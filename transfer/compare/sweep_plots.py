@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pretrain.atomic import atomic_file
-from pretrain.reader import read_image
+from pretrain.base.atomic import atomic_file
+from pretrain.base.image_files import read_image
 from pretrain.views.families import Family, Setting, show_setting
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.sheet import draw_strips, save_png
-from transfer.report_plots import STYLE
-from transfer.sweep_config import SweepConfig
-from transfer.sweep_figures import Row, is_ordered
+from transfer.compare.plots import STYLE
+from transfer.compare.sweep_config import SweepConfig
+from transfer.compare.sweep_figures import Row, is_ordered
 
 INFORMATION, ACCURACY, BEST, CEILING = "#047857", "#1d4ed8", "#be123c", "#9ca3af"
 SHEET_IMAGES = 4

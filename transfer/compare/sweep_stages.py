@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain
-from transfer.study_stages import Stage, checkpoint_of, rooted
-from transfer.sweep_config import FOLDED, SweepConfig
+from transfer.compare.stages import Stage, checkpoint_of, rooted
+from transfer.compare.sweep_config import FOLDED, SweepConfig
 
 
 @dataclass(frozen=True)

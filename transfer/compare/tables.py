@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from transfer.published import PublishedTable, family_of, published_detection, published_readout
-from transfer.report_groups import Comparison, ReadoutGroup, metric_label
-from transfer.report_statistics import PairedDifference, Spread, paired_difference, spread
+from transfer.compare.groups import Comparison, ReadoutGroup, metric_label
+from transfer.compare.published import PublishedTable, family_of, published_detection, published_readout
+from transfer.compare.statistics import PairedDifference, Spread, paired_difference, spread
 
 BASELINE = "random"
 UNVERIFIED_MARK = "\u2020"

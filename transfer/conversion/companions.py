@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 
 HUGGING_FACE_FILES = ("preprocessor_config.json", "config.json")
 TIMM_FILE = "config.json"

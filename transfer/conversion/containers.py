@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from transfer.conversion.layout_entry import Branch, Layout
 
 MAX_DEPTH = 6

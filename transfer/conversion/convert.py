@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.atomic import sync_directory, sync_file, write_json
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.atomic import sync_directory, sync_file, write_json
+from pretrain.base.errors import CheckpointError, ConfigError
 from transfer.conversion.export_detectron2 import AUTHOR
 from transfer.conversion.names import to_detectron2
 from transfer.conversion.parity import prove

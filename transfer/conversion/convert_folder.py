@@ -15,7 +15,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from pretrain.errors import CheckpointError, ConfigError, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from transfer.conversion.convert import convert
 from transfer.conversion.sidecar import read_sidecar
 from transfer.conversion.targets import DEFAULT_TARGET, Target, target_named

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pretrain.encoder import STAGES
+from pretrain.model.encoder import STAGES
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork
 from transfer.conversion.names import from_detectron2, to_detectron2
 from transfer.conversion.sidecar import detectron2_settings

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.atomic import atomic_file
-from pretrain.contract import InputContract
-from pretrain.encoder import ResNetEncoder
+from pretrain.base.atomic import atomic_file
+from pretrain.base.contract import InputContract
+from pretrain.model.encoder import ResNetEncoder
 from transfer.conversion.loaded_network import STRIDED_BLOCKS, Preprocessing
 from transfer.conversion.parity import source_network
 from transfer.conversion.sources import Backbone

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pretrain.atomic import atomic_file
+from pretrain.base.atomic import atomic_file
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork, run_with_hooks
 from transfer.conversion.sources import Backbone
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pretrain.atomic import atomic_file
-from pretrain.errors import CheckpointError
+from pretrain.base.atomic import atomic_file
+from pretrain.base.errors import CheckpointError
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork, run_with_hooks
 from transfer.conversion.sources import Backbone
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pretrain.encoder import ARCHITECTURES, Architecture, backbone_shapes
+from pretrain.model.encoder import ARCHITECTURES, Architecture, backbone_shapes
 
 COUNTER = "num_batches_tracked"  # written by BatchNorm, read by nothing
 ON_REQUEST = frozenset({"resnet50_half"})  # converted only with --source: no published detector has this width

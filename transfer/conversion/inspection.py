@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from transfer.conversion.containers import View, file_view
 from transfer.conversion.layouts import AUTOMATIC
 from transfer.conversion.sidecar import detectron2_settings

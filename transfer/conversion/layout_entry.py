@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pretrain.contract import InputContract
+from pretrain.base.contract import InputContract
 
 Path = tuple[str, ...]  # keys from the top of the file down to a dictionary of tensors
 

@@ -25,7 +25,7 @@ OURS = (
     Layout(
         name="infomin-transfer",
         description="this project's pre-training (tools/pretrain.py)",
-        source="pretrain/checkpoint.py",
+        source="pretrain/run/checkpoint.py",
         markers=(rf"^model/query\.encoder\.{ENCODER}", r"^model/memory\."),
         branches={"query": Branch("query.encoder.", MODEL), "key": Branch("key.encoder.", MODEL)},
         contract=None,

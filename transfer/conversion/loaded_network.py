@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pretrain.contract import InputContract
+from pretrain.base.contract import InputContract
 
 TensorMap = Mapping[str, Tensor]
 COUNTER = "num_batches_tracked"  # written by BatchNorm, read by nothing

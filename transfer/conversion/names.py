@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 
 NORM = r"(?P<leaf>weight|bias|running_mean|running_var)"
 CAFFE2_EPS = (

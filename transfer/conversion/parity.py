@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.contract import InputContract
-from pretrain.encoder import ARCHITECTURES, STAGES, ResNetEncoder
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
+from pretrain.model.encoder import ARCHITECTURES, STAGES, ResNetEncoder
 from transfer.conversion.loaded_network import LoadedNetwork
 from transfer.conversion.sidecar import BREAKS, OTHER_BRANCH, PROVEN_STAGES, TOLERANCE
 from transfer.conversion.sources import Backbone

@@ -12,9 +12,9 @@ from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.contract import InputContract
-from pretrain.encoder import ARCHITECTURES, STAGES
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
+from pretrain.model.encoder import ARCHITECTURES, STAGES
 from transfer.conversion.weight_files import file_sha256
 
 FORMAT = "infomin-transfer/sidecar"

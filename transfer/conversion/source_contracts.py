@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint import FORMAT, KEYS
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
+from pretrain.run.checkpoint import FORMAT, KEYS
 from transfer.conversion.companions import huggingface_contract, timm_contract
 from transfer.conversion.layout_entry import IMAGENET_RGB, VISSL_TRUNK, Layout
 from transfer.conversion.sidecar import FORMAT as SIDECAR_FORMAT

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError, ConfigError
-from pretrain.safe_reader.torch_files import TorchFile
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.weight_files.torch_files import TorchFile
 from transfer.conversion.containers import Containers, View, arranged, branch_tensors, file_view, levels
 from transfer.conversion.fitting import COUNTER, fit, listing, reason
 from transfer.conversion.layout_entry import Branch

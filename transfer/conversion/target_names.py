@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 
 LEAF = r"(?P<leaf>weight|bias|running_mean|running_var|num_batches_tracked)"
 BLOCK = r"layer(?P<layer>[1-4])\.(?P<block>\d+)"

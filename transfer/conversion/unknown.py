@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError
 from transfer.conversion.containers import Containers
 from transfer.conversion.fitting import BACKBONE_SEGMENTS, COUNTER, Fit, fit, reason
 from transfer.conversion.names import HUGGING_FACE, SEQUENTIAL, TORCHVISION, Naming

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import TorchFile
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import TorchFile
 from transfer.conversion.fitting import listing
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import HEAD_SIZE, TorchFile, is_pickled, open_torch_file, reason
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import HEAD_SIZE, TorchFile, is_pickled, open_torch_file, reason
 
 MAX_HEADER = 16 << 20  # bytes of JSON before the tensors of a safetensors file; some 100 thousand tensors
 CHUNK = 1 << 20

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import TorchFile
-from pretrain.safe_reader.zip_records import DESCRIPTOR, read_records
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import TorchFile
+from pretrain.base.weight_files.zip_records import DESCRIPTOR, read_records
 
 
 def write_torch_file(path: Path, content: Any, tensors: Mapping[str, Tensor], *, file: TorchFile) -> list[str]:

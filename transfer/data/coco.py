@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import pycocotools.mask
 from detectron2.structures import BoxMode
 
-from pretrain.errors import DataError
-from pretrain.reader import MAX_PIXELS
-from transfer.detection_records import BoxRule, DetectionData, is_number
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import MAX_PIXELS
+from transfer.data.records import BoxRule, DetectionData, is_number
 
 MAX_ID = 2**63 - 1  # what pycocotools' C++ counterparts hold
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transfer.detection_records import DetectionData
+from transfer.data.records import DetectionData
 
 
 def ground_truth_json(data: DetectionData) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.errors import DataError
+from pretrain.base.errors import DataError
 
 OVERHANG = 2.0  # pixels that a box may stand over its image: rounding, and VOC's 1-based corners; clipped and counted
 MAX_DROPPED = 1e-3  # share of objects that may be dropped as degenerate: COCO train2017 holds 2 in 860,001

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.reader import read_image, read_size
-from transfer.coco_annotations import read_coco
-from transfer.detection_records import DetectionData, with_class_order
-from transfer.voc_annotations import read_voc
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.image_files import read_image, read_size
+from transfer.data.coco import read_coco
+from transfer.data.records import DetectionData, with_class_order
+from transfer.data.voc import read_voc
 
 FORMS = "coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT"
 TAIL = 1024  # bytes; programs that write images append a few at most

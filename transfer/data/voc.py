@@ -15,8 +15,8 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 from detectron2.structures import BoxMode
 
-from pretrain.errors import DataError
-from transfer.detection_records import BoxRule, DetectionData, is_number
+from pretrain.base.errors import DataError
+from transfer.data.records import BoxRule, DetectionData, is_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MAX_XML_BYTES = 1 << 20

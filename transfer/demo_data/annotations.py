@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 from xml.sax.saxutils import escape
 
-from transfer.synthetic.config import CLASS_NAMES
-from transfer.synthetic.masks import mask_polygons
-from transfer.synthetic.scenes import SceneObject
+from transfer.demo_data.config import CLASS_NAMES
+from transfer.demo_data.masks import mask_polygons
+from transfer.demo_data.scenes import SceneObject
 
 # Below this visible share VOC calls an object occluded (its guidelines: "more than 5% occluded"; rims cost a little).
 _OCCLUDED_BELOW = 0.95

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 FORMAT = "infomin-transfer/synthetic"
 FORMAT_VERSION = 1  # raised whenever the same configuration would give other bytes

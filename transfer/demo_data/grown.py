@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transfer.synthetic.design import (
+from transfer.demo_data.design import (
     BODY,
     DARK,
     LIGHT,

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from transfer.synthetic.design import (
+from transfer.demo_data.design import (
     BODY,
     DARK,
     LIGHT,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from transfer.synthetic.config import CLASS_NAMES
-from transfer.synthetic.design import LIGHT, LINE, NUM_COLOURS, Design, Layer
-from transfer.synthetic.grown import butterfly, fish, leaf, mushroom
-from transfer.synthetic.made import car, gear, house, mug
-from transfer.synthetic.photos import LUMA, photo_crop, random_colour, recolour
+from transfer.demo_data.config import CLASS_NAMES
+from transfer.demo_data.design import LIGHT, LINE, NUM_COLOURS, Design, Layer
+from transfer.demo_data.grown import butterfly, fish, leaf, mushroom
+from transfer.demo_data.made import car, gear, house, mug
+from transfer.demo_data.photos import LUMA, photo_crop, random_colour, recolour
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Design]] = {
     "butterfly": butterfly,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.scenes import render_object_image, render_scene
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
+from transfer.demo_data.scenes import render_object_image, render_scene
 
 
 def draw_overview(config: SyntheticConfig, *, columns: int = 12, num_scenes: int = 12) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from pretrain.errors import DataError
+from pretrain.base.errors import DataError
 
 PHOTO_FILES = (
     "astronaut.png",

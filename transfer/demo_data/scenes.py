@@ -11,10 +11,10 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.design import box, ellipse, smooth, turned
-from transfer.synthetic.objects import Light, Sprite, random_light, render_sprite
-from transfer.synthetic.photos import photo_crop, random_colour, recolour
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
+from transfer.demo_data.design import box, ellipse, smooth, turned
+from transfer.demo_data.objects import Light, Sprite, random_light, render_sprite
+from transfer.demo_data.photos import photo_crop, random_colour, recolour
 
 _STREAMS = {"unlabelled/train": 0, "unlabelled/val": 1, "train": 2, "test": 3}
 _PLACEMENT_TRIES = 12

@@ -27,11 +27,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pretrain.atomic import sync_directory, write_json
-from pretrain.errors import DataError
-from transfer.synthetic.annotations import coco_dataset, coco_objects, voc_annotation
-from transfer.synthetic.config import CLASS_NAMES, FORMAT, FORMAT_VERSION, SyntheticConfig
-from transfer.synthetic.scenes import render_object_image, render_scene
+from pretrain.base.atomic import sync_directory, write_json
+from pretrain.base.errors import DataError
+from transfer.demo_data.annotations import coco_dataset, coco_objects, voc_annotation
+from transfer.demo_data.config import CLASS_NAMES, FORMAT, FORMAT_VERSION, SyntheticConfig
+from transfer.demo_data.scenes import render_object_image, render_scene
 
 _CHUNK = 64  # images a task: small enough for an even progress bar, large enough to hide the process hop
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import in_memory
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import in_memory
 from transfer.conversion.weight_files import read_weight_file
 
 

@@ -18,9 +18,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from pretrain.errors import CheckpointError, ConfigError
-from transfer.detection_records import is_number
-from transfer.safe_checkpointer import read_for_detectron2
+from pretrain.base.errors import CheckpointError, ConfigError
+from transfer.data.records import is_number
+from transfer.detect.checkpointer import read_for_detectron2
 
 CATALOG_SCHEMES = ("detectron2://", "catalog://")
 # What the weights were trained to be fed, and the shape of the network they are for. Held against the sidecar.

@@ -19,11 +19,11 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 
-import transfer.heads  # noqa: F401  the configurations name its head
-from pretrain.errors import ConfigError
-from pretrain.strict import load_yaml
+import transfer.detect.heads  # noqa: F401  the configurations name its head
+from pretrain.base.errors import ConfigError
+from pretrain.base.strict import load_yaml
 
-CONFIG_ROOT = Path(__file__).parent / "configs"
+CONFIG_ROOT = Path(__file__).resolve().parents[1] / "configs"
 BASE_KEY = "_BASE_"
 
 

@@ -17,11 +17,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from pretrain.errors import CheckpointError, ConfigError
-from pretrain.strict import load_yaml
+from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.strict import load_yaml
 from transfer.conversion.sidecar import read_sidecar, sidecar_path
 from transfer.conversion.targets import target_named
-from transfer.lint import (
+from transfer.detect.checks import (
     CATALOG_SCHEMES,
     check_backbone_loaded,
     check_model_loaded,

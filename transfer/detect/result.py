@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
 from torch import nn
 
-from pretrain.atomic import write_json
+from pretrain.base.atomic import write_json
 
 RESULT_FORMAT = "infomin-transfer/detection-result"
 RESULT_VERSION = 1

@@ -22,13 +22,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from pretrain.errors import ConfigError, DataError
-from transfer.datasets import PreparedData, parse_spec, prepare_data
-from transfer.detection_result import clean_metrics, collect_samples, read_history, write_result, write_samples
-from transfer.detection_weights import WeightsPlan, plan_weights, verify_fits, verify_loaded
-from transfer.detector_config import check_supported, load_detector_config, resolve_config_path, runtime_values
-from transfer.safe_checkpointer import SafeCheckpointer
-from transfer.trainer import DetectionTrainer
+from pretrain.base.errors import ConfigError, DataError
+from transfer.data.spec import PreparedData, parse_spec, prepare_data
+from transfer.detect.checkpointer import SafeCheckpointer
+from transfer.detect.config import check_supported, load_detector_config, resolve_config_path, runtime_values
+from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
+from transfer.detect.result import clean_metrics, collect_samples, read_history, write_result, write_samples
+from transfer.detect.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
 LONG_MESSAGE = 40  # lines

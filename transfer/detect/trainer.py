@@ -30,13 +30,13 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.utils import comm
 from torch import nn
 
-from pretrain.atomic import write_json
-from pretrain.errors import ConfigError, DataError, UserError
-from pretrain.reader import read_image
-from transfer.coco_ground_truth import ground_truth_json
-from transfer.detection_records import DetectionData
-from transfer.safe_checkpointer import SafeCheckpointer
-from transfer.voc_evaluation import VocEvaluator
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.image_files import read_image
+from transfer.data.ground_truth import ground_truth_json
+from transfer.data.records import DetectionData
+from transfer.detect.checkpointer import SafeCheckpointer
+from transfer.detect.evaluation import VocEvaluator
 
 
 class SharedReaderMapper(DatasetMapper):

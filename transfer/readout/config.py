@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
 
 REFERENCE_BATCH = 256
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it

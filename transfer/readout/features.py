@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pretrain.contract import InputContract
-from pretrain.data import ClassFolders, ImageSource, ViewDataset, build_loader, scan_images
-from pretrain.encoder import ResNetEncoder
-from pretrain.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.data.loader import ViewDataset, build_loader
+from pretrain.data.source import ClassFolders, ImageSource, scan_images
+from pretrain.model.encoder import ResNetEncoder
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, RandomResizedCrop, Recipe
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 from transfer.conversion.sources import load_backbone
-from transfer.linear_config import LinearConfig
+from transfer.readout.config import LinearConfig
 
 RANDOM = "random:"
 NAMED_UNREADABLE = 10

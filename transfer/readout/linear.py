@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from pretrain.errors import ConfigError
-from pretrain.schedules import LearningRate
+from pretrain.base.errors import ConfigError
+from pretrain.run.schedule import LearningRate
 from pretrain.views.recipes import RECIPES
-from transfer.linear_config import LinearConfig
-from transfer.linear_features import (
+from transfer.readout.config import LinearConfig
+from transfer.readout.features import (
     FrozenEncoder,
     LabelledImages,
     batches_per_epoch,

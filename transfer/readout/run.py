@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.atomic import write_json
-from pretrain.errors import ConfigError
-from transfer.linear import MAX_TOP, encoder_stands_still, measure
-from transfer.linear_config import LinearConfig
-from transfer.linear_features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError
+from transfer.readout.config import LinearConfig
+from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
+from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
 RESULT_NAME = "linear_result.json"
 STARTED_NAME = "linear_started.json"

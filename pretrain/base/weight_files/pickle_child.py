@@ -1,13 +1,13 @@
 """The child process that reads pickles: it answers what a file holds, and never makes the objects that the file asks for.
 
-    python -I -S -c "..." KIND FILE OFFSET SIZE BLOB   (started by pretrain/safe_reader/pickle_process.py; FILE and BLOB are descriptors)
+    python -I -S -c "..." KIND FILE OFFSET SIZE BLOB   (started by pretrain/base/weight_files/pickle_process.py; FILE and BLOB are descriptors)
 
 In: the bytes of a pickle (KIND `zip`: data.pkl of a torch file; `old`: a whole file of torch before 1.6; `pickle`: a pickle of
 arrays). Out: one JSON plan on standard output - the containers, where the bytes of each tensor lie, or an error - and the
 bytes of pickled arrays in BLOB. Only the standard library: the process starts in some 20 ms.
 
 Three walls: every operation is counted and known before the first one runs; every name that a pickle may use stands for
-a plain record of ours (pretrain/safe_reader/pickle_names.py); the process has a cap on memory, time and output, and ends after one file.
+a plain record of ours (pretrain/base/weight_files/pickle_names.py); the process has a cap on memory, time and output, and ends after one file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pickle
 import sys
 from typing import Any
 
-from pretrain.safe_reader.pickle_names import ALLOWED
-from pretrain.safe_reader.pickle_operations import check_operations
-from pretrain.safe_reader.pickle_records import (
+from pretrain.base.weight_files.pickle_names import ALLOWED
+from pretrain.base.weight_files.pickle_operations import check_operations
+from pretrain.base.weight_files.pickle_records import (
     ARRAY_SIZES,
     Array,
     ArrayType,

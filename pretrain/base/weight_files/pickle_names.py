@@ -1,6 +1,6 @@
 """What a pickle of weights may name, and what it gets instead: one table. Nothing is imported by a file.
 
-In: the module and name that a pickle asks for. Out (`ALLOWED`): a record of pretrain/safe_reader/pickle_records.py. To allow one more
+In: the module and name that a pickle asks for. Out (`ALLOWED`): a record of pretrain/base/weight_files/pickle_records.py. To allow one more
 name, add a row: a plain object becomes `Record`, a mapping `Table`. What is not here is refused.
 Sources: files written by torch 0.4 to 2.14, numpy 1 and 2; jax (_src/device_array.py, _src/array.py), haiku
 (_src/data_structures.py) and DeepMind's BYOL (byol/byol_experiment.py, byol/utils/optimizers.py) in their repositories.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pretrain.safe_reader.pickle_records import (
+from pretrain.base.weight_files.pickle_records import (
     DTYPES,
     STORAGES,
     ArrayType,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickletools
 
-from pretrain.safe_reader.pickle_records import Refused
+from pretrain.base.weight_files.pickle_records import Refused
 
 MAX_OPCODES = 1_000_000  # a ResNet-152 with its optimizer has some 60 thousand
 MAX_MEMO = 1_000_000  # the unpickler allocates its memo up to the highest index that a file names

@@ -1,4 +1,4 @@
-"""Starting and stopping the child process that reads pickles (pretrain/safe_reader/pickle_child.py), with its caps.
+"""Starting and stopping the child process that reads pickles (pretrain/base/weight_files/pickle_child.py), with its caps.
 
 In: an open file, what kind of pickle it holds and where. Out: the child's plan, or a CheckpointError; this process unpickles
 nothing. Where the system knows no caps on a process (Windows), the log says so and the reading goes on without them.
@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 
 # -I -S: no site-packages, no variables of the environment, no folder of the user's on the import path.
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pretrain.safe_reader.pickle_child import main; main()"
-ROOT = Path(__file__).resolve().parents[2]
+START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from pretrain.base.weight_files.pickle_child import main; main()"
+)
+ROOT = Path(__file__).resolve().parents[3]
 BASE_MEMORY = 512 << 20  # a million operations make some 250 MB of objects
 MEMORY_PER_BYTE = 6  # text of protocol 2 is held as text and as bytes, and read whole
 BASE_SECONDS, SECONDS_PER_GB = 30, 60

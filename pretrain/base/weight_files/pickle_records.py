@@ -1,7 +1,7 @@
 """What stands in for the objects that a pickle of weights asks for: records that only keep what they are given.
 
 In: the arguments that the pickle gives. Out: a record, a table, a plain value, or `Refused`. Part of the child process of
-pretrain/safe_reader/pickle_child.py: nothing but the standard library. A class or function here can be called by any file, with any of
+pretrain/base/weight_files/pickle_child.py: nothing but the standard library. A class or function here can be called by any file, with any of
 the values that a pickle can make; none looks anything up, and none makes more memory than its arguments have.
 """
 

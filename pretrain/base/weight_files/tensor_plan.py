@@ -1,4 +1,4 @@
-"""A child's plan (pretrain/safe_reader/pickle_child.py) to nested containers of tensors that lie on the file's own pages.
+"""A child's plan (pretrain/base/weight_files/pickle_child.py) to nested containers of tensors that lie on the file's own pages.
 
 In: the plan, where each storage lies, the open file and the blob of pickled arrays. Out: dictionaries, lists and scalars whose
 leaves are CPU tensors, mapped privately: they are read from disk when used, and writing to them does not change the file.

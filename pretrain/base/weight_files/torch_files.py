@@ -17,10 +17,17 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.pickle_process import Kind, reading
-from pretrain.safe_reader.tensor_plan import Places, PlanError, build
-from pretrain.safe_reader.zip_records import Record, Records, ZipError, check_checksums, checked_chunks, read_records
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.pickle_process import Kind, reading
+from pretrain.base.weight_files.tensor_plan import Places, PlanError, build
+from pretrain.base.weight_files.zip_records import (
+    Record,
+    Records,
+    ZipError,
+    check_checksums,
+    checked_chunks,
+    read_records,
+)
 
 # Begins every file of torch's format before 1.6: the pickled magic number 0x1950a86a20f9469cfc6c.
 OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from pretrain.atomic import atomic_file
-from pretrain.discrete_world.world import (
+from pretrain.base.atomic import atomic_file
+from pretrain.good_views.discrete_world.world import (
     TOLERANCE,
     Codes,
     Floats,

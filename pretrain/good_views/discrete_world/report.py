@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from pretrain.atomic import write_json
-from pretrain.discrete_world.regimes import (
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.discrete_world.regimes import (
     BIT,
     Outcome,
     demonstration_world,
@@ -19,8 +20,13 @@ from pretrain.discrete_world.regimes import (
     examine,
     examine_all,
 )
-from pretrain.discrete_world.world import Enumeration, World, enumerate_views, label_information, product_world
-from pretrain.errors import ConfigError, DataError
+from pretrain.good_views.discrete_world.world import (
+    Enumeration,
+    World,
+    enumerate_views,
+    label_information,
+    product_world,
+)
 
 MAX_LABELS = 32  # 58,905 ways to deal them to four classes
 EXAMPLES = (

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 TOLERANCE = 1e-9  # nats, and differences of probabilities: what double precision leaves of equal figures
 MAX_ENUMERATED = 9  # inputs: 21,147 set partitions; one more would be 115,975

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.atomic import write_json
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import to_plain
-from pretrain.errors import ConfigError, DataError
-from pretrain.moving_mnist.checks import check_pairs
-from pretrain.moving_mnist.config import MovingMnistConfig
-from pretrain.moving_mnist.encoders import build_encoders
-from pretrain.moving_mnist.factors import CONSTANT, RANDOM, SUPERVISED, Sharing
-from pretrain.moving_mnist.pairs import PairMaker
-from pretrain.moving_mnist.pools import Worlds
-from pretrain.moving_mnist.probing import TASKS, VIEWS, constant_predictor, probe_encoders
-from pretrain.moving_mnist.training import supervised_errors, train_contrast, train_supervised
+from pretrain.good_views.moving_mnist.checks import check_pairs
+from pretrain.good_views.moving_mnist.config import MovingMnistConfig
+from pretrain.good_views.moving_mnist.encoders import build_encoders
+from pretrain.good_views.moving_mnist.factors import CONSTANT, RANDOM, SUPERVISED, Sharing
+from pretrain.good_views.moving_mnist.pairs import PairMaker
+from pretrain.good_views.moving_mnist.pools import Worlds
+from pretrain.good_views.moving_mnist.probing import TASKS, VIEWS, constant_predictor, probe_encoders
+from pretrain.good_views.moving_mnist.training import supervised_errors, train_contrast, train_supervised
 
 CHECKED_PAIRS = 256
 CURVE_POINTS = 50

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.moving_mnist.config import DIGIT_SIZE, SceneConfig
-from pretrain.moving_mnist.factors import Sharing
-from pretrain.moving_mnist.pairs import Factors, PairBatch
-from pretrain.moving_mnist.pools import World
+from pretrain.good_views.moving_mnist.config import DIGIT_SIZE, SceneConfig
+from pretrain.good_views.moving_mnist.factors import Sharing
+from pretrain.good_views.moving_mnist.pairs import Factors, PairBatch
+from pretrain.good_views.moving_mnist.pools import World
 
 # Standard deviations that chance may stray. Seven sharings of three factors are asked: once in a hundred thousand runs.
 TOLERANCE = 5.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
 
 DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.atomic import write_json, write_text
-from pretrain.distributed import Ranks, pick_device
-from pretrain.information import Estimate, saturation_warning
-from pretrain.moving_mnist.cells import Bench, Cell, measure_cell, plan_cells, read_cell, write_cell
-from pretrain.moving_mnist.config import MovingMnistConfig
-from pretrain.moving_mnist.factors import CONSTANT, PAPER, RANDOM, Sharing
-from pretrain.moving_mnist.pools import load_worlds
-from pretrain.moving_mnist.sheet import draw_samples
-from pretrain.moving_mnist.table import summarise, to_markdown
+from pretrain.base.atomic import write_json, write_text
+from pretrain.good_views.information import Estimate, saturation_warning
+from pretrain.good_views.moving_mnist.cells import Bench, Cell, measure_cell, plan_cells, read_cell, write_cell
+from pretrain.good_views.moving_mnist.config import MovingMnistConfig
+from pretrain.good_views.moving_mnist.factors import CONSTANT, PAPER, RANDOM, Sharing
+from pretrain.good_views.moving_mnist.pools import load_worlds
+from pretrain.good_views.moving_mnist.sheet import draw_samples
+from pretrain.good_views.moving_mnist.table import summarise, to_markdown
+from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.sheet import save_png
 
 # Less information than this after training, nats: the encoders found nothing, and their row is one of chance.

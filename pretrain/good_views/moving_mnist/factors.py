@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 
 FACTORS = ("digit", "position", "background")
 ALL = "all"

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.moving_mnist.config import DIGIT_SIZE, SceneConfig
-from pretrain.moving_mnist.factors import Sharing
-from pretrain.moving_mnist.pools import Pool, World
+from pretrain.good_views.moving_mnist.config import DIGIT_SIZE, SceneConfig
+from pretrain.good_views.moving_mnist.factors import Sharing
+from pretrain.good_views.moving_mnist.pools import Pool, World
 from pretrain.views.rng import sample_generator
 
 # Apart from the streams of views/rng.py. Never renumber: it would change every pair.

@@ -16,10 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pretrain.data import ClassFolders
-from pretrain.errors import DataError
-from pretrain.moving_mnist.config import DIGIT_SIZE, SceneConfig
-from pretrain.reader import read_image
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import read_image
+from pretrain.data.source import ClassFolders
+from pretrain.good_views.moving_mnist.config import DIGIT_SIZE, SceneConfig
 
 TORCHVISION = "torchvision:"
 NUM_DIGIT_CLASSES = 10

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from pretrain.moving_mnist.config import MovingMnistConfig
-from pretrain.moving_mnist.factors import SHARINGS
-from pretrain.moving_mnist.pairs import Factors, PairMaker
-from pretrain.pair_training import PairEncoders
-from pretrain.probe import fit_classifier, fit_regressor
+from pretrain.good_views.moving_mnist.config import MovingMnistConfig
+from pretrain.good_views.moving_mnist.factors import SHARINGS
+from pretrain.good_views.moving_mnist.pairs import Factors, PairMaker
+from pretrain.good_views.pairs import PairEncoders
+from pretrain.good_views.probe import fit_classifier, fit_regressor
 
 TASKS = ("digit", "position", "background")
 VIEWS = ("sequence", "image")

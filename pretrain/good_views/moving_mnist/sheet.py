@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.moving_mnist.factors import SHARINGS
-from pretrain.moving_mnist.pairs import PairMaker
+from pretrain.good_views.moving_mnist.factors import SHARINGS
+from pretrain.good_views.moving_mnist.pairs import PairMaker
 
 CELL = 112  # pixels of a cell, whatever the canvas
 GAP = 6

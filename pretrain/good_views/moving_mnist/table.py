@@ -12,8 +12,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pretrain.moving_mnist.factors import CONSTANT, FACTORS, PAPER, RANDOM, SHARINGS, SUPERVISED
-from pretrain.moving_mnist.probing import TASKS, VIEWS
+from pretrain.good_views.moving_mnist.factors import CONSTANT, FACTORS, PAPER, RANDOM, SHARINGS, SUPERVISED
+from pretrain.good_views.moving_mnist.probing import TASKS, VIEWS
 
 ROWS = (*(sharing.name for sharing in SHARINGS), SUPERVISED, RANDOM, CONSTANT)
 SINGLE = FACTORS  # a sharing of one factor has the factor's name

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from pretrain.errors import UserError
-from pretrain.information import Estimate
-from pretrain.moving_mnist.config import MovingMnistConfig
-from pretrain.moving_mnist.encoders import build_encoders
-from pretrain.moving_mnist.factors import SHARINGS, Sharing
-from pretrain.moving_mnist.pairs import PairBatch, PairMaker
-from pretrain.moving_mnist.probing import TASKS, answers
-from pretrain.pair_training import PairEncoders, held_out_information, train_pair
+from pretrain.base.errors import UserError
+from pretrain.good_views.information import Estimate
+from pretrain.good_views.moving_mnist.config import MovingMnistConfig
+from pretrain.good_views.moving_mnist.encoders import build_encoders
+from pretrain.good_views.moving_mnist.factors import SHARINGS, Sharing
+from pretrain.good_views.moving_mnist.pairs import PairBatch, PairMaker
+from pretrain.good_views.moving_mnist.probing import TASKS, answers
+from pretrain.good_views.pairs import PairEncoders, held_out_information, train_pair
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.colour import colour_space
 from pretrain.views.generator_file import load_generator
 

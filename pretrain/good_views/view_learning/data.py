@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretrain.data import ImageSource
-from pretrain.errors import DataError
-from pretrain.sampler import GlobalBatches
-from pretrain.view_learning.config import GameConfig
-from pretrain.view_learning.estimator import require_enough_images
-from pretrain.view_learning.game import GameBatch
-from pretrain.view_learning.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
+from pretrain.base.errors import DataError
+from pretrain.data.order import GlobalBatches
+from pretrain.data.source import ImageSource
+from pretrain.good_views.view_learning.config import GameConfig
+from pretrain.good_views.view_learning.estimator import require_enough_images
+from pretrain.good_views.view_learning.game import GameBatch
+from pretrain.good_views.view_learning.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
 from pretrain.views.rng import CROPS_STREAM, ORDER_STREAM, sample_generator
 
 LABELLED_SEED = 2**32  # added to the seed: the labelled images have an order of their own

@@ -10,9 +10,9 @@ from typing import Literal
 
 from torch import nn
 
-from pretrain.encoder import ResNetEncoder
-from pretrain.errors import ConfigError
-from pretrain.small_encoder import MIN_SIZE, SmallEncoder
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.small_encoder import MIN_SIZE, SmallEncoder
+from pretrain.model.encoder import ResNetEncoder
 
 EncoderKind = Literal["small", "resnet18_half", "resnet50_half"]
 VIEW_CHANNELS = (1, 2)
@@ -20,7 +20,7 @@ VIEW_CHANNELS = (1, 2)
 
 @dataclass(frozen=True)
 class ViewEncoderConfig:
-    """kind: "small" (pretrain/small_encoder.py, width and feature_dim count) or a half-width ResNet without max-pool.
+    """kind: "small" (pretrain/good_views/small_encoder.py, width and feature_dim count) or a half-width ResNet without max-pool.
 
     The paper's estimators are half-width ResNet-50, its classifiers half-width ResNet-18 [infomin.md 4].
     """

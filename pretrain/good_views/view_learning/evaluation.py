@@ -7,7 +7,7 @@ Two encoders, one a view, are trained by in-batch InfoNCE on train/ (labels unse
 from val/; then both are frozen and one logistic regression reads their features, side by side, of central crops.
 
 DEVIATION: the paper's encoders are half-width AlexNets and its probe Adam on augmented crops for 100 epochs; here
-pretrain/small_encoder.py or half-width ResNets, and the optimum of a convex problem (pretrain/probe.py).
+pretrain/good_views/small_encoder.py or half-width ResNets, and the optimum of a convex problem (pretrain/good_views/probe.py).
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.errors import DataError
-from pretrain.information import saturation_warning
-from pretrain.information_interval import t_interval
-from pretrain.pair_training import PairEncoders, held_out_information, train_pair
-from pretrain.probe import fit_classifier
-from pretrain.sampler import GlobalBatches
-from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
-from pretrain.view_learning.channel_views import ChannelViews
-from pretrain.view_learning.encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
-from pretrain.view_learning.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
+from pretrain.base.errors import DataError
+from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.data.order import GlobalBatches
+from pretrain.good_views.information import saturation_warning
+from pretrain.good_views.interval import t_interval
+from pretrain.good_views.pairs import PairEncoders, held_out_information, train_pair
+from pretrain.good_views.probe import fit_classifier
+from pretrain.good_views.view_learning.channel_views import ChannelViews
+from pretrain.good_views.view_learning.encoders import (
+    VIEW_CHANNELS,
+    ViewEncoderConfig,
+    build_view_encoder,
+    require_image_size,
+)
+from pretrain.good_views.view_learning.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
 from pretrain.views.generator import split_views
 from pretrain.views.rng import CROPS_STREAM, sample_generator
 

@@ -10,13 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.atomic import write_json
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError
 from pretrain.config import to_plain
-from pretrain.distributed import Ranks, pick_device
-from pretrain.errors import ConfigError
-from pretrain.run_dir import environment
-from pretrain.view_learning.channel_views import ChannelViews, load_views
-from pretrain.view_learning.evaluation import EvaluationConfig, evaluate_once, load_evaluation_data, summarize
+from pretrain.good_views.view_learning.channel_views import ChannelViews, load_views
+from pretrain.good_views.view_learning.evaluation import (
+    EvaluationConfig,
+    evaluate_once,
+    load_evaluation_data,
+    summarize,
+)
+from pretrain.run.folder import environment
+from pretrain.run.ranks import Ranks, pick_device
 
 FORMAT, VERSION = "infomin-transfer/view-result", 1
 FILE_NAME = "view_result.json"

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.view_learning.config import GameConfig, GameOptimizerConfig
-from pretrain.view_learning.encoders import VIEW_CHANNELS, build_view_encoder
-from pretrain.view_learning.estimator import Estimator, gradient_penalty
+from pretrain.good_views.view_learning.config import GameConfig, GameOptimizerConfig
+from pretrain.good_views.view_learning.encoders import VIEW_CHANNELS, build_view_encoder
+from pretrain.good_views.view_learning.estimator import Estimator, gradient_penalty
 from pretrain.views.generator import Generator, split_views
 
 Views = tuple[Tensor, Tensor]

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.atomic import atomic_file, write_text
+from pretrain.base.atomic import atomic_file, write_text
+from pretrain.base.errors import CheckpointError, ConfigError, Terminated
+from pretrain.base.signals import StopFlag
+from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
 from pretrain.config import to_plain
-from pretrain.errors import CheckpointError, ConfigError, Terminated
-from pretrain.safe_reader.torch_files import in_memory, read_torch_file
-from pretrain.signals import StopFlag
-from pretrain.view_learning.config import GameConfig
-from pretrain.view_learning.data import GameData
-from pretrain.view_learning.game import Diverged, Game
+from pretrain.good_views.view_learning.config import GameConfig
+from pretrain.good_views.view_learning.data import GameData
+from pretrain.good_views.view_learning.game import Diverged, Game
 from pretrain.views.generator import Generator, inverse_error
 
 STATE, HISTORY = "state.pt", "history.jsonl"

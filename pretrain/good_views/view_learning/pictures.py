@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pretrain.atomic import atomic_file
-from pretrain.view_learning.loop import Outcome, Row
+from pretrain.base.atomic import atomic_file
+from pretrain.good_views.view_learning.loop import Outcome, Row
 from pretrain.views.generator import Generator
 
 STYLE: Any = {

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain.data import SCAN_THREADS, ClassFolders, ImageSource, ScanReport
-from pretrain.errors import DataError
-from pretrain.reader import read_image
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import read_image
+from pretrain.data.source import SCAN_THREADS, ClassFolders, ImageSource, ScanReport
 from pretrain.views.geometry import CROP_TRIES, apply_centre, place_centre
 from pretrain.views.recipes import CenterCrop, Range
 

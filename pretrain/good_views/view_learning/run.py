@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.atomic import write_json
-from pretrain.distributed import Ranks, pick_device
-from pretrain.errors import ConfigError, DataError, UserError
-from pretrain.information_interval import t_interval
-from pretrain.run_dir import RunDir, environment
-from pretrain.view_learning.config import GameConfig
-from pretrain.view_learning.data import GameData, GameImages, load_game_images
-from pretrain.view_learning.evaluation_run import GENERATOR
-from pretrain.view_learning.loop import HISTORY, Outcome, play
-from pretrain.view_learning.pictures import draw_channels, draw_history
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.good_views.interval import t_interval
+from pretrain.good_views.view_learning.config import GameConfig
+from pretrain.good_views.view_learning.data import GameData, GameImages, load_game_images
+from pretrain.good_views.view_learning.evaluation_run import GENERATOR
+from pretrain.good_views.view_learning.loop import HISTORY, Outcome, play
+from pretrain.good_views.view_learning.pictures import draw_channels, draw_history
+from pretrain.run.folder import RunDir, environment
+from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.generator_file import embed_generator, load_generator, record_of, write_generator
 from pretrain.views.paired_ops import ChannelSplit
 from pretrain.views.recipe_file import write_recipe

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pretrain.atomic import atomic_file, write_json
+from pretrain.base.atomic import atomic_file, write_json
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path):

@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from pretrain.command_line import parse_seeds, part_overrides
-from pretrain.errors import ConfigError
+from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.errors import ConfigError
 
 
 def parsed(*words: str) -> argparse.Namespace:

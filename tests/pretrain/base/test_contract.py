@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 
 
 def test_a_contract_survives_writing_and_reading():

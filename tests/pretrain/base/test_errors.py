@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import DataError, Terminated, run_tool
+from pretrain.base.errors import DataError, Terminated, run_tool
 
 
 @pytest.mark.parametrize(

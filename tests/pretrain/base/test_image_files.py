@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from pretrain.errors import DataError
-from pretrain.reader import MAX_PIXELS, read_image, read_size
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import MAX_PIXELS, read_image, read_size
 
 
 def picture(height=24, width=37):

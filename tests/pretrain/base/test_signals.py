@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from pretrain.signals import StopFlag
+from pretrain.base.signals import StopFlag
 
 
 def test_sigterm_sets_the_flag_and_the_old_handler_returns():

@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 
-from pretrain.errors import ConfigError
-from pretrain.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.errors import ConfigError
+from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain import data
-from pretrain.data import (
-    ClassFolders,
-    ImageSource,
-    ViewDataset,
-    build_loader,
-    list_images,
-    scan_images,
-)
-from pretrain.errors import DataError
-from pretrain.reader import read_image
-from pretrain.sampler import GlobalBatches, RankBatches
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import read_image
+from pretrain.data import loader as data
+from pretrain.data.loader import ViewDataset, build_loader
+from pretrain.data.order import GlobalBatches, RankBatches
+from pretrain.data.source import ClassFolders, ImageSource, list_images, scan_images
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES
 

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from pretrain import image_set as image_set_module
-from pretrain.data import ImageSource, ScanReport
-from pretrain.distributed import Ranks
-from pretrain.errors import DataError
-from pretrain.image_set import ImageSetRecord, check_image_set, read_record, write_record
+from pretrain.base.errors import DataError
+from pretrain.data import manifest as image_set_module
+from pretrain.data.manifest import ImageSetRecord, check_image_set, read_record, write_record
+from pretrain.data.source import ImageSource, ScanReport
+from pretrain.run.ranks import Ranks
 
 
 @pytest.fixture

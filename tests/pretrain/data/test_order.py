@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.sampler import GlobalBatches, RankBatches, epoch_permutation, rank_slice
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.data.order import GlobalBatches, RankBatches, epoch_permutation, rank_slice
 
 
 def keys_of(batches, *, rank=0, world_size=1, from_step=0, num_steps=7):

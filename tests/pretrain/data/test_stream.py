@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import ViewsConfig
-from pretrain.distributed import Ranks
-from pretrain.errors import ConfigError, DataError
-from pretrain.stream import open_stream, recipe_of
+from pretrain.data.stream import open_stream, recipe_of
+from pretrain.run.ranks import Ranks
 from pretrain.views.recipes import RECIPES, ColorJitter, GaussianBlur, PillowBlur, RandomResizedCrop
 
 

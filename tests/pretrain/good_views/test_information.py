@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pretrain import loss
-from pretrain.errors import ConfigError, DataError
-from pretrain.information import (
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.information import (
     BOUNDS,
     LARGEST_EXPONENT,
     SATURATION_MARGIN,
@@ -27,6 +26,7 @@ from pretrain.information import (
     smile,
     with_memory,
 )
+from pretrain.model import loss
 from tests.pretrain.gaussians import draw, ideal_batches, log_ratio, true_information
 
 WORLDS = [(dim, rho) for dim in (1, 4, 16) for rho in (0.0, 0.3, 0.6, 0.9)]

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from pretrain import information_interval
-from pretrain.information import _ROW_BOUNDS, BOUNDS, MIN_BATCHES, Scores, estimate, in_batch
-from pretrain.information_interval import t_interval
+from pretrain.good_views import interval as information_interval
+from pretrain.good_views.information import _ROW_BOUNDS, BOUNDS, MIN_BATCHES, Scores, estimate, in_batch
+from pretrain.good_views.interval import t_interval
 from tests.pretrain.gaussians import draw, log_ratio
 
 DIM, RHO, SIZE = 2, 0.8, 48  # I = 1.02 nats

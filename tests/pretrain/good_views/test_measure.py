@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.checkpoint import checkpoint_path, write_checkpoint
-from pretrain.contract import InputContract
-from pretrain.distributed import Ranks
-from pretrain.errors import CheckpointError, ConfigError, DataError
-from pretrain.image_set import check_image_set, write_record
-from pretrain.measure import MeasureRequest, describe, load_critic, measure_views
-from pretrain.precision import choose_precision
-from pretrain.reader import read_image
-from pretrain.sampler import GlobalBatches
-from pretrain.stream import recipe_of
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.image_files import read_image
+from pretrain.data.manifest import check_image_set, write_record
+from pretrain.data.order import GlobalBatches
+from pretrain.data.stream import recipe_of
+from pretrain.good_views.measure import MeasureRequest, describe, load_critic, measure_views
+from pretrain.run.checkpoint import checkpoint_path, write_checkpoint
+from pretrain.run.precision import choose_precision
+from pretrain.run.ranks import Ranks
 from pretrain.train import build_state
 from pretrain.views.pipeline import ViewMaker, normalize
 

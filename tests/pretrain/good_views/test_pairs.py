@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError, UserError
-from pretrain.pair_training import PairEncoders, held_out_information, symmetric_information, train_pair
+from pretrain.base.errors import ConfigError, UserError
+from pretrain.good_views.pairs import PairEncoders, held_out_information, symmetric_information, train_pair
 
 
 class Flat(nn.Module):

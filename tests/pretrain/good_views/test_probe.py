@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.errors import DataError
-from pretrain.probe import fit_classifier, fit_regressor
+from pretrain.base.errors import DataError
+from pretrain.good_views.probe import fit_classifier, fit_regressor
 
 
 def normal(*shape, seed=0):

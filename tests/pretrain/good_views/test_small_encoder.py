@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.errors import ConfigError
-from pretrain.small_encoder import SmallEncoder
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.small_encoder import SmallEncoder
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (2, 64), (3, 16)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pretrain.batchnorm import GroupedBatchNorm, group_batchnorm, num_groups
-from pretrain.encoder import ResNetEncoder
+from pretrain.model.batchnorm import GroupedBatchNorm, group_batchnorm, num_groups
+from pretrain.model.encoder import ResNetEncoder
 
 
 def test_each_group_is_normalised_as_if_it_were_alone():

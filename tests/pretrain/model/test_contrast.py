@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.base.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
 from pretrain.config import EncoderConfig, MethodConfig
-from pretrain.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
-from pretrain.data import ViewBatch
-from pretrain.distributed import Ranks
-from pretrain.methods import build_method
+from pretrain.data.loader import ViewBatch
+from pretrain.model.contrast import build_method
+from pretrain.run.ranks import Ranks
 
 
 def random_batch(count=4, size=32, patch=16):

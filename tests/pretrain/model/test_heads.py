@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from pretrain.heads import JigsawHead, ProjectionHead
+from pretrain.model.heads import JigsawHead, ProjectionHead
 
 
 def count(module):

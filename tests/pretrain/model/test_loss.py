@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from pretrain.loss import info_nce
+from pretrain.model.loss import info_nce
 
 
 def unit(*shape, seed=0):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.errors import ConfigError
-from pretrain.memory import FeatureQueue
+from pretrain.base.errors import ConfigError
+from pretrain.model.memory import FeatureQueue
 
 
 def batches(count, size, dim=4):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pretrain.distributed import Ranks
-from pretrain.momentum import shuffled_forward, start_key, update_key
+from pretrain.model.momentum import shuffled_forward, start_key, update_key
+from pretrain.run.ranks import Ranks
 
 
 def small_network():

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
+from pretrain.run.checkpoint import (
+    checkpoint_path,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 def state(step=1):

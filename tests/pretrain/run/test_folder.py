@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pretrain.errors import ConfigError
-from pretrain.run_dir import RunDir, environment
+from pretrain.base.errors import ConfigError
+from pretrain.run.folder import RunDir, environment
 
 
 def test_a_second_process_is_refused_while_the_first_runs(tiny_config, tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain import precision
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
+from pretrain.run import precision
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from pretrain.distributed import Ranks, any_rank, gather_rows, pick_device, start_ranks, stop_ranks
-from pretrain.errors import ConfigError
-from pretrain.momentum import shuffled_forward
+from pretrain.base.errors import ConfigError
+from pretrain.model.momentum import shuffled_forward
+from pretrain.run.ranks import Ranks, any_rank, gather_rows, pick_device, start_ranks, stop_ranks
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):

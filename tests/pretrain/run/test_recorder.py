@@ -6,8 +6,8 @@ import json
 
 import torch
 
-from pretrain.distributed import Ranks
-from pretrain.recorder import Recorder, StepLog
+from pretrain.run.ranks import Ranks
+from pretrain.run.recorder import Recorder, StepLog
 
 
 def test_log_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path):

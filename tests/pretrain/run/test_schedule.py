@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pretrain.schedules import LearningRate, paper_warmup_epochs
+from pretrain.run.schedule import LearningRate, paper_warmup_epochs
 
 
 def test_cosine_follows_the_reference_to_its_floor():

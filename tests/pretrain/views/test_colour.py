@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.colour import COLOUR_SPACES, colour_space, linear_from_srgb, srgb_from_linear
 
 INVERSE_TOLERANCE = 1e-5

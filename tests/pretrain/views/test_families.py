@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.colour import COLOUR_SPACES
 from pretrain.views.families import FAMILIES, STACK, family_named, show_setting
 from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import ConfigError, UserError
+from pretrain.base.errors import ConfigError, UserError
 from pretrain.views.generator import Generator, GeneratorConfig, inverse_error, require_invertible, split_views
 
 KINDS = [(coupling, mode) for coupling in ("additive", "affine") for mode in ("all_1x1", "first_3x3", "last_3x3")]

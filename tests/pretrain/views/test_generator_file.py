@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save, save_file
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import (
     FORMAT,

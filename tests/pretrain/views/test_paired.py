@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from skimage import color
 
-from pretrain.errors import ConfigError, DataError
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.views.paired import KeepChannels, Residual, apply_keep_channels, apply_residual, draw_pair, split_kernel
 from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.photometric import Blur, apply_blur

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 
 

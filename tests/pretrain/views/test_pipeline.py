@@ -8,8 +8,8 @@ import torch
 import torchvision.transforms.functional as F
 from PIL import Image
 
-from pretrain.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
-from pretrain.errors import ConfigError
+from pretrain.base.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
+from pretrain.base.errors import ConfigError
 from pretrain.views.geometry import Crop, Flip
 from pretrain.views.photometric import Blur, BoxBlur, Grey, Jitter
 from pretrain.views.pipeline import ViewMaker, apply_view, draw_view, normalize

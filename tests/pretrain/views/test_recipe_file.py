@@ -7,7 +7,7 @@ import typing
 import pytest
 import yaml
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.recipe_file import (
     OP_CLASSES,

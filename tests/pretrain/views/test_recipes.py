@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pretrain.errors import ConfigError
+from pretrain.base.errors import ConfigError
 from pretrain.views.recipes import (
     RECIPES,
     CenterCrop,

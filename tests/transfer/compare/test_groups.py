@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from transfer.report_groups import group_detection, group_readouts, metric_label
-from transfer.report_runs import read_detection, read_linear
+from transfer.compare.groups import group_detection, group_readouts, metric_label
+from transfer.compare.runs import read_detection, read_linear
 
 
 def detection(make_detection, tmp_path, specs):

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from transfer.report_groups import group_detection, group_readouts
-from transfer.report_html import render_html
-from transfer.report_search import read_runs
+from transfer.compare.groups import group_detection, group_readouts
+from transfer.compare.page import render_html
+from transfer.compare.search import read_runs
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert("x")</script>&"\'><img src=http://evil.example/x.png>'

@@ -12,9 +12,9 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from pretrain.errors import DataError
-from transfer.report_groups import group_detection, group_readouts
-from transfer.report_plots import (
+from pretrain.base.errors import DataError
+from transfer.compare.groups import group_detection, group_readouts
+from transfer.compare.plots import (
     ap_over_iterations,
     colour_of,
     detection_curves,
@@ -27,7 +27,7 @@ from transfer.report_plots import (
     seed_dots,
     sheet,
 )
-from transfer.report_runs import read_detection, read_linear, read_pretraining
+from transfer.compare.runs import read_detection, read_linear, read_pretraining
 
 
 def svg_of(picture):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transfer.published import DETECTION, IMAGENET_READOUT, family_of, published_detection, published_readout
+from transfer.compare.published import DETECTION, IMAGENET_READOUT, family_of, published_detection, published_readout
 
-CONFIGS = Path(__file__).resolve().parents[2] / "transfer" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "transfer" / "configs"
 # infomin.md 2.5: box AP / mask AP, seen in the author's README.
 COCO = {
     "coco/R_50_FPN_1x": {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from transfer.study_process import run_logged
+from transfer.compare.runner import run_logged
 
 
 def python(code: str) -> list[str]:

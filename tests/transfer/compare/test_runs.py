@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from pretrain.errors import ConfigError, DataError
-from transfer.report_runs import is_number, read_detection, read_linear, read_pretraining, shared_root
-from transfer.report_search import read_runs
+from pretrain.base.errors import ConfigError, DataError
+from transfer.compare.runs import is_number, read_detection, read_linear, read_pretraining, shared_root
+from transfer.compare.search import read_runs
 
 
 def change(path, **over):

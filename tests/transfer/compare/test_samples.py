@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer.report_groups import group_detection
-from transfer.report_plots import BOX_COLOURS
-from transfer.report_runs import read_detection
-from transfer.report_samples import MAX_BELOW, MAX_IMAGES, draw_boxes, sample_rows, shown_predictions
+from transfer.compare.groups import group_detection
+from transfer.compare.plots import BOX_COLOURS
+from transfer.compare.runs import read_detection
+from transfer.compare.samples import MAX_BELOW, MAX_IMAGES, draw_boxes, sample_rows, shown_predictions
 
 
 @pytest.fixture

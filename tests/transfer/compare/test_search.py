@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from pretrain.errors import DataError
-from transfer.report_search import kind_of, read_runs
+from pretrain.base.errors import DataError
+from transfer.compare.search import kind_of, read_runs
 
 
 def test_a_study_is_found_whole_and_unfinished_runs_stand_apart(example_runs):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer.study_config import DetectConfig, InitConfig, ReadoutConfig, StudyConfig
-from transfer.study_stages import Stage, plan_stages, with_bases
+from transfer.compare.stages import Stage, plan_stages, with_bases
+from transfer.compare.study_config import DetectConfig, InitConfig, ReadoutConfig, StudyConfig
 
 
 def test_a_fingerprint_follows_command_and_files_and_nothing_else(tmp_path: Path) -> None:

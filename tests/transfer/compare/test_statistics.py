@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from transfer.report_statistics import paired_difference, spread
+from transfer.compare.statistics import paired_difference, spread
 
 
 @pytest.mark.parametrize("n", [2, 3, 17])

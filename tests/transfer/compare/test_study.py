@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import ConfigError
-from transfer.study import run_study, show_plan, show_seconds
-from transfer.study_config import StudyConfig, load_study
-from transfer.study_stages import plan_stages
-from transfer.study_table import Verdict
+from pretrain.base.errors import ConfigError
+from transfer.compare.stages import plan_stages
+from transfer.compare.study import run_study, show_plan, show_seconds
+from transfer.compare.study_config import StudyConfig, load_study
+from transfer.compare.study_table import Verdict
 
 FAKE_TOOL = """
 import json, os, pathlib, signal, sys, time
@@ -235,9 +235,9 @@ def test_an_output_directory_that_is_a_file_is_refused(bench: Bench) -> None:
 
 DRIVER = """
 import pathlib, sys
-from pretrain.errors import run_tool
-from transfer.study import run_study
-from transfer.study_config import load_study
+from pretrain.base.errors import run_tool
+from transfer.compare.study import run_study
+from transfer.compare.study_config import load_study
 root = pathlib.Path(sys.argv[1])
 run_tool(lambda: run_study(load_study(root / "study.yaml"), root / "runs" / "out", say=print, out=sys.stdout.buffer, root=root)[0])
 """
@@ -246,7 +246,7 @@ run_tool(lambda: run_study(load_study(root / "study.yaml"), root / "runs" / "out
 def interrupt(bench: Bench, tool: str, signum: int) -> int:
     """Run the study in a process of its own, send it a signal while `tool` runs -> exit code."""
     (bench.root / f"slow_{tool}").touch()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     command = [sys.executable, "-c", DRIVER, str(bench.root)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -274,7 +274,7 @@ def test_a_stage_that_cannot_resume_is_interrupted_and_starts_in_an_empty_folder
 
 
 def test_a_second_study_in_the_same_folder_is_refused(bench: Bench) -> None:
-    from transfer.study_folder import open_folder
+    from transfer.compare.study_folder import open_folder
 
     with open_folder(bench.output), pytest.raises(ConfigError, match="in use"):
         bench.run()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import ConfigError
-from transfer.study_config import ROOT, load_study
-from transfer.study_stages import plan_stages
+from pretrain.base.errors import ConfigError
+from transfer.compare.stages import plan_stages
+from transfer.compare.study_config import ROOT, load_study
 
 SHIPPED = sorted((ROOT / "configs" / "study").glob("*.yaml"))
 SMALLEST = """

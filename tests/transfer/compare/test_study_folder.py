@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import DataError
-from transfer.study_folder import StudyFolder, open_folder
-from transfer.study_stages import Stage, checkpoint_of
+from pretrain.base.errors import DataError
+from transfer.compare.stages import Stage, checkpoint_of
+from transfer.compare.study_folder import StudyFolder, open_folder
 
 STAGE = Stage(
     "convert",

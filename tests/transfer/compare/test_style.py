@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transfer.report_style import STYLE_SHEET
+from transfer.compare.style import STYLE_SHEET
 
 
 def test_the_style_sheet_loads_nothing_from_outside():

@@ -12,7 +12,7 @@ from pretrain.views.families import FAMILIES
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain
 from pretrain.views.recipes import RandomResizedCrop
 from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_labelled_image
-from transfer.sweep import show_sweep
+from transfer.compare.sweep import show_sweep
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_information_alone_needs_no_labels_and_names_no_best(bench):
 
 
 def test_detection_converts_and_fine_tunes(bench):
-    from transfer.sweep_config import DetectionPart
+    from transfer.compare.sweep_config import DetectionPart
 
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
     part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)

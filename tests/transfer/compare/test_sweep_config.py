@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import load_run_config
-from pretrain.errors import ConfigError, DataError
-from pretrain.stream import recipe_of
+from pretrain.data.stream import recipe_of
 from pretrain.views.families import family_named
 from pretrain.views.pipeline import ViewMaker
 from tests.transfer.sweep_bench import SweepBench, write_images, write_labelled_image
-from transfer.linear_config import load_linear_config
-from transfer.study_config import ROOT
-from transfer.sweep_config import DetectionPart
+from transfer.compare.study_config import ROOT
+from transfer.compare.sweep_config import DetectionPart
+from transfer.readout.config import load_linear_config
 
 
 @pytest.fixture(scope="module")

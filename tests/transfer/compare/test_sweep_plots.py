@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from tests.transfer.test_sweep_figures import row
 
 from pretrain.views.families import FAMILIES
 from tests.transfer.sweep_bench import SweepBench
-from tests.transfer.test_sweep_figures import row
-from transfer.sweep_plots import draw_curve, draw_views
+from transfer.compare.sweep_plots import draw_curve, draw_views
 
 
 def pixels(path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transfer.published import VOC_DATA
-from transfer.report_groups import group_detection, group_readouts
-from transfer.report_runs import read_detection, read_linear
-from transfer.report_statistics import Spread, paired_difference
-from transfer.report_tables import (
+from transfer.compare.groups import group_detection, group_readouts
+from transfer.compare.published import VOC_DATA
+from transfer.compare.runs import read_detection, read_linear
+from transfer.compare.statistics import Spread, paired_difference
+from transfer.compare.tables import (
     UNVERIFIED_MARK,
     detection_tables,
     format_difference,

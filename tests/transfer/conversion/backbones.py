@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pretrain.contract import InputContract
+from pretrain.base.contract import InputContract
 from tests.transfer.conversion.checkpoints import encoder_state
 from transfer.conversion.sources import Backbone
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.checkpoint import FORMAT, VERSION
-from pretrain.contract import InputContract
-from pretrain.encoder import ResNetEncoder
+from pretrain.base.contract import InputContract
+from pretrain.model.encoder import ResNetEncoder
+from pretrain.run.checkpoint import FORMAT, VERSION
 
 State = dict[str, Tensor]
 

@@ -11,14 +11,14 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 
-from pretrain.contract import InputContract
-from pretrain.encoder import ARCHITECTURES, STAGES, Architecture, backbone_shapes
+from pretrain.base.contract import InputContract
+from pretrain.model.encoder import ARCHITECTURES, STAGES, Architecture, backbone_shapes
 from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save, torchvision_model
 from transfer.conversion.convert import convert
 from transfer.conversion.names import to_detectron2
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.conversion.targets import target_named
-from transfer.lint import backbone_names
+from transfer.detect.checks import backbone_names
 
 R50 = (3, 4, 6, 3)
 SMALL = {

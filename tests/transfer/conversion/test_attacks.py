@@ -20,18 +20,18 @@ from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 
-from pretrain.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
+from pretrain.run.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
 from tests.transfer.conversion.attacks import attacks
 from transfer.conversion.containers import find_containers
 from transfer.conversion.convert import convert
 from transfer.conversion.sources import load_backbone
 from transfer.conversion.weight_files import open_weight_file, read_weight_file
-from transfer.detection_weights import plan_weights, verify_fits
-from transfer.detector_config import load_detector_config, resolve_config_path
-from transfer.linear_config import load_linear_config
-from transfer.linear_features import load_frozen_encoder
-from transfer.safe_checkpointer import SafeCheckpointer
+from transfer.detect.checkpointer import SafeCheckpointer
+from transfer.detect.config import load_detector_config, resolve_config_path
+from transfer.detect.loading import plan_weights, verify_fits
+from transfer.readout.config import load_linear_config
+from transfer.readout.features import load_frozen_encoder
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = sorted(attacks("canary"))

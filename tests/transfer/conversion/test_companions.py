@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 from transfer.conversion.companions import huggingface_contract, timm_contract
 
 RGB = InputContract()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from transfer.conversion.containers import arranged, branch_tensors, file_view, find_containers, levels, unwrap
 from transfer.conversion.layout_entry import Branch, Layout
 

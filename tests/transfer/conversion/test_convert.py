@@ -12,7 +12,7 @@ from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.checkpoints import CONVERTED, encoder_state, ours, pycontrast_jigsaw
 from transfer.conversion import convert as module
 from transfer.conversion.convert import convert
@@ -22,8 +22,8 @@ from transfer.conversion.sources import load_backbone
 from transfer.conversion.target_names import from_huggingface
 from transfer.conversion.targets import TARGETS
 from transfer.conversion.weight_files import file_sha256, read_weight_file
-from transfer.detector_config import load_detector_config, resolve_config_path
-from transfer.lint import backbone_names
+from transfer.detect.checks import backbone_names
+from transfer.detect.config import load_detector_config, resolve_config_path
 
 OUTPUTS = {
     "detectron2": "out.pth",

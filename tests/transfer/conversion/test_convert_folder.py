@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.checkpoints import encoder_state, ours
 from transfer.conversion import convert_folder as module
 from transfer.conversion.convert_folder import convert_folder, find_checkpoints

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import backbone_of
 from transfer.conversion.export_detectron2 import AUTHOR, detectron2_backbone, load, write_pickle
 from transfer.conversion.names import to_detectron2

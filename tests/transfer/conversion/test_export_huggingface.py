@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import ODD_RGB, backbone_of
 from transfer.conversion.export_huggingface import WEIGHTS_FILE, load, write
 from transfer.conversion.parity import proof_images, prove

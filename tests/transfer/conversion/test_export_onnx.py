@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion.export_onnx import METADATA_KEY, OUTPUTS, OnnxNetwork, load, write
 from transfer.conversion.loaded_network import Preprocessing

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import ODD_RGB, backbone_of
 from transfer.conversion.export_timm import METADATA_KEY, load, read_settings, write
 from transfer.conversion.parity import prove

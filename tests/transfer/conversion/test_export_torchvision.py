@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion.export_torchvision import load, write
 from transfer.conversion.parity import prove

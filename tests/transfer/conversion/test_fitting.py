@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.encoder import ARCHITECTURES, backbone_shapes
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
+from pretrain.model.encoder import ARCHITECTURES, backbone_shapes
 from tests.transfer.conversion.checkpoints import encoder_state, prefixed, pycontrast_cmc
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.fitting import fit, reason

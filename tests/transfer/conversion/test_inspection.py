@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.checkpoints import deep_copy, moco_v2, prefixed, pycontrast_cmc, torchvision_model
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.inspection import inspect_file

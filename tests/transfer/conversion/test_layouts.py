@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.checkpoints import MAKERS, TWO_BRANCHES, deep_copy, prefixed, save
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.containers import file_view

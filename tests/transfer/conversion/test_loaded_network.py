@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.contract import InputContract
+from pretrain.base.contract import InputContract
 from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork, run_with_hooks
 from transfer.conversion.parity import prepare, proof_images, source_network

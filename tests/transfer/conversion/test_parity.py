@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import backbone_of
 from transfer.conversion.export_detectron2 import load_with_settings
 from transfer.conversion.names import to_detectron2

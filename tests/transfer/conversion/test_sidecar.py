@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from pretrain.atomic import write_json
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.atomic import write_json
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import (
     Sidecar,

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion import checkpoints
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.layouts import LAYOUTS

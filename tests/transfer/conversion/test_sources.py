@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.checkpoints import densecl, encoder_state, moco_v2, ours, pycontrast, torchvision_model
 from transfer.conversion.sources import load_backbone
 

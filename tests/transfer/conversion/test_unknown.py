@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.checkpoints import prefixed
 from tests.transfer.conversion.checkpoints_libraries import children, huggingface_names
 from tests.transfer.conversion.tiny_encoders import tiny_state

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import TorchFile
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import TorchFile
 from transfer.conversion.values import as_float32, check_values, type_notes
 
 PATH = Path("x.pth")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pretrain.errors import CheckpointError
+from pretrain.base.errors import CheckpointError
 from transfer.conversion.weight_files import file_sha256, read_weight_file
 
 TENSORS = {"conv1.weight": torch.randn(4, 3, 2, 2), "bn1.bias": torch.randn(4)}

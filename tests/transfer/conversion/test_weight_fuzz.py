@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pretrain.safe_reader import torch_files, zip_records
+from pretrain.base.weight_files import torch_files, zip_records
 from tests.transfer.conversion.weight_fuzz import CHECKED, FORMATS, fuzz, is_original, mutate, seed_file
 from transfer.conversion.weight_files import read_weight_file
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader.torch_files import TorchFile, open_torch_file, read_torch_file
-from pretrain.safe_reader.zip_records import read_records
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import TorchFile, open_torch_file, read_torch_file
+from pretrain.base.weight_files.zip_records import read_records
 from transfer.conversion.convert import _write
 from transfer.conversion.sources import open_backbone
 from transfer.conversion.write_torch import write_torch_file
@@ -84,7 +84,7 @@ def test_a_wrong_checksum_from_the_source_is_found_in_the_result(tmp_path):
 
 
 def test_damage_and_nan_are_found_while_the_file_is_written(tmp_path):
-    from pretrain.encoder import ResNetEncoder
+    from pretrain.model.encoder import ResNetEncoder
 
     state = ResNetEncoder("resnet18").state_dict()
     source = tmp_path / "source.pth"

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader import pickle_child, torch_files
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files import pickle_child, torch_files
 from transfer.conversion.weight_files import read_weight_file
 
 FORMATS = ("torch zip", "torch zip, checksums mended", "old torch", "safetensors", "pickle")
@@ -101,7 +101,7 @@ class InProcess:
         self._arguments = (kind, file.fileno(), offset, size, blob.fileno())
 
     def plan(self) -> dict[str, Any]:
-        """As pretrain/safe_reader/pickle_process.py's: through JSON, an error as CheckpointError."""
+        """As pretrain/base/weight_files/pickle_process.py's: through JSON, an error as CheckpointError."""
         plan: dict[str, Any] = json.loads(json.dumps(pickle_child.answer(*self._arguments)))
         if "error" in plan:
             raise CheckpointError(plan["error"])
@@ -110,7 +110,7 @@ class InProcess:
 
 @contextmanager
 def reading_here(file: BinaryIO, blob: BinaryIO, kind: str, *, offset: int, size: int) -> Iterator[InProcess]:
-    """Stands in for pretrain.safe_reader.pickle_process.reading."""
+    """Stands in for pretrain.base.weight_files.pickle_process.reading."""
     yield InProcess(file, blob, kind, offset, size)
 
 

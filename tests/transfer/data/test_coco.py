@@ -10,8 +10,8 @@ import numpy as np
 import pycocotools.mask
 import pytest
 
-from pretrain.errors import DataError
-from transfer.coco_annotations import decode_counts, read_coco
+from pretrain.base.errors import DataError
+from transfer.data.coco import decode_counts, read_coco
 
 GOOD = {
     "images": [

@@ -11,8 +11,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from transfer.coco_annotations import read_coco
-from transfer.coco_ground_truth import ground_truth_json
+from transfer.data.coco import read_coco
+from transfer.data.ground_truth import ground_truth_json
 
 FILE = {
     "images": [{"id": 4, "file_name": "a.jpg", "width": 64, "height": 48}],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import DataError
-from transfer.detection_records import MAX_DROPPED, OVERHANG, BoxRule, DetectionData, is_number, with_class_order
+from pretrain.base.errors import DataError
+from transfer.data.records import MAX_DROPPED, OVERHANG, BoxRule, DetectionData, is_number, with_class_order
 
 
 def data_of(*classes: int, names=("ant", "bee"), **fields) -> DetectionData:

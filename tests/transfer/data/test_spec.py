@@ -10,10 +10,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from pretrain.errors import ConfigError, DataError
-from transfer.datasets import DataSpec, parse_spec, prepare_data, read_data
-from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.write import write_dataset
+from pretrain.base.errors import ConfigError, DataError
+from transfer.data.spec import DataSpec, parse_spec, prepare_data, read_data
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
+from transfer.demo_data.write import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_whole_jpegs_are_not_decoded(written: Path, monkeypatch) -> None:
     def decode(path: Path) -> None:
         raise AssertionError(f"{path} was decoded")
 
-    monkeypatch.setattr("transfer.datasets.read_image", decode)
+    monkeypatch.setattr("transfer.data.spec.read_image", decode)
     read_data(coco(written))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import DataError
-from transfer.voc_annotations import MAX_XML_BYTES, read_voc
+from pretrain.base.errors import DataError
+from transfer.data.voc import MAX_XML_BYTES, read_voc
 
 OBJECT = (
     "<object><name>{name}</name><pose>Left</pose><truncated>0</truncated><difficult>{difficult}</difficult>"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.errors import ConfigError
-from transfer.synthetic.config import SyntheticConfig
+from pretrain.base.errors import ConfigError
+from transfer.demo_data.config import SyntheticConfig
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from transfer.synthetic.masks import mask_polygons
+from transfer.demo_data.masks import mask_polygons
 
 
 def rasterised(polygons: list[list[float]], shape: tuple[int, int]) -> np.ndarray:

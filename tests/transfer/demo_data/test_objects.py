@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transfer.synthetic.config import CLASS_NAMES
-from transfer.synthetic.design import ellipse, smooth, turned
-from transfer.synthetic.objects import FAMILIES, random_light, random_palette, render_sprite
-from transfer.synthetic.photos import LUMA
+from transfer.demo_data.config import CLASS_NAMES
+from transfer.demo_data.design import ellipse, smooth, turned
+from transfer.demo_data.objects import FAMILIES, random_light, random_palette, render_sprite
+from transfer.demo_data.photos import LUMA
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)

@@ -7,7 +7,7 @@ import socket
 import numpy as np
 import pytest
 
-from transfer.synthetic.photos import LUMA, PHOTO_FILES, hue_matrix, photo_crop, photo_pyramids, random_colour, recolour
+from transfer.demo_data.photos import LUMA, PHOTO_FILES, hue_matrix, photo_crop, photo_pyramids, random_colour, recolour
 
 
 def test_every_photo_is_bundled_and_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.overview import draw_overview
-from transfer.synthetic.scenes import SceneObject, mask_box, render_object_image, render_scene
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
+from transfer.demo_data.overview import draw_overview
+from transfer.demo_data.scenes import SceneObject, mask_box, render_object_image, render_scene
 
 CONFIG = SyntheticConfig()
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pretrain.errors import DataError
-from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.scenes import render_scene
-from transfer.synthetic.write import is_complete, write_dataset
+from pretrain.base.errors import DataError
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
+from transfer.demo_data.scenes import render_scene
+from transfer.demo_data.write import is_complete, write_dataset
 
 SMALL = SyntheticConfig(num_unlabelled=80, num_readout=16, num_train_scenes=8, num_test_scenes=3)
 

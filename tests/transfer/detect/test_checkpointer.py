@@ -13,10 +13,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from pretrain.errors import CheckpointError
-from transfer.safe_checkpointer import SafeCheckpointer, read_for_detectron2
+from pretrain.base.errors import CheckpointError
+from transfer.detect.checkpointer import SafeCheckpointer, read_for_detectron2
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ARRAYS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2, np.float32)}
 
 
@@ -91,7 +91,10 @@ def test_a_file_without_tensors_is_refused(tmp_path, content):
 @pytest.mark.slow  # two processes
 @pytest.mark.parametrize(
     ("reader", "ending"),
-    [("transfer.safe_checkpointer.read_for_detectron2", 0), ("transfer.conversion.weight_files.read_weight_file", -7)],
+    [
+        ("transfer.detect.checkpointer.read_for_detectron2", 0),
+        ("transfer.conversion.weight_files.read_weight_file", -7),
+    ],
     ids=["ours", "control: on the file's pages"],
 )
 def test_the_file_may_be_written_anew_while_its_tensors_are_in_use(tmp_path, reader, ending):

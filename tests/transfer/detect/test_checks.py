@@ -12,9 +12,8 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from pretrain.errors import CheckpointError, ConfigError
-from transfer.detector_config import CONFIG_ROOT, load_detector_config
-from transfer.lint import (
+from pretrain.base.errors import CheckpointError, ConfigError
+from transfer.detect.checks import (
     HELD_KEYS,
     backbone_names,
     check_backbone_loaded,
@@ -25,6 +24,7 @@ from transfer.lint import (
     read_tensors,
     same_shape,
 )
+from transfer.detect.config import CONFIG_ROOT, load_detector_config
 
 INFOMIN, SMALL = "coco/R_50_FPN_1x_infomin.yaml", "demo/R_18_FPN_random.yaml"
 SETTINGS = {
@@ -64,7 +64,7 @@ def test_shipped_infomin_configurations_agree_with_converted_weights(kind: str) 
 
 
 def test_shipped_configurations_agree_with_the_settings_that_conversion_writes() -> None:
-    from pretrain.contract import InputContract
+    from pretrain.base.contract import InputContract
     from transfer.conversion.sidecar import detectron2_settings
 
     for arch, run in (("resnet50", "voc/R_50_C4_24k_infomin.yaml"), ("resnet18", "demo/R_18_FPN_infomin.yaml")):
@@ -118,7 +118,7 @@ def test_unknown_key_in_a_sidecar_is_named() -> None:
 
 
 def test_held_settings_are_read_back_from_a_dumped_configuration(tmp_path: Path) -> None:
-    from pretrain.strict import load_yaml
+    from pretrain.base.strict import load_yaml
 
     path = tmp_path / "config.yaml"
     path.write_text(load().dump())

@@ -12,8 +12,8 @@ from detectron2 import model_zoo
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
-from pretrain.errors import ConfigError
-from transfer.detector_config import (
+from pretrain.base.errors import ConfigError
+from transfer.detect.config import (
     CONFIG_ROOT,
     check_safe,
     check_supported,

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
-from transfer.voc_evaluation import VocEvaluator, write_ground_truth
+from transfer.detect.evaluation import VocEvaluator, write_ground_truth
 
 NAME = "records_of_the_voc_evaluation_tests"
 SIDE = 100

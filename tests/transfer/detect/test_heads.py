@@ -13,9 +13,9 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-import transfer.heads
-from transfer.detector_config import CONFIG_ROOT, load_detector_config
-from transfer.heads import Res5ROIHeadsExtraNorm
+import transfer.detect.heads
+from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.heads import Res5ROIHeadsExtraNorm
 
 C4 = CONFIG_ROOT / "coco" / "R_50_C4_1x_random.yaml"
 SMALL = [
@@ -46,7 +46,7 @@ def test_every_other_tensor_is_the_stock_heads() -> None:
 
 def test_head_is_registered_and_a_reload_does_not_stop() -> None:
     assert ROI_HEADS_REGISTRY.get("Res5ROIHeadsExtraNorm") is Res5ROIHeadsExtraNorm
-    importlib.reload(transfer.heads)
+    importlib.reload(transfer.detect.heads)
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
 
-from pretrain.contract import InputContract
-from pretrain.errors import CheckpointError, ConfigError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
-from transfer.detection_weights import WeightsPlan, plan_weights, verify_fits, verify_loaded
-from transfer.detector_config import CONFIG_ROOT, load_detector_config
+from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
 
 CATALOG = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 

@@ -14,7 +14,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from torch import nn
 
-from transfer.detection_result import (
+from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.result import (
     SAMPLE_FALLBACK,
     clean_metrics,
     collect_samples,
@@ -22,7 +23,6 @@ from transfer.detection_result import (
     write_result,
     write_samples,
 )
-from transfer.detector_config import CONFIG_ROOT, load_detector_config
 
 NAME = "records_of_the_result_tests"
 

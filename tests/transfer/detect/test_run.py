@@ -12,8 +12,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from pretrain.errors import ConfigError, DataError, UserError
-from transfer.detection_run import (
+from pretrain.base.errors import ConfigError, DataError, UserError
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
+from transfer.demo_data.write import write_dataset
+from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.loading import WeightsPlan
+from transfer.detect.run import (
     LONG_MESSAGE,
     DetectionRun,
     RunOptions,
@@ -22,10 +26,6 @@ from transfer.detection_run import (
     init_name,
     prepare_run,
 )
-from transfer.detection_weights import WeightsPlan
-from transfer.detector_config import CONFIG_ROOT, load_detector_config
-from transfer.synthetic.config import CLASS_NAMES, SyntheticConfig
-from transfer.synthetic.write import write_dataset
 
 SMALL = "demo/R_18_FPN_random.yaml"
 

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.errors import ConfigError, DataError, UserError
-from transfer.datasets import PreparedData, parse_spec, prepare_data
-from transfer.detector_config import CONFIG_ROOT, load_detector_config
-from transfer.synthetic.config import SyntheticConfig
-from transfer.synthetic.write import write_dataset
-from transfer.trainer import DetectionTrainer, SharedReaderMapper, _one_line_data_errors
-from transfer.voc_evaluation import VocEvaluator
+from pretrain.base.errors import ConfigError, DataError, UserError
+from transfer.data.spec import PreparedData, parse_spec, prepare_data
+from transfer.demo_data.config import SyntheticConfig
+from transfer.demo_data.write import write_dataset
+from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.evaluation import VocEvaluator
+from transfer.detect.trainer import DetectionTrainer, SharedReaderMapper, _one_line_data_errors
 
 
 def load(*words: str):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import ConfigError
-from transfer.linear_config import LinearConfig, load_linear_config
+from pretrain.base.errors import ConfigError
+from transfer.readout.config import LinearConfig, load_linear_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "linear"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "linear"
 # infomin.md 1.7, copied by hand.
 PROTOCOL = {
     "epochs": 60,

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pretrain.contract import InputContract
-from pretrain.encoder import ResNetEncoder
-from pretrain.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.model.encoder import ResNetEncoder
 from pretrain.views.recipes import RECIPES, RandomResizedCrop
-from transfer.linear_config import LinearConfig
-from transfer.linear_features import (
+from transfer.readout.config import LinearConfig
+from transfer.readout.features import (
     FrozenEncoder,
     batches_per_epoch,
     cached_batches,
@@ -177,7 +177,7 @@ def test_weights_that_cannot_be_used_are_refused(weights, branch, error, words):
 
 def give_backbone(monkeypatch, tensors, **contract):
     backbone = SimpleNamespace(arch="resnet18", tensors=tensors, contract=InputContract(**contract), sha256="ab" * 32)
-    monkeypatch.setattr("transfer.linear_features.load_backbone", lambda path, *, source="auto", branch=None: backbone)
+    monkeypatch.setattr("transfer.readout.features.load_backbone", lambda path, *, source="auto", branch=None: backbone)
 
 
 def test_a_checkpoints_tensors_arrive_unchanged_with_its_contract(monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.errors import ConfigError
-from transfer.linear import Validation, accuracy, encoder_stands_still, measure, standardized, train_classifier
-from transfer.linear_config import LinearConfig
-from transfer.linear_features import cached_batches, load_frozen_encoder, load_splits, state_hash
+from pretrain.base.errors import ConfigError
+from transfer.readout.config import LinearConfig
+from transfer.readout.features import cached_batches, load_frozen_encoder, load_splits, state_hash
+from transfer.readout.linear import Validation, accuracy, encoder_stands_still, measure, standardized, train_classifier
 
 TINY = LinearConfig(
     epochs=4, batch_size=8, learning_rate=0.5, milestones=(2,), device="cpu", precision="fp32", num_workers=0

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.contract import InputContract
-from pretrain.encoder import ARCHITECTURES
-from pretrain.errors import ConfigError, DataError, UserError
-from transfer import linear_run
-from transfer.linear_config import LinearConfig
-from transfer.linear_features import FrozenEncoder, load_frozen_encoder, state_hash
-from transfer.linear_run import RESULT_NAME, STARTED_NAME, Request, default_init_name, run_readout
-from transfer.report_runs import read_linear
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.model.encoder import ARCHITECTURES
+from transfer.compare.runs import read_linear
+from transfer.readout import run as linear_run
+from transfer.readout.config import LinearConfig
+from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
+from transfer.readout.run import RESULT_NAME, STARTED_NAME, Request, default_init_name, run_readout
 
 TINY = LinearConfig(
     epochs=2,

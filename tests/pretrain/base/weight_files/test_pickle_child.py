@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.safe_reader import pickle_child, pickle_operations
-from pretrain.safe_reader.pickle_child import Plan, answer, check_operations, read_one
-from pretrain.safe_reader.pickle_records import Refused
+from pretrain.base.weight_files import pickle_child, pickle_operations
+from pretrain.base.weight_files.pickle_child import Plan, answer, check_operations, read_one
+from pretrain.base.weight_files.pickle_records import Refused
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def plan_of(content: bytes, kind: str = "pickle") -> dict:
@@ -102,7 +102,7 @@ def test_nothing_that_stands_for_a_name_can_be_changed_by_a_file(inert):
 
 def test_the_process_imports_neither_torch_nor_numpy():
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pretrain.safe_reader.pickle_child; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pretrain.base.weight_files.pickle_child; "
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'yaml')])"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)

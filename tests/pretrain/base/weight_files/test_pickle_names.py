@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.safe_reader import pickle_records
-from pretrain.safe_reader.pickle_names import ALLOWED
-from pretrain.safe_reader.torch_files import read_torch_file
+from pretrain.base.weight_files import pickle_records
+from pretrain.base.weight_files.pickle_names import ALLOWED
+from pretrain.base.weight_files.torch_files import read_torch_file
 
 
 def test_every_entry_is_a_record_of_ours():

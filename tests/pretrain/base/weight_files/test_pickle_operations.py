@@ -8,9 +8,9 @@ import pickletools
 
 import pytest
 
-from pretrain.safe_reader import pickle_operations
-from pretrain.safe_reader.pickle_operations import check_operations
-from pretrain.safe_reader.pickle_records import Refused
+from pretrain.base.weight_files import pickle_operations
+from pretrain.base.weight_files.pickle_operations import check_operations
+from pretrain.base.weight_files.pickle_records import Refused
 
 EVERY_KIND = {
     "text": ["a\nb", "ä" * 300, b"bytes\n", b"x" * 300, 2**70, -(2**2100), -1, 1 << 20, 0.1, None, True],

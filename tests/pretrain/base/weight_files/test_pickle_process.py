@@ -9,9 +9,9 @@ import tempfile
 
 import pytest
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader import pickle_process
-from pretrain.safe_reader.pickle_process import Caps, reading
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files import pickle_process
+from pretrain.base.weight_files.pickle_process import Caps, reading
 
 
 def plan_of(content: bytes) -> dict:
@@ -55,7 +55,7 @@ def test_a_child_that_does_not_end_is_stopped(monkeypatch):
 
 
 def test_a_child_that_uses_up_its_time_is_stopped(monkeypatch):
-    loop = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pretrain.safe_reader.pickle_child import limit; limit(1 << 30, 1, 1 << 20)\nwhile True: pass"
+    loop = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pretrain.base.weight_files.pickle_child import limit; limit(1 << 30, 1, 1 << 20)\nwhile True: pass"
     monkeypatch.setattr(pickle_process, "START", loop)
     with pytest.raises(CheckpointError, match=r"stopped \(SIG(XCPU|KILL); its caps are"):
         plan_of(b"}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.safe_reader.pickle_records import (
+from pretrain.base.weight_files.pickle_records import (
     Array,
     ArrayType,
     Name,

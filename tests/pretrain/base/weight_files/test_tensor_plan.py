@@ -7,7 +7,7 @@ import tempfile
 import pytest
 import torch
 
-from pretrain.safe_reader.tensor_plan import PlanError, build
+from pretrain.base.weight_files.tensor_plan import PlanError, build
 
 DATA = torch.arange(16.0)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError
-from pretrain.safe_reader import torch_files
-from pretrain.safe_reader.torch_files import open_torch_file, read_torch_file
+from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files import torch_files
+from pretrain.base.weight_files.torch_files import open_torch_file, read_torch_file
 
 
 def contents() -> dict:

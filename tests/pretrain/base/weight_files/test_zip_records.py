@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from pretrain.safe_reader.zip_records import ZipError, check_checksums, read_records
+from pretrain.base.weight_files.zip_records import ZipError, check_checksums, read_records
 
 TENSORS = {"a": torch.arange(50.0), "empty": torch.zeros(0), "b": torch.ones(3, dtype=torch.int64)}
 

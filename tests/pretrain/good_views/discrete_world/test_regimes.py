@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pretrain.discrete_world.regimes import (
+from pretrain.good_views.discrete_world.regimes import (
     best_accuracy,
     demonstration_world,
     draw_regimes,
@@ -17,7 +17,7 @@ from pretrain.discrete_world.regimes import (
     examine_all,
     few_label_accuracy,
 )
-from pretrain.discrete_world.world import label_joint, product_world, view
+from pretrain.good_views.discrete_world.world import label_joint, product_world, view
 
 BIT = math.log(2)
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from pretrain.discrete_world import report
-from pretrain.discrete_world.world import product_world
-from pretrain.errors import ConfigError, DataError
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.discrete_world import report
+from pretrain.good_views.discrete_world.world import product_world
 
 
 @pytest.fixture(autouse=True)

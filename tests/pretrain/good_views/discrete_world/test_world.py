@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.discrete_world.world import (
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.discrete_world.world import (
     MAX_ENUMERATED,
     TOLERANCE,
     World,
@@ -26,8 +27,7 @@ from pretrain.discrete_world.world import (
     view,
     view_joint,
 )
-from pretrain.errors import ConfigError
-from pretrain.information import estimate, in_batch
+from pretrain.good_views.information import estimate, in_batch
 
 BIT = math.log(2)
 CLEAN = {"s": (0.5, 0.5), "a": (0.5, 0.5), "b": (0.5, 0.5)}

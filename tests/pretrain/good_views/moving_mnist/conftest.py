@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pretrain.moving_mnist.config import (
+from pretrain.good_views.moving_mnist.config import (
     EncoderConfig,
     MovingMnistConfig,
     ProbeConfig,
     SceneConfig,
     TrainingConfig,
 )
-from pretrain.moving_mnist.pools import Pool, World, Worlds
+from pretrain.good_views.moving_mnist.pools import Pool, World, Worlds
 
 DIGITS = tuple(str(digit) for digit in range(10))
 PLACES = ("meadow", "night", "sea", "town")

@@ -8,11 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.moving_mnist import cells
-from pretrain.moving_mnist.cells import Bench, Cell, differences, measure_cell, plan_cells, read_cell, write_cell
-from pretrain.moving_mnist.factors import CONSTANT, RANDOM, SHARINGS, SUPERVISED
-from pretrain.moving_mnist.pools import Worlds
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.moving_mnist import cells
+from pretrain.good_views.moving_mnist.cells import (
+    Bench,
+    Cell,
+    differences,
+    measure_cell,
+    plan_cells,
+    read_cell,
+    write_cell,
+)
+from pretrain.good_views.moving_mnist.factors import CONSTANT, RANDOM, SHARINGS, SUPERVISED
+from pretrain.good_views.moving_mnist.pools import Worlds
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretrain.moving_mnist.checks import check_pairs
-from pretrain.moving_mnist.config import SceneConfig
-from pretrain.moving_mnist.factors import SHARINGS, Sharing
-from pretrain.moving_mnist.pairs import PairBatch, PairMaker
+from pretrain.good_views.moving_mnist.checks import check_pairs
+from pretrain.good_views.moving_mnist.config import SceneConfig
+from pretrain.good_views.moving_mnist.factors import SHARINGS, Sharing
+from pretrain.good_views.moving_mnist.pairs import PairBatch, PairMaker
 
 NUM_PAIRS = 256
 DIGIT = Sharing(("digit",))
@@ -86,7 +86,7 @@ def test_a_crop_that_tells_the_other_views_crop_is_caught(worlds, scene):
 
 
 def make_with_crop_of_view_1(worlds, scene, batch):
-    from pretrain.moving_mnist.pairs import render
+    from pretrain.good_views.moving_mnist.pairs import render
 
     factors = replace(batch.factors_2, crop=batch.factors_1.crop)
     arrays = (factors.digit_index, factors.background_index, factors.crop, factors.offsets)

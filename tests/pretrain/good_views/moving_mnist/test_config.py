@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import ConfigError
-from pretrain.moving_mnist.config import MovingMnistConfig, load_moving_mnist_config
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.moving_mnist.config import MovingMnistConfig, load_moving_mnist_config
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "views"
+CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "views"
 
 
 def test_the_file_at_the_papers_scale_writes_the_defaults_out():

@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretrain.moving_mnist.config import EncoderConfig, SceneConfig
-from pretrain.moving_mnist.encoders import ImageEncoder, SequenceEncoder, average_cells, build_encoders, expected_places
+from pretrain.good_views.moving_mnist.config import EncoderConfig, SceneConfig
+from pretrain.good_views.moving_mnist.encoders import (
+    ImageEncoder,
+    SequenceEncoder,
+    average_cells,
+    build_encoders,
+    expected_places,
+)
 
 SMALL = EncoderConfig(input_pixels=32, width=4, feature_dim=16, num_points=2, head_dim=8)
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.moving_mnist import experiment
-from pretrain.moving_mnist.config import load_moving_mnist_config
-from pretrain.moving_mnist.experiment import run_experiment, warnings_about
-from pretrain.moving_mnist.factors import SHARINGS
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.moving_mnist import experiment
+from pretrain.good_views.moving_mnist.config import load_moving_mnist_config
+from pretrain.good_views.moving_mnist.experiment import run_experiment, warnings_about
+from pretrain.good_views.moving_mnist.factors import SHARINGS
 
 QUICK = [
     "scene.num_frames=2",

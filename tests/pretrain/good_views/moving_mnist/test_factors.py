@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from pretrain.errors import ConfigError
-from pretrain.moving_mnist.factors import FACTORS, PAPER, SHARINGS, SUPERVISED, Sharing, parse_sharings
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.moving_mnist.factors import FACTORS, PAPER, SHARINGS, SUPERVISED, Sharing, parse_sharings
 
 
 def test_the_seven_sharings_are_all_choices_of_one_or_more_factors():

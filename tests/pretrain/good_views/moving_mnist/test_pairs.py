@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.moving_mnist.config import SceneConfig
-from pretrain.moving_mnist.factors import SHARINGS, Sharing
-from pretrain.moving_mnist.pairs import DRAWS, SPEED, PairMaker, fold, render, trajectory
+from pretrain.good_views.moving_mnist.config import SceneConfig
+from pretrain.good_views.moving_mnist.factors import SHARINGS, Sharing
+from pretrain.good_views.moving_mnist.pairs import DRAWS, SPEED, PairMaker, fold, render, trajectory
 
 DIGIT = SHARINGS[0]
 

@@ -9,9 +9,9 @@ import pytest
 import torchvision
 from PIL import Image
 
-from pretrain.errors import DataError
-from pretrain.moving_mnist.config import SceneConfig
-from pretrain.moving_mnist.pools import load_backgrounds, load_digits, load_worlds, split_by_class
+from pretrain.base.errors import DataError
+from pretrain.good_views.moving_mnist.config import SceneConfig
+from pretrain.good_views.moving_mnist.pools import load_backgrounds, load_digits, load_worlds, split_by_class
 
 
 def rows(images):

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.moving_mnist.config import ProbeConfig
-from pretrain.moving_mnist.encoders import build_encoders
-from pretrain.moving_mnist.factors import SHARINGS
-from pretrain.moving_mnist.pairs import PairMaker
-from pretrain.moving_mnist.probing import Table, constant_predictor, encode, probe, probe_encoders
+from pretrain.good_views.moving_mnist.config import ProbeConfig
+from pretrain.good_views.moving_mnist.encoders import build_encoders
+from pretrain.good_views.moving_mnist.factors import SHARINGS
+from pretrain.good_views.moving_mnist.pairs import PairMaker
+from pretrain.good_views.moving_mnist.probing import Table, constant_predictor, encode, probe, probe_encoders
 
 CPU = torch.device("cpu")
 
@@ -120,7 +120,7 @@ def test_probes_are_fitted_on_training_scenes_and_judged_on_held_out_ones(worlds
         asked.append((maker.world, split, num))
         return encode(encoders, maker, split=split, num=num, device=device)
 
-    monkeypatch.setattr("pretrain.moving_mnist.probing.encode", recording)
+    monkeypatch.setattr("pretrain.good_views.moving_mnist.probing.encode", recording)
     config = replace(config, probe=replace(config.probe, num_train=40, num_test=30, weight_decay=0.1))
     if measure == "probe":
         networks = build_encoders(config.encoder, config.scene, seed=0)

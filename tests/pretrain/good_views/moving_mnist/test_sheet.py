@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.moving_mnist.config import SceneConfig
-from pretrain.moving_mnist.factors import SHARINGS
-from pretrain.moving_mnist.pairs import PairMaker
-from pretrain.moving_mnist.sheet import BREAK, CAPTION_LINES, CELL, GAP, LINE, MAX_FRAMES, draw_samples
+from pretrain.good_views.moving_mnist.config import SceneConfig
+from pretrain.good_views.moving_mnist.factors import SHARINGS
+from pretrain.good_views.moving_mnist.pairs import PairMaker
+from pretrain.good_views.moving_mnist.sheet import BREAK, CAPTION_LINES, CELL, GAP, LINE, MAX_FRAMES, draw_samples
 
 
 def cell(sheet, row, column, *, num_frames_shown):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.moving_mnist.factors import PAPER
-from pretrain.moving_mnist.table import summarise, to_markdown
+from pretrain.good_views.moving_mnist.factors import PAPER
+from pretrain.good_views.moving_mnist.table import summarise, to_markdown
 
 # Not read off PAPER: the table of the specification once more, so that a slip in one of them shows.
 PAPER_TABLE = {

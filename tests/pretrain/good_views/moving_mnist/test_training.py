@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretrain.errors import UserError
-from pretrain.moving_mnist.config import TrainingConfig
-from pretrain.moving_mnist.factors import Sharing
-from pretrain.moving_mnist.pairs import PairMaker
-from pretrain.moving_mnist.training import supervised_errors, train_contrast, train_supervised
+from pretrain.base.errors import UserError
+from pretrain.good_views.moving_mnist.config import TrainingConfig
+from pretrain.good_views.moving_mnist.factors import Sharing
+from pretrain.good_views.moving_mnist.pairs import PairMaker
+from pretrain.good_views.moving_mnist.training import supervised_errors, train_contrast, train_supervised
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def test_the_supervised_position_is_in_pixels(worlds, tiny):
 def test_divergence_says_what_to_type(worlds, tiny, monkeypatch):
     train, _ = makers(worlds, tiny)
     monkeypatch.setattr(
-        "pretrain.moving_mnist.training.functional.cross_entropy",
+        "pretrain.good_views.moving_mnist.training.functional.cross_entropy",
         lambda *_: torch.tensor(float("nan"), requires_grad=True),
     )
     with pytest.raises(UserError, match="training.learning_rate="):

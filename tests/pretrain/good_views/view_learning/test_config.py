@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import ConfigError
-from pretrain.view_learning.config import GameConfig, load_game_config
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.view_learning.config import GameConfig, load_game_config
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "views"
+CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "views"
 
 
 def test_defaults_are_those_of_infomin_md_section_4() -> None:

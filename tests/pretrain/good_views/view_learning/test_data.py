@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import DataError
-from pretrain.view_learning.data import GameData
-from tests.pretrain.view_learning.tiny_game import data_of, game_config, images_of, write_classes
+from pretrain.base.errors import DataError
+from pretrain.good_views.view_learning.data import GameData
+from tests.pretrain.good_views.view_learning.tiny_game import data_of, game_config, images_of, write_classes
 
 
 @pytest.fixture(scope="module")

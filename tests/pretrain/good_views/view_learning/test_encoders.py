@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.errors import ConfigError
-from pretrain.view_learning.encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
+from pretrain.base.errors import ConfigError
+from pretrain.good_views.view_learning.encoders import (
+    VIEW_CHANNELS,
+    ViewEncoderConfig,
+    build_view_encoder,
+    require_image_size,
+)
 
 
 @pytest.mark.parametrize("channels", VIEW_CHANNELS)

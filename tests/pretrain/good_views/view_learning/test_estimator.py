@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretrain.errors import DataError
-from pretrain.view_learning.estimator import Estimator, gradient_penalty, require_enough_images
-from tests.pretrain.view_learning.tiny_game import game_config
+from pretrain.base.errors import DataError
+from pretrain.good_views.view_learning.estimator import Estimator, gradient_penalty, require_enough_images
+from tests.pretrain.good_views.view_learning.tiny_game import game_config
 
 
 def estimator(seed: int = 0, num_images: int = 40, **over) -> Estimator:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.information_interval import t_interval
-from pretrain.strict import from_mapping, merge
-from pretrain.view_learning.channel_views import ChannelViews, load_views
-from pretrain.view_learning.evaluation import (
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.strict import from_mapping, merge
+from pretrain.good_views.interval import t_interval
+from pretrain.good_views.view_learning.channel_views import ChannelViews, load_views
+from pretrain.good_views.view_learning.evaluation import (
     EvaluationConfig,
     EvaluationData,
     evaluate_once,
@@ -20,7 +20,7 @@ from pretrain.view_learning.evaluation import (
     pairs,
     summarize,
 )
-from tests.pretrain.view_learning.tiny_game import CLASSES, SMALL, write_classes
+from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, SMALL, write_classes
 
 TINY = {
     "image_size": 16,
@@ -130,7 +130,7 @@ def test_unknown_keys_name_the_nearest() -> None:
 
 
 def test_our_own_files_load() -> None:
-    folder = Path(__file__).resolve().parents[3] / "configs" / "views"
+    folder = Path(__file__).resolve().parents[4] / "configs" / "views"
     kinds = {
         name: load_evaluation_config(folder / f"evaluation_{name}.yaml").encoder.kind
         for name in ("small", "stl10", "nyu")

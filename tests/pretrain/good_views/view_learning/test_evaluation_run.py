@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import ConfigError, DataError
-from pretrain.view_learning import evaluation_run
-from pretrain.view_learning.evaluation import load_evaluation_config
-from pretrain.view_learning.evaluation_run import evaluate_views, views_of
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.good_views.view_learning import evaluation_run
+from pretrain.good_views.view_learning.evaluation import load_evaluation_config
+from pretrain.good_views.view_learning.evaluation_run import evaluate_views, views_of
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import record_of, write_generator
-from tests.pretrain.view_learning.tiny_game import write_classes
+from tests.pretrain.good_views.view_learning.tiny_game import write_classes
 
 
 def test_nothing_is_written_where_a_seed_fails_and_warnings_are_said(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.view_learning.config import GameOptimizerConfig
-from pretrain.view_learning.game import Diverged, Game, GameBatch, learning_rate
+from pretrain.good_views.view_learning.config import GameOptimizerConfig
+from pretrain.good_views.view_learning.game import Diverged, Game, GameBatch, learning_rate
 from pretrain.views.generator import split_views
-from tests.pretrain.view_learning.tiny_game import game_config, game_of, random_batch
+from tests.pretrain.good_views.view_learning.tiny_game import game_config, game_of, random_batch
 
 
 def views_of(game: Game, batch: GameBatch) -> tuple[Tensor, Tensor]:

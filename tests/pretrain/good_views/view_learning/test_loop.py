@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import CheckpointError, ConfigError, Terminated
-from pretrain.view_learning.config import GameConfig
-from pretrain.view_learning.game import Diverged, Game
-from pretrain.view_learning.loop import HISTORY, STATE, Outcome, play
-from tests.pretrain.view_learning.tiny_game import data_of, game_config, write_classes
+from pretrain.base.errors import CheckpointError, ConfigError, Terminated
+from pretrain.good_views.view_learning.config import GameConfig
+from pretrain.good_views.view_learning.game import Diverged, Game
+from pretrain.good_views.view_learning.loop import HISTORY, STATE, Outcome, play
+from tests.pretrain.good_views.view_learning.tiny_game import data_of, game_config, write_classes
 
 
 @pytest.fixture(scope="module")

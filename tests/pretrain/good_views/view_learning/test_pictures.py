@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.view_learning.loop import Outcome
-from pretrain.view_learning.pictures import _alone, _grey, draw_channels, draw_history
+from pretrain.good_views.view_learning.loop import Outcome
+from pretrain.good_views.view_learning.pictures import _alone, _grey, draw_channels, draw_history
 from pretrain.views.generator import Generator, GeneratorConfig
 
 

@@ -9,10 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.errors import DataError
-from pretrain.view_learning.pixels import Boxes, PixelSet, central_boxes, cut, draw_boxes, load_classes, load_images
+from pretrain.base.errors import DataError
+from pretrain.good_views.view_learning.pixels import (
+    Boxes,
+    PixelSet,
+    central_boxes,
+    cut,
+    draw_boxes,
+    load_classes,
+    load_images,
+)
 from pretrain.views.geometry import Crop, apply_crop
-from tests.pretrain.view_learning.tiny_game import CLASSES, write_classes
+from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, write_classes
 
 
 def boxes(top: float, left: float, height: float, width: float, mirrored: bool = False, count: int = 1) -> Boxes:

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.errors import ConfigError, UserError
-from pretrain.information_interval import t_interval
-from pretrain.view_learning import run as game_run
-from pretrain.view_learning.loop import Outcome
-from pretrain.view_learning.run import GameRunConfig, agreement, between_seeds, learn_views
+from pretrain.base.errors import ConfigError, UserError
+from pretrain.good_views.interval import t_interval
+from pretrain.good_views.view_learning import run as game_run
+from pretrain.good_views.view_learning.loop import Outcome
+from pretrain.good_views.view_learning.run import GameRunConfig, agreement, between_seeds, learn_views
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import load_generator
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain, recipe_to_plain
-from tests.pretrain.view_learning.tiny_game import game_config, write_classes
+from tests.pretrain.good_views.view_learning.tiny_game import game_config, write_classes
 
 
 @pytest.fixture(scope="module")

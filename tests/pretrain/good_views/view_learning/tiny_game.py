@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretrain.strict import from_mapping, merge
-from pretrain.view_learning.config import GameConfig
-from pretrain.view_learning.data import GameData, GameImages, load_game_images
-from pretrain.view_learning.game import Game, GameBatch
+from pretrain.base.strict import from_mapping, merge
+from pretrain.good_views.view_learning.config import GameConfig
+from pretrain.good_views.view_learning.data import GameData, GameImages, load_game_images
+from pretrain.good_views.view_learning.game import Game, GameBatch
 
 CLASSES = ("cross", "stripes", "tiles")
 SMALL = {"kind": "small", "width": 4, "feature_dim": 8}

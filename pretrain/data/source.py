@@ -1,0 +1,157 @@
+"""Image folders: what is listed, what can be read, and folders of classes.
+
+In: a folder, searched recursively. Out: a frozen listing of image files, and which of them do not decode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pretrain.base.errors import DataError
+from pretrain.base.image_files import SUFFIXES, read_image
+
+SCAN_THREADS = 16
+
+
+def list_images(root: Path) -> list[Path]:
+    """Every image file under `root` by suffix (SUFFIXES, any case), sorted by relative name, links followed.
+
+    Names that begin with a dot are left out (`._x.jpg` of macOS archives holds no image). Raises DataError if `root` is
+    no folder or holds no such file.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise DataError(
+            f"{root}: expected a folder of images, found {found}; name one (data.root=FOLDER, or --data FOLDER)"
+        )
+    names = sorted(name.as_posix() for name in _walk(root))
+    if not names:
+        raise DataError(f"{root}: no image in this folder or below it; looked for {' '.join(sorted(SUFFIXES))}")
+    return [root / name for name in names]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Relative paths of image files; a folder that links back to one of its parents is entered once."""
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in files:
+            path = Path(folder) / name
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                yield path.relative_to(root)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A frozen listing of a folder: `ImageSource(root)`, then len and [index] -> path.
+
+    names: relative to root; filled from the folder if not given. Raises DataError as `list_images` does.
+    """
+
+    root: Path
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+        if not self.names:
+            paths = list_images(self.root)
+            object.__setattr__(self, "names", tuple(path.relative_to(self.root).as_posix() for path in paths))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Path:
+        return self.root / self.names[index]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All paths, in order."""
+        return tuple(self.root / name for name in self.names)
+
+    def without(self, paths: Iterable[Path]) -> ImageSource:
+        """The same listing less `paths`. Raises DataError if nothing is left."""
+        dropped = {Path(path) for path in paths}
+        names = tuple(name for name in self.names if self.root / name not in dropped)
+        if not names:
+            raise DataError(f"{self.root}: none of the {len(self)} images can be read")
+        return replace(self, names=names)
+
+    def fingerprint(self) -> str:
+        """sha256 over relative names and sizes in bytes: changes when a file is added, lost, renamed or resized."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(f"{name}\0{(self.root / name).stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Labelled images: one folder a class. labels[i] is the position of paths[i]'s class in `classes` (sorted)."""
+
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    @classmethod
+    def load(cls, root: Path) -> ClassFolders:
+        """Read root/CLASS/**/IMAGE. Raises DataError if there is no class folder or one of them holds no image."""
+        root = Path(root)
+        if not root.is_dir():
+            found = "a file" if root.exists() else "nothing"
+            raise DataError(f"{root}: expected a folder with one folder a class, found {found}")
+        classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."))
+        if not classes:
+            raise DataError(f"{root}: expected one folder a class ({root}/CLASS/IMAGE.jpg), found no folder in it")
+        listed = [list_images(root / name) for name in classes]
+        return cls(
+            classes=classes,
+            paths=tuple(path for paths in listed for path in paths),
+            labels=tuple(label for label, paths in enumerate(listed) for _ in paths),
+        )
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """num_ok images decoded; bad: (path, reason) of those that did not, in the order given."""
+
+    num_ok: int
+    bad: tuple[tuple[Path, str], ...]
+
+    def describe(self, *, named: int = 10) -> str:
+        """How many cannot be read, the first ones by name, and what to type."""
+        lines = [f"{len(self.bad)} of {self.num_ok + len(self.bad)} images cannot be read:"]
+        lines += [f"  {path}: {reason}" for path, reason in self.bad[:named]]
+        if len(self.bad) > named:
+            lines.append(f"  ... and {len(self.bad) - named} more")
+        return "\n".join([*lines, "mend or remove them, or type data.skip_unreadable=true to leave them out"])
+
+
+def scan_images(paths: Sequence[Path], *, num_threads: int = SCAN_THREADS, show_progress: bool = False) -> ScanReport:
+    """Decode every file once, to its last row, in threads (Pillow decodes without holding the interpreter's lock)."""
+    with ThreadPoolExecutor(min(num_threads, 2 * (os.cpu_count() or 1))) as pool:
+        results = pool.map(_why_unreadable, paths)
+        bar = tqdm(results, total=len(paths), desc="checking images", unit="file", delay=2, disable=not show_progress)
+        reasons = list(bar)
+    bad = tuple((path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None)
+    return ScanReport(num_ok=len(paths) - len(bad), bad=bad)
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        read_image(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None

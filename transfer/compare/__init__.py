@@ -1,0 +1,1 @@
+"""Many runs: results, statistics, report, study and sweep."""

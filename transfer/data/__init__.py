@@ -1,0 +1,1 @@
+"""A user's detection data: SPEC text in, validated records out (COCO, VOC)."""

@@ -1,0 +1,1 @@
+"""The linear readout of a frozen encoder."""
