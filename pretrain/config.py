@@ -12,12 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
-from pretrain.model.encoder import ARCHITECTURES
-from pretrain.presets import PRESETS
 from pretrain.views.recipe_file import is_recipe_file, load_recipe, recipe_from_plain, recipe_to_plain
 from pretrain.views.recipes import MAX_JITTER_STRENGTH
+
+# What a method's name stands for; any explicit value of a configuration wins. [infomin.md 1.1]
+PRESETS: dict[str, dict[str, Any]] = {
+    # InfoMin: two strong RGB views, jigsaw branch, queue, MLP head; T is 0.15, not MoCo v2's 0.2.
+    "infomin": {
+        "method": {"name": "infomin", "head": "mlp", "temperature": 0.15, "jigsaw": True},
+        "views": {"recipe": "infomin"},
+    },
+    "moco_v2": {
+        "method": {"name": "moco_v2", "head": "mlp", "temperature": 0.2, "jigsaw": False},
+        "views": {"recipe": "moco_v2"},
+    },
+}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -75,7 +87,7 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """arch: a key of pretrain.model.encoder.ARCHITECTURES."""
+    """arch: a key of pretrain.base.architecture.ARCHITECTURES."""
 
     arch: str = "resnet50"
 
@@ -85,7 +97,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The contrastive method; its preset (pretrain/presets.py) supplies what is not given.
+    """The contrastive method; its preset (PRESETS above) supplies what is not given.
 
     queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
     jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.

@@ -9,8 +9,9 @@ import yaml
 
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping
-from pretrain.config import RunConfig, load_run_config, to_plain
+from pretrain.config import PRESETS, RunConfig, load_run_config, to_plain
 from pretrain.data.stream import recipe_of
+from pretrain.views.recipes import RECIPES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 
@@ -107,3 +108,16 @@ def test_the_paper_s_runs_differ_in_epochs_alone():
     assert runs[0] == runs[1] == runs[2]
     assert runs[0]["method"]["queue_size"] == 65536
     assert runs[0]["optimizer"]["learning_rate"] == 0.03
+
+
+def test_infomin_and_moco_v2_are_the_reference_s_rows():
+    # infomin.md 1.1: jigsaw, aug, head, temperature
+    rows = {
+        name: (v["method"]["jigsaw"], v["views"]["recipe"], v["method"]["head"], v["method"]["temperature"])
+        for name, v in PRESETS.items()
+    }
+    assert rows == {"infomin": (True, "infomin", "mlp", 0.15), "moco_v2": (False, "moco_v2", "mlp", 0.2)}
+
+
+def test_every_preset_names_a_recipe_that_exists():
+    assert all(preset["views"]["recipe"] in RECIPES for preset in PRESETS.values())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.model.encoder import ARCHITECTURES
+from pretrain.base.architecture import ARCHITECTURES
 from tests.transfer.conversion.tiny_encoders import TINY
 
 CLASSES = ["cup", "leaf", "<b>bolt</b>"]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import ARCHITECTURES
 from transfer.conversion.loaded_network import COUNTER, Preprocessing, TorchNetwork
 from transfer.conversion.sources import Backbone
 from transfer.conversion.target_names import from_huggingface, to_huggingface

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pretrain.model.encoder import ARCHITECTURES, Architecture, backbone_shapes
+from pretrain.base.architecture import ARCHITECTURES, Architecture
+from pretrain.model.encoder import backbone_shapes
 
 COUNTER = "num_batches_tracked"  # written by BatchNorm, read by nothing
 ON_REQUEST = frozenset({"resnet50_half"})  # converted only with --source: no published detector has this width

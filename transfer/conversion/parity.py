@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import ARCHITECTURES, STAGES, ResNetEncoder
+from pretrain.model.encoder import STAGES, ResNetEncoder
 from transfer.conversion.loaded_network import LoadedNetwork
 from transfer.conversion.sidecar import BREAKS, OTHER_BRANCH, PROVEN_STAGES, TOLERANCE
 from transfer.conversion.sources import Backbone

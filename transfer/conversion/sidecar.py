@@ -12,9 +12,10 @@ from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import ARCHITECTURES, STAGES
+from pretrain.model.encoder import STAGES
 from transfer.conversion.weight_files import file_sha256
 
 FORMAT = "infomin-transfer/sidecar"

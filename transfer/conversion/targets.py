@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError
-from pretrain.model.encoder import ARCHITECTURES
 from transfer.conversion import export_detectron2, export_huggingface, export_onnx, export_timm, export_torchvision
 from transfer.conversion.loaded_network import LoadedNetwork
 from transfer.conversion.sources import Backbone

@@ -7,8 +7,9 @@ import torch
 import torchvision
 from torchvision.models import resnet18
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import ConfigError
-from pretrain.model.encoder import ARCHITECTURES, ResNetEncoder, backbone_shapes
+from pretrain.model.encoder import ResNetEncoder, backbone_shapes
 
 
 def test_resnet50_has_265_backbone_tensors():

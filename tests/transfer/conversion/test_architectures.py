@@ -11,8 +11,9 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 
+from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.contract import InputContract
-from pretrain.model.encoder import ARCHITECTURES, STAGES, Architecture, backbone_shapes
+from pretrain.model.encoder import STAGES, backbone_shapes
 from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save, torchvision_model
 from transfer.conversion.convert import convert
 from transfer.conversion.names import to_detectron2

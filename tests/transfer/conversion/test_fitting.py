@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import ARCHITECTURES, backbone_shapes
+from pretrain.model.encoder import backbone_shapes
 from tests.transfer.conversion.checkpoints import encoder_state, prefixed, pycontrast_cmc
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.fitting import fit, reason

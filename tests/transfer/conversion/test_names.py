@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import ARCHITECTURES, backbone_shapes
+from pretrain.model.encoder import backbone_shapes
 from tests.transfer.conversion.checkpoints import caffe2, haiku, huggingface_names, prefixed, simclr_port
 from tests.transfer.conversion.checkpoints_libraries import children
 from transfer.conversion.names import NAMINGS, from_detectron2, to_detectron2, with_affine_statistics

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import ARCHITECTURES, backbone_shapes
+from pretrain.model.encoder import backbone_shapes
 from tests.transfer.conversion.backbones import backbone_of
 from transfer.conversion.export_huggingface import configuration
 from transfer.conversion.target_names import from_huggingface, to_huggingface

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError
-from pretrain.model.encoder import ARCHITECTURES, Architecture
 from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion import targets
 from transfer.conversion.targets import DEFAULT_TARGET, SHARED_NAMES, TARGETS, check_expressible, target_named

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from pretrain.model.encoder import Architecture
+from pretrain.base.architecture import Architecture
 from tests.transfer.conversion.checkpoints import State, encoder_state
 
 TINY = {

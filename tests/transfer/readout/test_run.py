@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, UserError
-from pretrain.model.encoder import ARCHITECTURES
 from transfer.compare.runs import read_linear
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
