@@ -44,6 +44,9 @@ MODULES = {
     "recipe files": ("pretrain.views.recipe_file",),
     "families": ("pretrain.views.families",),
     "encoder": ("pretrain.model.encoder", "pretrain.encoder"),
+    "heads": ("pretrain.model.heads", "pretrain.heads"),
+    "methods": ("pretrain.model.contrast", "pretrain.methods"),
+    "contract": ("pretrain.base.contract", "pretrain.contract"),
     "detector configuration": ("transfer.detect.config", "transfer.detector_config"),
     "checkpoints of every layout": ("tests.transfer.conversion.checkpoints",),
     "tiny encoders": ("tests.transfer.conversion.tiny_encoders",),
@@ -277,7 +280,7 @@ def record_conversion(folder: Path, only: Callable[[str], bool] = bool) -> dict[
         for target, output in (
             ("detectron2", "out.pth"),
             ("torchvision", "out.pth"),
-            ("timm", "out"),
+            ("timm", "out.safetensors"),
             ("huggingface", "out"),
         ):
             name = f"our resnet18 to {target}"
