@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.base.errors import DataError
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import load_config
 from pretrain.data.order import GlobalBatches
 from pretrain.good_views.information import saturation_warning
 from pretrain.good_views.interval import t_interval
@@ -84,8 +84,7 @@ class EvaluationConfig:
 
 def load_evaluation_config(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Read `path` (None: defaults) and apply `overrides`. Raises ConfigError naming the key."""
-    values = merge(load_yaml(path) if path else {}, parse_overrides(overrides))
-    return from_mapping(EvaluationConfig, values, where=str(path or "overrides"))
+    return load_config(EvaluationConfig, path, overrides, "views")
 
 
 @dataclass(frozen=True)
