@@ -6,7 +6,6 @@ checkpoints/, and result.json once finished.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -21,8 +20,9 @@ import torch
 import torchvision
 import yaml
 
-from pretrain.base.atomic import write_json, write_text
+from pretrain.base.atomic import lock_folder, write_json, write_text
 from pretrain.base.errors import ConfigError
+from pretrain.base.same_run import require_same
 from pretrain.config import to_plain
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
@@ -50,11 +50,7 @@ class RunDir:
         self._free = free_to_change
         self.checkpoints = path / "checkpoints"
         self._created = not path.exists()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / LOCK, "a")  # noqa: SIM115 - held until close()
-        except OSError as error:
-            raise ConfigError(f"cannot write to the output directory {path}: {error.strerror or error}") from None
+        self._lock = lock_folder(path, LOCK)
         try:
             self._enter(config, resume=resume)
         except BaseException:
@@ -82,10 +78,6 @@ class RunDir:
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"the output directory {path} is in use by another running process") from None
         existing = {entry.name for entry in path.iterdir()} - {LOCK}
         self._begun = bool(existing)
         if existing and "config.yaml" not in existing:
@@ -105,18 +97,8 @@ class RunDir:
             file.write(shlex.join(sys.argv) + "\n")
 
     def _check_same(self, config: Any) -> None:
-        before = _flat(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
-        now = _flat(to_plain(config))
-        changed = [
-            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-            for key in sorted(before | now)
-            if before.get(key) != now.get(key) and not key.startswith(self._free)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{self.path} holds a run with another configuration ({'; '.join(changed)}); "
-                "give it the same values, or name another output directory"
-            )
+        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        require_same(before, to_plain(config), place=self.path, free=self._free)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -127,13 +109,6 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_json(self.path / "result.json", {"format": "infomin-transfer/pretrain-result", "version": 1, **result})
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def environment() -> dict[str, Any]:
