@@ -1,7 +1,7 @@
 """The run directory: what a run was, what it printed, what it left. One writer at a time.
 
-In: an output folder and a configuration. Out: config.yaml, environment.json, command.txt, log.jsonl, tensorboard/,
-checkpoints/, and result.json once finished.
+It holds config.yaml, environment.json (of the first start; environment_2.json of the second, ...), command.txt (a line a start),
+log.jsonl, tensorboard/, checkpoints/, and result.json once finished.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torchvision
 import yaml
 
-from pretrain.base.atomic import lock_folder, write_json, write_text
+from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_json, write_text
 from pretrain.base.errors import ConfigError
 from pretrain.base.same_run import require_same
 from pretrain.config import to_plain
@@ -28,7 +28,7 @@ from pretrain.config import to_plain
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
 LOCK = "run.lock"
-FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are looked at
+FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are read
 
 
 class RunDir:
@@ -78,21 +78,24 @@ class RunDir:
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
-        existing = {entry.name for entry in path.iterdir()} - {LOCK}
+        existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK}
         self._begun = bool(existing)
         if existing and "config.yaml" not in existing:
+            (path / LOCK).unlink()
             raise ConfigError(
                 f"the output directory {path} holds other files ({', '.join(sorted(existing)[:3])}); name an empty one"
             )
         if existing and not resume:
             raise ConfigError(
-                f"the output directory {path} already holds a run; type --resume auto to continue it, or name another"
+                f"the output directory {path} already holds a run; pass --resume auto to continue it, or name another"
             )
+        remove_temporaries(path)
         if existing:
             self._check_same(config)
         else:
             write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
-        write_json(path / "environment.json", environment())
+        start = len(list(path.glob("environment*.json"))) + 1
+        write_json(path / ("environment.json" if start == 1 else f"environment_{start}.json"), environment())
         with open(path / "command.txt", "a", encoding="utf-8") as file:
             file.write(shlex.join(sys.argv) + "\n")
 

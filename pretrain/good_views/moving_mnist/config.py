@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import load_config
 
 DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 
@@ -134,8 +134,7 @@ class MovingMnistConfig:
 
 def load_moving_mnist_config(path: Path | None, overrides: Sequence[str] = ()) -> MovingMnistConfig:
     """The paper's scale without a file. Raises ConfigError naming file and key."""
-    values = merge(load_yaml(path) if path is not None else {}, parse_overrides(overrides))
-    return from_mapping(MovingMnistConfig, values, where=str(path or "command line"))
+    return load_config(MovingMnistConfig, path, overrides, "views")
 
 
 def _require(condition: bool, message: str) -> None:

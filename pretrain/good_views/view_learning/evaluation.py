@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import load_config
 from pretrain.config import to_plain
 from pretrain.data.order import GlobalBatches
 from pretrain.data.source import some_of_each_class
@@ -93,8 +93,7 @@ class EvaluationConfig:
 
 def load_evaluation_config(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Read `path` (None: defaults) and apply `overrides`. Raises ConfigError naming the key."""
-    values = merge(load_yaml(path) if path else {}, parse_overrides(overrides))
-    return from_mapping(EvaluationConfig, values, where=str(path or "overrides"))
+    return load_config(EvaluationConfig, path, overrides, "views")
 
 
 @dataclass(frozen=True)
