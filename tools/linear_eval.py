@@ -70,5 +70,10 @@ def main() -> None:
         print(f"wrote {arguments.output_dir / 'linear_result.json'}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()
