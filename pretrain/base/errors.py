@@ -5,9 +5,10 @@ Our own bugs (AssertionError, TypeError, ...) are not caught: they keep their tr
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
@@ -29,6 +30,18 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or weight file that cannot be read, recognised or trusted."""
+
+
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.4) -> str | None:
+    """The one of `names` that is most like `name`, None where none is. cutoff: from 0 (anything) to 1 (equal)."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str], *, shown: str = "{}", cutoff: float = 0.4) -> str:
+    """ "; did you mean X?" with the nearest of `names`, or "". shown: how X is written, for example "`{}`"."""
+    found = nearest(name, names, cutoff=cutoff)
+    return "" if found is None else f"; did you mean {shown.format(found)}?"
 
 
 class Terminated(Exception):
