@@ -39,7 +39,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """All that moves during a run. `step` counts finished optimiser steps."""
+    """All that changes during a run.
+
+    method: networks and queue.
+    forward: calls `method.trained`, through DDP where there are ranks.
+    optimizer, scaler: of the trained part.
+    step: number of finished optimiser steps.
+    """
 
     method: Method
     forward: Callable[..., Any]

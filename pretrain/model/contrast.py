@@ -24,7 +24,11 @@ from pretrain.views.pipeline import normalize
 
 
 class Embeddings(NamedTuple):
-    """instance: unit vectors (B, D) of the images. jigsaw: (B', D) of the nine patches of the first B' <= B, or None."""
+    """Unit vectors.
+
+    instance: (B, D) of the images.
+    jigsaw: (B', D) of the nine patches of the first B' <= B images, or None.
+    """
 
     instance: Tensor
     jigsaw: Tensor | None
@@ -32,7 +36,12 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss: scalar with gradient. figures: detached scalars for the log. keys: (B, D) of this rank, to be remembered."""
+    """What a method makes of a batch.
+
+    loss: scalar with gradient.
+    keys: (B, D) of this rank, to be remembered.
+    figures: detached scalars for the log.
+    """
 
     loss: Tensor
     keys: Tensor
