@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -135,10 +137,18 @@ class Stopped(train_module.StopFlag):
         self.is_set = True
 
 
-def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "StopFlag", Stopped)
-    with pytest.raises(Terminated, match="step 1 of 6"):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch, number, code):
+    step = MomentumContrast.step
+
+    def stopped(self, batch, **rest):
+        os.kill(os.getpid(), number)
+        return step(self, batch, **rest)
+
+    monkeypatch.setattr(MomentumContrast, "step", stopped)
+    with pytest.raises(Terminated, match="saved at step 1 of 6; give the same command again") as stop:
         run(tiny_config(), tmp_path)
+    assert stop.value.exit_code == code
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001.pt"]
 
 
