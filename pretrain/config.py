@@ -7,7 +7,6 @@ A method is a base file, configs/pretrain/methods/NAME.yaml. Its name comes with
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from pretrain.base.strict import (
     load_chain,
     load_yaml,
     merge,
+    merge_all,
     overridden_keys,
     parse_overrides,
 )
@@ -42,10 +42,12 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """root: folder of images, searched recursively (class folders are ignored). num_workers: loader processes a rank.
+    """The images.
 
-    skip_unreadable: leave unreadable images out and report them, instead of refusing to start or to go on. One that turns out to
-    be damaged during the run is replaced by the next readable image.
+    root: a folder, searched recursively (class folders are ignored).
+    num_workers: loader processes of each rank.
+    skip_unreadable: leave out what cannot be read, and replace what turns out damaged during the run by the next readable
+        image, both reported; False refuses to start or to continue.
     """
 
     root: Path
@@ -58,13 +60,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file. Sizes in pixels.
+    """How an image becomes views. `views.recipe=FILE.yaml` is read once, so that config.yaml and checkpoints hold the whole recipe.
 
-    `views.recipe=FILE.yaml` reads the file once and keeps what it says, so that config.yaml and the checkpoints hold the whole
-    recipe (pretrain/views/recipe_file.py). The None fields keep the recipe's own values.
-    crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd. blur_sigma: its range in pixels.
-    jitter_strength x: ColorJitter becomes (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
-    The recipes' blur is made for 224 px; at 64 px it leaves no texture, and a third of its sigma does the same.
+    recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file.
+    image_size, patch_size: of a view and of a jigsaw patch, pixels.
+    crop_scale: area range of RandomResizedCrop; None here and below keeps the recipe's own value.
+    blur_kernel: taps of the Gaussian blur, odd.
+    blur_sigma: its range, pixels. The recipes' is made for 224 px; at 64 px it leaves no texture, and a third does the same.
+    jitter_strength: x makes ColorJitter (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
     """
 
     recipe: dict | str = "infomin"
@@ -103,12 +106,17 @@ class EncoderConfig:
 class MethodConfig:
     """The contrastive method; the defaults are InfoMin's.
 
-    name: of the method's file, which the run started from; `method_label` says what the run changed of it.
-    queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
-    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
+    name: of the method's file that the run started from; `method_label` says what the run changed of it.
     head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/model/heads.py).
-    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
-    its batch into groups of about that size (pretrain/model/batchnorm.py).
+    feature_dim: length of an embedding.
+    queue_size: keys in the queue, K.
+    temperature: T of InfoNCE.
+    momentum: of the key encoder.
+    jigsaw: whether there is the branch of nine patches.
+    jigsaw_weight: beta of loss = (1 - beta) L_inst + beta L_jig.
+    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
+    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits its
+        batch into groups of about that size (pretrain/model/batchnorm.py).
     """
 
     name: str = "infomin"
@@ -133,10 +141,12 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD on all parameters. batch_size is global (divided by the number of ranks). Rates are for that batch.
+    """SGD on all parameters.
 
-    schedule "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
-    warmup_epochs None: the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
+    batch_size: of all ranks together.
+    learning_rate: for that batch.
+    schedule: "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
+    warmup_epochs: None is the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
     """
 
     batch_size: int = 256
@@ -159,7 +169,8 @@ class OptimizerConfig:
 class RuntimeConfig:
     """How, not what: nothing here changes the mathematics of a run (precision apart), so a resumed run may change it.
 
-    precision "auto": bf16 where the device computes it natively, else fp32. checkpoint_every_steps None: once an epoch.
+    precision: "auto" is bf16 where the device computes it natively, else fp32.
+    checkpoint_every_steps: None is once an epoch.
     keep_every_epochs: checkpoints of these epochs are kept for good; of the others the newest two.
     """
 
@@ -211,7 +222,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
     chain = load_chain(file, *KINDS)
     for source, own in chain:
         _refuse_bare_name(own, source)
-    values = functools.reduce(merge, (own for _, own in chain), {})
+    values = merge_all(own for _, own in chain)
     if method is not None:
         values = merge(values, method_values(method, where="--method"))
     given = parse_overrides(overrides)

@@ -159,10 +159,11 @@ def test_a_run_that_refused_a_damaged_image_continues_bit_exactly_when_it_may_sk
 
     def config(skip):
         data = {"root": str(damaged_folder), "skip_unreadable": skip}
-        return tiny_config(data=data, runtime={"checkpoint_every_steps": 1})
+        small = {"encoder": {"arch": "resnet18_half"}, "optimizer": {"epochs": 2}}
+        return tiny_config(data=data, runtime={"checkpoint_every_steps": 1}, **small)
 
     def weights(directory):
-        return read_checkpoint(checkpoint_path(directory / "checkpoints", 6))["model"]
+        return read_checkpoint(checkpoint_path(directory / "checkpoints", 4))["model"]
 
     train(config(True), output_dir=tmp_path / "whole", resume=False, ranks=Ranks())
     with pytest.raises(DataError, match=r"005\.png"):
