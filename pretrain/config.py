@@ -15,9 +15,9 @@ from typing import Any, Literal
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.config_files import find_config, shipped_configs
 from pretrain.base.errors import ConfigError
+from pretrain.base.same_run import flat
 from pretrain.base.strict import (
     Origin,
-    flatten,
     from_mapping,
     load_chain,
     load_yaml,
@@ -26,8 +26,17 @@ from pretrain.base.strict import (
     overridden_keys,
     parse_overrides,
 )
-from pretrain.views.recipe_file import is_recipe_file, load_recipe, recipe_from_plain, recipe_to_plain
-from pretrain.views.recipes import MAX_JITTER_STRENGTH
+from pretrain.views.operations import MAX_JITTER_STRENGTH
+from pretrain.views.recipe_file import (
+    copy_generators,
+    is_recipe_file,
+    load_recipe,
+    located,
+    portable,
+    recipe_from_plain,
+    recipe_to_plain,
+)
+from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
@@ -62,7 +71,8 @@ class DataConfig:
 class ViewsConfig:
     """How an image becomes views. `views.recipe=FILE.yaml` is read once, so that config.yaml and checkpoints hold the whole recipe.
 
-    recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file.
+    recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file; a learned generator in it is a file
+        beside config.yaml.
     image_size, patch_size: of a view and of a jigsaw patch, pixels.
     crop_scale: area range of RandomResizedCrop; None here and below keeps the recipe's own value.
     blur_kernel: taps of the Gaussian blur, odd.
@@ -77,6 +87,11 @@ class ViewsConfig:
     blur_kernel: int | None = None
     blur_sigma: tuple[float, float] | None = None
     jitter_strength: float | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What replaces the recipe's own values (`recipe_of`); None: nothing does."""
+        return {key: getattr(self, key) for key in OVERRIDES}
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, dict):
@@ -222,14 +237,14 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
     chain = load_chain(file, *KINDS)
     for source, own in chain:
         _refuse_bare_name(own, source)
-    values = merge_all(own for _, own in chain)
+    values = merge_all(locate_generators(own, source.parent) for source, own in chain)
     if method is not None:
         values = merge(values, method_values(method, where="--method"))
     given = parse_overrides(overrides)
-    if METHOD_NAME in flatten(given):
+    if METHOD_NAME in flat(given):
         raise ConfigError(
             f"command line: {METHOD_NAME} cannot be overridden: a method is its views, head and temperature, not its name alone; "
-            f"pass --method {flatten(given)[METHOD_NAME]}"
+            f"pass --method {flat(given)[METHOD_NAME]}"
         )
     values = merge(values, given)
     recipe = values["views"].get("recipe") if isinstance(values.get("views"), dict) else None
@@ -252,11 +267,11 @@ def method_values(name: Any, *, where: str = METHOD_NAME) -> dict[str, Any]:
 
 def _refuse_bare_name(own: Mapping[str, Any], source: Path) -> None:
     """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do."""
-    given = flatten(own)
+    given = flat(own)
     if METHOD_NAME not in given:
         return
     name = given[METHOD_NAME]
-    missing = [key for key in flatten(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
+    missing = [key for key in flat(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
     if "views.recipe" in missing and any(key.startswith("views.recipe.") for key in given):
         missing.remove("views.recipe")  # a recipe that is written out
     if missing:
@@ -271,18 +286,34 @@ def method_label(values: Mapping[str, Any]) -> str:
 
     values: nested plain values of a run (`to_plain`, or a config.yaml). A name that we do not ship is returned as it is.
     """
-    given = flatten(values)
+    given = flat(values)
     name = given.get(METHOD_NAME)
     if name not in method_names():
         return str(name)
-    standard = flatten(method_values(name))
+    standard = flat(method_values(name))
     changed = [key for key, value in standard.items() if given.get(key) != value]
     changed += [f"views.{key}" for key in RECIPE_CHANGES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 
 
+def locate_generators(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a run's file in `folder` with the absolute paths of the generators that its recipe refers to."""
+    views = values.get("views")
+    recipe = views.get("recipe") if isinstance(views, Mapping) else None
+    return merge(values, {"views": {"recipe": located(recipe, folder)}} if isinstance(recipe, Mapping) else {})
+
+
+def keep_generators(config: Any, folder: Path) -> None:
+    """Copy the generators that a run's recipe refers to into `folder`, where its config.yaml names them."""
+    if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
+        copy_generators(config.views.recipe, folder)
+
+
 def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back."""
+    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back.
+
+    A run's recipe names its generators relative to the run's folder (`keep_generators`, `locate_generators`).
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -291,4 +322,7 @@ def to_plain(config: Any) -> dict[str, Any]:
             return [plain(entry) for entry in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    values = {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
+        values["views"]["recipe"] = portable(values["views"]["recipe"])
+    return values

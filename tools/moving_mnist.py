@@ -62,7 +62,7 @@ def main() -> None:
         sharings=sharings,
         seeds=seeds,
         output_dir=arguments.output_dir,
-        say=say,
+        announce=say,
     )
     say((arguments.output_dir / "table.md").read_text(encoding="utf-8"))
 

@@ -1,7 +1,6 @@
-"""Errors that are the user's to mend, and the one place where they become exit code 2.
+"""Errors that the user can correct, and the one place where they become a message on stderr and exit code 2.
 
-In: an exception raised anywhere below a tool. Out: one message on stderr without a traceback.
-Bugs of ours (AssertionError, TypeError, ...) are not caught: they keep their traceback.
+Our own bugs (AssertionError, TypeError, ...) are not caught: they keep their traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 
 class UserError(Exception):
-    """What was expected, what was found, and what to type instead. Ends a tool with exit code 2."""
+    """What was expected, what was found, and what to pass instead. Ends a tool with exit code 2."""
 
 
 class ConfigError(UserError):
@@ -46,7 +45,11 @@ def did_you_mean(name: str, names: Iterable[str], *, shown: str = "{}", cutoff: 
 
 
 class Terminated(Exception):
-    """SIGTERM arrived and the state has been saved. Ends a tool with exit code 143."""
+    """A stop signal arrived and the state has been saved. Ends a tool with `exit_code`."""
+
+    def __init__(self, message: str, *, exit_code: int = EXIT_TERMINATED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
@@ -54,7 +57,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
 
     Exit codes: what `main` returns (None is 0); 2 for a UserError; 130 for Ctrl-C; 143 for SIGTERM.
     """
-    # Detectron2 and fvcore script functions as they are imported; that torch will drop scripting is not the user's to mend.
+    # Detectron2 and fvcore script functions as they are imported; the user can do nothing about torch dropping scripting.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     try:
         code = main() or 0
@@ -62,9 +65,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         code = EXIT_USER_ERROR
     except Terminated as stop:
-        sys.stderr.write(f"terminated: {stop}\n")
-        code = EXIT_TERMINATED
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write(f"{'interrupted' if stop.exit_code == EXIT_INTERRUPTED else 'terminated'}: {stop}\n")
+        code = stop.exit_code
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"interrupted: {stop}\n" if stop.args else "interrupted\n")
         code = EXIT_INTERRUPTED
     sys.exit(code)

@@ -140,14 +140,6 @@ def merge_all(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
 def overridden_keys(overrides: Sequence[str]) -> tuple[str, ...]:
     """The dotted keys of `key=value` words."""
     return tuple(entry.partition("=")[0] for entry in overrides)

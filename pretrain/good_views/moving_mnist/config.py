@@ -62,7 +62,7 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """input_pixels: the canvas is averaged down to this before the convolutions; width and feature_dim: small_encoder.py's.
+    """input_pixels: the canvas is averaged down to this before the convolutions; width and feature_dim: those of SmallEncoder.
 
     num_points: places that an encoder can report (encoders.py); head_dim: of the embedding that InfoNCE compares, above a head
     that the probes do not see. head "mlp_bn": with "mlp" the embeddings of a slow factor, the digit, became one vector before

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.base.strict import from_mapping, read_config
-from pretrain.good_views.view_learning.encoders import ViewEncoderConfig, require_image_size
+from pretrain.good_views.encoders import ViewEncoderConfig, require_image_size
 from pretrain.views.generator import GeneratorConfig
 
 Mode = Literal["unsupervised", "semi-supervised", "supervised"]

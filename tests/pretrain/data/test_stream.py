@@ -106,7 +106,9 @@ def test_unreadable_images_are_counted_before_step_one_or_left_out_when_asked(ti
 def test_too_few_images_are_refused_with_a_batch_that_divides_over_the_ranks(tiny_config, monkeypatch):
     monkeypatch.setattr(manifest, "gather_values", lambda value, ranks: [value] * ranks.world_size)
     config = tiny_config(optimizer={"batch_size": 20})
-    with pytest.raises(DataError, match=r"18 images, but a batch has 20; pass optimizer\.batch_size=16 or less"):
+    with pytest.raises(
+        DataError, match=r"18 images do not fill one batch of 20; pass optimizer\.batch_size=16 or less"
+    ):
         open_stream(config, ranks=Ranks(world_size=4), announce=print)
 
 
