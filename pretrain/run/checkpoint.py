@@ -16,7 +16,7 @@ import torch
 
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
-from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
+from pretrain.base.own_files import read_own_file
 
 FORMAT = "infomin-transfer/checkpoint"
 VERSION = 1
@@ -45,16 +45,13 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is absent, damaged or of another kind.
-
-    Read as a stranger's file is (pretrain/base/weight_files/torch_files.py): nothing in it can run, and its checksums are checked.
-    """
+    """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is absent, damaged or of another kind."""
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
-        state = in_memory(read_torch_file(path))
+        state = read_own_file(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
+        raise CheckpointError(f"not a readable checkpoint: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of tools/pretrain.py (no format {FORMAT!r})")
     if state.get("version") != VERSION:

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from pretrain.base.atomic import atomic_file, write_text
 from pretrain.base.errors import CheckpointError, ConfigError, Terminated
+from pretrain.base.own_files import read_own_file
 from pretrain.base.signals import StopFlag
-from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
 from pretrain.config import to_plain
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.data import GameData
@@ -166,7 +166,7 @@ class _Session:
         path = self.folder / STATE
         if not path.exists():
             return
-        state = in_memory(read_torch_file(path))
+        state = read_own_file(path)
         if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
             raise CheckpointError(
                 f"{path} is not the saved state of a game (version {VERSION}); delete it to start anew"
