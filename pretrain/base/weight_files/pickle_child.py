@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 MAX_NODES = 1_000_000  # entries of all containers; those that appear twice count twice
 MAX_DEPTH = 64
+MAX_NAMES = 100_000  # a stand-in for each takes some 2 kB
 MAX_TEXT = 16 << 20  # characters of all strings together
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 ALIGNMENT = 64  # of each array in the blob
@@ -154,7 +155,11 @@ def find(module: str, name: str) -> Frozen:
             f"the pickle names {label:.120}, which is not needed for weights and could run code: the file is malicious or broken "
             "(nothing of it was run)"
         )
-    return STAND_INS.setdefault(label, stand_in(label))
+    if label not in STAND_INS:
+        if len(STAND_INS) >= MAX_NAMES:
+            raise Refused(f"the pickle names more than {MAX_NAMES} classes and functions")
+        STAND_INS[label] = stand_in(label)
+    return STAND_INS[label]
 
 
 class Storage(NamedTuple):

@@ -33,7 +33,7 @@ from pretrain.base.weight_files.pickle_child import DTYPES
 
 # Begins every file of torch's format before 1.6: the pickled magic number 0x1950a86a20f9469cfc6c.
 OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-ZIP, END, END_64, LOCATOR_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+ZIP, END, END_64, LOCATOR_64 = b"PK\x03\x04", b"PK\x05\x06\0\0\0\0", b"PK\x06\x06", b"PK\x06\x07"
 HEAD_SIZE = 16
 LOCAL_HEADER = 30  # bytes before a record's name
 HAS_DESCRIPTOR, UTF_8 = 1 << 3, 1 << 11
