@@ -38,8 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.good_views.view_learning.evaluation import load_evaluation_config
-    from pretrain.good_views.view_learning.evaluation import evaluate_views
+    from pretrain.good_views.view_learning.evaluation import evaluate_views, load_evaluation_config
 
     result = evaluate_views(
         arguments.views,
