@@ -7,7 +7,6 @@ A method is a base file, configs/pretrain/methods/NAME.yaml. Its name comes with
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,17 @@ from pretrain.base.strict import (
     overridden_keys,
     parse_overrides,
 )
-from pretrain.views.recipe_file import is_recipe_file, load_recipe, recipe_from_plain, recipe_to_plain
-from pretrain.views.recipes import MAX_JITTER_STRENGTH
+from pretrain.views.operations import MAX_JITTER_STRENGTH
+from pretrain.views.recipe_file import (
+    copy_generators,
+    is_recipe_file,
+    load_recipe,
+    located,
+    portable,
+    recipe_from_plain,
+    recipe_to_plain,
+)
+from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
@@ -61,7 +69,7 @@ class ViewsConfig:
     """recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file. Sizes in pixels.
 
     `views.recipe=FILE.yaml` reads the file once and keeps what it says, so that config.yaml and the checkpoints hold the whole
-    recipe (pretrain/views/recipe_file.py). The None fields keep the recipe's own values.
+    recipe (pretrain/views/recipe_file.py); a learned generator is a file beside config.yaml. The None fields keep the recipe's own values.
     crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd. blur_sigma: its range in pixels.
     jitter_strength x: ColorJitter becomes (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
     The recipes' blur is made for 224 px; at 64 px it leaves no texture, and a third of its sigma does the same.
@@ -74,6 +82,11 @@ class ViewsConfig:
     blur_kernel: int | None = None
     blur_sigma: tuple[float, float] | None = None
     jitter_strength: float | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What replaces the recipe's own values (`recipe_of`); None: nothing does."""
+        return {key: getattr(self, key) for key in OVERRIDES}
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, dict):
@@ -211,7 +224,9 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
     chain = load_chain(file, *KINDS)
     for source, own in chain:
         _refuse_bare_name(own, source)
-    values = functools.reduce(merge, (own for _, own in chain), {})
+    values: dict[str, Any] = {}
+    for source, own in chain:
+        values = merge(values, locate_generators(own, source.parent))
     if method is not None:
         values = merge(values, method_values(method, where="--method"))
     given = parse_overrides(overrides)
@@ -270,8 +285,24 @@ def method_label(values: Mapping[str, Any]) -> str:
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 
 
+def locate_generators(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a run's file in `folder` with the absolute paths of the generators that its recipe refers to."""
+    views = values.get("views")
+    recipe = views.get("recipe") if isinstance(views, Mapping) else None
+    return merge(values, {"views": {"recipe": located(recipe, folder)}} if isinstance(recipe, Mapping) else {})
+
+
+def keep_generators(config: Any, folder: Path) -> None:
+    """Copy the generators that a run's recipe refers to into `folder`, where its config.yaml names them."""
+    if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
+        copy_generators(config.views.recipe, folder)
+
+
 def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back."""
+    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back.
+
+    A run's recipe names its generators relative to the run's folder (`keep_generators`, `locate_generators`).
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -280,4 +311,7 @@ def to_plain(config: Any) -> dict[str, Any]:
             return [plain(entry) for entry in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    values = {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
+        values["views"]["recipe"] = portable(values["views"]["recipe"])
+    return values

@@ -23,7 +23,7 @@ import yaml
 from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_json, write_text
 from pretrain.base.errors import ConfigError
 from pretrain.base.same_run import require_same
-from pretrain.config import to_plain
+from pretrain.config import keep_generators, to_plain
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
@@ -47,6 +47,7 @@ class RunDir:
         resumed run may change.
         """
         self.path = path
+        self._config = config
         self._free = free_to_change
         self.checkpoints = path / "checkpoints"
         self._created = not path.exists()
@@ -75,6 +76,7 @@ class RunDir:
     def begin(self) -> None:
         """What was asked for can be run: from here on the folder stays, however the run ends."""
         self._begun = True
+        keep_generators(self._config, self.path)
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping
-from pretrain.base.config_files import shipped_configs
 from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
 from pretrain.data.stream import recipe_of
 

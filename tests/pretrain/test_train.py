@@ -128,7 +128,12 @@ def test_a_loss_that_is_not_finite_updates_nothing(tiny_config):
     state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
     stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
     batch = next(stream.batches(from_step=0, num_steps=1))
-    step_one = {"learning_rate": 0.03, "precision": precision, "ranks": Ranks(), "watch": Watch(StopFlag(), Ranks(), torch.device("cpu"))}
+    step_one = {
+        "learning_rate": 0.03,
+        "precision": precision,
+        "ranks": Ranks(),
+        "watch": Watch(StopFlag(), Ranks(), torch.device("cpu")),
+    }
     with torch.no_grad():
         state.method.memory.features[0, 0] = float("nan")
     before = {name: value.clone() for name, value in state.method.state_dict().items() if "running" not in name}

@@ -9,6 +9,7 @@ The first seed that did not diverge is taken, not the best one: which generator 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -32,10 +33,11 @@ from pretrain.good_views.view_learning.loop import HISTORY, Outcome, play
 from pretrain.good_views.view_learning.pictures import draw_channels, draw_history
 from pretrain.run.folder import RunDir, environment
 from pretrain.run.ranks import Ranks, pick_device
-from pretrain.views.generator_file import embed_generator, load_generator, record_of, write_generator
-from pretrain.views.paired_ops import ChannelSplit
+from pretrain.views.generator_file import load_generator, record_of, write_generator
+from pretrain.views.operations import HorizontalFlip, RandomResizedCrop
+from pretrain.views.paired import ChannelSplit
 from pretrain.views.recipe_file import write_recipe
-from pretrain.views.recipes import HorizontalFlip, RandomResizedCrop, Recipe
+from pretrain.views.recipes import Recipe
 
 FORMAT, VERSION = "infomin-transfer/learned-views-result", 1
 RECIPE, RESULT, SEED_RESULT = "recipe.yaml", "result.json", "seed_result.json"
@@ -192,10 +194,14 @@ def _publish(config: GameConfig, images: GameImages, outcomes: Sequence[Outcome]
 
 def write_learned_recipe(path: Path, generator: Path, config: GameConfig) -> None:
     """A recipe of the game's crops and the frozen generator's split, for `tools/pretrain.py views.recipe=PATH`."""
-    split = ChannelSplit(space=load_generator(generator).record.config.space, generator=embed_generator(generator))
+    split = ChannelSplit(
+        space=load_generator(generator).record.config.space,
+        generator=str(generator),
+        sha256=hashlib.sha256(generator.read_bytes()).hexdigest(),
+    )
     ops = (RandomResizedCrop(scale=config.crop_scale), HorizontalFlip(), split)
     header = (
-        f"Views learned by a {config.mode} game. The generator is part of this file: it may be moved.\n"
+        f"Views learned by a {config.mode} game. {generator.name} belongs to this file: move both together.\n"
         "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml --output-dir runs/pre data.root=IMAGES \\\n"
         f"    views.recipe={path.name} method.jigsaw=false"
     )
