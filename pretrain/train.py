@@ -235,7 +235,9 @@ def _train_in(
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
-    stream = open_stream(config, ranks=ranks, announce=announce, recorded=read_record(output_dir))
+    stream = open_stream(
+        config, ranks=ranks, announce=announce, recorded=read_record(output_dir), output_dir=output_dir
+    )
     if run is not None:
         run.begin()
         write_record(run.path, stream.record)
