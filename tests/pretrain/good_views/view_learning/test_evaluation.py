@@ -114,7 +114,7 @@ def test_the_interval_is_over_seeds() -> None:
 def test_data_that_cannot_be_evaluated_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match="train/train: expected a folder with one folder a class"):
         load_evaluation_data(folder / "train", config_of(), announce=print)
-    with pytest.raises(DataError, match="48 images do not fill a batch of 49; type batch_size=48"):
+    with pytest.raises(DataError, match="48 images do not fill a batch of 49; pass batch_size=48"):
         load_evaluation_data(folder, config_of(batch_size=49), announce=print)
     (tmp_path / "train").symlink_to(folder / "train")
     (tmp_path / "val").mkdir()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretrain.views.operations import Crop, resized_crop
 
 from pretrain.base.errors import DataError
 from pretrain.good_views.view_learning.pixels import (
@@ -20,6 +19,7 @@ from pretrain.good_views.view_learning.pixels import (
     load_classes,
     load_images,
 )
+from pretrain.views.operations import Crop, resized_crop
 from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, write_classes
 
 
