@@ -136,11 +136,11 @@ def minimal_sufficient(world: World, first: Codes, second: Codes) -> Codes:
     """
     joint = view_joint(world, first, second)
     given = joint / joint.sum(axis=1, keepdims=True)
+    same = (np.abs(given[:, None] - given[None]).max(axis=2) < TOLERANCE).tolist()
     merged = np.empty(len(given), dtype=np.int64)
     found: list[int] = []
-    for value, row in enumerate(given):
-        same = (code for code, member in enumerate(found) if np.abs(given[member] - row).max() < TOLERANCE)
-        merged[value] = next(same, len(found))
+    for value in range(len(given)):
+        merged[value] = next((code for code, member in enumerate(found) if same[member][value]), len(found))
         if merged[value] == len(found):
             found.append(value)
     return merged[first]
