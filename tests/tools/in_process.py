@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -24,11 +25,10 @@ class Done:
 
 def run_tool_here(tool: str, *words: object) -> Done:
     """`python tools/TOOL WORDS...`. An exception that would be a traceback is raised."""
-    script = str(TOOLS / tool)
+    script = os.path.relpath(TOOLS / tool)  # also becomes argv[0], which some results quote
     out, err = io.StringIO(), io.StringIO()
-    arguments = [f"tools/{tool}", *map(str, words)]
     with (
-        mock.patch.object(sys, "argv", arguments),
+        mock.patch.object(sys, "argv", [script, *map(str, words)]),
         mock.patch.object(sys, "path", [str(TOOLS), *sys.path]),  # as Python puts it there; the script takes it out
         redirect_stdout(out),
         redirect_stderr(err),
