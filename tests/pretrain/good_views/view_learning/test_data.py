@@ -1,4 +1,4 @@
-"""Batches are functions of (seed, step); labels that are missing or too few are said before the first step."""
+"""Batches are functions of (seed, step); labels that are missing or too few are refused before the first step."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked(tmp_path: Path
     (root / "cross" / "00.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1 of 6 images cannot be read:\n.*cross/00\.png.*\n.*skip_unreadable=true"):
         load_classes(root, side=None, announce=print)
-    said: list[str] = []
-    pixels = load_classes(root, side=None, skip_unreadable=True, announce=said.append)
-    assert pixels.labels.tolist() == [0, 1, 1, 2, 2] and "left out" in said[0]
+    messages: list[str] = []
+    pixels = load_classes(root, side=None, skip_unreadable=True, announce=messages.append)
+    assert pixels.labels.tolist() == [0, 1, 1, 2, 2] and "left out" in messages[0]
 
 
 def test_sizes_that_differ_are_refused_unless_a_side_is_given(tmp_path: Path) -> None:
