@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ class Operation(ABC, Generic[Parameters]):
 
     shared: bool = False  # drawn once for the two views of an image instead of once for each
     is_crop: bool = False  # a recipe has one crop, and begins with it
-    overrides: Mapping[str, str] = {}  # key of a run's `views.` configuration -> the field that it replaces
+    overrides: ClassVar[Mapping[str, str]] = {}  # key of a run's `views.` configuration -> the field that it replaces
 
     @property
     def smallest_side(self) -> int:
@@ -113,7 +113,7 @@ class RandomResizedCrop(Operation[Crop]):
     ratio: Range = (3 / 4, 4 / 3)
     shared: bool = False
     is_crop = True
-    overrides = {"crop_scale": "scale"}  # noqa: RUF012 - no field, and never changed
+    overrides: ClassVar[Mapping[str, str]] = {"crop_scale": "scale"}
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -234,7 +234,7 @@ class ColorJitter(Operation[Jitter]):
     saturation: float
     hue: float
     p: float
-    overrides = {"jitter_strength": "brightness, contrast, saturation, hue"}  # noqa: RUF012
+    overrides: ClassVar[Mapping[str, str]] = {"jitter_strength": "brightness, contrast, saturation, hue"}
 
     def override(self, key: str, value: float) -> ColorJitter:
         """The paper's jitter of strength `value` with this one's p."""
@@ -304,7 +304,7 @@ class GaussianBlur(Operation[float]):
     kernel: int = 23
     sigma: Range = (0.1, 2.0)
     p: float = 0.5
-    overrides = {"blur_kernel": "kernel", "blur_sigma": "sigma"}  # noqa: RUF012
+    overrides: ClassVar[Mapping[str, str]] = {"blur_kernel": "kernel", "blur_sigma": "sigma"}
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -329,7 +329,7 @@ class PillowBlur(Operation[float]):
 
     radius: Range = (0.1, 2.0)
     p: float = 0.5
-    overrides = {"blur_sigma": "radius"}  # noqa: RUF012
+    overrides: ClassVar[Mapping[str, str]] = {"blur_sigma": "radius"}
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> float | None:
         """Radius."""

@@ -111,12 +111,14 @@ def copy_generators(plain: Mapping[str, Any], folder: Path) -> None:
     Raises ConfigError where a generator changed since it was read, or `folder` holds another one under that name.
     """
     names = _generator_names(plain)
+    missing: dict[Path, bytes] = {}
     for entry in _with_generator(plain):
         target = folder / names[entry["sha256"]]
         if target.exists():
             referenced_bytes(str(target), entry["sha256"])
-            continue
-        data = referenced_bytes(entry["generator"], entry["sha256"])
+        else:
+            missing[target] = referenced_bytes(entry["generator"], entry["sha256"])
+    for target, data in missing.items():  # nothing is written before all of them were checked
         with atomic_file(target) as file:
             file.write(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,16 +45,19 @@ def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(images:
     )
     assert played.returncode == 0, played.stderr
     assert "seed 1: 6 steps; information" in played.stdout and "recipe.yaml of seed 0" in played.stdout
-    recipe = tmp_path / "elsewhere.yaml"
-    (out / "recipe.yaml").rename(recipe)
-    (out / "generator.safetensors").unlink()  # the recipe holds it
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("recipe.yaml", "generator.safetensors"):
+        (out / name).rename(elsewhere / name)
+    recipe = elsewhere / "recipe.yaml"
     pre = tmp_path / "pre"
     smoke = ROOT / "configs" / "pretrain" / "smoke.yaml"
     options = [f"data.root={images}", f"views.recipe={recipe}", "method.jigsaw=false", "method.queue_size=16"]
     more = ["optimizer.batch_size=8", "optimizer.epochs=1", "data.num_workers=1", "runtime.precision=fp32"]
     trained = call("pretrain.py", "--config-file", smoke, "--output-dir", pre, *options, *more)
     assert trained.returncode == 0, trained.stderr
-    recipe.unlink()  # and so does the checkpoint
+    shutil.rmtree(elsewhere)  # the run has a copy
+    assert "base64" not in (pre / "config.yaml").read_text()
     again = call("pretrain.py", "--config-file", pre / "config.yaml", "--output-dir", tmp_path / "again")
     assert again.returncode == 0, again.stderr
     figures = [
