@@ -16,18 +16,16 @@ into PAIRED at the end of this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.views.colour import colour_space
-from pretrain.views.generator_file import referenced_generator
+from pretrain.views.colour import ColourSpace, colour_space
+from pretrain.views.generator_file import FrozenGenerator, referenced_generator
 from pretrain.views.operations import (
     Crop,
     Frame,
@@ -165,23 +163,7 @@ class ChannelSplit(PairedOperation[bool]):
         return keep_channels(channel_source(self), (0,) if (view == 0) != parameters else (1, 2), image)
 
 
-class ChannelSource(Protocol):
-    """Where channels come from: a colour space, or whatever else maps RGB to three channels and back."""
-
-    @property
-    def to_space(self) -> Callable[[Tensor], Tensor]:
-        """RGB float (3, H, W) in [0, 1] -> three channels (3, H, W)."""
-
-    @property
-    def to_rgb(self) -> Callable[[Tensor], Tensor]:
-        """The way back; what leaves [0, 1] is clipped afterwards."""
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """What stands for a channel that is not kept."""
-
-
-def channel_source(op: ChannelSplit) -> ChannelSource:
+def channel_source(op: ChannelSplit) -> ColourSpace | FrozenGenerator:
     """The colour space, or the generator that starts from it.
 
     Raises ConfigError for an unknown space, a generator of another space, and a file that is absent or has another hash.
@@ -197,7 +179,7 @@ def channel_source(op: ChannelSplit) -> ChannelSource:
     return frozen
 
 
-def keep_channels(source: ChannelSource, kept: tuple[int, ...], image: np.ndarray) -> np.ndarray:
+def keep_channels(source: ColourSpace | FrozenGenerator, kept: tuple[int, ...], image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) -> the same with the channels that are not `kept` at their mean: a function of the kept ones alone.
 
     So by data processing such views share no more than the channels do. Colours outside RGB's cube are clipped to it.

@@ -5,6 +5,7 @@ The same image and (seed, epoch, index) give the same views anywhere.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,16 @@ def normalize(
     """
     if contract.channel_order == "BGR":
         images = images.flip(-3)
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (contract.mean, contract.std))
+    mean, std = _constants(contract.mean, contract.std, images.device)
     values = images.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)
     return values.contiguous(memory_format=torch.channels_last) if channels_last else values
+
+
+@functools.cache
+def _constants(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each, made once a device: a copy from the host makes it wait for all that a GPU has been given to do."""
+    with torch.inference_mode(False):
+        one, two = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
+    return one, two

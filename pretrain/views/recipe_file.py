@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import reprlib
 import typing
@@ -27,7 +26,7 @@ from typing import Any
 import yaml
 
 from pretrain.base.atomic import atomic_file, write_text
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.strict import from_mapping, load_yaml
 from pretrain.views.generator_file import EMBEDDED, referenced_bytes, source_bytes
 from pretrain.views.jigsaw import JigsawSpec
@@ -175,8 +174,7 @@ def _operation(entry: Any, where: str) -> Op:
         raise ConfigError(f"{where}: expected `{{{OP_KEY}: CLASS, field: value}}`, found {reprlib.repr(entry)}")
     name = str(entry[OP_KEY])
     if name not in OPERATIONS:
-        near = difflib.get_close_matches(name, OPERATIONS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, OPERATIONS, cutoff=0.5)
         raise ConfigError(f"{where}: expected an operation out of {', '.join(OPERATIONS)}, found {name!r}{hint}")
     cls = OPERATIONS[name]
     fields = {key: value for key, value in entry.items() if key != OP_KEY}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.data.loader import ViewDataset, build_loader
-from pretrain.data.source import ClassFolders, ImageSource, scan_images
+from pretrain.data.source import ClassFolders, ImageSource, scan_images, some_of_each_class
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, Recipe, with_overrides
@@ -74,12 +74,7 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
 
 def few_per_class(images: LabelledImages, count: int, *, seed: int) -> LabelledImages:
     """`count` images of every class (all of a smaller one), drawn by `seed`, in the order of `images`."""
-    chosen: list[int] = []
-    for label in range(len(images.classes)):
-        members = (images.labels == label).nonzero().flatten()
-        order = sample_generator(seed=seed, epoch=0, index=label, stream=ORDER_STREAM).permutation(len(members))
-        chosen += members[torch.from_numpy(order[:count])].tolist()
-    chosen.sort()
+    chosen = some_of_each_class(images.labels.tolist(), count, seed=seed)
     names = tuple(images.source.names[index] for index in chosen)
     return LabelledImages(ImageSource(images.source.root, names), images.labels[chosen], images.classes)
 

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +24,11 @@ import torch
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.figures import spread
 from pretrain.good_views.interval import t_interval
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.data import GameData, GameImages, load_game_images
-from pretrain.good_views.view_learning.evaluation_run import GENERATOR
+from pretrain.good_views.view_learning.evaluation import GENERATOR
 from pretrain.good_views.view_learning.loop import HISTORY, Outcome, play
 from pretrain.good_views.view_learning.pictures import draw_channels, draw_history
 from pretrain.run.folder import RunDir, environment
@@ -209,15 +209,10 @@ def between_seeds(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | in
     found: dict[str, dict[str, float | int | None]] = {}
     for name in sorted(set.intersection(*(set(final) for final in finals))) if finals else ():
         values = [final[name] for final in finals]
+        figures = spread(values)
+        assert figures is not None
         low, high = t_interval(values) if len(values) > 1 else (None, None)
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        found[name] = {
-            "mean": statistics.fmean(values),
-            "std": deviation,
-            "low": low,
-            "high": high,
-            "num_seeds": len(values),
-        }
+        found[name] = {"mean": figures.mean, "std": figures.std, "low": low, "high": high, "num_seeds": figures.n}
     return found
 
 

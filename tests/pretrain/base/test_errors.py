@@ -12,7 +12,9 @@ from pretrain.base.errors import DataError, Terminated, run_tool
     [
         (DataError("no images"), 2, "error: no images\n"),
         (Terminated("saved"), 143, "terminated: saved\n"),
+        (Terminated("saved at step 3", exit_code=130), 130, "interrupted: saved at step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("nothing was saved"), 130, "interrupted: nothing was saved\n"),
     ],
 )
 def test_each_ending_has_its_exit_code(capsys, error, code, text):

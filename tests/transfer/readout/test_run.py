@@ -130,13 +130,17 @@ def test_a_finished_readout_is_not_run_again(request_of, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("over", "word"),
-    [({"seed": 1}, "config"), ({"weights": "random:resnet34"}, "weights"), ({"init": "other"}, "init")],
+    [
+        ({"seed": 1}, r"config\.seed: 0 there, 1 now"),
+        ({"weights": "random:resnet34"}, "weights: "),
+        ({"init": "other"}, "init: "),
+    ],
 )
 def test_another_readout_does_not_replace_a_finished_one(request_of, tmp_path, monkeypatch, over, word):
     run(request_of(), tmp_path / "out")
     before = (tmp_path / "out" / RESULT_NAME).read_bytes()
     forbid_measuring(monkeypatch)
-    with pytest.raises(ConfigError, match=f"differs in {word}"):
+    with pytest.raises(ConfigError, match=f"finished readout with another configuration .*{word}"):
         run(request_of(**over), tmp_path / "out")
     assert (tmp_path / "out" / RESULT_NAME).read_bytes() == before
 
@@ -156,7 +160,7 @@ def test_an_interrupted_readout_starts_again(request_of, tmp_path, monkeypatch):
     assert (tmp_path / "out" / STARTED_NAME).exists()  # the report lists it as unfinished
     (tmp_path / "out" / f".{RESULT_NAME}.123.tmp").write_text("cut short by a kill")
     run(request_of(), tmp_path / "out")
-    assert (tmp_path / "out" / RESULT_NAME).exists() and not (tmp_path / "out" / STARTED_NAME).exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {RESULT_NAME, "run.lock"}
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(request_of, tmp_path):
