@@ -4,7 +4,7 @@ RGB in [0, 1], (..., 3, H, W) of any device and dtype, to the three channels of 
 
 | space  | channels                        | definition                                                          |
 |--------|---------------------------------|---------------------------------------------------------------------|
-| rgb    | R, G, B in [0, 1]               | as it comes                                                          |
+| rgb    | R, G, B in [0, 1]               | unchanged                                                            |
 | lab    | L in 0..100, a, b               | CIE 1976, white D65 of the 2 degree observer                         |
 | xyz    | X, Y, Z                         | CIE 1931 of linear sRGB, Y of white = 1                              |
 | yuv    | Y in [0, 1], U +-0.436, V +-0.615 | PAL, luma of ITU-R BT.601                                           |
@@ -66,9 +66,12 @@ _TO_YCBCR: Matrix = tuple(  # type: ignore[assignment]
 
 @dataclass(frozen=True)
 class ColourSpace:
-    """One space. to_space, to_rgb: (..., 3, H, W) -> (..., 3, H, W), differentiable almost everywhere, nothing clipped.
+    """One space.
 
-    channels: their names. mean, std: see the module. linear: to_space is a matrix and an offset.
+    channels: their names.
+    mean, std: of the channels, see the module.
+    linear: to_space is a matrix and an offset.
+    to_space, to_rgb: (..., 3, H, W) -> (..., 3, H, W), differentiable almost everywhere, nothing clipped.
     """
 
     name: str

@@ -89,9 +89,9 @@ def located(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         source = str(entry["generator"])
         if not source.startswith(EMBEDDED):
             source = str((folder / source).resolve())
-        found = hashlib.sha256(source_bytes(source)).hexdigest()
-        entry["generator"], entry["sha256"] = source, entry.get("sha256") or found
-        referenced_bytes(source, str(entry["sha256"]))
+        sha256 = str(entry.get("sha256") or hashlib.sha256(source_bytes(source)).hexdigest())
+        referenced_bytes(source, sha256)
+        entry["generator"], entry["sha256"] = source, sha256
     return values
 
 
@@ -154,14 +154,14 @@ def _fields(op: Op) -> dict[str, Any]:
 
 def recipe_from_plain(values: Mapping[str, Any], *, where: str) -> Recipe:
     """Build a recipe. Raises ConfigError for an unknown operation or key, a missing one, or a value that cannot be."""
-    with _located(where):
+    with _naming(where):
         fields = from_mapping(_RecipeValues, values, where=where)
         ops = tuple(_operation(entry, f"{where}: ops[{position}]") for position, entry in enumerate(fields.ops))
         return Recipe(fields.name, ops, fields.patches)
 
 
 @contextmanager
-def _located(where: str) -> Iterator[None]:
+def _naming(where: str) -> Iterator[None]:
     """Put the place in front of what an operation says about its own values."""
     try:
         yield
@@ -178,14 +178,12 @@ def _operation(entry: Any, where: str) -> Op:
         raise ConfigError(f"{where}: expected an operation out of {', '.join(OPERATIONS)}, found {name!r}{hint}")
     cls = OPERATIONS[name]
     fields = {key: value for key, value in entry.items() if key != OP_KEY}
-    with _located(where):
+    with _naming(where):
         return from_mapping(cls, fields, where=f"{where} ({name})")
 
 
 def _lists(value: Any) -> Any:
-    """Tuples as lists, paths as text: what YAML and JSON know."""
+    """Tuples as lists: what YAML and JSON know."""
     if isinstance(value, dict):
         return {key: _lists(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_lists(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+    return [_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
