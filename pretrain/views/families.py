@@ -93,10 +93,6 @@ class Family:
             base, name=f"{self.name}_{show_setting(setting).lstrip('+')}", ops=self.change(base, setting, image_size)
         )
 
-    def smallest_side(self, base: Recipe, setting: Setting, *, image_size: int) -> int:
-        """Pixels that the shorter side of every image must have."""
-        return self.recipe(base, setting, image_size=image_size).smallest_side
-
 
 def show_setting(setting: Setting) -> str:
     """0.2 -> `0.2`, names as they are."""

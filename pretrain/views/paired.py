@@ -105,7 +105,6 @@ class PatchDistance(PairedOperation[Crop]):
 
     @property
     def smallest_side(self) -> int:
-        """Patch and distance."""
         return self.patch + self.distance
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> Crop:
@@ -120,7 +119,6 @@ class PatchDistance(PairedOperation[Crop]):
         return Crop(top, left, self.patch, self.patch, frame.size)
 
     def apply(self, parameters: Crop, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """The view's square."""
         offset = view * self.distance
         moved = parameters._replace(top=parameters.top + offset, left=parameters.left + offset)
         return resized_crop(moved, image)
@@ -150,16 +148,13 @@ class ChannelSplit(PairedOperation[bool]):
             raise ConfigError("ChannelSplit: expected generator and sha256 together, found one of them")
 
     def prepare(self) -> None:
-        """Look up the space and read the generator."""
         channel_source(self)
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> bool | None:
-        """Whether the views are swapped."""
         applied, swap = rng.random(2) < (self.p, self.swap)
         return bool(swap) if applied else None
 
     def apply(self, parameters: bool, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """RGB bytes of the kept channels beside the others' means."""
         return keep_channels(channel_source(self), (0,) if (view == 0) != parameters else (1, 2), image)
 
 

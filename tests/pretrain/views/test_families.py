@@ -65,8 +65,8 @@ def test_splits_keep_crop_and_flip_and_nothing_photometric():
 
 def test_distance_takes_the_crop_s_place_with_patches_of_the_view_s_size():
     assert at("distance", 96.0, size=48).ops == (PatchDistance(48, 96),)
-    assert FAMILIES["distance"].smallest_side(BASE, 384.0, image_size=64) == 448
-    assert FAMILIES["crop"].smallest_side(BASE, 0.2, image_size=64) == 1
+    assert at("distance", 384.0).smallest_side == 448
+    assert at("crop", 0.2).smallest_side == 1
 
 
 def test_stacking_adds_one_augmentation_at_a_time():
