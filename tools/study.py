@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from pretrain.base.errors import run_tool
-from transfer.compare.stages import plan_stages
-from transfer.compare.study import run_study, show_plan
+from transfer.compare.runner import show_plan
+from transfer.compare.study import plan_stages, run_study
 from transfer.compare.study_config import load_study
 
 

@@ -1,7 +1,4 @@
-"""What a study is: data, one pre-training, initialisations to compare, seeds, and what is expected to come out.
-
-In: a YAML file of configs/study/ and key=value overrides. Out: `StudyConfig`, frozen.
-"""
+"""What a study is: data, one pre-training, initialisations to compare, seeds, and what is expected to come out."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from typing import Literal
 
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from transfer.compare.stages import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
 METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75", "readout/top1")
 PLACEHOLDERS = ("data", "init")

@@ -13,7 +13,7 @@ from torch import nn
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, UserError
-from transfer.compare.runs import read_linear
+from transfer.compare.results import read_linear
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
