@@ -17,6 +17,7 @@ sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pret
 import argparse
 from pathlib import Path
 
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import CheckpointError, ConfigError, run_tool
 from transfer.conversion.inspection import inspect_file
 from transfer.conversion.layouts import LAYOUTS
@@ -26,10 +27,10 @@ from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, target_named
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, nargs="?", metavar="INPUT", help="checkpoint, or a folder of them")
+    parser.add_argument("input", type=user_path, nargs="?", metavar="INPUT", help="checkpoint, or a folder of them")
     parser.add_argument(
         "output",
-        type=Path,
+        type=user_path,
         nargs="?",
         metavar="OUTPUT",
         help="weights (for Detectron2: ends in .pth), or a folder of them",
@@ -44,7 +45,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(
-        "--inspect", type=Path, metavar="FILE", help="print what FILE holds and which prefixes are complete, and leave"
+        "--inspect",
+        type=user_path,
+        metavar="FILE",
+        help="print what FILE holds and which prefixes are complete, and leave",
     )
     parser.add_argument("--list-sources", action="store_true", help="print the layouts that are recognised, and leave")
     return parser.parse_args()

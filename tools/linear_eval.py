@@ -12,30 +12,31 @@ import sys
 sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
+import os
 import shlex
-from pathlib import Path
 
+from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--weights", required=True, help="a checkpoint of any known layout, or random:ARCH (random:resnet18)"
+        "--weights",
+        type=os.path.expanduser,
+        required=True,
+        help="a checkpoint of any known layout, or random:ARCH (random:resnet18)",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with class folders train/ and val/")
-    parser.add_argument("--config-file", type=Path, help="a file of configs/linear/ or your own")
+    parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
+    parser.add_argument("--config-file", type=user_path, help="a file of configs/linear/ or your own")
     parser.add_argument(
-        "--output-dir", type=Path, help="where linear_result.json goes; without it the result is only printed"
+        "--output-dir", type=user_path, help="where linear_result.json goes; without it the result is only printed"
     )
     parser.add_argument(
         "--init-name", help="name of the row in the report, e.g. infomin (default: random, or the file's name)"
     )
     parser.add_argument("--branch", choices=("query", "key"), help="of a checkpoint with two encoders (default: query)")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example seed=1 image_size=64 cached_views=4"
-    )
-    return parser.parse_args()
+    return parse_with_overrides(parser, example="seed=1 image_size=64 cached_views=4")
 
 
 def main() -> None:

@@ -12,15 +12,17 @@ import sys
 sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
 
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder that holds some")
-    parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.md, report.csv")
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="run directory, or a folder that holds some"
+    )
+    parser.add_argument("--output", type=user_path, required=True, help="folder for index.html, report.md, report.csv")
     return parser.parse_args()
 
 

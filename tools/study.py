@@ -10,8 +10,8 @@ import sys
 sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
 
+from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 from transfer.compare.runner import show_plan
 from transfer.compare.study import plan_stages, run_study
@@ -21,14 +21,13 @@ from transfer.compare.study_config import load_study
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, required=True, help="a file of configs/study/ or your own")
-    parser.add_argument("--output-dir", type=Path, required=True, help="everything the study makes goes here")
+    parser.add_argument("--config-file", type=user_path, required=True, help="a file of configs/study/ or your own")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="everything the study makes goes here")
     parser.add_argument("--dry-run", action="store_true", help="print every stage's command and stop")
     parser.add_argument(
         "--check", action="store_true", help="exit code 1 when an expectation of the study did not hold"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example 'detect.seeds=[0,1]'")
-    return parser.parse_args()
+    return parse_with_overrides(parser, example="'detect.seeds=[0,1]'")
 
 
 def say(text: str) -> None:

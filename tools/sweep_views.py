@@ -16,30 +16,30 @@ import sys
 sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import ConfigError, run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, help="a file of configs/sweep/ or your own")
-    parser.add_argument("--output-dir", type=Path, required=True, help="everything the sweep makes goes here")
+    parser.add_argument("--config-file", type=user_path, help="a file of configs/sweep/ or your own")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="everything the sweep makes goes here")
     parser.add_argument("--dry-run", action="store_true", help="print every command and stop")
     flags = parser.add_argument_group(
         "shorthands", "each for the key of the file in brackets, and over what the file says"
     )
     flags.add_argument("--family", help="crop, jitter, blur, frequency, distance, colour or stacking (family)")
-    flags.add_argument("--data", help="folder with train/ and val/ (data)")
+    flags.add_argument("--data", type=user_path, help="folder with train/ and val/ (data)")
     flags.add_argument(
         "--settings", nargs="+", help="of the family, for example 0.08 0.2 0.4 (settings; default: the paper's)"
     )
     flags.add_argument("--seeds", nargs="+", help="for example 0 1 2 (seeds; default: 0)")
     flags.add_argument(
         "--pretrain-config",
+        type=user_path,
         help="for tools/pretrain.py; of family colour, for tools/evaluate_views.py (pretrain.config_file)",
     )
     flags.add_argument(
@@ -52,25 +52,27 @@ def parse_arguments() -> argparse.Namespace:
         choices=("readout", "detection", "none"),
         help="none: information alone (downstream; default: readout)",
     )
-    flags.add_argument("--readout-data", help="class folders train/ and val/ (readout.data; default: --data)")
     flags.add_argument(
-        "--linear-config", help="for tools/linear_eval.py (readout.config_file; default: the paper's protocol)"
+        "--readout-data", type=user_path, help="class folders train/ and val/ (readout.data; default: --data)"
     )
     flags.add_argument(
-        "--detect-config", help="a Detectron2 configuration, for tools/train_net.py (detection.config_file)"
+        "--linear-config",
+        type=user_path,
+        help="for tools/linear_eval.py (readout.config_file; default: the paper's protocol)",
+    )
+    flags.add_argument(
+        "--detect-config",
+        type=user_path,
+        help="a Detectron2 configuration, for tools/train_net.py (detection.config_file)",
     )
     flags.add_argument(
         "--train-data", metavar="SPEC", help="labelled images, as tools/train_net.py takes them (detection.train_data)"
     )
     flags.add_argument("--test-data", metavar="SPEC", help="labelled images to evaluate on (detection.test_data)")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="keys of the sweep, for example 'seeds=[0,1]'; every other key goes to the pre-training, for example "
-        "optimizer.epochs=10",
+    example = (
+        "'seeds=[0,1]' (keys of the sweep's file) or optimizer.epochs=10 (every other key goes to the pre-training)"
     )
-    return part_overrides(parser.parse_args(), "settings", "seeds")
+    return parse_with_overrides(parser, example=example, lists=("settings", "seeds"))
 
 
 def flag_values(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -43,9 +43,9 @@ class GlobalBatches:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size expected at least 1, found {self.batch_size}")
         if self.num_samples < self.batch_size:
+            fitting = f"type optimizer.batch_size={self.num_samples} or less, or " if self.num_samples > 1 else ""
             raise DataError(
-                f"{self.num_samples} images do not fill one batch of {self.batch_size}; "
-                f"type optimizer.batch_size={max(self.num_samples, 1)} or less, or add images"
+                f"{self.num_samples} image{'s do' if self.num_samples != 1 else ' does'} not fill one batch of {self.batch_size}; {fitting}add images"
             )
 
     @property

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import SUFFIXES, read_image
+from pretrain.views.rng import ORDER_STREAM, sample_generator
 
 SCAN_THREADS = 16
 
@@ -155,3 +157,14 @@ def _why_unreadable(path: Path) -> str | None:
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     return None
+
+
+def some_of_each_class(labels: Sequence[int], count: int, *, seed: int) -> list[int]:
+    """The images whose labels a seed may see: positions of `count` of every class (all of a smaller one), ascending."""
+    known = np.asarray(labels)
+    chosen: list[int] = []
+    for label in np.unique(known).tolist():
+        members = np.flatnonzero(known == label)
+        order = sample_generator(seed=seed, epoch=0, index=label, stream=ORDER_STREAM).permutation(len(members))
+        chosen += members[order[:count]].tolist()
+    return sorted(chosen)

@@ -5,22 +5,19 @@ In: RunConfig and Ranks. Out: `ViewStream`: steps an epoch, batches from any ste
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.base.errors import ConfigError
 from pretrain.base.image_files import read_image
-from pretrain.config import RunConfig, ViewsConfig
+from pretrain.config import RunConfig
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images
 from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ImageSource
 from pretrain.run.ranks import Ranks
 from pretrain.views.pipeline import ViewMaker
-from pretrain.views.recipe_file import named_recipe, recipe_from_plain
-from pretrain.views.recipes import ColorJitter, GaussianBlur, Op, PillowBlur, RandomResizedCrop, Recipe
+from pretrain.views.recipe_file import recipe_of
 from pretrain.views.sheet import draw_sheet, save_png
 
 SHEET_IMAGES = 6
@@ -67,34 +64,6 @@ class ViewStream:
         save_png(path, draw_sheet(images, samples))
 
 
-def recipe_of(config: ViewsConfig) -> Recipe:
-    """The configured recipe with the configuration's explicit values in place.
-
-    Raises ConfigError for an unknown name, and for crop_scale or jitter_strength where the recipe has nothing that takes it.
-    """
-    if isinstance(config.recipe, dict):
-        recipe = recipe_from_plain(config.recipe, where="views.recipe")
-    else:
-        recipe = named_recipe(config.recipe)
-    for key, kind in (("crop_scale", RandomResizedCrop), ("jitter_strength", ColorJitter)):
-        if getattr(config, key) is not None and not any(isinstance(op, kind) for op in recipe.ops):
-            raise ConfigError(f"views.{key}: recipe {recipe.name} has no {kind.__name__}; leave {key} out")
-    ops: list[Op] = []
-    for op in recipe.ops:
-        if isinstance(op, RandomResizedCrop) and config.crop_scale is not None:
-            op = dataclasses.replace(op, scale=config.crop_scale)
-        if isinstance(op, ColorJitter) and config.jitter_strength is not None:
-            op = op.with_strength(config.jitter_strength)
-        if isinstance(op, GaussianBlur) and config.blur_kernel is not None:
-            op = dataclasses.replace(op, kernel=config.blur_kernel)
-        if isinstance(op, GaussianBlur) and config.blur_sigma is not None:
-            op = dataclasses.replace(op, sigma=config.blur_sigma)
-        if isinstance(op, PillowBlur) and config.blur_sigma is not None:
-            op = dataclasses.replace(op, radius=config.blur_sigma)
-        ops.append(op)
-    return dataclasses.replace(recipe, ops=tuple(ops))
-
-
 def open_stream(
     config: RunConfig,
     *,
@@ -106,7 +75,7 @@ def open_stream(
 
     recorded: what an earlier start of the same run found; the folder must still be that, and is not decoded again.
     """
-    recipe = recipe_of(config.views)
+    recipe = recipe_of(config.views.recipe, config.views.overrides)
     views = ViewMaker(
         recipe,
         image_size=config.views.image_size,

@@ -22,18 +22,18 @@ from tqdm import tqdm
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.strict import from_mapping
-from pretrain.config import RunConfig
+from pretrain.config import RunConfig, locate_generators
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import read_record, refuse_small_images
 from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ImageSource
-from pretrain.data.stream import recipe_of
 from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
 from pretrain.model.contrast import MomentumContrast, build_method
 from pretrain.run.checkpoint import read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.pipeline import ViewMaker, normalize
+from pretrain.views.recipe_file import recipe_of
 
 RESULT_FORMAT = "infomin-transfer/information-result"
 MAIN_BOUND = "info_nce"
@@ -86,7 +86,7 @@ class Critic:
 def load_critic(path: Path, precision: Precision) -> Critic:
     """Read a checkpoint of tools/pretrain.py. Raises CheckpointError for any other file."""
     state = read_checkpoint(path)
-    config = from_mapping(RunConfig, state["config"], where=str(path))
+    config = from_mapping(RunConfig, locate_generators(state["config"], path.parent.parent), where=str(path))
     contract = InputContract.from_dict(state["contract"])
     method = build_method(encoder=config.encoder, config=config.method, contract=contract, seed=config.seed)
     assert isinstance(method, MomentumContrast)
@@ -103,7 +103,7 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
     """
     precision = choose_precision(request.precision, pick_device(request.device, Ranks()))
     critic = load_critic(request.checkpoint, precision)
-    recipe = recipe_of(critic.config.views)
+    recipe = recipe_of(critic.config.views.recipe, critic.config.views.overrides)
     source = ImageSource(request.data)
     _check_enough(request, len(source))
     if recipe.smallest_side > 1:

@@ -1,7 +1,4 @@
-"""Methods: encoder + heads + memory + loss. The loop knows only `trained`, `step` and `after_step`.
-
-In: a `ViewBatch` of uint8 views on the device. Out: `StepOutput`. Source: infomin.md 1.3 to 1.5.
-"""
+"""Methods: encoder + heads + memory + loss [specification 1.3 to 1.5]. The loop knows only `trained`, `step` and `after_step`."""
 
 from __future__ import annotations
 
@@ -52,11 +49,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def step(self, batch: ViewBatch, *, forward: Callable[..., Any], ranks: Ranks, step: int) -> StepOutput:
-        """Loss of one batch. `forward` calls `trained` (through DDP where there is one)."""
+        """Loss of one batch of uint8 views on the device. `forward` calls `trained` (through DDP where there is one)."""
 
     @abstractmethod
-    def after_step(self, output: StepOutput, *, ranks: Ranks) -> None:
-        """What follows the optimiser step: key encoder, memory. Only ever called for a finite loss."""
+    def after_step(self, output: StepOutput, *, ranks: Ranks, sound: Tensor | None = None) -> None:
+        """What follows the optimiser step: key encoder, memory. `sound` False (0-d bool): nothing is remembered."""
 
 
 class QueryNetwork(nn.Module):
@@ -94,7 +91,7 @@ class KeyNetwork(nn.Module):
 
 
 class MomentumContrast(Method):
-    """MoCo's frame: query against a queue of keys. With the jigsaw branch and its recipe this is InfoMin.
+    """MoCo's query against a queue of keys. With the jigsaw branch and its recipe this is InfoMin.
 
     View 1 is the query, view 2 the key; the loss is not symmetrised. The jigsaw embedding is contrasted with the same
     key and the same queue: loss = (1 - beta) L_inst + beta L_jig.
@@ -124,7 +121,7 @@ class MomentumContrast(Method):
             assert batch.patches is not None, "the loader was built without patches"
             assert batch.permutation is not None
             # The order of a batch is random, and so are its first images.
-            count = max(1, round(config.jigsaw_fraction * len(images)))
+            count = jigsaw_images(len(images), fraction=config.jigsaw_fraction)
             patches = normalize(batch.patches[:count].flatten(0, 1), self.contract)
             embeddings = forward(images, patches, batch.permutation[:count])
         else:
@@ -153,15 +150,20 @@ class MomentumContrast(Method):
         figures |= {"loss": loss, "key_std": keys.std(dim=0, unbiased=False).mean()}
         return StepOutput(loss, keys, {name: value.detach() for name, value in figures.items()})
 
-    def after_step(self, output: StepOutput, *, ranks: Ranks) -> None:
+    def after_step(self, output: StepOutput, *, ranks: Ranks, sound: Tensor | None = None) -> None:
         update_key(query=self.query, key=self.key, momentum=self.config.momentum)  # 1. after optimizer.step
-        self.memory.enqueue(gather_rows(output.keys, ranks))  # 2. after the logits were taken
+        self.memory.enqueue(gather_rows(output.keys, ranks), sound=sound)  # 2. after the logits were taken
+
+
+def jigsaw_images(batch_size: int, *, fraction: float) -> int:
+    """How many images of a rank's batch take the jigsaw branch."""
+    return max(1, round(fraction * batch_size))
 
 
 def build_method(
     *, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int, batchnorm_groups: int = 1
 ) -> Method:
-    """The method that `config` describes, initialised as a pure function of `seed`.
+    """The method that `config` describes; equal seeds give equal weights.
 
     batchnorm_groups: into how many groups each batch of this rank is split for BatchNorm.
     """

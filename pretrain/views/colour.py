@@ -15,7 +15,7 @@ inverse. Gamma-coded sRGB goes in and comes out; only Lab and XYZ take the gamma
 | yiq    | Y in [0, 1], I +-0.596, Q +-0.523 | NTSC                                                               |
 | hsv    | H in [0, 1) of a turn, S, V in [0, 1] | hexcone; H of a grey is 0                                      |
 
-Mean and standard deviation bring a space to about [-1, 1]. rgb, lab and ydbdr: the figures of infomin.md 4. The others:
+Mean and standard deviation bring a space to about [-1, 1]. rgb, lab and ydbdr: the figures of docs/specification.md 4. The others:
 middle and half of the range that the channel has over the RGB cube, which is the rule by which Lab's figures there are made
 (over the cube, a runs from -86.2 to 98.2: middle 6.0, half 92.2).
 """

@@ -12,10 +12,12 @@ import torch
 from pretrain import train as train_module
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
+from pretrain.base.signals import StopFlag
 from pretrain.data.stream import open_stream
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
+from pretrain.run.watch import Watch
 from pretrain.train import build_state, train, train_step
 
 STEPS = 6
@@ -126,7 +128,12 @@ def test_a_loss_that_is_not_finite_updates_nothing(tiny_config):
     state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
     stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
     batch = next(stream.batches(from_step=0, num_steps=1))
-    step_one = {"learning_rate": 0.03, "precision": precision, "ranks": Ranks()}
+    step_one = {
+        "learning_rate": 0.03,
+        "precision": precision,
+        "ranks": Ranks(),
+        "watch": Watch(StopFlag(), Ranks(), torch.device("cpu")),
+    }
     with torch.no_grad():
         state.method.memory.features[0, 0] = float("nan")
     before = {name: value.clone() for name, value in state.method.state_dict().items() if "running" not in name}

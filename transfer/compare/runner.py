@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from pretrain.base.atomic import write_json
+from pretrain.base.atomic import lock_folder, write_json
 from pretrain.base.errors import ConfigError, DataError, Terminated
 from transfer.compare.stages import CHECKPOINT, ROOT, Stage
 
@@ -136,16 +136,7 @@ class StageFolder:
 def open_folder(path: Path, *, root: Path = ROOT) -> Iterator[StageFolder]:
     """Create or re-enter an output folder and hold it. Raises ConfigError when it is in use or cannot be written."""
     path = path.absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("a")
-    except OSError as error:
-        raise ConfigError(f"cannot write to the output directory {path}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"the output directory {path} is in use by another running study or sweep") from None
+    with lock_folder(path, ".lock"):
         yield StageFolder(path, root)
 
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import read_size
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import Origin, flatten, from_mapping, load_yaml, merge, overridden_keys, parse_overrides
 from pretrain.config import load_run_config
 from pretrain.data.source import ClassFolders, list_images
-from pretrain.data.stream import recipe_of
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
 from pretrain.views.families import Family, Setting, family_named, show_setting
-from pretrain.views.recipes import RandomResizedCrop, Recipe
-from transfer.compare.stages import ROOT
+from pretrain.views.operations import RandomResizedCrop
+from pretrain.views.recipe_file import recipe_of
+from pretrain.views.recipes import Recipe
 
 # Explicit values of a pre-training's views; a setting's recipe file holds all of them.
 FOLDED = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
@@ -139,10 +140,9 @@ def load_sweep(config_file: Path | None, *, flags: Mapping[str, Any], overrides:
     own = [text for text in overrides if _is_own(text)]
     others = [text for text in overrides if not _is_own(text)]
     parse_overrides(others)  # refuses one without `=`, and a key that is given twice
-    values = merge(load_yaml(config_file) if config_file else {}, flags)
-    config = from_mapping(
-        SweepConfig, merge(values, parse_overrides(own)), where=str(config_file or "the command line")
-    )
+    values = merge(load_yaml(find_config(config_file, "sweep"), "sweep") if config_file else {}, flags)
+    origin = Origin(str(config_file or "command line"), (*flatten(flags), *overridden_keys(own)))
+    config = from_mapping(SweepConfig, merge(values, parse_overrides(own)), where=origin)
     keys = {text.partition("=")[0] for text in others}
     kept = [text for text in config.pretrain.overrides if text.partition("=")[0] not in keys]
     return check_sweep(replace(config, pretrain=replace(config.pretrain, overrides=(*kept, *others))))
@@ -169,7 +169,8 @@ def check_sweep(config: SweepConfig) -> Sweep:
                 "measure on), and in both of them one folder a class where the readout is the measure"
             )
     detection = _checked(config.detection) if config.detection else None
-    pretrain_config, linear_config = _found(config.pretrain.config_file), _found(config.readout.config_file)
+    pretrain_config = config.pretrain.config_file and find_config(config.pretrain.config_file, "views", "pretrain")
+    linear_config = config.readout.config_file and find_config(config.readout.config_file, "linear", "views")
     plan = _pair_encoder_plan if family.name in PAIR_ENCODER_FAMILIES else _pretraining_plan
     sweep = Sweep(
         family=family,
@@ -192,15 +193,6 @@ def check_sweep(config: SweepConfig) -> Sweep:
     _check_labels(sweep)
     _check_images(sweep)
     return sweep
-
-
-def _found(path: Path | None) -> Path | None:
-    """A configuration file as it was given, else the project's own of that name. Raises ConfigError for one that is neither."""
-    if path is None or path.is_file():
-        return path
-    if (ROOT / path).is_file():
-        return ROOT / path
-    raise ConfigError(f"no configuration file at {path}")
 
 
 def _checked(part: DetectionPart) -> DetectionPart:
@@ -234,7 +226,7 @@ def _pretraining_plan(config_file: Path | None, overrides: Sequence[str], data: 
         raise ConfigError("expected --pretrain-config FILE, for example configs/views/small_cifar.yaml")
     run = load_run_config(config_file, (*overrides, f"data.root={data / 'train'}"))
     return {
-        "base": recipe_of(run.views),
+        "base": recipe_of(run.views.recipe, run.views.overrides),
         "image_size": run.views.image_size,
         "batch_size": run.optimizer.batch_size,
         "queue_size": run.method.queue_size,

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from pretrain.base.atomic import atomic_file
 from pretrain.good_views.discrete_world.world import (
     TOLERANCE,
     Codes,
@@ -162,12 +161,12 @@ def envelope(
 
 def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
     """Write the picture (PNG, atomically): accuracy, and what the code holds, over the information that the views share."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # not for the table alone: half a second
 
-    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    from pretrain.base.plot_style import QUIET, plot_style, save_figure
+
     task = label_information(world, world.inputs)
-    with matplotlib.rc_context(style):
+    with plot_style():
         figure = Figure(figsize=(10.4, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for regime in REGIMES:
@@ -185,11 +184,11 @@ def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
                 zorder=3,
             )
         labels = outcomes[0].num_labels
-        for unlimited, line in ((True, {"color": "#9ca3af", "linestyle": "--"}), (False, {"color": "#374151"})):
+        for unlimited, line in ((True, {"color": QUIET, "linestyle": "--"}), (False, {"color": "#374151"})):
             curve = [(s / BIT, a) for s, a in envelope(outcomes, task, unlimited=unlimited)]
             name = "envelope, unlimited labels" if unlimited else f"envelope, {labels} labels"
             left.plot(*zip(*curve, strict=True), linewidth=1.2, label=name, **line)
-        left.axvline(task / BIT, color="#9ca3af", linestyle=":", linewidth=1)
+        left.axvline(task / BIT, color=QUIET, linestyle=":", linewidth=1)
         left.set(
             title=f"Exact expected accuracy with {labels} labels",
             xlabel="I(v1;v2), bits",
@@ -210,5 +209,4 @@ def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
             textcoords="offset points",
             arrowprops={"arrowstyle": "->", "color": "#374151"},
         )
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        save_figure(path, figure)

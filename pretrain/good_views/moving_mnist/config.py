@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import load_config
 
 DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 
@@ -62,7 +62,7 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """input_pixels: the canvas is averaged down to this before the convolutions; width and feature_dim: small_encoder.py's.
+    """input_pixels: the canvas is averaged down to this before the convolutions; width and feature_dim: those of SmallEncoder.
 
     num_points: places that an encoder can report (encoders.py); head_dim: of the embedding that InfoNCE compares, above a head
     that the probes do not see. head "mlp_bn": with "mlp" the embeddings of a slow factor, the digit, became one vector before
@@ -134,8 +134,7 @@ class MovingMnistConfig:
 
 def load_moving_mnist_config(path: Path | None, overrides: Sequence[str] = ()) -> MovingMnistConfig:
     """The paper's scale without a file. Raises ConfigError naming file and key."""
-    values = merge(load_yaml(path) if path is not None else {}, parse_overrides(overrides))
-    return from_mapping(MovingMnistConfig, values, where=str(path or "command line"))
+    return load_config(MovingMnistConfig, path, overrides, "views")
 
 
 def _require(condition: bool, message: str) -> None:

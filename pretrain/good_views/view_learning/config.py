@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
-from pretrain.good_views.view_learning.encoders import ViewEncoderConfig, require_image_size
+from pretrain.base.strict import from_mapping, read_config
+from pretrain.good_views.encoders import ViewEncoderConfig, require_image_size
 from pretrain.views.generator import GeneratorConfig
 
 Mode = Literal["unsupervised", "semi-supervised", "supervised"]
@@ -156,6 +156,6 @@ class GameConfig:
 
 def load_game_config(path: Path | None, overrides: Sequence[str] = (), **given: Any) -> GameConfig:
     """Read `path` (None: defaults), apply `overrides`, then the `given` values that are not None. ConfigError names the key."""
-    values = merge(load_yaml(path) if path else {}, parse_overrides(overrides))
+    values, origin = read_config(path, overrides, "views")
     values |= {key: value for key, value in given.items() if value is not None}
-    return from_mapping(GameConfig, values, where=str(path or "overrides"))
+    return from_mapping(GameConfig, values, where=origin)

@@ -10,17 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pretrain.base.errors import DataError
 from pretrain.data.order import GlobalBatches
-from pretrain.data.source import ImageSource
+from pretrain.data.source import ImageSource, some_of_each_class
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.estimator import require_enough_images
 from pretrain.good_views.view_learning.game import GameBatch
 from pretrain.good_views.view_learning.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
-from pretrain.views.rng import CROPS_STREAM, ORDER_STREAM, sample_generator
+from pretrain.views.rng import CROPS_STREAM, sample_generator
 
 LABELLED_SEED = 2**32  # added to the seed: the labelled images have an order of their own
 FIRST, SECOND, LABELLED = range(3)  # which crops of a step
@@ -102,13 +101,7 @@ class GameData:
         """labels_per_class images of every class, drawn by `seed`; all of them where it is None."""
         known = images.labelled
         if known is not None and config.labels_per_class is not None:
-            rng = sample_generator(seed=seed, epoch=0, index=1, stream=ORDER_STREAM)
-            labels = known.labels.cpu().numpy()
-            rows = [
-                rng.permutation(np.flatnonzero(labels == label))[: config.labels_per_class]
-                for label in range(len(known.classes))
-            ]
-            known = known.take(np.concatenate(rows).tolist())
+            known = known.take(some_of_each_class(known.labels.tolist(), config.labels_per_class, seed=seed))
         return cls(images.unlabelled, known, config, seed)
 
     @property

@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pretrain.base.errors import DataError
+from pretrain.good_views.encoders import VIEW_CHANNELS, build_view_encoder
 from pretrain.good_views.information import Scores, donsker_varadhan, in_batch, info_nce, with_memory
 from pretrain.good_views.view_learning.config import EstimatorConfig
-from pretrain.good_views.view_learning.encoders import VIEW_CHANNELS, build_view_encoder
 from pretrain.views.rng import NEGATIVES_STREAM, sample_generator
 
 

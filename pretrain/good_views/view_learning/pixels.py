@@ -24,8 +24,7 @@ from torch.nn import functional
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
 from pretrain.data.source import SCAN_THREADS, ClassFolders, ImageSource, ScanReport
-from pretrain.views.geometry import CROP_TRIES, apply_centre, place_centre
-from pretrain.views.recipes import CenterCrop, Range
+from pretrain.views.operations import CROP_TRIES, CenterCrop, Frame, Range
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,8 @@ def _pixels(path: Path, side: int | None) -> np.ndarray | str:
     if side is None:
         return image
     height, width = image.shape[:2]
-    return apply_centre(place_centre(CenterCrop(resize_ratio=1.0), height=height, width=width, size=side), image)
+    crop = CenterCrop(resize_ratio=1.0)
+    return crop.apply(crop.draw(None, Frame(height, width, side)), image)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def test_paired_views_are_measured_without_the_recipe_s_file(tiny_config, image_
     (tmp_path / "recipe.yaml").write_text("name: apart\nops: [{op: PatchDistance, patch: 32, distance: 4}]\n")
     (tmp_path / "run.yaml").write_text(
         f"data: {{root: {image_folder}, num_workers: 0}}\nencoder: {{arch: resnet18}}\n"
-        f"method: {{name: moco_v2, queue_size: 20, batchnorm_images: 4}}\noptimizer: {{batch_size: 8}}\n"
+        f"base: methods/moco_v2.yaml\nmethod: {{queue_size: 20, batchnorm_images: 4}}\noptimizer: {{batch_size: 8}}\n"
         f"views: {{recipe: {tmp_path / 'recipe.yaml'}, image_size: 32}}\n"
     )
     path = write_run(tmp_path / "run", load_run_config(tmp_path / "run.yaml"))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pretrain.base.errors import ConfigError
-from pretrain.good_views.small_encoder import SmallEncoder
+from pretrain.good_views.encoders import SmallEncoder
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (2, 64), (3, 16)])

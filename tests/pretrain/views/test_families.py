@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 
 from pretrain.base.errors import ConfigError
 from pretrain.views.colour import COLOUR_SPACES
 from pretrain.views.families import FAMILIES, STACK, family_named, show_setting
-from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES, ColorJitter, GaussianBlur, HorizontalFlip, RandomResizedCrop, Recipe
 
@@ -89,6 +89,7 @@ def test_every_default_setting_gives_views_and_reads_back_as_typed(family):
 def overlap(recipe):
     """Mean share of the smaller crop that lies in the other, over many images of 100 x 100."""
     from pretrain.views.geometry import draw_crop
+
     from pretrain.views.rng import sample_generator
 
     shares = []

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torchvision.transforms.functional as F
 from PIL import Image
+from pretrain.views.geometry import Crop, apply_centre, apply_crop, apply_flip, draw_crop, draw_flip, place_centre
 from torchvision.transforms import InterpolationMode
 
-from pretrain.views.geometry import Crop, apply_centre, apply_crop, apply_flip, draw_crop, draw_flip, place_centre
 from pretrain.views.recipes import CenterCrop, HorizontalFlip, RandomResizedCrop
 
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-
 from pretrain.views.geometry import Crop, Flip
+
 from pretrain.views.jigsaw import PatchCut, apply_patches, cell_size, draw_patches, draw_permutation
 from pretrain.views.recipes import JigsawSpec
 

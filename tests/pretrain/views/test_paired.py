@@ -7,13 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
+from pretrain.views.photometric import Blur, apply_blur
 from scipy import ndimage
 from skimage import color
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.views.paired import KeepChannels, Residual, apply_keep_channels, apply_residual, draw_pair, split_kernel
-from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
-from pretrain.views.photometric import Blur, apply_blur
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import (
     CenterCrop,

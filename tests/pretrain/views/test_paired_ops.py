@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 
 from pretrain.base.errors import ConfigError
-from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 
 
 @pytest.mark.parametrize(

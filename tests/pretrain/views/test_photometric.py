@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter
-
 from pretrain.views.photometric import (
     JITTER_STEPS,
     Blur,
@@ -26,6 +25,7 @@ from pretrain.views.photometric import (
     draw_jitter,
     gaussian_taps,
 )
+
 from pretrain.views.recipes import ColorJitter, GaussianBlur, Grayscale, PillowBlur
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torchvision.transforms.functional as F
 from PIL import Image
+from pretrain.views.geometry import Crop, Flip
+from pretrain.views.photometric import Blur, BoxBlur, Grey, Jitter
+from pretrain.views.randaugment import Change
 
 from pretrain.base.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
 from pretrain.base.errors import ConfigError
-from pretrain.views.geometry import Crop, Flip
-from pretrain.views.photometric import Blur, BoxBlur, Grey, Jitter
 from pretrain.views.pipeline import ViewMaker, apply_view, draw_view, normalize
-from pretrain.views.randaugment import Change
 from pretrain.views.recipes import RECIPES
 from pretrain.views.rng import sample_generator
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torchvision.transforms.functional as F
 from PIL import Image
+from pretrain.views.randaugment import Change, amount_of, apply_change, draw_changes
 from torchvision.transforms import InterpolationMode
 
-from pretrain.views.randaugment import Change, amount_of, apply_change, draw_changes
 from pretrain.views.recipes import RAND_AUGMENT_OPS, RandAugment
 
 FILL = (124, 116, 104)

@@ -6,9 +6,9 @@ import typing
 
 import pytest
 import yaml
+from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 
 from pretrain.base.errors import ConfigError
-from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.recipe_file import (
     OP_CLASSES,
     load_recipe,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -85,3 +87,17 @@ def test_one_step_reaches_the_norm_and_the_stem_and_detection_follows(detector: 
     with torch.no_grad():
         (found,) = detector([{"image": image, "height": 64, "width": 64}])
     assert torch.isfinite(found["instances"].pred_boxes.tensor).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["transfer", "detectron2.modeling"])
+def test_import_transfer_is_enough_for_detectron2_to_know_the_head(first: str) -> None:
+    second = {"transfer": "detectron2.modeling", "detectron2.modeling": "transfer"}[first]
+    code = f"import {first}, {second}; from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY as r; "
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code + "r.get('Res5ROIHeadsExtraNorm')"],
+        cwd=CONFIG_ROOT.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

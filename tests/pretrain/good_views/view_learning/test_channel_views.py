@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError, ConfigError
-from pretrain.good_views.view_learning.channel_views import load_views
+from pretrain.good_views.view_learning.evaluation import load_views
 from pretrain.views.colour import colour_space
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import record_of, write_generator

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import ConfigError
-from pretrain.good_views.view_learning.encoders import (
+from pretrain.good_views.encoders import (
     VIEW_CHANNELS,
     ViewEncoderConfig,
     build_view_encoder,

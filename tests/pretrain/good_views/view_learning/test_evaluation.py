@@ -10,7 +10,7 @@ import torch
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.strict import from_mapping, merge
 from pretrain.good_views.interval import t_interval
-from pretrain.good_views.view_learning.channel_views import ChannelViews, load_views
+from pretrain.good_views.view_learning.evaluation import ChannelViews, load_views
 from pretrain.good_views.view_learning.evaluation import (
     EvaluationConfig,
     EvaluationData,

@@ -10,7 +10,7 @@ import torch
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.good_views.view_learning import evaluation_run
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
-from pretrain.good_views.view_learning.evaluation_run import evaluate_views, views_of
+from pretrain.good_views.view_learning.evaluation import evaluate_views, views_of
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import record_of, write_generator
 from tests.pretrain.good_views.view_learning.tiny_game import write_classes

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretrain.views.geometry import Crop, apply_crop
 
 from pretrain.base.errors import DataError
 from pretrain.good_views.view_learning.pixels import (
@@ -19,7 +20,6 @@ from pretrain.good_views.view_learning.pixels import (
     load_classes,
     load_images,
 )
-from pretrain.views.geometry import Crop, apply_crop
 from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, write_classes
 
 

@@ -1,6 +1,6 @@
-"""The table of a Moving-MNIST experiment: mean and deviation over seeds beside the paper's figures, and what they say.
+"""What an experiment shows: the table of means and deviations beside the paper's figures, and a sheet of sample pairs.
 
-In: the figures of finished cells. Out: plain values for results.json, and the same as Markdown.
+In: the figures of finished cells; a `PairMaker`. Out: plain values for results.json, the same as Markdown; a picture.
 
 "Retained" says how much of what a factor teaches when it is shared alone is still learned when others are shared with it:
 1 is all, 0 is what encoders learn that do not share it. It compares rows of one table, so that scale does not matter.
@@ -12,7 +12,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pretrain.base.figures import Spread, spread
 from pretrain.good_views.moving_mnist.factors import CONSTANT, FACTORS, PAPER, RANDOM, SHARINGS, SUPERVISED
+from pretrain.good_views.moving_mnist.pairs import PairMaker
 from pretrain.good_views.moving_mnist.probing import TASKS, VIEWS
 
 ROWS = (*(sharing.name for sharing in SHARINGS), SUPERVISED, RANDOM, CONSTANT)
@@ -20,6 +25,14 @@ SINGLE = FACTORS  # a sharing of one factor has the factor's name
 # A factor that gives less than this when shared alone (percent or pixels) has nothing of which a share could be retained.
 LEAST_GAIN = {"digit": 3.0, "position": 1.0, "background": 3.0}
 UNITS = {"digit": "digit error, %", "position": "distance, px", "background": "background error, %"}
+
+CELL = 112  # pixels of a cell, whatever the canvas
+GAP = 6
+BREAK = 26  # between the frames of view 1 and the second views
+LINE = 18
+CAPTION_LINES = 4  # a heading, and up to three factors
+MAX_FRAMES = 5
+PAPER_COLOUR, INK, QUIET = (250, 250, 250), (40, 40, 40), (110, 110, 110)
 
 Figures = dict[str, dict[str, dict[str, float]]]  # row -> task -> {"mean", "std", "num_seeds"}
 
@@ -61,12 +74,15 @@ def _figures(results: Sequence[Mapping[str, Any]], view: str) -> Figures:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    """std: of the sample (n - 1); 0 for one seed, which num_seeds tells."""
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "num_seeds": len(values),
-    }
+    """For JSON; std: 0 for one seed, which num_seeds tells."""
+    found = spread(values)
+    assert found is not None
+    return {"mean": found.mean, "std": found.std or 0.0, "num_seeds": found.n}
+
+
+def _cell(figure: Mapping[str, float], digits: int = 1) -> str:
+    alone = figure["num_seeds"] == 1
+    return Spread(figure["mean"], None if alone else figure["std"], int(figure["num_seeds"])).cell(digits)
 
 
 def _retained(rows: Figures) -> dict[str, dict[str, float | None]]:
@@ -152,7 +168,7 @@ def _error_table(summary: Mapping[str, Any], view: str) -> list[str]:
     rows = summary["rows"][view]
     for row in ROWS:
         if row in rows:
-            cells = [_mean_std(rows[row].get(task)) for task in TASKS]
+            cells = [_cell(rows[row][task]) if task in rows[row] else "" for task in TASKS]
             paper = PAPER.get(row)
             quoted = f"{paper.digit} / {paper.position} / {paper.background}" if paper else ""
             lines.append(f"| {row} | {' | '.join(cells)} | {_nats(summary['information'].get(row))} | {quoted} |")
@@ -170,15 +186,37 @@ def _retained_table(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _mean_std(figure: Mapping[str, float] | None) -> str:
-    if figure is None:
-        return ""
-    spread = f" ± {figure['std']:.1f}" if figure["num_seeds"] > 1 else ""
-    return f"{figure['mean']:.1f}{spread}"
-
-
 def _nats(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return ""
-    spread = f" ± {figure['std']:.2f}" if figure["num_seeds"] > 1 else ""
-    return f"{figure['mean']:.2f}{spread} of {figure['ceiling']:.2f}{' (saturated)' if figure['saturated'] else ''}"
+    return f"{_cell(figure, 2)} of {figure['ceiling']:.2f}{' (saturated)' if figure['saturated'] else ''}"
+
+
+def draw_samples(maker: PairMaker, *, split: str = "held_out", num_pairs: int = 6) -> np.ndarray:
+    """The first `num_pairs` pairs of a split. Of a long sequence MAX_FRAMES frames are shown, the first and last among them."""
+    batches = [maker(sharing, split=split, start=0, count=num_pairs) for sharing in SHARINGS]
+    num_frames = batches[0].view_1.shape[1]
+    shown = np.unique(np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES)).round().astype(int))
+    columns = [(f"frame {frame + 1}", batches[0].view_1[:, frame].numpy()) for frame in shown]
+    columns += [
+        (sharing.name.replace("+", " +\n"), batch.view_2.numpy())
+        for sharing, batch in zip(SHARINGS, batches, strict=True)
+    ]
+    lefts = [GAP + column * (CELL + GAP) + (BREAK if column >= len(shown) else 0) for column in range(len(columns))]
+    top = GAP + CAPTION_LINES * LINE
+    sheet = Image.new("RGB", (lefts[-1] + CELL + GAP, top + num_pairs * (CELL + GAP)), PAPER_COLOUR)
+    pen = ImageDraw.Draw(sheet)
+    bold, plain = ImageFont.load_default(size=14), ImageFont.load_default(size=13)
+    last = maker.scene.future_steps
+    pen.text((lefts[0], GAP), f"view 1: {num_frames} frames", fill=INK, font=bold)
+    pen.text(
+        (lefts[len(shown)], GAP), f"view 2: one image, {last} frames later, shares with view 1 ...", fill=INK, font=bold
+    )
+    for left, (caption, views) in zip(lefts, columns, strict=True):
+        pen.multiline_text(
+            (left + CELL / 2, top - GAP), caption, fill=QUIET, font=plain, anchor="md", align="center", spacing=1
+        )
+        for row, view in enumerate(views):
+            picture = Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0)))
+            sheet.paste(picture.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top + row * (CELL + GAP)))
+    return np.asarray(sheet)
