@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output-dir", type=user_path, help="where linear_result.json goes; without it the result is only printed"
     )
     parser.add_argument(
-        "--init-name", help="name of the row in the report, e.g. infomin (default: random, or the file's name)"
+        "--init-name", help="name of the row in the report, e.g. infomin (default: read from the weights)"
     )
     parser.add_argument("--branch", choices=("query", "key"), help="of a checkpoint with two encoders (default: query)")
     return parse_with_overrides(parser, example="seed=1 image_size=64 cached_views=4")
@@ -41,14 +41,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    from transfer.conversion.initialisation import initialisation_name
     from transfer.readout.config import load_linear_config
-    from transfer.readout.run import Request, default_init_name, run_readout
+    from transfer.readout.run import Request, run_readout
 
     request = Request(
         weights=arguments.weights,
         data=arguments.data,
         config=load_linear_config(arguments.config_file, arguments.overrides),
-        init=arguments.init_name or default_init_name(arguments.weights),
+        init=arguments.init_name or initialisation_name(arguments.weights),
         branch=arguments.branch,
         command=shlex.join(["python", *sys.argv]),
     )

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import yaml
 
+from pretrain.base.config_files import find_config
+from pretrain.base.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = re.compile(r"\{checkpoint:([^{}]+)\}")
 
@@ -202,5 +205,14 @@ def with_bases(files: tuple[Path, ...]) -> list[Path]:
             continue  # the tool that reads it will say what is wrong
         for key in ("base", "_BASE_"):
             bases = values.get(key, []) if isinstance(values, dict) else []
-            waiting += [(path.parent / str(base)).resolve() for base in (bases if isinstance(bases, list) else [bases])]
+            waiting += [_base_of(path, str(base)) for base in (bases if isinstance(bases, list) else [bases])]
     return found
+
+
+def _base_of(path: Path, base: str) -> Path:
+    """As the readers find it: beside the file, else among the shipped configurations."""
+    beside = (path.parent / base).resolve()
+    try:
+        return beside if beside.is_file() else find_config(Path(base), "pretrain", "views", "linear").resolve()
+    except ConfigError:
+        return beside  # the tool that reads it will say what is wrong

@@ -37,6 +37,8 @@ from transfer.compare.study_config import (
     InitConfig,
     StudyConfig,
     detection_files,
+    pretrain_file,
+    readout_file,
 )
 
 DATA = "{output}/data"
@@ -134,7 +136,7 @@ def _preparation(config: StudyConfig) -> list[Stage]:
             name="pretrain",
             title="pre-train",
             folder="pretrain",
-            config_file=ROOT / config.pretrain.config_file,
+            config_file=pretrain_file(config.pretrain),
             overrides=[text.replace("{data}", DATA) for text in config.pretrain.overrides],
             needs=["data"] if config.data else [],
         )
@@ -192,7 +194,7 @@ def _readouts(config: StudyConfig) -> list[Stage]:
             init=init.name,
             seed=seed,
             data=part.data.replace("{data}", DATA),
-            config_file=ROOT / part.config_file if part.config_file else None,
+            config_file=readout_file(part),
             overrides=part.overrides,
             needs=_inputs(config, init),
             files=_outside(init),

@@ -8,10 +8,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-
 from transfer.compare.groups import group_detection, group_readouts
-from transfer.compare.page import render_html
 from transfer.compare.search import read_runs
+
+from transfer.compare.page import render_html
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert("x")</script>&"\'><img src=http://evil.example/x.png>'

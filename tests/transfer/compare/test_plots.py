@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from PIL import Image
+from transfer.compare.groups import group_detection, group_readouts
+from transfer.compare.runs import read_detection, read_linear, read_pretraining
 
 from pretrain.base.errors import DataError
-from transfer.compare.groups import group_detection, group_readouts
 from transfer.compare.plots import (
     ap_over_iterations,
     colour_of,
@@ -27,7 +28,6 @@ from transfer.compare.plots import (
     seed_dots,
     sheet,
 )
-from transfer.compare.runs import read_detection, read_linear, read_pretraining
 
 
 def svg_of(picture):

@@ -9,12 +9,12 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-
-from pretrain.base.errors import ConfigError, DataError
-from transfer.compare import page as report_html
 from transfer.compare.groups import group_detection, group_readouts
 from transfer.compare.report import CSV_COLUMNS, all_commands, render_csv, render_markdown, write_report
 from transfer.compare.search import read_runs
+
+from pretrain.base.errors import ConfigError, DataError
+from transfer.compare import page as report_html
 
 
 def parts(path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from pretrain.base.errors import ConfigError, DataError
 from transfer.compare.runs import is_number, read_detection, read_linear, read_pretraining, shared_root
 from transfer.compare.search import read_runs
+
+from pretrain.base.errors import ConfigError, DataError
 
 
 def change(path, **over):

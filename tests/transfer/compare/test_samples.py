@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-
 from transfer.compare.groups import group_detection
-from transfer.compare.plots import BOX_COLOURS
 from transfer.compare.runs import read_detection
 from transfer.compare.samples import MAX_BELOW, MAX_IMAGES, draw_boxes, sample_rows, shown_predictions
+
+from transfer.compare.plots import BOX_COLOURS
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from transfer.compare.search import kind_of, read_runs
 
 from pretrain.base.errors import DataError
-from transfer.compare.search import kind_of, read_runs
 
 
 def test_a_study_is_found_whole_and_unfinished_runs_stand_apart(example_runs):

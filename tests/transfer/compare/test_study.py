@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from transfer.compare.study_table import Verdict
 
 from pretrain.base.errors import ConfigError
 from transfer.compare.stages import plan_stages
 from transfer.compare.study import run_study, show_plan, show_seconds
 from transfer.compare.study_config import StudyConfig, load_study
-from transfer.compare.study_table import Verdict
 
 FAKE_TOOL = """
 import json, os, pathlib, signal, sys, time

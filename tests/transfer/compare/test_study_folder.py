@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from transfer.compare.study_folder import StudyFolder, open_folder
 
 from pretrain.base.errors import DataError
 from transfer.compare.stages import Stage, checkpoint_of
-from transfer.compare.study_folder import StudyFolder, open_folder
 
 STAGE = Stage(
     "convert",

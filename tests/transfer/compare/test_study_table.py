@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from transfer.compare.study_table import Scores, collect_scores, format_cell, format_table, judge
 
 from pretrain.base.errors import DataError
 from transfer.compare.stages import Stage
 from transfer.compare.study_config import Expectation
-from transfer.compare.study_table import Scores, collect_scores, format_cell, format_table, judge
 
 SCORES: Scores = {"bbox/AP50": {"random": {0: 10.0, 1: 20.0}, "infomin": {0: 12.0, 1: 19.0}}}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from transfer.compare.sweep_stages import Point
 
 from pretrain.base.errors import DataError
 from pretrain.views.families import FAMILIES
 from transfer.compare.sweep_figures import Figures, Row, collect_rows, find_sweet_spot, findings, format_table
-from transfer.compare.sweep_stages import Point
 
 
 def row(setting, *, nats=(1.0,), accuracy=(50.0,), saturated=False):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from transfer.compare.study_folder import StudyFolder
+from transfer.compare.sweep_stages import all_stages, plan_points, recipe_file
 
 from pretrain.config import load_run_config
 from pretrain.data.stream import recipe_of
 from pretrain.views.recipe_file import write_recipe
 from tests.transfer.sweep_bench import SweepBench
-from transfer.compare.study_folder import StudyFolder
-from transfer.compare.sweep_stages import all_stages, plan_points, recipe_file
 
 
 @pytest.fixture(scope="module")

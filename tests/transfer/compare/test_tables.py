@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from transfer.compare.groups import group_detection, group_readouts
-from transfer.compare.published import VOC_DATA
 from transfer.compare.runs import read_detection, read_linear
+
+from transfer.compare.published import VOC_DATA
 from transfer.compare.statistics import Spread, paired_difference
 from transfer.compare.tables import (
     UNVERIFIED_MARK,

@@ -17,7 +17,7 @@ from transfer.compare.results import read_linear
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
-from transfer.readout.run import RESULT_NAME, STARTED_NAME, Request, default_init_name, run_readout
+from transfer.readout.run import RESULT_NAME, STARTED_NAME, Request, run_readout
 
 TINY = LinearConfig(
     epochs=2,
@@ -206,13 +206,6 @@ def test_divergence_writes_no_result(request_of, tmp_path, monkeypatch):
 def test_a_rate_that_ends_worse_than_guessing_is_said(request_of):
     assert any("knows nothing" in line for line in run(request_of(learning_rate=1e6), None)[1])
     assert not any("knows nothing" in line for line in run(request_of(learning_rate=1e-3, epochs=4), None)[1])
-
-
-@pytest.mark.parametrize(
-    ("weights", "name"), [("random:resnet18", "random"), ("runs/weights/pretrained.pth", "pretrained")]
-)
-def test_the_row_is_named_after_the_weights(weights, name):
-    assert default_init_name(weights) == name
 
 
 def test_the_papers_protocol_says_that_it_is(request_of, monkeypatch):
