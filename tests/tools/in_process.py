@@ -1,0 +1,41 @@
+"""A command run as a user types it, but in this process: starting another one costs seconds, most of them torch's import."""
+
+from __future__ import annotations
+
+import io
+import os
+import runpy
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@dataclass(frozen=True)
+class Done:
+    """returncode: of the process that a shell would see. stdout, stderr: text."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_tool_here(tool: str, *words: object) -> Done:
+    """`python tools/TOOL WORDS...`. An exception that would be a traceback is raised."""
+    script = os.path.relpath(TOOLS / tool)  # also becomes argv[0], which some results quote
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [script, *map(str, words)]),
+        mock.patch.object(sys, "path", [str(TOOLS), *sys.path]),  # as Python puts it there; the script takes it out
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
