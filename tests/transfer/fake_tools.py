@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
+from unittest import mock
 
 from transfer.compare.runner import Outcome
 
@@ -57,16 +58,18 @@ def write_tools(root: Path, names: Sequence[str], body: str) -> None:
 
 def run_here(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False) -> Outcome:
     """In place of `run_logged`: the command's script in this process, which saves the start of another."""
-    printed, code = io.StringIO(), 0
-    words = sys.argv
-    sys.argv = list(command[1:])
-    try:
-        with contextlib.redirect_stdout(printed):
+    printed = io.StringIO()
+    code = 0
+    with (
+        mock.patch.object(sys, "argv", list(command[1:])),
+        mock.patch.object(sys, "path", [str(Path(command[1]).parent), *sys.path]),  # as Python puts it there
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        try:
             runpy.run_path(command[1], run_name="__main__")
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = words
+        except SystemExit as end:
+            code = int(end.code or 0)
     out.write(printed.getvalue().encode())
     log_path.write_text(printed.getvalue())
     return Outcome(code, None)
