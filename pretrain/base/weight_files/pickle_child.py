@@ -311,7 +311,7 @@ def sequence(kind: type, value: Any = ()) -> Any:
 
 def path_text(*parts: Any) -> str:
     """A path as its text."""
-    return "/".join(map(str, parts))
+    return os.path.join(*map(str, parts)) if parts else "."
 
 
 for made in (list, tuple, set, frozenset):
@@ -338,7 +338,9 @@ class PlanUnpickler(pickle.Unpickler):
         return find(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
-        """A torch storage: ('storage', type, key, device, number of elements[, view])."""
+        """('storage', type, key, device, number of elements[, view]), or a class of modules: ('module', class, file, source)."""
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Frozen):
+            return pid[1]
         if self.storages is None or type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             raise Refused("the pickle points to something outside it that is no torch storage")
         kind, key, numel, view = pid[1], pid[2], pid[4], pid[5] if len(pid) == 6 else None
