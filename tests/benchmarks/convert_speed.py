@@ -94,10 +94,10 @@ def mapped(source: Path, folder: Path) -> Callable[[], None]:
 
 def unproven(source: Path, folder: Path) -> Callable[[], None]:
     """Ours: read in a capped child process, recognise, map, verify checksums, look for NaN, write."""
-    from transfer.conversion.convert import _write
-    from transfer.conversion.sources import open_backbone
+    from transfer.conversion.export_detectron2 import write
+    from transfer.conversion.sources import load_backbone
 
-    return lambda: _write(folder / "unproven.pth", open_backbone(source))
+    return lambda: write(folder / "unproven.pth", load_backbone(source))
 
 
 def proven(source: Path, folder: Path) -> Callable[[], None]:

@@ -31,18 +31,23 @@ INSTALL = "python -m pip install -r requirements/export.txt"
 class Target:
     """One kind of output.
 
-    write: None for the default one, which transfer/conversion/convert.py writes itself. load: what was written, by the target's library.
-    suffix: of a file, "" for a folder; `files`: what a folder holds, the weights first. libraries: what must be importable.
+    write: a backbone into a path, neither flushed nor published.
+    load: what was written, by the target's library.
+    usage: one line that loads OUTPUT; {output} and {arch} are filled in.
+    suffix: of a file, "" for a folder.
+    files: what a folder holds, the weights first.
+    libraries: what must be importable.
     carries: fields of the input contract that may differ from the default, mean and std always may: a target whose own
-    preprocessing cannot say BGR does not carry channel_order. has: whether the target knows an architecture.
-    usage: one line that loads OUTPUT; {output} and {arch} are filled in. detectron2: whether a detector can start from it.
+    preprocessing cannot say BGR does not carry channel_order.
+    has: whether the target knows an architecture.
+    detectron2: whether a detector can start from it.
     """
 
     name: str
     description: str
+    write: Callable[[Path, Backbone], None]
     load: Callable[[Path, Backbone], LoadedNetwork]
     usage: str
-    write: Callable[[Path, Backbone], None] | None = None
     suffix: str = ""
     files: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
@@ -94,6 +99,7 @@ TARGETS: tuple[Target, ...] = (
     Target(
         name="detectron2",
         description="Detectron2 weights, one file for FPN, C4 and DC5 (the default)",
+        write=export_detectron2.write,
         load=export_detectron2.load,
         usage="python tools/train_net.py --config-file CONFIG MODEL.WEIGHTS {output}",
         suffix=".pth",

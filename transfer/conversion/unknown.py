@@ -64,8 +64,8 @@ def _candidate(place: tuple[str, ...], prefix: str, naming: Naming, tensors: Map
     for name, tensor in under.items():
         if name.endswith(COUNTER):
             continue
-        if naming.knows(name):
-            backbone[naming.rename(name)] = tensor
+        if (ours := naming.torchvision(name)) is not None:
+            backbone[ours] = tensor
         elif BACKBONE_SEGMENTS.match(name) or (naming is not TORCHVISION and re.search(naming.body or "", name)):
             backbone[name] = tensor  # in the encoder's own place, but nothing of a ResNet: it must not be dropped
         else:

@@ -16,7 +16,7 @@ from pretrain.base.contract import InputContract
 from pretrain.model.encoder import STAGES, backbone_shapes
 from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save, torchvision_model
 from transfer.conversion.convert import convert
-from transfer.conversion.names import to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.conversion.targets import target_named
 from transfer.detect.checks import backbone_names
@@ -55,7 +55,7 @@ def test_detectron2_builds_exactly_these_tensors(arch):
         built = build_backbone(configured(detectron2_settings(arch, InputContract())), ShapeSpec(channels=3))
     found = {n: tuple(t.shape) for n, t in built.state_dict().items() if not n.endswith("num_batches_tracked")}
     state = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(arch).items()}
-    assert found == {name: tuple(tensor.shape) for name, tensor in to_detectron2(state).items()}
+    assert found == {name: tuple(tensor.shape) for name, tensor in DETECTRON2.renamed(state).items()}
 
 
 @pytest.mark.parametrize(("arch", "key"), [("resnet50w2", "STEM_OUT_CHANNELS"), ("resnext50_32x4d", "WIDTH_PER_GROUP")])
@@ -66,7 +66,7 @@ def test_the_control_is_a_setting_left_at_its_default(arch, key):
         built = build_backbone(configured(settings), ShapeSpec(channels=3))
     shapes = {
         tuple(t.shape)
-        for t in to_detectron2(
+        for t in DETECTRON2.renamed(
             {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(arch).items()}
         ).values()
     }
@@ -125,7 +125,7 @@ def placed(model, weights, tensors):
     """How many backbone tensors of a detector, res5 of C4's heads included, hold `tensors` after Detectron2's own loading."""
     logging.getLogger("fvcore.common.checkpoint").setLevel(logging.CRITICAL)
     DetectionCheckpointer(model).load(str(weights))
-    wanted, state = to_detectron2(tensors), model.state_dict()
+    wanted, state = DETECTRON2.renamed(tensors), model.state_dict()
     names = backbone_names(model)
     assert sorted(names.values()) == sorted(wanted)
     return sum(torch.equal(state[name], wanted[short]) for name, short in names.items())

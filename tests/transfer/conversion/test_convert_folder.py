@@ -135,7 +135,13 @@ def test_outputs_take_the_targets_ending(tmp_path, fake_convert):
     for to, name in {"detectron2": "checkpoint_0020.pth", "huggingface": "checkpoint_0020"}.items():
         convert_folder(tmp_path / "in", tmp_path / "out", to=to, branch="key")
         assert fake_convert[-1][1] == tmp_path / "out" / name
-        assert fake_convert[-1][2] == {"to": to, "layout": "auto", "branch": "key", "overwrite": False}
+        assert fake_convert[-1][2] == {
+            "to": to,
+            "layout": "auto",
+            "branch": "key",
+            "overwrite": False,
+            "untrained": False,
+        }
 
 
 def test_what_would_stop_all_of_them_is_said_at_once(tmp_path):

@@ -11,13 +11,13 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import backbone_of
 from transfer.conversion.export_detectron2 import load_with_settings
-from transfer.conversion.names import to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.parity import compare, prepare, proof_images, prove, source_network
 from transfer.conversion.sidecar import TOLERANCE, detectron2_settings
 
 
 def write(path, tensors):
-    torch.save({"model": to_detectron2(tensors), "matching_heuristics": True, "__author__": "test"}, path)
+    torch.save({"model": DETECTRON2.renamed(tensors), "matching_heuristics": True, "__author__": "test"}, path)
     return path
 
 
