@@ -141,3 +141,18 @@ def test_tensors_own_their_memory(saved):
 def test_a_file_without_tensors_is_refused(saved, content):
     with pytest.raises(CheckpointError, match="holds no tensors"):
         load_backbone(saved(content))
+
+
+def test_a_run_is_its_newest_checkpoint_and_damage_in_it_is_named(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(ours(QUERY, KEY), folder / "step_00000040.pt")
+    torch.save(ours(KEY, QUERY), folder / "step_00000120.pt")
+    for place in (tmp_path / "run", folder):
+        found = load_backbone(place)
+        assert found.path.name == "step_00000120.pt" and torch.equal(found.tensors["bn1.bias"], KEY["bn1.bias"])
+    (folder / "step_00000120.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match=r"step_00000120\.pt"):
+        load_backbone(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"without checkpoints of tools/pretrain\.py"):
+        load_backbone(tmp_path)
