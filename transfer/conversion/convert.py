@@ -95,7 +95,7 @@ def check_output(source: Path, output: Path, *, target: Target, overwrite: bool)
     elif sidecar_path(output).exists():
         _check_sidecar_is_free(output, overwrite=overwrite)
     if output.exists() and not overwrite:
-        raise ConfigError(f"OUTPUT {output} exists; type another path, or --overwrite to replace it")
+        raise ConfigError(f"OUTPUT {output} exists; pass another path, or --overwrite to replace it")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,11 +110,11 @@ def _check_suffix(output: Path, target: Target) -> None:
     if target.suffix and output.suffix != target.suffix:
         raise ConfigError(
             f"OUTPUT expected a path that ends in {target.suffix} for {target.name} (readers choose by that), found {output}; "
-            f"type {output.with_suffix(target.suffix)}{meant}"
+            f"pass {output.with_suffix(target.suffix)}{meant}"
         )
     if target.files and others:
         raise ConfigError(
-            f"OUTPUT expected the name of a folder for {target.name}, found {output}; type {output.with_suffix('')}{meant}"
+            f"OUTPUT expected the name of a folder for {target.name}, found {output}; pass {output.with_suffix('')}{meant}"
         )
 
 
@@ -125,9 +125,9 @@ def _check_folder(source: Path, output: Path, target: Target) -> None:
     ours = {*target.files, sidecar_path(target.weights_path(output)).name}
     strange = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
     if strange:
-        raise ConfigError(f"OUTPUT {output} holds other files ({', '.join(strange[:4])}); type a folder of its own")
+        raise ConfigError(f"OUTPUT {output} holds other files ({', '.join(strange[:4])}); pass a folder of its own")
     if output.is_dir() and source.exists() and output.samefile(source.parent):
-        raise ConfigError(f"INPUT {source} lies in the folder OUTPUT, which would be replaced; type another OUTPUT")
+        raise ConfigError(f"INPUT {source} is in the folder OUTPUT, which would be replaced; pass another OUTPUT")
 
 
 def _check_sidecar_is_free(output: Path, *, overwrite: bool) -> None:
@@ -139,11 +139,11 @@ def _check_sidecar_is_free(output: Path, *, overwrite: bool) -> None:
         if overwrite or output.exists():  # a damaged sidecar of this very output
             return
         raise ConfigError(
-            f"{path} exists and is no sidecar; type another OUTPUT, or --overwrite to replace it"
+            f"{path} exists and is no sidecar; pass another OUTPUT, or --overwrite to replace it"
         ) from None
     owner = output.with_suffix(suffix)
     if owner != output and owner.exists():
-        raise ConfigError(f"{path} is the sidecar of {owner}; type an OUTPUT of another name")
+        raise ConfigError(f"{path} is the sidecar of {owner}; pass an OUTPUT of another name")
 
 
 @contextmanager

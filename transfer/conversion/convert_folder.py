@@ -59,7 +59,7 @@ def convert_folder(
     sources = find_checkpoints(source_dir)
     if output_dir.exists() and output_dir.samefile(sources[0].parent):
         raise ConfigError(
-            f"the checkpoints lie in OUTPUT {output_dir}, where converted files would be taken for such; type another"
+            f"the checkpoints are in OUTPUT {output_dir}, where converted files would be taken for such; pass another"
         )
     pairs = list(_pairs(sources, output_dir, target))
     outcomes = []

@@ -28,7 +28,7 @@ CIFAR_STEM = (
 )
 ONE_OR_TWO_CHANNELS = "its first convolution reads {0} channels, not the three of an image (CMC's encoders do so)"
 HALF_WIDTH = (
-    "it is half as wide as a ResNet-50 (CMC's width); type --source with the layout's name to ask for that target"
+    "it is half as wide as a ResNet-50 (CMC's width); pass --source with the layout's name to ask for that target"
 )
 SELECTIVE_KERNEL = "it has selective kernels (SimCLR v2's sk1), which Detectron2's blocks cannot express"
 EXTRA_MODULES = "its blocks hold more than convolutions and BatchNorm (squeeze-and-excitation, attention)"

@@ -159,7 +159,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="pycontrast",
         description="PyContrast: InsDis, MoCo, MoCo v2, PIRL, InfoMin (with or without jigsaw)",
-        source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; infomin.md 1.5",
+        source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; docs/specification.md 1.5",
         markers=(rf"^model/encoder\.{ENCODER}", r"^model/head\."),
         absent=(r"^model/encoder_k\.", r"^model/projector", r"^model/encoder1\."),
         branches={"query": Branch("encoder.", MODEL), "key": Branch("encoder.", ("model_ema",))},

@@ -90,7 +90,7 @@ def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None
 
 
 def find_backbone(file: TorchFile, path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
-    """`load_backbone` for a file that is open. path: for messages, and for what lies beside the file."""
+    """`load_backbone` for a file that is open. path: for messages, and for what is beside the file."""
     content = file.content
     layouts = AUTOMATIC if source == "auto" else (_layout_named(source),)
     refuse_shards(content, path)
@@ -104,7 +104,7 @@ def find_backbone(file: TorchFile, path: Path, *, source: str = "auto", branch: 
     chosen = branch or branches[0]
     if chosen not in branches:
         raise ConfigError(
-            f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; type one of these"
+            f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; pass one of these"
         )
     where = f"{path} ({layout.name}, {chosen})"
     arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", file=file)
@@ -151,7 +151,7 @@ def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognitio
             continue
         names = list(dict.fromkeys(layout.name for layout, _ in found))
         if len(names) > 1:
-            raise CheckpointError(f"{path} fits several layouts ({', '.join(names)}); type --source and one of them")
+            raise CheckpointError(f"{path} fits several layouts ({', '.join(names)}); pass --source and one of them")
         layout, several = found[0][0], len(found) > 1
         branches = {
             f"{inner.label}/{name}" if several and index else name: (arranged(layout, inner), branch)

@@ -73,13 +73,13 @@ class Target:
         return None
 
     def require(self) -> None:
-        """Raises ConfigError with what to type when a library is missing."""
+        """Raises ConfigError with what to run when a library is missing."""
         for library in self.libraries:
             try:
                 importlib.import_module(library)
             except ImportError as error:
                 raise ConfigError(
-                    f"--to {self.name} needs {library}, which cannot be imported ({error}); type: {INSTALL}"
+                    f"--to {self.name} needs {library}, which cannot be imported ({error}); run: {INSTALL}"
                 ) from None
 
 
@@ -179,5 +179,5 @@ def check_expressible(target: Target, backbone: Backbone) -> None:
     if finding is not None:
         able = [entry.name for entry in TARGETS if entry.finding(backbone.arch, backbone.contract) is None]
         raise ConfigError(
-            f"{backbone.path}: {finding}; type --to {' or '.join(able)}" if able else f"{backbone.path}: {finding}"
+            f"{backbone.path}: {finding}; pass --to {' or '.join(able)}" if able else f"{backbone.path}: {finding}"
         )

@@ -1,4 +1,4 @@
-"""Tensors are held against the encoders that Detectron2 builds; those that it does not are refused with the reason."""
+"""Tensors are compared with the encoders that Detectron2 builds; others are refused with the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def meta(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_encoder_is_told_from_every_other(arch):
+def test_every_encoder_is_distinguished_from_every_other(arch):
     found = fit(meta(arch), on_request=True)
     assert (found.arch, found.complete, found.placed) == (arch, True, len(backbone_shapes(arch)))
 
@@ -122,7 +122,7 @@ def test_cmc_s_two_encoders_are_refused_with_their_channels():
 def test_a_half_width_encoder_is_converted_only_when_asked_for(tmp_path):
     half = encoder_state("resnet50_half")
     torch.save(half, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="half as wide as a ResNet-50 .*type --source"):
+    with pytest.raises(CheckpointError, match="half as wide as a ResNet-50 .*pass --source"):
         load_backbone(tmp_path / "x.pth")
     found = load_backbone(tmp_path / "x.pth", source="torchvision")
     assert found.arch == "resnet50_half" and len(found.tensors) == 265

@@ -178,7 +178,7 @@ OUTER = {
 @pytest.mark.parametrize(("name", "maker"), ONE_CONTAINER, ids=[f"{n}-{m.__name__}" for n, m in ONE_CONTAINER])
 def test_lightning_is_seen_through(name, maker):
     found = taken(OUTER["Lightning of compile"](tensors_of(made(name, maker))), PATH)
-    # An extracted file is told from any other by its author alone.
+    # An extracted file is known by its author alone.
     assert found.layout == ("torchvision" if name == "mmselfsup-extracted" else name)
     assert torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
 

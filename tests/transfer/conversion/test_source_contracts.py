@@ -123,7 +123,7 @@ def test_a_consolidated_vissl_checkpoint_is_no_shard():
         (torch.float64, "float64; rounded to float32"),
     ],
 )
-def test_other_number_types_are_said_and_converted(dtype, words):
+def test_other_number_types_are_named_and_converted(dtype, words):
     changed = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tiny_state().items()}
     found = taken(changed, PATH)
     assert found.notes == (f"100 tensors are {words}",)

@@ -42,7 +42,7 @@ def test_a_unique_prefix_is_taken_whatever_it_is_called(rename, naming, arch):
 
 def test_two_complete_copies_need_a_choice():
     content = {"nets": {**prefixed(tiny_state(seed=0), "one."), **prefixed(tiny_state(seed=1), "two.")}}
-    with pytest.raises(CheckpointError, match=r"2 complete copies .*\(nets/one, nets/two\); type --branch"):
+    with pytest.raises(CheckpointError, match=r"2 complete copies .*\(nets/one, nets/two\); pass --branch"):
         taken(content, PATH)
     found = taken(content, PATH, branch="nets/two")
     assert torch.equal(found.tensors["conv1.weight"], tiny_state(seed=1)["conv1.weight"])
