@@ -15,12 +15,11 @@ from typing import Any
 import torch
 
 from pretrain.base.atomic import atomic_file
-from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
 
 FORMAT = "infomin-transfer/checkpoint"
 VERSION = 1
-CHECKPOINT_DIR = "checkpoints"  # of a run
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
 
 logger = logging.getLogger(__name__)
@@ -85,24 +84,27 @@ def newest_checkpoint(directory: Path, *, quarantine: bool) -> tuple[Path, dict[
     return None
 
 
-def resolve_checkpoint(path: Path) -> Path:
-    """`path` itself, or of a folder the newest checkpoint in it: a run, or a run's checkpoints/.
-
-    The newest by its step, whether it can be read or not: whoever converts it must hear of damage. Raises ConfigError for a
-    folder without checkpoints of tools/pretrain.py.
-    """
-    if not path.is_dir():
-        return path
-    folder = path / CHECKPOINT_DIR if (path / CHECKPOINT_DIR).is_dir() else path
-    paths = sorted(folder.glob("step_*.pt"))
-    if not paths:
-        raise ConfigError(f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it")
-    return paths[-1]
-
-
 def prune_checkpoints(directory: Path, *, keep_steps: set[int], newest: int = 2) -> None:
     """Delete all but the `newest` checkpoints and those whose step is in `keep_steps`."""
     paths = sorted(directory.glob("step_*.pt"))
     for path in paths[:-newest]:
         if int(path.stem.removeprefix("step_")) not in keep_steps:
             path.unlink()
+
+
+CHECKPOINT_DIR = "checkpoints"  # of a run
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """`path` itself, or of a folder the newest checkpoint in it: a run, or a run's checkpoints/.
+
+    The newest by its step, whether it can be read or not: whoever converts it must hear of damage. Raises CheckpointError for
+    a folder without checkpoints of tools/pretrain.py.
+    """
+    if not path.is_dir():
+        return path
+    folder = path / CHECKPOINT_DIR if (path / CHECKPOINT_DIR).is_dir() else path
+    paths = sorted(folder.glob("step_*.pt"))
+    if not paths:
+        raise CheckpointError(f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it")
+    return paths[-1]

@@ -156,5 +156,5 @@ def test_a_run_is_its_newest_checkpoint_and_damage_in_it_is_named(tmp_path):
     (folder / "step_00000120.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(CheckpointError, match=r"step_00000120\.pt"):
         load_backbone(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"without checkpoints of tools/pretrain\.py"):
+    with pytest.raises(CheckpointError, match=r"without checkpoints of tools/pretrain\.py"):
         load_backbone(tmp_path)
