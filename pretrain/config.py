@@ -1,35 +1,45 @@
 """The configuration of a pre-training run: typed, frozen, strict.
 
-In: a YAML file and `key=value` overrides. Out: `RunConfig`. Order of precedence, lowest first: defaults below, the
-method's preset, the file (its `base:` first), the overrides. So an explicit value always wins, whatever the preset says.
+Order of precedence, lowest first: the defaults below, the file (its `base:` first), `--method NAME`, `key=value` overrides.
+A method is a base file, configs/pretrain/methods/NAME.yaml. Its name comes with its values and cannot be set without them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.base.architecture import ARCHITECTURES
+from pretrain.base.config_files import find_config, shipped_configs
 from pretrain.base.errors import ConfigError
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
-from pretrain.views.recipe_file import is_recipe_file, load_recipe, recipe_from_plain, recipe_to_plain
-from pretrain.views.recipes import MAX_JITTER_STRENGTH
+from pretrain.base.same_run import flat
+from pretrain.base.strict import (
+    Origin,
+    from_mapping,
+    load_chain,
+    load_yaml,
+    merge,
+    merge_all,
+    overridden_keys,
+    parse_overrides,
+)
+from pretrain.views.operations import MAX_JITTER_STRENGTH
+from pretrain.views.recipe_file import (
+    copy_generators,
+    is_recipe_file,
+    load_recipe,
+    located,
+    portable,
+    recipe_from_plain,
+    recipe_to_plain,
+)
+from pretrain.views.recipes import OVERRIDES
 
-# What a method's name stands for; any explicit value of a configuration wins. [infomin.md 1.1]
-PRESETS: dict[str, dict[str, Any]] = {
-    # InfoMin: two strong RGB views, jigsaw branch, queue, MLP head; T is 0.15, not MoCo v2's 0.2.
-    "infomin": {
-        "method": {"name": "infomin", "head": "mlp", "temperature": 0.15, "jigsaw": True},
-        "views": {"recipe": "infomin"},
-    },
-    "moco_v2": {
-        "method": {"name": "moco_v2", "head": "mlp", "temperature": 0.2, "jigsaw": False},
-        "views": {"recipe": "moco_v2"},
-    },
-}
+KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
+METHOD_NAME = "method.name"
 
 
 def _require(condition: bool, message: str) -> None:
@@ -39,9 +49,12 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """root: folder of images, searched recursively (class folders are ignored). num_workers: loader processes a rank.
+    """The images.
 
-    skip_unreadable: leave unreadable images out, with a word, instead of refusing to start.
+    root: a folder, searched recursively (class folders are ignored).
+    num_workers: loader processes of each rank.
+    skip_unreadable: leave out what cannot be read, and replace what turns out damaged during the run by the next readable
+        image, both reported; False refuses to start or to continue.
     """
 
     root: Path
@@ -54,13 +67,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file. Sizes in pixels.
+    """How an image becomes views. `views.recipe=FILE.yaml` is read once, so that config.yaml and checkpoints hold the whole recipe.
 
-    `views.recipe=FILE.yaml` reads the file once and keeps what it says, so that config.yaml and the checkpoints hold the whole
-    recipe (pretrain/views/recipe_file.py). The None fields keep the recipe's own values.
-    crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd. blur_sigma: its range in pixels.
-    jitter_strength x: ColorJitter becomes (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
-    The recipes' blur is made for 224 px; at 64 px it leaves no texture, and a third of its sigma does the same.
+    recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file; a learned generator in it is a file
+        beside config.yaml.
+    image_size, patch_size: of a view and of a jigsaw patch, pixels.
+    crop_scale: area range of RandomResizedCrop; None here and below keeps the recipe's own value.
+    blur_kernel: taps of the Gaussian blur, odd.
+    blur_sigma: its range, pixels. The recipes' is made for 224 px; at 64 px it leaves no texture, and a third does the same.
+    jitter_strength: x makes ColorJitter (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
     """
 
     recipe: dict | str = "infomin"
@@ -70,6 +85,11 @@ class ViewsConfig:
     blur_kernel: int | None = None
     blur_sigma: tuple[float, float] | None = None
     jitter_strength: float | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What replaces the recipe's own values (`recipe_of`); None: nothing does."""
+        return {key: getattr(self, key) for key in OVERRIDES}
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, dict):
@@ -97,13 +117,19 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The contrastive method; its preset (PRESETS above) supplies what is not given.
+    """The contrastive method; the defaults are InfoMin's.
 
-    queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
-    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
+    name: of the method's file that the run started from; `method_label` says what the run changed of it.
     head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/model/heads.py).
-    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
-    its batch into groups of about that size (pretrain/model/batchnorm.py).
+    feature_dim: length of an embedding.
+    queue_size: keys in the queue, K.
+    temperature: T of InfoNCE.
+    momentum: of the key encoder.
+    jigsaw: whether there is the branch of nine patches.
+    jigsaw_weight: beta of loss = (1 - beta) L_inst + beta L_jig.
+    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
+    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits its
+        batch into groups of about that size (pretrain/model/batchnorm.py).
     """
 
     name: str = "infomin"
@@ -128,10 +154,12 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD on all parameters. batch_size is global (divided by the number of ranks). Rates are for that batch.
+    """SGD on all parameters.
 
-    schedule "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
-    warmup_epochs None: the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
+    batch_size: of all ranks together.
+    learning_rate: for that batch.
+    schedule: "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
+    warmup_epochs: None is the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
     """
 
     batch_size: int = 256
@@ -154,7 +182,8 @@ class OptimizerConfig:
 class RuntimeConfig:
     """How, not what: nothing here changes the mathematics of a run (precision apart), so a resumed run may change it.
 
-    precision "auto": bf16 where the device computes it natively, else fp32. checkpoint_every_steps None: once an epoch.
+    precision: "auto" is bf16 where the device computes it natively, else fp32.
+    checkpoint_every_steps: None is once an epoch.
     keep_every_epochs: checkpoints of these epochs are kept for good; of the others the newest two.
     """
 
@@ -197,21 +226,92 @@ class RunConfig:
         )
 
 
-def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read `path`, apply `overrides`, fill in the method's preset. Raises ConfigError naming file and key."""
-    values = merge(load_yaml(path), parse_overrides(overrides))
+def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | None = None) -> RunConfig:
+    """Read `path` (as given, or a shipped file), put `method`'s values over it, apply `overrides`.
+
+    Raises ConfigError naming the file or the override, and the key.
+    """
+    file = find_config(path, *KINDS)
+    chain = load_chain(file, *KINDS)
+    for source, own in chain:
+        _refuse_bare_name(own, source)
+    values = merge_all(locate_generators(own, source.parent) for source, own in chain)
+    if method is not None:
+        values = merge(values, method_values(method, where="--method"))
+    given = parse_overrides(overrides)
+    if METHOD_NAME in flat(given):
+        raise ConfigError(
+            f"command line: {METHOD_NAME} cannot be overridden: a method is its views, head and temperature, not its name alone; "
+            f"pass --method {flat(given)[METHOD_NAME]}"
+        )
+    values = merge(values, locate_generators(given, Path()))
     recipe = values["views"].get("recipe") if isinstance(values.get("views"), dict) else None
     if isinstance(recipe, str) and is_recipe_file(recipe):
-        values = merge(values, {"views": {"recipe": recipe_to_plain(load_recipe(Path(recipe)))}})
-    method = values.get("method", {})
-    name = method.get("name", MethodConfig.name) if isinstance(method, dict) else MethodConfig.name
-    if name not in PRESETS:
-        raise ConfigError(f"{path}: `method.name` expected one of {', '.join(PRESETS)}, found {name!r}")
-    return from_mapping(RunConfig, merge(PRESETS[name], values), where=str(path))
+        values = merge(values, {"views": {"recipe": recipe_to_plain(load_recipe(Path(recipe).expanduser()))}})
+    return from_mapping(RunConfig, values, where=Origin(str(path), overridden_keys(overrides)))
+
+
+def method_names() -> tuple[str, ...]:
+    """The shipped methods."""
+    return tuple(path.stem for path in sorted((shipped_configs() / "pretrain" / "methods").glob("*.yaml")))
+
+
+def method_values(name: Any, *, where: str = METHOD_NAME) -> dict[str, Any]:
+    """What the method's name stands for: nested values, the name among them. Raises ConfigError for an unknown one."""
+    if name not in method_names():
+        raise ConfigError(f"{where}: expected one of {', '.join(method_names())}, found {name!r}")
+    return load_yaml(shipped_configs() / "pretrain" / "methods" / f"{name}.yaml")
+
+
+def _refuse_bare_name(own: Mapping[str, Any], source: Path) -> None:
+    """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do."""
+    given = flat(own)
+    if METHOD_NAME not in given:
+        return
+    name = given[METHOD_NAME]
+    missing = [key for key in flat(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
+    if "views.recipe" in missing and any(key.startswith("views.recipe.") for key in given):
+        missing.remove("views.recipe")  # a recipe that is written out
+    if missing:
+        raise ConfigError(
+            f"{source}: `{METHOD_NAME}: {name}` without its values ({', '.join(missing)}); "
+            f"write `base: methods/{name}.yaml` instead of the name"
+        )
+
+
+def method_label(values: Mapping[str, Any]) -> str:
+    """The method as a report may call it: its name and, where the run departs from it, the keys that it changed.
+
+    values: nested plain values of a run (`to_plain`, or a config.yaml). A name that we do not ship is returned as it is.
+    """
+    given = flat(values)
+    name = given.get(METHOD_NAME)
+    if name not in method_names():
+        return str(name)
+    standard = flat(method_values(name))
+    changed = [key for key, value in standard.items() if given.get(key) != value]
+    changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
+    return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
+
+
+def locate_generators(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a run's file in `folder` with the absolute paths of the generators that its recipe refers to."""
+    views = values.get("views")
+    recipe = views.get("recipe") if isinstance(views, Mapping) else None
+    return merge(values, {"views": {"recipe": located(recipe, folder)}} if isinstance(recipe, Mapping) else {})
+
+
+def keep_generators(config: Any, folder: Path) -> None:
+    """Copy the generators that a run's recipe refers to into `folder`, where its config.yaml names them."""
+    if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
+        copy_generators(config.views.recipe, folder)
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back."""
+    """A configuration dataclass as nested plain values (JSON- and YAML-ready); `from_mapping` reads it back.
+
+    A run's recipe names its generators relative to the run's folder (`keep_generators`, `locate_generators`).
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -220,4 +320,7 @@ def to_plain(config: Any) -> dict[str, Any]:
             return [plain(entry) for entry in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    values = {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
+        values["views"]["recipe"] = portable(values["views"]["recipe"])
+    return values

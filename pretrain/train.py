@@ -1,7 +1,6 @@
-"""The pre-training loop. Read this first.
+"""The pre-training loop. Read this first. What it leaves in the output directory: pretrain/run/folder.py and checkpoint.py.
 
-In: a RunConfig and an output directory. Out: checkpoints, log, result.json (see run_dir.py and checkpoint.py).
-A step: batch -> device -> loss under autocast -> finite on every rank? -> backward -> SGD -> key encoder and queue.
+A step: batch -> device -> loss under autocast -> backward -> finite on every rank? -> SGD -> key encoder and queue.
 """
 
 from __future__ import annotations
@@ -18,27 +17,35 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, Terminated, UserError
+from pretrain.base.errors import UserError
 from pretrain.base.signals import StopFlag
 from pretrain.config import OptimizerConfig, RunConfig, to_plain
 from pretrain.data.loader import ViewBatch
 from pretrain.data.manifest import read_record, write_record
 from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.batchnorm import num_groups
-from pretrain.model.contrast import Method, StepOutput, build_method
+from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
+from pretrain.model.memory import warning_of_own_keys
 from pretrain.run.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
+from pretrain.run.descend import descend
 from pretrain.run.folder import RunDir
 from pretrain.run.precision import Precision, check_sizes, choose_precision
 from pretrain.run.ranks import Ranks, any_rank, barrier, pick_device
 from pretrain.run.recorder import Recorder
 from pretrain.run.schedule import LearningRate, paper_warmup_epochs
+from pretrain.run.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainState:
-    """All that moves during a run. `step` counts finished optimiser steps."""
+    """All that changes during a run.
+
+    method: networks and queue.
+    forward: calls `method.trained`, through DDP where there are ranks.
+    optimizer, scaler: of the trained part.
+    step: number of finished optimiser steps.
+    """
 
     method: Method
     forward: Callable[..., Any]
@@ -86,13 +93,16 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
 
 def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
     """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
-    device = precision.device
+    device, batch_size = precision.device, config.optimizer.batch_size
+    groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
+    if groups * ranks.world_size == 1:
+        _warn_of_shared_statistics(batch_size)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
         contract=contract,
         seed=config.seed,
-        batchnorm_groups=_batchnorm_groups(config, ranks),
+        batchnorm_groups=groups,
     ).to(device)
     if config.runtime.channels_last:
         method = method.to(memory_format=torch.channels_last)
@@ -104,80 +114,74 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
         method.trained.parameters(),
         lr=config.optimizer.learning_rate,
         momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [infomin.md 1.2]
+        weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [specification 1.2]
     )
     return TrainState(method, forward, optimizer, precision.scaler())
 
 
-def _batchnorm_groups(config: RunConfig, ranks: Ranks) -> int:
-    images = config.optimizer.batch_size // ranks.world_size
-    groups = num_groups(images, images_per_group=config.method.batchnorm_images)
-    if groups * ranks.world_size == 1 and ranks.is_main:
-        logger.warning(
-            "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss "
-            "then falls without anything being learned. Type method.batchnorm_images=%d, or a larger optimizer.batch_size",
-            images,
-            max(1, images // 4),
-        )
-    return groups
+def _warn_of_shared_statistics(images: int) -> None:
+    logger.warning(
+        "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss then falls "
+        "without anything being learned. Pass method.batchnorm_images=%d, or a larger optimizer.batch_size",
+        images,
+        max(2, images // 4),
+    )
 
 
 def train_step(
-    state: TrainState, batch: ViewBatch, *, learning_rate: float, precision: Precision, ranks: Ranks
+    state: TrainState,
+    batch: ViewBatch,
+    *,
+    learning_rate: float,
+    precision: Precision,
+    ranks: Ranks,
+    watch: Watch,
 ) -> StepOutput:
-    """One optimiser step. Raises UserError on every rank, with nothing updated, if loss or gradient of any rank is not finite."""
+    """One optimiser step. Raises UserError on every rank if the loss or gradient of any rank is not finite.
+
+    On the CPU it raises before parameters, key encoder and queue are updated, on a GPU one step later (pretrain/run/watch.py);
+    running statistics of BatchNorm have moved either way.
+    """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     with precision.autocast():
         output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
-    _stop_unless_finite("loss", output.loss, state, batch, learning_rate, precision.device, ranks)
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
-    if not state.scaler.is_enabled():  # the scaler looks for itself, skips the step and lowers its scale
-        gradients = [parameter.grad for group in state.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-        _stop_unless_finite("gradient", norm, state, batch, learning_rate, precision.device, ranks)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.method.after_step(output, ranks=ranks)
+    step, sound = state.step, None
+
+    def explain(what: str | None) -> str:
+        where = f"; samples of this rank: {batch.index.tolist()[:8]}..." if what else ""
+        return (
+            f"the {what or 'loss or gradient of another rank'} is not finite at step {step} "
+            f"(learning rate {learning_rate:g}){where}. Lower optimizer.learning_rate or lengthen optimizer.warmup_epochs (in "
+            "a new output directory), or pass runtime.precision=fp32"
+        )
+
+    def check(loss: Tensor, norm: Tensor | None) -> None:
+        nonlocal sound
+        sound = watch.ask(loss, norm, explain=explain)
+
+    descend(state.optimizer, output.loss, check=check, scaler=state.scaler)
+    state.method.after_step(output, ranks=ranks, sound=sound)
     state.step += 1
     return output
-
-
-def _stop_unless_finite(
-    what: str,
-    value: Tensor,
-    state: TrainState,
-    batch: ViewBatch,
-    learning_rate: float,
-    device: torch.device,
-    ranks: Ranks,
-) -> None:
-    finite = bool(torch.isfinite(value))
-    if any_rank(not finite, ranks, device):
-        where = "" if finite else f"; samples of this rank: {batch.index.tolist()[:8]}..."
-        raise UserError(
-            f"the {what} is not finite at step {state.step} (learning rate {learning_rate:g}){where}; nothing was updated. "
-            "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, or type runtime.precision=fp32"
-        )
 
 
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
     """Run `config` to its end in `output_dir` (continuing what is there if `resume`) and return result.json's content.
 
-    Raises ConfigError/DataError before the first step for what cannot start, Terminated after SIGTERM (state saved).
+    Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
     device = pick_device(config.runtime.device, ranks)
     precision = choose_precision(config.runtime.precision, device)
     sizes = {"views.image_size": config.views.image_size, "views.patch_size": config.views.patch_size}
     check_sizes(precision, sizes if config.method.jigsaw else {"views.image_size": sizes["views.image_size"]})
-    if config.optimizer.batch_size % ranks.world_size:
-        raise ConfigError(
-            f"optimizer.batch_size {config.optimizer.batch_size} is not divisible by {ranks.world_size} ranks"
-        )
-    with RunDir(output_dir, config, resume=resume) if ranks.is_main else contextlib.nullcontext() as run:
-        barrier(ranks)  # until the first rank holds the folder
-        return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
+    batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
+    try:
+        with RunDir(output_dir, config, resume=resume) if ranks.is_main else contextlib.nullcontext() as run:
+            barrier(ranks)  # until the first rank holds the folder
+            return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(*(stop.args or ("before the first step; nothing was saved by this start",))) from None
 
 
 def _train_in(
@@ -189,11 +193,20 @@ def _train_in(
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
-    stream = open_stream(config, ranks=ranks, announce=announce, recorded=read_record(output_dir))
+    stream = open_stream(
+        config, ranks=ranks, announce=announce, recorded=read_record(output_dir), output_dir=output_dir
+    )
     if run is not None:
         run.begin()
         write_record(run.path, stream.record)
         stream.draw_sheet(output_dir / "views.png")
+        own_keys = warning_of_own_keys(
+            queue_size=config.method.queue_size,
+            num_images=len(stream.source),
+            batch_size=config.optimizer.batch_size,
+        )
+        if own_keys is not None:
+            logger.warning(own_keys)
     state = build_state(config, contract, precision=precision, ranks=ranks)
     found = None
     if ranks.is_main:  # it alone renames damaged files; the others read what it left
@@ -221,6 +234,7 @@ def _run_steps(
     total = config.optimizer.epochs * stream.steps_per_epoch
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
+    saved = state.step
     recorder = Recorder(
         run.path if run else None,
         from_step=state.step,
@@ -229,20 +243,39 @@ def _run_steps(
         batch_size=config.optimizer.batch_size,
         ranks=ranks,
     )
-    with recorder, StopFlag() as stop:
-        for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
-            rate = schedule(state.step)
-            output = train_step(state, batch.to(precision.device), learning_rate=rate, precision=precision, ranks=ranks)
-            recorder.record(state.step, output.figures, epoch=state.step / stream.steps_per_epoch, learning_rate=rate)
-            stopping = any_rank(stop.is_set, ranks, precision.device)
-            if state.step % every == 0 or state.step == total or stopping:
-                if run is not None:
-                    path = checkpoint_path(run.checkpoints, state.step)
-                    write_checkpoint(path, state.state_dict(config, contract, stream.steps_per_epoch))
-                    prune_checkpoints(run.checkpoints, keep_steps=keep)
-                barrier(ranks)
-            if stopping and state.step < total:
-                raise Terminated(f"saved at step {state.step} of {total}; type the same command again to continue")
+    try:
+        with recorder, StopFlag() as stop:
+            watch = Watch(stop, ranks, precision.device)
+            for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
+                rate = schedule(state.step)
+                output = train_step(
+                    state,
+                    batch.to(precision.device),
+                    learning_rate=rate,
+                    precision=precision,
+                    ranks=ranks,
+                    watch=watch,
+                )
+                save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
+                if save or recorder.is_due(state.step):
+                    watch.settle()  # nothing that is not finite is logged or saved
+                epoch = state.step / stream.steps_per_epoch
+                recorder.record(state.step, output.figures, epoch=epoch, learning_rate=rate)
+                if save:
+                    if run is not None:
+                        path = checkpoint_path(run.checkpoints, state.step)
+                        write_checkpoint(path, state.state_dict(config, contract, stream.steps_per_epoch))
+                        prune_checkpoints(run.checkpoints, keep_steps=keep)
+                    barrier(ranks)
+                    saved = state.step
+                if save and watch.stopping and state.step < total:
+                    raise stop.terminated(
+                        f"saved at step {state.step} of {total}; give the same command again to continue"
+                    )
+    except UserError as error:
+        raise type(error)(f"{error}. {_what_is_saved(saved, total)}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
     result = {
         "steps": total,
         "epochs": config.optimizer.epochs,
@@ -252,3 +285,9 @@ def _run_steps(
     if run is not None:
         run.write_result(result)
     return result
+
+
+def _what_is_saved(step: int, total: int) -> str:
+    if step == 0:
+        return "No checkpoint was written yet; the same command begins again"
+    return f"The newest checkpoint is that of step {step} of {total}; the same command goes on from there"

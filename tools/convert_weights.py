@@ -12,11 +12,13 @@ missing, unexplained or computes something else in the target's own library. Of 
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 from pathlib import Path
 
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import CheckpointError, ConfigError, run_tool
 from transfer.conversion.convert import convert
 from transfer.conversion.convert_folder import convert_folder, is_one_file
@@ -28,10 +30,12 @@ from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, target_named
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, nargs="?", metavar="INPUT", help="checkpoint, run, or a folder of them")
+    parser.add_argument(
+        "input", type=user_path, nargs="?", metavar="INPUT", help="checkpoint, run, or a folder of them"
+    )
     parser.add_argument(
         "output",
-        type=Path,
+        type=user_path,
         nargs="?",
         metavar="OUTPUT",
         help="weights (for Detectron2: ends in .pth), or a folder of them",
@@ -49,7 +53,10 @@ def parse_arguments() -> argparse.Namespace:
         "--untrained", action="store_true", help="convert an encoder whose BatchNorms have never seen an image, too"
     )
     parser.add_argument(
-        "--inspect", type=Path, metavar="FILE", help="print what FILE holds and which prefixes are complete, and leave"
+        "--inspect",
+        type=user_path,
+        metavar="FILE",
+        help="print what FILE holds and which prefixes are complete, and leave",
     )
     parser.add_argument("--list-sources", action="store_true", help="print the layouts that are recognised, and leave")
     return parser.parse_args()
@@ -115,5 +122,10 @@ def convert_all(source_dir: Path, output_dir: Path, options: dict) -> None:
         raise CheckpointError(f"{len(failed)} of {len(outcomes)} checkpoints could not be converted:{reasons}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -9,17 +9,18 @@ With --output-dir also writes regimes.png (every pair of views) and regimes.json
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
 
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, help="also write regimes.png and regimes.json here")
+    parser.add_argument("--output-dir", type=user_path, help="also write regimes.png and regimes.json here")
     parser.add_argument(
         "--num-labels", type=int, default=16, help="labelled inputs of the reader, 1 to 32 (default 16)"
     )
@@ -34,4 +35,10 @@ def main() -> None:
         print(line, flush=True)
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

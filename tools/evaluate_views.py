@@ -9,13 +9,14 @@ DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Writes view_result.json.
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
+import os
 import shlex
-from pathlib import Path
 
-from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 
 
@@ -23,23 +24,22 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--views",
+        type=os.path.expanduser,
         required=True,
         help="a colour space (rgb, lab, ydbdr, ...), a generator.safetensors, or the output folder of learn_views.py",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with class folders train/ and val/")
-    parser.add_argument("--output-dir", type=Path, required=True, help="where view_result.json goes")
+    parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="where view_result.json goes")
     parser.add_argument(
-        "--config-file", type=Path, help="a file of configs/views/ or your own (default: paper's scale)"
+        "--config-file", type=user_path, help="a file of configs/views/ or your own (default: paper's scale)"
     )
     parser.add_argument("--seeds", nargs="+", default=["0"], help="one training each (default: 0), for example 0 1 2")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example epochs=5 encoder.kind=small")
-    return part_overrides(parser.parse_args(), "seeds")
+    return parse_with_overrides(parser, example="epochs=5 encoder.kind=small", lists=("seeds",))
 
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.good_views.view_learning.evaluation import load_evaluation_config
-    from pretrain.good_views.view_learning.evaluation_run import evaluate_views
+    from pretrain.good_views.view_learning.evaluation import evaluate_views, load_evaluation_config
 
     result = evaluate_views(
         arguments.views,
@@ -59,4 +59,10 @@ def main() -> None:
     print(f"wrote {arguments.output_dir / 'view_result.json'}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -6,36 +6,37 @@ python tools/learn_views.py --data IMAGES --output-dir runs/learned --mode unsup
 python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml --output-dir runs/pre data.root=IMAGES \
     views.recipe=runs/learned/recipe.yaml method.jigsaw=false
 
-Labels come from the class folders of --labelled, or of --data itself. SIGTERM saves; --resume auto goes on.
+Labels come from the class folders of --labelled, or of --data itself. SIGTERM saves; the same command again continues.
 """
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import shlex
-from pathlib import Path
 
-from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of images, or of class folders")
-    parser.add_argument("--output-dir", type=Path, required=True, help="generator, recipe, pictures, result.json")
+    parser.add_argument("--data", type=user_path, required=True, help="folder of images, or of class folders")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="generator, recipe, pictures, result.json")
     parser.add_argument(
-        "--config-file", type=Path, help="a file of configs/views/ or your own (default: paper's scale)"
+        "--config-file", type=user_path, help="a file of configs/views/ or your own (default: paper's scale)"
     )
     parser.add_argument("--mode", choices=("unsupervised", "semi-supervised", "supervised"), help="of the game")
     labels = parser.add_mutually_exclusive_group()
-    labels.add_argument("--labelled", type=Path, metavar="FOLDER", help="class folders whose labels may be seen")
+    labels.add_argument("--labelled", type=user_path, metavar="FOLDER", help="class folders whose labels may be seen")
     labels.add_argument("--labels-per-class", type=int, metavar="N", help="so many of each class folder of --data")
     parser.add_argument("--seeds", nargs="+", default=["0"], help="one game each (default: 0), for example 0 1 2")
-    parser.add_argument("--resume", choices=("auto", "never"), default="never", help="continue what is in --output-dir")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example generator.space=lab")
-    return part_overrides(parser.parse_args(), "seeds")
+    parser.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="continue what is in --output-dir (default: auto)"
+    )
+    return parse_with_overrides(parser, example="generator.space=lab", lists=("seeds",))
 
 
 def main() -> None:
@@ -66,4 +67,10 @@ def main() -> None:
     print(f"wrote {arguments.output_dir}: generator.safetensors and recipe.yaml of seed {result['kept_seed']}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,52 +1,62 @@
 """Linear readout of a frozen encoder: top-1 and top-5 on class folders.
 
-python tools/linear_eval.py --weights runs/infomin/checkpoints/step_00001000.pt --data DATA --output-dir runs/readout \
-    --init-name infomin
-python tools/linear_eval.py --weights random:resnet18 --data DATA --config-file configs/linear/small_64px.yaml seed=1
+python tools/linear_eval.py --weights weights/mine.pth --data DATA --output-dir runs/readout
+python tools/linear_eval.py --weights random:resnet18 --data DATA --config-file small_64px seed=1
 
-DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Without a configuration file: the paper's protocol.
+DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Without a configuration file: the paper's protocol for 50,000 training images or
+more (--config-file imagenet_r50), else a small readout at the encoder's image size (--config-file small); it is printed which.
 """
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
+import os
 import shlex
-from pathlib import Path
 
+from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--weights", required=True, help="a checkpoint of any known layout, or random:ARCH (random:resnet18)"
+        "--weights",
+        type=os.path.expanduser,
+        required=True,
+        help="a checkpoint of any known layout, or random:ARCH (random:resnet18)",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with class folders train/ and val/")
-    parser.add_argument("--config-file", type=Path, help="a file of configs/linear/ or your own")
+    parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
+    parser.add_argument("--config-file", type=user_path, help="a file of configs/linear/ or your own")
     parser.add_argument(
-        "--output-dir", type=Path, help="where linear_result.json goes; without it the result is only printed"
+        "--output-dir", type=user_path, help="where linear_result.json goes; without it the result is only printed"
     )
     parser.add_argument(
         "--init-name", help="name of the row in the report, e.g. infomin (default: random, or the file's name)"
     )
-    parser.add_argument("--branch", choices=("query", "key"), help="of a checkpoint with two encoders (default: query)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example seed=1 image_size=64 cached_views=4"
+        "--branch", help="of a checkpoint with several encoders: query, key, student, teacher ... (default: its first)"
     )
-    return parser.parse_args()
+    return parse_with_overrides(parser, example="seed=1 image_size=64 cached_views=4")
 
 
 def main() -> None:
     arguments = parse_arguments()
     from transfer.readout.config import load_linear_config
+    from transfer.readout.defaults import default_readout
     from transfer.readout.run import Request, default_init_name, run_readout
 
+    if arguments.config_file is not None:
+        config = load_linear_config(arguments.config_file, arguments.overrides)
+    else:
+        config, why = default_readout(arguments.weights, arguments.data, arguments.overrides)
+        print(why)
     request = Request(
         weights=arguments.weights,
         data=arguments.data,
-        config=load_linear_config(arguments.config_file, arguments.overrides),
+        config=config,
         init=arguments.init_name or default_init_name(arguments.weights),
         branch=arguments.branch,
         command=shlex.join(["python", *sys.argv]),
@@ -60,4 +70,10 @@ def main() -> None:
         print(f"wrote {arguments.output_dir / 'linear_result.json'}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -19,6 +19,7 @@ import cv2
 from tqdm import tqdm
 
 from pretrain.base.atomic import atomic_file
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import DataError, run_tool
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.overview import draw_overview
@@ -28,9 +29,9 @@ from transfer.demo_data.write import is_complete, write_dataset
 def parse_arguments() -> argparse.Namespace:
     """Command line; every field of SyntheticConfig is an option of its name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--output-dir", type=user_path, required=True)
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
-    parser.add_argument("--overview", type=Path, help="also write a contact sheet to this .png")
+    parser.add_argument("--overview", type=user_path, help="also write a contact sheet to this .png")
     for field in fields(SyntheticConfig):
         kind = float if isinstance(field.default, float) else int
         name = "--" + field.name.replace("_", "-")
@@ -74,5 +75,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -5,21 +5,22 @@ python tools/measure_views.py --checkpoint runs/infomin/checkpoints/step_0000100
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import shlex
-from pathlib import Path
 
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of tools/pretrain.py")
-    parser.add_argument("--data", type=Path, required=True, help="folder of images that the run has not seen")
-    parser.add_argument("--json", type=Path, help="where the result goes; without it, it is only printed")
+    parser.add_argument("--checkpoint", type=user_path, required=True, help="of tools/pretrain.py")
+    parser.add_argument("--data", type=user_path, required=True, help="folder of images that the run has not seen")
+    parser.add_argument("--json", type=user_path, help="where the result goes; without it, it is only printed")
     parser.add_argument("--batch-size", type=int, default=256, help="pairs a batch: log of it is the ceiling (256)")
     parser.add_argument("--passes", type=int, default=1, help="how often each image is seen, in new views (1)")
     parser.add_argument("--seed", type=int, default=0, help="of the views and the batches (0)")
@@ -54,4 +55,10 @@ def main() -> None:
         print(f"wrote {arguments.json}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -11,12 +11,13 @@ or DIR/CLASS/*.jpg. `torchvision:DIR` downloads MNIST or STL-10 into DIR. A seco
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
+import os
 
-from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 from pretrain.good_views.moving_mnist.config import load_moving_mnist_config
 from pretrain.good_views.moving_mnist.factors import ALL, parse_sharings
@@ -25,10 +26,14 @@ from pretrain.good_views.moving_mnist.factors import ALL, parse_sharings
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits", required=True, help="FILE.npz or torchvision:DIR")
-    parser.add_argument("--backgrounds", required=True, help="a folder of class folders or torchvision:DIR")
-    parser.add_argument("--output-dir", type=Path, required=True, help="cells/, results.json, table.md, samples.png")
-    parser.add_argument("--config-file", type=Path, help="a file of configs/views/ or your own")
+    parser.add_argument("--digits", type=os.path.expanduser, required=True, help="FILE.npz or torchvision:DIR")
+    parser.add_argument(
+        "--backgrounds", type=os.path.expanduser, required=True, help="a folder of class folders or torchvision:DIR"
+    )
+    parser.add_argument(
+        "--output-dir", type=user_path, required=True, help="cells/, results.json, table.md, samples.png"
+    )
+    parser.add_argument("--config-file", type=user_path, help="a file of configs/views/ or your own")
     parser.add_argument(
         "--sharing",
         nargs="+",
@@ -36,8 +41,7 @@ def parse_arguments() -> argparse.Namespace:
         help="factors joined by commas, e.g. digit digit,position; or all (default)",
     )
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example training.steps=300")
-    return part_overrides(parser.parse_args(), "sharing", "seeds")
+    return parse_with_overrides(parser, example="training.steps=300", lists=("sharing", "seeds"))
 
 
 def say(text: str) -> None:
@@ -59,10 +63,15 @@ def main() -> None:
         sharings=sharings,
         seeds=seeds,
         output_dir=arguments.output_dir,
-        say=say,
+        announce=say,
     )
     say((arguments.output_dir / "table.md").read_text(encoding="utf-8"))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,51 +1,62 @@
 """Pre-train an encoder on a folder of unlabelled images.
 
-python tools/pretrain.py --config-file configs/pretrain/infomin_r50_200ep.yaml --output-dir runs/infomin data.root=IMAGES
+python tools/pretrain.py --config-file infomin_r50_200ep --output-dir runs/infomin data.root=IMAGES
 torchrun --nproc_per_node=8 tools/pretrain.py ... is the same run on eight devices.
+
+After Ctrl-C, SIGTERM or a crash the same command again continues the run.
 """
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: this file would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: this file would hide the package `pretrain`
 
 import argparse
 import logging
-from pathlib import Path
 
+from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import ConfigError, run_tool
-from pretrain.config import load_run_config
-from pretrain.run.ranks import start_ranks, stop_ranks
+from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
+from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, required=True, help="a file of configs/pretrain/ or your own")
-    parser.add_argument("--output-dir", type=Path, help="run directory: log, checkpoints, result")
-    parser.add_argument("--resume", choices=("auto", "never"), default="never", help="continue the run in --output-dir")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run and stop")
+    parser.add_argument("--config-file", type=user_path, required=True, help="a file of configs/pretrain/ or your own")
+    parser.add_argument("--method", choices=method_names(), help="put this method's values over the file's")
+    parser.add_argument("--output-dir", type=user_path, help="run directory: log, checkpoints, result")
     parser.add_argument(
-        "--show-views", type=Path, metavar="OUT.png", help="draw originals, views and patches, and stop"
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto (default): continue the run in --output-dir if there is one; never: refuse a folder that holds one",
     )
+    parser.add_argument("--dry-run", action="store_true", help="do one step, print what would run and stop")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example data.root=IMAGES optimizer.epochs=10"
+        "--show-views", type=user_path, metavar="OUT.png", help="draw originals, views and patches, and stop"
     )
-    return parser.parse_args()
+    return parse_with_overrides(parser, example="data.root=IMAGES optimizer.epochs=10")
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    config = load_run_config(arguments.config_file, arguments.overrides)
+def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """What --show-views and --dry-run ask for; the images are looked through once."""
+    from pretrain.data.stream import open_stream
+
+    stream = open_stream(config, ranks=Ranks(), announce=print)
     if arguments.show_views:
-        from pretrain.data.stream import open_stream
-        from pretrain.run.ranks import Ranks
-
-        open_stream(config, ranks=Ranks(), announce=print).draw_sheet(arguments.show_views)
+        stream.draw_sheet(arguments.show_views)
         print(f"wrote {arguments.show_views}")
     if arguments.dry_run:
         from pretrain.dry_run import describe
 
-        print(describe(config))
+        print(describe(config, stream))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    config = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method)
     if arguments.dry_run or arguments.show_views:
+        preview(config, arguments)
         return
     if arguments.output_dir is None:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
@@ -53,6 +64,7 @@ def main() -> None:
 
     ranks = start_ranks(config.runtime.device, timeout_s=config.runtime.timeout_s)
     logging.basicConfig(level=logging.INFO if ranks.is_main else logging.WARNING, format="%(message)s")
+    logging.getLogger(__name__).info("method %s", method_label(to_plain(config)))
     try:
         result = train(config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks)
     finally:
@@ -64,4 +76,10 @@ def main() -> None:
         )
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -9,18 +9,21 @@ levels down. An older report in the output folder is replaced.
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
 
+from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder that holds some")
-    parser.add_argument("--output", type=Path, required=True, help="folder for index.html, report.md, report.csv")
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="run directory, or a folder that holds some"
+    )
+    parser.add_argument("--output", type=user_path, required=True, help="folder for index.html, report.md, report.csv")
     return parser.parse_args()
 
 
@@ -33,4 +36,10 @@ def main() -> None:
     print(f"{files.num_runs} runs{unfinished}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

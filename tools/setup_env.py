@@ -1,11 +1,13 @@
-"""Set the project up: .venv with the pinned requirements, Detectron2 and the project itself. Standard library only.
+"""Set the project up: .venv with the pinned requirements, Detectron2 and the project itself.
 
-In: requirements/*.txt, pyproject.toml. Out: .venv, or exit code 2 and what to do. The second run takes no time.
-Command: `make setup`, which is `python3 tools/setup_env.py` (another Python: `make setup PYTHON=python3.12`).
+`make setup` runs this script; another interpreter: `make setup PYTHON=python3.12`. It reads requirements/*.txt and
+pyproject.toml, needs the standard library only, and ends with exit code 2 and what to do where something is missing. The
+second run takes no time.
 """
 
 # Written so that Python 3.6 still parses it: a too old Python must reach the message, not a SyntaxError.
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -25,6 +27,7 @@ OLDEST, NEWEST = (3, 10), (3, 14)  # requirements/torch.txt: torch 2.14.1 has bu
 OLDEST_TORCH = (2, 10)
 OTHERS = ("base", "dev", "export")
 STAMP, LOG = "setup-complete.json", "setup.log"
+PIP_LINES = 8  # of its output, shown when it fails
 CUDA_BUILD = platform.system() == "Linux" and platform.machine() == "x86_64"
 SPACE_GB = 10 if CUDA_BUILD else 3  # Linux, measured: 6.2 GB installed + 3 GB of wheels while pip unpacks them
 FREE_SPACE = "Free some space, or clone the project on another disk."
@@ -65,30 +68,8 @@ def check_space(folder: Path, needed_gb: float, hint: str, disk_usage=shutil.dis
         raise SetupError(f"{folder}: about {needed_gb:.0f} GB are needed, {free:.1f} GB are free. {hint}")
 
 
-def explain_pip_failure(output: str) -> str:
-    """What pip printed -> what to do."""
-    if "No space left on device" in output:
-        return f"no space left: about {SPACE_GB} GB are needed, a third of it in {tempfile.gettempdir()} (set TMPDIR to move it)"
-    if "DO NOT MATCH THE HASHES" in output:
-        return "a downloaded file is not the pinned one (hash mismatch) and was refused: check the index or proxy that pip uses"
-    network = (
-        r"NewConnectionError|NameResolutionError|name resolution|Connection refused|Network is unreachable|Max retries"
-        r"|[Tt]imed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|[Cc]onnection broken|ConnectionResetError"
-    )
-    if re.search(network, output):
-        return (
-            "the package index cannot be reached: check the connection, HTTPS_PROXY and pip's index (pip config list)"
-        )
-    missing = re.search(r"No matching distribution found for (\S+)", output)
-    if missing:
-        where = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-        return f"the package index has no {missing.group(1)} for {where}: check the connection and pip's index (pip config list)"
-    errors = [line.strip() for line in output.splitlines() if line.lower().startswith("error")]
-    return errors[-1] if errors else "pip stopped without an error line"
-
-
 class Environment:
-    """One virtual environment: runs its Python and its pip, and keeps what pip said in a log."""
+    """One virtual environment: runs its Python and its pip, and keeps the output of pip in a log."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.python, self.log = folder, folder / "bin" / "python", folder / LOG
@@ -122,7 +103,8 @@ class Environment:
                 if large:
                     say(f"      fetching {large.group(1)} ({large.group(2)})")
         if process.returncode != 0:
-            raise SetupError(f"{explain_pip_failure(''.join(lines))}\n  all that pip said: {self.log}")
+            shown = "".join(f"  {line}" for line in lines[-PIP_LINES:])
+            raise SetupError(f"pip failed; its last lines:\n{shown.rstrip()}\n  all of its output: {self.log}")
 
     def version(self, package: str) -> "str | None":
         """Version of an installed distribution, None without it."""
@@ -187,7 +169,7 @@ def create(environment: Environment) -> None:
 
 
 def install_torch(environment: Environment) -> None:
-    """The pinned torch and torchvision, unless a torch >= 2.10 is there already: that one is kept, and said."""
+    """The pinned torch and torchvision, unless a torch >= 2.10 is there already: that one is kept, which is printed."""
     version = environment.version("torch")
     if version is None or tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_TORCH:
         check_space(ROOT, SPACE_GB, FREE_SPACE)
@@ -220,7 +202,7 @@ def install_opencv(environment: Environment) -> None:
 
 
 def install_detectron2(environment: Environment) -> None:
-    """The hash-pinned wheel, unless `import detectron2` works: a build of the user's own is kept, and said."""
+    """The hash-pinned wheel, unless `import detectron2` works: a build of the user's own is kept, which is printed."""
     works, found = environment.run("import detectron2; print(detectron2.__version__, 'at', detectron2.__path__[0])")
     ours = environment.version("sal-detectron2")
     if works and ours is None:
@@ -277,7 +259,8 @@ def only_one(lock: Path):
 
 
 def main() -> int:
-    """Exit code 0 when .venv is ready, 2 when something must be mended first, 130 after Ctrl-C."""
+    """Exit code 0 when .venv is ready, 2 when something is missing, 130 after Ctrl-C."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     environment = Environment(ROOT / ".venv")
     try:
         check_python(sys.version_info)

@@ -7,11 +7,12 @@ A second run reuses what is done. `make demo` and `make study` call this.
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-from pathlib import Path
 
+from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 from transfer.compare.stages import plan_stages
 from transfer.compare.study import run_study, show_plan
@@ -21,14 +22,13 @@ from transfer.compare.study_config import load_study
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, required=True, help="a file of configs/study/ or your own")
-    parser.add_argument("--output-dir", type=Path, required=True, help="everything the study makes goes here")
+    parser.add_argument("--config-file", type=user_path, required=True, help="a file of configs/study/ or your own")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="everything the study makes goes here")
     parser.add_argument("--dry-run", action="store_true", help="print every stage's command and stop")
     parser.add_argument(
         "--check", action="store_true", help="exit code 1 when an expectation of the study did not hold"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example 'detect.seeds=[0,1]'")
-    return parser.parse_args()
+    return parse_with_overrides(parser, example="'detect.seeds=[0,1]'")
 
 
 def say(text: str) -> None:
@@ -49,5 +49,10 @@ def main() -> int:
     return code
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

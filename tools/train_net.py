@@ -6,8 +6,8 @@
 
 Takes Detectron2's own flags (--config-file --num-gpus --resume --eval-only --num-machines ... KEY VALUE) and a SPEC for
 one's own data: coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT. A configuration is looked for as given, then in
-transfer/configs. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR; exit code 2 and one message for what is
-the user's to mend. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
+transfer/configs. Out: a table of AP, AP50 and AP75, and in OUTPUT_DIR Detectron2's files, result.json and samples.json; exit
+code 2 and one message for an input that cannot be used. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
 """
 
 import sys
@@ -19,9 +19,7 @@ import argparse
 import shlex
 import warnings
 
-warnings.filterwarnings(
-    "ignore", "`torch.jit.script", FutureWarning
-)  # Detectron2's, while it is imported: not the user's
+warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2's, while it is imported
 
 import torch
 from detectron2.engine import default_argument_parser, launch
@@ -49,6 +47,14 @@ def parse_arguments() -> argparse.Namespace:
         "--trust", action="store_true", help="use weights that have no sidecar; you vouch for their input contract"
     )
     parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a Python module of yours to import first, e.g. one that registers data sets named by DATASETS.TRAIN; repeatable",
+    )
+    parser.add_argument(
         "--init", metavar="NAME", help="how the report labels this initialisation (default: read from the weights)"
     )
     return parser.parse_args()
@@ -71,6 +77,7 @@ def main() -> int:
         init=arguments.init,
         command=shlex.join(["python", *sys.argv]),
         num_processes=max(1, processes),
+        modules=tuple(arguments.modules),
     )
     run = prepare_run(options)
     check_output_dir(options, run.config)
@@ -93,5 +100,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

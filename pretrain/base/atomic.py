@@ -1,16 +1,23 @@
-"""Files that are either whole or absent: temp file, flush, fsync, rename, fsync of the directory.
+"""Files that are either whole or absent (temporary file, flush, fsync, rename, fsync of the folder), and the lock of a folder.
 
-In: a path and what to write. Out: the path, complete on disk; after a crash, the old file or the new one.
+After a crash a path holds the old file or the new one, and beside it perhaps a temporary file: whoever takes the lock of the
+folder next removes that.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from pretrain.base.errors import ConfigError
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of atomic_file: .NAME.PID.tmp
 
 
 @contextmanager
@@ -57,3 +64,34 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinities are refused (ValueError): they are not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def lock_folder(folder: Path, name: str) -> IO[str]:
+    """Create `folder` and hold it by locking the file `name` in it, until the file that this returns is closed.
+
+    The kernel drops the lock however the process ends. Raises ConfigError when another process holds the folder or when it
+    cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / name, "a")  # noqa: SIM115 - the caller closes it
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output directory {folder}: {error.strerror or error}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigError(f"the output directory {folder} is in use by another running process") from None
+    return lock
+
+
+def is_temporary(path: Path) -> bool:
+    """True for a file that `atomic_file` has not published (yet)."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writes left in `folder` and below. Only for the holder of its lock: nobody else may be writing."""
+    for path in folder.rglob(".*.tmp"):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)

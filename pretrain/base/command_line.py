@@ -1,28 +1,40 @@
-"""What several commands read alike: options that take a list, beside `key=value` words.
-
-In: an argparse namespace, words. Out: the lists without the overrides that argparse put into them; seeds.
-"""
+"""What commands read alike: `key=value` words beside their flags, lists of values, seeds, paths."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from pretrain.base.errors import ConfigError
 
 
-def part_overrides(arguments: argparse.Namespace, *options: str) -> argparse.Namespace:
-    """Move every `key=value` out of the list options into `arguments.overrides`.
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None = None, *, example: str, lists: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Parse `words` (None: the command line) with `key=value` words anywhere among the flags, as `overrides`.
 
-    argparse gives such an option everything up to the next one: of `--seeds 0 1 optimizer.epochs=5` the override, too.
+    example: of such words, for the help. lists: options with nargs "+". argparse gives such an option everything up to the next
+    flag (of `--seeds 0 1 optimizer.epochs=5` the override too), so its `key=value` words are moved to the overrides.
     """
-    arguments.overrides = list(arguments.overrides)
-    for name in options:
-        words = getattr(arguments, name)
-        if words is not None:
-            arguments.overrides += [word for word in words if "=" in word]
-            setattr(arguments, name, [word for word in words if "=" not in word])
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
+    arguments = parser.parse_intermixed_args(words)
+    overrides = list(arguments.overrides)
+    for name in lists:
+        given = getattr(arguments, name)
+        if given is not None:
+            overrides += [word for word in given if "=" in word]
+            setattr(arguments, name, [word for word in given if "=" not in word])
+    arguments.overrides = overrides
     return arguments
+
+
+def user_path(text: str) -> Path:
+    """The `type` of a path argument: `~` stands for the home directory also where the shell left it alone (--data=~/x)."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def parse_seeds(words: Sequence[str]) -> tuple[int, ...]:

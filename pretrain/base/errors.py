@@ -1,14 +1,14 @@
-"""Errors that are the user's to mend, and the one place where they become exit code 2.
+"""Errors that the user can correct, and the one place where they become a message on stderr and exit code 2.
 
-In: an exception raised anywhere below a tool. Out: one message on stderr without a traceback.
-Bugs of ours (AssertionError, TypeError, ...) are not caught: they keep their traceback.
+Our own bugs (AssertionError, TypeError, ...) are not caught: they keep their traceback.
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
@@ -16,8 +16,17 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 
+# Not among the dependencies of the package, because most commands do without -> what to install.
+_EXPORT = "which is not installed: pip install 'infomin-transfer[export]'"
+OPTIONAL = {
+    "detectron2": "Detectron2, which is not installed: pip install 'infomin-transfer[detection]', then pip install --no-deps "
+    "sal-detectron2==0.7.2, or a build of your own (docs/installing.md)",
+    **{name: f"{name}, {_EXPORT}" for name in ("timm", "transformers", "onnx", "onnxruntime", "onnxscript")},
+}
+
+
 class UserError(Exception):
-    """What was expected, what was found, and what to type instead. Ends a tool with exit code 2."""
+    """What was expected, what was found, and what to pass instead. Ends a tool with exit code 2."""
 
 
 class ConfigError(UserError):
@@ -32,8 +41,24 @@ class CheckpointError(UserError):
     """A checkpoint or weight file that cannot be read, recognised or trusted."""
 
 
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.4) -> str | None:
+    """The one of `names` that is most like `name`, None where none is. cutoff: from 0 (anything) to 1 (equal)."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str], *, shown: str = "{}", cutoff: float = 0.4) -> str:
+    """ "; did you mean X?" with the nearest of `names`, or "". shown: how X is written, for example "`{}`"."""
+    found = nearest(name, names, cutoff=cutoff)
+    return "" if found is None else f"; did you mean {shown.format(found)}?"
+
+
 class Terminated(Exception):
-    """SIGTERM arrived and the state has been saved. Ends a tool with exit code 143."""
+    """A stop signal arrived and the state has been saved. Ends a tool with `exit_code`."""
+
+    def __init__(self, message: str, *, exit_code: int = EXIT_TERMINATED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
@@ -41,7 +66,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
 
     Exit codes: what `main` returns (None is 0); 2 for a UserError; 130 for Ctrl-C; 143 for SIGTERM.
     """
-    # Detectron2 and fvcore script functions as they are imported; that torch will drop scripting is not the user's to mend.
+    # Detectron2 and fvcore script functions as they are imported; the user can do nothing about torch dropping scripting.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     try:
         code = main() or 0
@@ -49,9 +74,15 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         code = EXIT_USER_ERROR
     except Terminated as stop:
-        sys.stderr.write(f"terminated: {stop}\n")
-        code = EXIT_TERMINATED
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write(f"{'interrupted' if stop.exit_code == EXIT_INTERRUPTED else 'terminated'}: {stop}\n")
+        code = stop.exit_code
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in OPTIONAL:
+            raise
+        sys.stderr.write(f"error: this command needs {OPTIONAL[missing]}\n")
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"interrupted: {stop}\n" if stop.args else "interrupted\n")
         code = EXIT_INTERRUPTED
     sys.exit(code)

@@ -1,31 +1,47 @@
-"""SIGTERM as a flag that the loop polls between steps, so that a preempted run saves a whole state.
-
-In: nothing. Out: `StopFlag`, a context in which SIGTERM and SIGUSR1 (Slurm) set a flag instead of killing; `signals_wait`,
-a context in which the signals to a process group wait.
-"""
+"""SIGTERM and Ctrl-C as a flag that a loop polls between steps, so that a run that is stopped saves a whole state first."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from pretrain.base.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what a terminal or a scheduler sends to all processes of a run
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SIGUSR1: Slurm
+SAME_KEYSTROKE_SECONDS = 1.0  # torchrun passes on the Ctrl-C that its processes have had from the terminal
 
 
 class StopFlag:
-    """`is_set` turns True once a stop signal has arrived. Earlier handlers come back when the context ends."""
+    """A context in which a stop signal sets `is_set` instead of ending the process; a second Ctrl-C does end it.
+
+    Earlier handlers come back when the context ends.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
+        self._interrupted_at: float | None = None
         self._before: dict[int, Any] = {}
 
     def _set(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._interrupted_at is None:
+                self._interrupted_at = now
+                os.write(2, b"\nstopping after this step; Ctrl-C once more stops at once\n")  # safe in a handler
+            elif now - self._interrupted_at > SAME_KEYSTROKE_SECONDS:
+                raise KeyboardInterrupt
         self.is_set = True
+
+    def terminated(self, message: str) -> Terminated:
+        """What a loop raises once it has saved: ends a tool with 130 after Ctrl-C, else with 143."""
+        return Terminated(message, exit_code=EXIT_TERMINATED if self._interrupted_at is None else EXIT_INTERRUPTED)
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():  # Python installs handlers there only
@@ -41,7 +57,7 @@ class StopFlag:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Signals to this thread wait until the block ends; to a process started inside, until it says otherwise itself.
+    """Signals to this thread wait until the block ends; those to a process started inside, until it unblocks them itself.
 
     Without that, a worker that meets SIGTERM before it has come to ignoring it ends, and the main process waits for its batch.
     """

@@ -1,28 +1,23 @@
-"""95 % intervals of a mutual-information bound: over independent batches, or by a bootstrap over the pairs of a few.
-
-In: one value a batch, or the scores behind them. Out: (low, high) in nats.
-"""
+"""95 % intervals of a mutual-information bound: over independent batches, or by a bootstrap over the pairs of a few."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-CONFIDENCE = 0.95
+from pretrain.base.figures import CONFIDENCE, t_half_width
+
 NUM_RESAMPLES = 1000
 RESAMPLES_AT_ONCE = 100  # (K, 100) counts in memory: 26 MB of float32 for K = 65536
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """mean +- t(0.975, n - 1) s / sqrt(n) of n >= 2 independent values. Assumes that they are about normal."""
-    mean = math.fsum(values) / len(values)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    half_width = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    mean, half_width = math.fsum(values) / len(values), t_half_width(values)
     return mean - half_width, mean + half_width
 
 

@@ -1,16 +1,14 @@
 """Contrastive training of two encoders on pairs of views that differ in kind, and how much it found on pairs held out.
 
-In: two encoders (one a view) and batches (view_1, view_2) whose rows belong together. Out: the trained encoders, the
-information in nats of every step, and a bound with its interval on other pairs.
-
 The two views may have different channels, so nothing is shared: each side has its encoder and its projection head, and the
-negatives of a row are the other rows of its batch, both ways round [infomin.md 3 and 4: I_NCE as a neural proxy].
+negatives of a row are the other rows of its batch, both ways round [docs/specification.md 3 and 4: I_NCE as a neural proxy].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from pretrain.base.errors import ConfigError, UserError
 from pretrain.good_views.information import Estimate, Scores, estimate, in_batch, info_nce
 from pretrain.model.heads import ProjectionHead
+from pretrain.run.descend import at_once, descend
 
 PairBatches = Iterable[tuple[Tensor, Tensor]]
 
@@ -58,25 +57,23 @@ def train_pair(
     the device of the batches. Raises ConfigError for a batch of one pair (it has no negative), UserError where loss or
     gradient is not finite: the networks are then as before that step.
     """
-    parameters = list(networks.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=learning_rate, weight_decay=weight_decay)
     networks.train()
     history: list[float] = []
     for step, (view_1, view_2) in enumerate(batches):
         if num_steps is not None:
             optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
         information = symmetric_information(*networks(view_1, view_2), temperature=temperature)
-        optimizer.zero_grad(set_to_none=True)
-        (-information).backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        descend(optimizer, -information, check=at_once(partial(_diverged, step, learning_rate)))
         history.append(float(information.detach()))
-        if not (math.isfinite(history[-1]) and math.isfinite(float(norm))):
-            raise UserError(
-                f"training on the pair of views diverged at step {step}: information {history[-1]:g} nats, gradient "
-                f"{float(norm):g}; expected finite figures. Lower the learning rate (it is {learning_rate:g})"
-            )
-        optimizer.step()
     return history
+
+
+def _diverged(step: int, learning_rate: float, loss: float, norm: float) -> UserError:
+    return UserError(
+        f"training on the pair of views diverged at step {step}: information {-loss:g} nats, gradient {norm:g}; expected "
+        f"finite figures. Lower the learning rate (it is {learning_rate:g})"
+    )
 
 
 def symmetric_information(embedding_1: Tensor, embedding_2: Tensor, *, temperature: float) -> Tensor:

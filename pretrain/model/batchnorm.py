@@ -1,10 +1,8 @@
 """BatchNorm over groups of a batch, so that one process has the statistics of several.
 
-In: a module with BatchNorm layers. Out: the same module, its layers normalising each group of the batch on its own.
-
-Why: in MoCo's frame the positive key is the only key of the current batch, the negatives come from earlier ones. When query
-and key are normalised by statistics of the same images, those can tell the positive from all negatives without a look at its
-content (He et al., "Momentum Contrast", 2020, on shuffling BN). ShuffleBN hides them by mixing the keys' batches over GPUs; with one GPU there is
+Why: in MoCo the positive key is the only key of the current batch, the negatives come from earlier ones. When query and key are
+normalised by statistics of the same images, those statistics alone can tell the positive from all negatives, whatever the images
+show (He et al., "Momentum Contrast", 2020, on shuffling BN). ShuffleBN hides them by mixing the keys' batches over GPUs; with one GPU there is
 nothing to mix. With groups there is: one process with 8 groups of 32 images has the statistics of 8 GPUs with 32 each.
 """
 

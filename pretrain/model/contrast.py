@@ -1,10 +1,8 @@
-"""Methods: encoder + heads + memory + loss. The loop knows only `trained`, `step` and `after_step`.
-
-In: a `ViewBatch` of uint8 views on the device. Out: `StepOutput`. Source: infomin.md 1.3 to 1.5.
-"""
+"""Methods: encoder + heads + memory + loss [specification 1.3 to 1.5]. The loop knows only `trained`, `step` and `after_step`."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError
 from pretrain.config import EncoderConfig, MethodConfig
 from pretrain.data.loader import ViewBatch
-from pretrain.model.batchnorm import group_batchnorm
+from pretrain.model.batchnorm import group_batchnorm, num_groups
 from pretrain.model.encoder import ResNetEncoder
-from pretrain.model.heads import JigsawHead, ProjectionHead
+from pretrain.model.heads import NUM_PATCHES, JigsawHead, ProjectionHead
 from pretrain.model.loss import info_nce
 from pretrain.model.memory import FeatureQueue
 from pretrain.model.momentum import shuffled_forward, start_key, update_key
@@ -27,7 +26,11 @@ from pretrain.views.pipeline import normalize
 
 
 class Embeddings(NamedTuple):
-    """instance: unit vectors (B, D) of the images. jigsaw: (B', D) of the nine patches of the first B' <= B, or None."""
+    """Unit vectors.
+
+    instance: (B, D) of the images.
+    jigsaw: (B', D) of the nine patches of the first B' <= B images, or None.
+    """
 
     instance: Tensor
     jigsaw: Tensor | None
@@ -35,7 +38,12 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss: scalar with gradient. figures: detached scalars for the log. keys: (B, D) of this rank, to be remembered."""
+    """What a method makes of a batch.
+
+    loss: scalar with gradient.
+    keys: (B, D) of this rank, to be remembered.
+    figures: detached scalars for the log.
+    """
 
     loss: Tensor
     keys: Tensor
@@ -52,11 +60,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def step(self, batch: ViewBatch, *, forward: Callable[..., Any], ranks: Ranks, step: int) -> StepOutput:
-        """Loss of one batch. `forward` calls `trained` (through DDP where there is one)."""
+        """Loss of one batch of uint8 views on the device. `forward` calls `trained` (through DDP where there is one)."""
 
     @abstractmethod
-    def after_step(self, output: StepOutput, *, ranks: Ranks) -> None:
-        """What follows the optimiser step: key encoder, memory. Only ever called for a finite loss."""
+    def after_step(self, output: StepOutput, *, ranks: Ranks, sound: Tensor | None = None) -> None:
+        """What follows the optimiser step: key encoder, memory. `sound` False (0-d bool): nothing is remembered."""
 
 
 class QueryNetwork(nn.Module):
@@ -94,7 +102,7 @@ class KeyNetwork(nn.Module):
 
 
 class MomentumContrast(Method):
-    """MoCo's frame: query against a queue of keys. With the jigsaw branch and its recipe this is InfoMin.
+    """MoCo's query against a queue of keys. With the jigsaw branch and its recipe this is InfoMin.
 
     View 1 is the query, view 2 the key; the loss is not symmetrised. The jigsaw embedding is contrasted with the same
     key and the same queue: loss = (1 - beta) L_inst + beta L_jig.
@@ -124,7 +132,7 @@ class MomentumContrast(Method):
             assert batch.patches is not None, "the loader was built without patches"
             assert batch.permutation is not None
             # The order of a batch is random, and so are its first images.
-            count = max(1, round(config.jigsaw_fraction * len(images)))
+            count = jigsaw_images(len(images), fraction=config.jigsaw_fraction)
             patches = normalize(batch.patches[:count].flatten(0, 1), self.contract)
             embeddings = forward(images, patches, batch.permutation[:count])
         else:
@@ -153,15 +161,54 @@ class MomentumContrast(Method):
         figures |= {"loss": loss, "key_std": keys.std(dim=0, unbiased=False).mean()}
         return StepOutput(loss, keys, {name: value.detach() for name, value in figures.items()})
 
-    def after_step(self, output: StepOutput, *, ranks: Ranks) -> None:
+    def after_step(self, output: StepOutput, *, ranks: Ranks, sound: Tensor | None = None) -> None:
         update_key(query=self.query, key=self.key, momentum=self.config.momentum)  # 1. after optimizer.step
-        self.memory.enqueue(gather_rows(output.keys, ranks))  # 2. after the logits were taken
+        self.memory.enqueue(gather_rows(output.keys, ranks), sound=sound)  # 2. after the logits were taken
+
+
+def jigsaw_images(batch_size: int, *, fraction: float) -> int:
+    """How many images of a rank's batch take the jigsaw branch."""
+    return max(1, round(fraction * batch_size))
+
+
+def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int) -> int:
+    """Into how many groups a rank's share of a batch is split for BatchNorm.
+
+    Raises ConfigError where the batch has no equal shares, or where an image would be alone in a group.
+    """
+    images, rest = divmod(batch_size, world_size)
+    if rest:
+        raise ConfigError(
+            f"optimizer.batch_size {batch_size} is not divisible by {world_size} ranks; "
+            f"pass optimizer.batch_size={max(images, 2) * world_size}"
+        )
+    if images < 2:
+        raise ConfigError(
+            f"optimizer.batch_size={batch_size} gives each of {world_size} rank(s) one image; BatchNorm expects at least 2: "
+            f"pass optimizer.batch_size={2 * world_size} or more"
+        )
+    if config.batchnorm_images < 2:
+        raise ConfigError(
+            f"method.batchnorm_images={config.batchnorm_images}: BatchNorm expects at least 2 images a group; pass "
+            "method.batchnorm_images=2 or more"
+        )
+    groups = num_groups(images, images_per_group=config.batchnorm_images)
+    count = jigsaw_images(images, fraction=config.jigsaw_fraction)
+    # The encoder sees nine patches of a jigsaw image, the head with BatchNorm one row of it.
+    least = 2 * groups if config.head == "mlp_bn" else math.ceil(2 * groups / NUM_PATCHES)
+    if config.jigsaw and count < least:
+        raise ConfigError(
+            f"method.jigsaw_fraction={config.jigsaw_fraction:g} sends {count} of a rank's {images} images through the jigsaw "
+            f"branch, whose BatchNorm has {groups} group(s) (method.batchnorm_images={config.batchnorm_images}) and expects at "
+            f"least {least} images; pass method.jigsaw_fraction={least / images:g} or more"
+        )
+    return groups
 
 
 def build_method(
     *, encoder: EncoderConfig, config: MethodConfig, contract: InputContract, seed: int, batchnorm_groups: int = 1
 ) -> Method:
-    """The method that `config` describes, initialised as a pure function of `seed`.
+    """The method that `config` describes; equal seeds give equal weights.
 
     batchnorm_groups: into how many groups each batch of this rank is split for BatchNorm.
     """

@@ -1,8 +1,4 @@
-"""The key network: a slow copy of the query network, fed with shuffled batches.
-
-In: query and key modules, uint8 or float images. Out: updated key parameters; keys in the original order.
-Source: infomin.md 1.5.
-"""
+"""The key network: a slow copy of the query network, fed with shuffled batches [specification 1.5]."""
 
 from __future__ import annotations
 
@@ -42,12 +38,15 @@ def shuffled_forward(
     """Keys of `images` (B, ...), each computed in a batch mixed over all ranks (ShuffleBN), returned in own order (B, D).
 
     BatchNorm statistics would otherwise tell query and key that they belong together (pretrain/model/batchnorm.py). The
-    permutation is a pure function of (seed, step), equal on all ranks. With one rank it mixes the groups of that rank's
-    batch. Shuffles over the world, as MoCo does (the reference: within a node).
+    permutation is drawn from (seed, step), so it is equal on all ranks. With one rank it mixes the groups of that rank's
+    batch. Shuffles over all ranks, as MoCo does (the reference: within a node).
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     everyone = gather_rows(images, ranks)
-    permutation = torch.randperm(everyone.shape[0], generator=generator).to(images.device)
+    permutation = torch.randperm(everyone.shape[0], generator=generator)
+    if images.is_cuda:  # only from page-locked memory does a copy not wait for the device
+        permutation = permutation.pin_memory()
+    permutation = permutation.to(images.device, non_blocking=True)
     mine = permutation.view(ranks.world_size, -1)[ranks.rank]
     shuffled_keys = gather_rows(encode(everyone[mine]), ranks)
     inverse = torch.argsort(permutation)

@@ -1,14 +1,15 @@
-"""THE DOOR: the checkpoint of a pre-training run, versioned and atomic, with all that resuming and converting need.
+"""The checkpoint of a pre-training run, where pretrain/ ends and transfer/ begins; and any other saved state.
 
-In: a run's state. Out: `checkpoints/step_XXXXXXXX.pt`, readable with `torch.load(weights_only=True)`.
-Layout: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*, memory.*),
-optimizer, scaler, progress {step, steps_per_epoch}, config. No random state: all randomness is a pure function of
-(seed, epoch, sample index, view) or of (seed, step).
+`checkpoints/step_XXXXXXXX.pt` is whole or absent, versioned, readable with `torch.load(weights_only=True)`, and holds all that
+resuming and converting need: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*,
+memory.*), optimizer, scaler, progress {step, steps_per_epoch}, config. There is no random state: everything random is drawn from
+(seed, epoch, sample index, view) or (seed, step).
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ import torch
 
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
-from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
+from pretrain.base.own_files import read_own_file
 
-FORMAT = "infomin-transfer/checkpoint"
-VERSION = 1
+FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
 
 logger = logging.getLogger(__name__)
@@ -31,44 +31,71 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Publish `state` at `path`: written, flushed, fsynced, renamed. Raises CheckpointError (disk full, no permission)."""
-    state = {"format": FORMAT, "version": VERSION, **state}
-    assert set(state) == set(KEYS), sorted(set(state) ^ set(KEYS))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise CheckpointError(
-            f"could not write the checkpoint {path}: {error}; earlier checkpoints are untouched"
-        ) from error
+    """Publish a run's `state` at `path`. Raises CheckpointError as `write_state` does."""
+    missing = set(KEYS) ^ {"format", "version", *state}
+    assert not missing, sorted(missing)
+    write_state(path, state, kind=CHECKPOINT)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is absent, damaged or of another kind.
-
-    Read as a stranger's file is (pretrain/base/weight_files/torch_files.py): nothing in it can run, and its checksums are checked.
-    """
+    """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is absent, damaged or of another kind."""
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}")
-    try:
-        state = in_memory(read_torch_file(path))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of tools/pretrain.py (no format {FORMAT!r})")
-    if state.get("version") != VERSION:
-        raise CheckpointError(f"{path}: expected checkpoint version {VERSION}, found {state.get('version')!r}")
+    state = read_state(path, kind=CHECKPOINT)
     missing = sorted(set(KEYS) - set(state))
     if missing:
         raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")
     return state
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a saved state is.
+
+    format, version: stored in the file.
+    name: for messages.
+    """
+
+    format: str
+    version: int
+    name: str
+
+
+CHECKPOINT = Kind(FORMAT, VERSION, "checkpoint of tools/pretrain.py")
+
+
+def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
+    """Publish `state` at `path`: written, flushed, fsynced, renamed. Raises CheckpointError (disk full, no permission)."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            torch.save({"format": kind.format, "version": kind.version, **state}, file)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(f"could not write {path}: {error}; what was saved before is untouched") from error
+
+
+def read_state(path: Path, *, kind: Kind) -> dict[str, Any]:
+    """What `write_state` wrote, on the CPU, with `format` and `version`. Raises CheckpointError if it is damaged or another kind.
+
+    Its checksums are checked, and nothing in it can run (pretrain/base/own_files.py).
+    """
+    try:
+        state = read_own_file(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"not a readable {kind.name}: {error}") from None
+    if not isinstance(state, dict) or state.get("format") != kind.format:
+        raise CheckpointError(f"{path} is not a {kind.name} (no format {kind.format!r})")
+    if state.get("version") != kind.version:
+        raise CheckpointError(
+            f"{path}: expected version {kind.version} of a {kind.name}, found {state.get('version')!r}"
+        )
+    return state
+
+
 def newest_checkpoint(directory: Path, *, quarantine: bool) -> tuple[Path, dict[str, Any]] | None:
     """The newest readable checkpoint in `directory`, None when there is none at all.
 
-    A damaged one is said aloud and, with `quarantine`, renamed to *.damaged; the one before is taken. If all are damaged:
+    A damaged one is reported and, with `quarantine`, renamed to *.damaged; the one before is taken. If all are damaged:
     CheckpointError, never a silent start from scratch.
     """
     paths = sorted(directory.glob("step_*.pt"), reverse=True)

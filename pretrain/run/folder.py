@@ -1,12 +1,11 @@
 """The run directory: what a run was, what it printed, what it left. One writer at a time.
 
-In: an output folder and a configuration. Out: config.yaml, environment.json, command.txt, log.jsonl, tensorboard/,
-checkpoints/, and result.json once finished.
+It holds config.yaml, environment.json (of the first start; environment_2.json of the second, ...), command.txt (a line a start),
+log.jsonl, tensorboard/, checkpoints/, and result.json once finished.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -21,12 +20,13 @@ import torch
 import torchvision
 import yaml
 
-from pretrain.base.atomic import write_json, write_text
+from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_json, write_text
 from pretrain.base.errors import ConfigError
-from pretrain.config import to_plain
+from pretrain.base.same_run import require_same
+from pretrain.config import keep_generators, to_plain
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
-FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
+FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
 LOCK = "run.lock"
 FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are looked at
 
@@ -47,14 +47,11 @@ class RunDir:
         resumed run may change.
         """
         self.path = path
+        self._config = config
         self._free = free_to_change
         self.checkpoints = path / "checkpoints"
         self._created = not path.exists()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / LOCK, "a")  # noqa: SIM115 - held until close()
-        except OSError as error:
-            raise ConfigError(f"cannot write to the output directory {path}: {error.strerror or error}") from None
+        self._lock = lock_folder(path, LOCK)
         try:
             self._enter(config, resume=resume)
         except BaseException:
@@ -78,45 +75,35 @@ class RunDir:
 
     def begin(self) -> None:
         """What was asked for can be run: from here on the folder stays, however the run ends."""
+        keep_generators(self._config, self.path)
         self._begun = True
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"the output directory {path} is in use by another running process") from None
-        existing = {entry.name for entry in path.iterdir()} - {LOCK}
+        existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK}
         self._begun = bool(existing)
         if existing and "config.yaml" not in existing:
+            (path / LOCK).unlink()
             raise ConfigError(
                 f"the output directory {path} holds other files ({', '.join(sorted(existing)[:3])}); name an empty one"
             )
         if existing and not resume:
             raise ConfigError(
-                f"the output directory {path} already holds a run; type --resume auto to continue it, or name another"
+                f"the output directory {path} already holds a run; pass --resume auto to continue it, or name another"
             )
+        remove_temporaries(path)
         if existing:
             self._check_same(config)
         else:
             write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
-        write_json(path / "environment.json", environment())
+        start = len(list(path.glob("environment*.json"))) + 1
+        write_json(path / ("environment.json" if start == 1 else f"environment_{start}.json"), environment())
         with open(path / "command.txt", "a", encoding="utf-8") as file:
             file.write(shlex.join(sys.argv) + "\n")
 
     def _check_same(self, config: Any) -> None:
-        before = _flat(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
-        now = _flat(to_plain(config))
-        changed = [
-            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-            for key in sorted(before | now)
-            if before.get(key) != now.get(key) and not key.startswith(self._free)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{self.path} holds a run with another configuration ({'; '.join(changed)}); "
-                "give it the same values, or name another output directory"
-            )
+        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        require_same(before, to_plain(config), place=self.path, free=self._free)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -127,13 +114,6 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_json(self.path / "result.json", {"format": "infomin-transfer/pretrain-result", "version": 1, **result})
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def environment() -> dict[str, Any]:

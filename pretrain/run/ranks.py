@@ -1,7 +1,4 @@
-"""Ranks and what they exchange. One process without torchrun is rank 0 of 1 and never touches a process group.
-
-In: torchrun's environment variables. Out: `Ranks`, a value that is passed; gathers and reductions as functions of it.
-"""
+"""Ranks and what they exchange. One process without torchrun is rank 0 of 1 and never touches a process group."""
 
 from __future__ import annotations
 
@@ -21,7 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank in 0..world_size-1; local_rank picks the device of this process."""
+    """Which process this is.
+
+    rank: in 0..world_size - 1.
+    local_rank: on this machine; picks the device.
+    world_size: number of processes.
+    """
 
     rank: int = 0
     local_rank: int = 0
@@ -34,9 +36,10 @@ class Ranks:
 
 
 def start_ranks(device: str, *, timeout_s: float) -> Ranks:
-    """Join the process group that torchrun describes (nccl on cuda, gloo on cpu), or be alone without torchrun.
+    """Join the process group that torchrun describes, or be alone without torchrun.
 
-    A peer that stops answering ends the job after `timeout_s` seconds instead of hanging for ever.
+    device: "auto", "cpu" or "cuda", resolved as `pick_device` does; nccl where that is a GPU, gloo on the CPU. A peer that
+    stops answering ends the job after `timeout_s` seconds instead of hanging for ever.
     """
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
@@ -47,8 +50,12 @@ def start_ranks(device: str, *, timeout_s: float) -> Ranks:
             f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N"
         ) from None
     if ranks.world_size > 1:
-        backend = "nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+        own = pick_device(device, ranks)
+        dist.init_process_group(
+            "nccl" if own.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(seconds=timeout_s),
+            device_id=own if own.type == "cuda" else None,  # nccl: a barrier without it guesses a device by the rank
+        )
     return ranks
 
 
@@ -59,16 +66,17 @@ def stop_ranks(ranks: Ranks) -> None:
 
 
 def pick_device(name: str, ranks: Ranks) -> torch.device:
-    """ "auto", "cpu" or "cuda" -> this rank's device. Raises ConfigError when cuda is asked for and absent."""
+    """ "auto", "cpu" or "cuda" -> this rank's device, made the current one. Raises ConfigError when there is no such GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ConfigError("runtime.device=cuda: no CUDA device found; type runtime.device=cpu (or auto)")
+        raise ConfigError("runtime.device=cuda: no CUDA device found; pass runtime.device=cpu (or auto)")
     if ranks.local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            f"{torch.cuda.device_count()} CUDA device(s) for local rank {ranks.local_rank}; start fewer processes on this machine"
+            f"{torch.cuda.device_count()} CUDA device(s) for local rank {ranks.local_rank}; start fewer processes on this "
+            "machine, or pass runtime.device=cpu"
         )
     torch.cuda.set_device(ranks.local_rank)
     return torch.device("cuda", ranks.local_rank)
@@ -94,12 +102,17 @@ def gather_values(value: T, ranks: Ranks) -> list[T]:
 
 
 def any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:
-    """True on every rank when `flag` is True on at least one: how ranks agree to stop at the same step."""
+    """True on every rank when `flag` is True on at least one. Waits for all of them (and for the device)."""
     if ranks.world_size == 1:
         return flag
-    value = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    return bool(max_over_ranks(torch.full((1,), int(flag), device=device), ranks).item())
+
+
+def max_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    """The largest of each value over ranks, in place; on a GPU the host does not wait for it."""
+    if ranks.world_size > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""What a run says while it runs: the progress bar, log.jsonl and TensorBoard.
+"""What a run shows while it runs: the progress bar, log.jsonl and TensorBoard.
 
-In: the figures of finished steps. Out: lines every `log_every_steps`; `last`, the newest averaged figures.
+Figures are read from the device every `log_every` steps and at the last one, and at no other step.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from pretrain.run.ranks import Ranks, mean_over_ranks
 
 
 class Recorder:
-    """Records on the main rank and takes part in the averaging on all. A context: closes files and bar however it ends."""
+    """Records on the main rank and takes part in the averaging on all. A context: closes files and bar however it ends.
+
+    last: the newest averaged figures; after a resume, those that the log ends with.
+    """
 
     def __init__(
         self, path: Path | None, *, from_step: int, num_steps: int, log_every: int, batch_size: int, ranks: Ranks
     ) -> None:
         """path: the run directory, None on ranks that do not write. num_steps: of the whole run. batch_size: global."""
-        self.last: dict[str, float] = {}
         self._every, self._num_steps, self._batch_size, self._ranks = log_every, num_steps, batch_size, ranks
         self._log = StepLog(path, from_step=from_step) if path is not None else None
+        self.last: dict[str, float] = self._log.last if self._log is not None else {}
         self._bar = tqdm(
             total=num_steps, initial=from_step, unit="step", desc="pre-training", disable=not ranks.is_main
         )
@@ -41,10 +44,14 @@ class Recorder:
         if self._log is not None:
             self._log.close()
 
+    def is_due(self, step: int) -> bool:
+        """True for the steps whose figures are averaged over ranks and logged."""
+        return step % self._every == 0 or step == self._num_steps
+
     def record(self, step: int, figures: Mapping[str, Tensor], *, epoch: float, learning_rate: float) -> None:
         """Step `step` (counted from 1) is done; `figures` are this rank's scalars. Called by every rank for every step."""
         self._bar.update()
-        if step % self._every and step != self._num_steps:
+        if not self.is_due(step):
             return
         values = mean_over_ranks(torch.stack([value.float() for value in figures.values()]), self._ranks)
         self.last = dict(zip(figures, values.tolist(), strict=True))
@@ -64,9 +71,15 @@ class StepLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the writing rank needs it
 
         self._path = path / "log.jsonl"
+        self.last: dict[str, float] = {}  # figures of the newest entry
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
-            write_text(self._path, "".join(f"{line}\n" for line in lines if _step_of(line) <= from_step))
+            kept = [line for line in lines if _step_of(line) <= from_step]
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
+            if kept:
+                self.last = {
+                    name: value for name, value in json.loads(kept[-1]).items() if name not in ("step", "epoch")
+                }
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step)
 

@@ -1,1 +1,1 @@
-"""How one image becomes views: recipes as data, operations that draw parameters and then apply them, the jigsaw."""
+"""How one image becomes views: operations, recipes made of them, the jigsaw. To add an augmentation see operations.py."""

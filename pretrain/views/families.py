@@ -1,34 +1,33 @@
 """Families of views: one knob each, from views that share nearly everything to views that share nearly nothing.
 
-In: a family's name, a base recipe, a setting. Out: the recipe at that setting. tools/sweep_views.py runs along them.
-Source: infomin.md 3; ranges and the paper's sweet spots are its "UNVERIFIED recall" unless `source` says otherwise.
+tools/sweep_views.py runs along them.
+Source: docs/specification.md 3; ranges and the paper's sweet spots are its "UNVERIFIED recall" unless `source` says otherwise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.views.colour import COLOUR_SPACES
-from pretrain.views.paired_ops import MAX_SPLIT_SIGMA, ChannelSplit, FrequencySplit, PatchDistance
-from pretrain.views.recipes import (
+from pretrain.views.operations import (
     MAX_JITTER_STRENGTH,
     ColorJitter,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
-    Op,
     PillowBlur,
     RandAugment,
     RandomResizedCrop,
-    Recipe,
 )
+from pretrain.views.paired import MAX_SPLIT_SIGMA, ChannelSplit, FrequencySplit, PatchDistance
+from pretrain.views.recipes import Op, Recipe, takers
 
 Setting = float | str
+Change = Callable[[Recipe, Setting, int], tuple[Op, ...]]  # (base, setting, image size in pixels) -> operations
 MAX_DISTANCE = 4096
 # Augmentations in the order in which they are stacked, and what counts as each.
 STACK: dict[str, tuple[type[Op], ...]] = {
@@ -43,18 +42,22 @@ STACK: dict[str, tuple[type[Op], ...]] = {
 
 @dataclass(frozen=True)
 class Family:
-    """parameter, unit: what the knob is. settings: the default ones, in order, over the paper's range. limits: what can be
-    asked for, both included (numbers only). sweet_spot: the paper's, None where it gives none.
+    """One knob.
 
-    change: (base recipe, setting, image size in pixels) -> the base recipe's operations at that setting.
-    shares_more: which end of the range has the views that share more; None: neither. geometric: settings are factors apart.
+    parameter, unit: what it is, for captions.
+    settings: the default ones, in order, over the paper's range.
+    change: the base recipe's operations at a setting.
+    shares_more: the end of the range whose views share more; None: neither.
+    limits: what can be asked for, both included (numbers only).
+    sweet_spot: the paper's, None where it gives none.
+    geometric: settings are factors apart.
     """
 
     name: str
     parameter: str
     unit: str
     settings: tuple[Setting, ...]
-    change: Callable[[Recipe, Setting, int], tuple[Op, ...]]
+    change: Change
     shares_more: Literal["low", "high"] | None
     source: str
     limits: tuple[float, float] | None = None
@@ -67,8 +70,7 @@ class Family:
             names = [str(setting) for setting in self.settings]
             if text in names:
                 return text
-            near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(text, names)
             raise ConfigError(f"family {self.name}: expected a setting out of {', '.join(names)}, found {text!r}{hint}")
         low, high = self.limits
         try:
@@ -91,10 +93,6 @@ class Family:
             base, name=f"{self.name}_{show_setting(setting).lstrip('+')}", ops=self.change(base, setting, image_size)
         )
 
-    def smallest_side(self, base: Recipe, setting: Setting, *, image_size: int) -> int:
-        """Pixels that the shorter side of every image must have."""
-        return self.recipe(base, setting, image_size=image_size).smallest_side
-
 
 def show_setting(setting: Setting) -> str:
     """0.2 -> `0.2`, names as they are."""
@@ -105,58 +103,41 @@ def family_named(name: str) -> Family:
     """Raises ConfigError for an unknown family, with the nearest one."""
     if name in FAMILIES:
         return FAMILIES[name]
-    near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {name!r}{hint}")
+    raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {name!r}{did_you_mean(name, FAMILIES)}")
 
 
-def _replaced(base: Recipe, family: str, kinds: tuple[type[Op], ...], change: Callable[[Op], Op]) -> tuple[Op, ...]:
-    if not any(isinstance(op, kinds) for op in base.ops):
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigError(f"family {family}: the base recipe {base.name} has no {wanted}; type views.recipe=infomin")
-    return tuple(change(op) if isinstance(op, kinds) else op for op in base.ops)
+def _require(base: Recipe, family: str, present: bool, wanted: str) -> None:
+    if not present:
+        raise ConfigError(f"family {family}: the base recipe {base.name} has no {wanted}; pass views.recipe=infomin")
 
 
-def _crop(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
-    low = float(setting)
+def _strength(family: str, key: str, value: Callable[[Any, float], Any]) -> Change:
+    """The base with `value` in place of the field that the override `key` stands for.
 
-    def change(op: Op) -> Op:
-        assert isinstance(op, RandomResizedCrop)
-        return dataclasses.replace(op, scale=(low, max(low, op.scale[1])))
+    value: (operation, setting) -> the override's value.
+    """
 
-    return _replaced(base, "crop", (RandomResizedCrop,), change)
+    def change(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
+        _require(base, family, any(key in op.overrides for op in base.ops), takers(key))
+        return tuple(op.override(key, value(op, float(setting))) if key in op.overrides else op for op in base.ops)
 
-
-def _jitter(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
-    def change(op: Op) -> Op:
-        assert isinstance(op, ColorJitter)
-        return op.with_strength(float(setting))
-
-    return _replaced(base, "jitter", (ColorJitter,), change)
+    return change
 
 
-def _blur(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
-    def change(op: Op) -> Op:
-        if isinstance(op, GaussianBlur):
-            return dataclasses.replace(op, sigma=(min(op.sigma[0], float(setting)), float(setting)))
-        assert isinstance(op, PillowBlur)
-        return dataclasses.replace(op, radius=(min(op.radius[0], float(setting)), float(setting)))
-
-    return _replaced(base, "blur", (GaussianBlur, PillowBlur), change)
-
-
-def _one_crop(base: Recipe, family: str) -> tuple[Op, ...]:
-    """The base's crop and flip, the same for both views; nothing else of it: the split alone makes the difference."""
-    return tuple(dataclasses.replace(op, shared=True) for op in _crop_and_flip(base, family))
+def _sigma_up_to(op: Any, high: float) -> tuple[float, float]:
+    return min(getattr(op, op.overrides["blur_sigma"])[0], high), high
 
 
 def _crop_and_flip(base: Recipe, family: str) -> list[RandomResizedCrop | HorizontalFlip]:
-    _replaced(base, family, (RandomResizedCrop,), lambda op: op)
+    """The base's crop and flip and nothing else of it: the split alone makes the difference."""
+    _require(base, family, any(isinstance(op, RandomResizedCrop) for op in base.ops), "RandomResizedCrop")
     return [op for op in base.ops if isinstance(op, RandomResizedCrop | HorizontalFlip)]
 
 
 def _frequency(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
-    return (*_one_crop(base, "frequency"), FrequencySplit(float(setting)))
+    """Both views from one crop."""
+    one_crop = [dataclasses.replace(op, shared=True) for op in _crop_and_flip(base, "frequency")]
+    return (*one_crop, FrequencySplit(float(setting)))
 
 
 def _colour(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]:
@@ -174,7 +155,8 @@ def _stacking(base: Recipe, setting: Setting, image_size: int) -> tuple[Op, ...]
     names = list(STACK)
     kinds = [STACK[name] for name in names[: names.index(str(setting)) + 1]]
     for kind in kinds:
-        _replaced(base, "stacking", kind, lambda op: op)
+        wanted = " or ".join(cls.__name__ for cls in kind)
+        _require(base, "stacking", any(isinstance(op, kind) for op in base.ops), wanted)
     return tuple(op for op in base.ops if any(isinstance(op, kind) for kind in kinds))
 
 
@@ -187,11 +169,11 @@ FAMILIES: dict[str, Family] = {
             unit="of the image",
             settings=(0.02, 0.08, 0.2, 0.4, 0.7, 0.9),
             limits=(0.005, 1.0),
-            change=_crop,
+            change=_strength("crop", "crop_scale", lambda op, low: (low, max(low, op.scale[1]))),
             shares_more="high",
             sweet_spot=0.2,
             geometric=True,
-            source="infomin.md 3, augmentation strength; the sweet spot is verified there",
+            source="docs/specification.md 3, augmentation strength; the sweet spot is verified there",
         ),
         Family(
             name="jitter",
@@ -199,11 +181,11 @@ FAMILIES: dict[str, Family] = {
             unit="times the paper's",
             settings=(0.125, 0.25, 0.5, 1.0, 1.5, 2.0),
             limits=(0.0, MAX_JITTER_STRENGTH),
-            change=_jitter,
+            change=_strength("jitter", "jitter_strength", lambda _, strength: strength),
             shares_more="low",
             sweet_spot=1.0,
             geometric=True,
-            source="infomin.md 3, augmentation strength; the sweet spot is verified there",
+            source="docs/specification.md 3, augmentation strength; the sweet spot is verified there",
         ),
         Family(
             name="blur",
@@ -211,7 +193,7 @@ FAMILIES: dict[str, Family] = {
             unit="px",
             settings=(0.25, 0.5, 1.0, 2.0, 4.0),
             limits=(0.1, 50.0),
-            change=_blur,
+            change=_strength("blur", "blur_sigma", _sigma_up_to),
             shares_more="low",
             geometric=True,
             source="ours: the paper blurs with sigma up to 2 px at 224 px and does not vary it",
@@ -226,7 +208,7 @@ FAMILIES: dict[str, Family] = {
             shares_more=None,  # I_NCE is largest at 0.7 and falls to both sides
             sweet_spot=1.0,
             geometric=True,
-            source="infomin.md 3, frequency: largest I_NCE at sigma 0.7",
+            source="docs/specification.md 3, frequency: largest I_NCE at sigma 0.7",
         ),
         Family(
             name="distance",
@@ -236,7 +218,7 @@ FAMILIES: dict[str, Family] = {
             limits=(0.0, MAX_DISTANCE),
             change=_distance,
             shares_more="low",
-            source="infomin.md 3, spatial distance: 64 px patches of DIV2K",
+            source="docs/specification.md 3, spatial distance: 64 px patches of DIV2K",
         ),
         Family(
             name="colour",
@@ -246,7 +228,7 @@ FAMILIES: dict[str, Family] = {
             change=_colour,
             shares_more=None,
             sweet_spot="ydbdr",
-            source='infomin.md 3, colour spaces: "YDbDr is already near the sweet spot; Lab does similarly"',
+            source='docs/specification.md 3, colour spaces: "YDbDr is already near the sweet spot; Lab does similarly"',
         ),
         Family(
             name="stacking",
@@ -256,7 +238,7 @@ FAMILIES: dict[str, Family] = {
             change=_stacking,
             shares_more="low",
             sweet_spot="+randaugment",
-            source="infomin.md 1.8: the steps of the paper's figure are not retrievable there",
+            source="docs/specification.md 1.8: the steps of the paper's figure are not retrievable there",
         ),
     )
 }

@@ -1,7 +1,6 @@
 """Invertible generators on pixels: three channels in, three out, of which the first is one view and the other two the other.
 
-In: RGB in [0, 1], (B, 3, H, W). Out: the learned channels, (B, 3, H, W); the way back; log |det Jacobian| of the flow.
-Source: infomin.md 4 (RevNet- or NICE-style couplings of channel 1 against channels 2:3).
+Source: docs/specification.md 4 (RevNet- or NICE-style couplings of channel 1 against channels 2:3).
 
 A block changes both halves, one after the other, so that it undoes by itself:
 
@@ -30,9 +29,13 @@ INVERSE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """space: a name in colour.py, normalised by its mean and std, that the couplings start from.
+    """The shape of a generator.
 
-    coupling: "additive" preserves volume, "affine" does not. layer_mode: which blocks see their neighbours ("all_1x1": none).
+    space: a name in colour.py, normalised by its mean and std, that the couplings start from.
+    coupling: "additive" preserves volume, "affine" does not.
+    layer_mode: which blocks see their neighbours ("all_1x1": none).
+    num_blocks: couplings of both halves.
+    hidden_width: channels between a coupling's two convolutions.
     """
 
     space: str = "rgb"
@@ -176,7 +179,7 @@ class Generator(nn.Module):
 
 
 def split_views(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of views [infomin.md 4]: channel 1 of one crop's channels, channels 2:3 of the other's.
+    """The pair of views [specification 4]: channel 1 of one crop's channels, channels 2:3 of the other's.
 
     first, second: (B, 3, H, W) -> (B, 1, H, W), (B, 2, H, W). Give the same tensor twice for both views of one crop.
     """
@@ -196,6 +199,6 @@ def require_invertible(generator: nn.Module, values: Tensor, *, tolerance: float
     if error > tolerance:
         raise UserError(
             f"the generator does not undo itself: expected x = inverse(forward(x)) within {tolerance:g}, found {error:.3g}. "
-            "Its scales have grown too far: lower the learning rate, or type generator.coupling=additive"
+            "Its scales have grown too far: lower the learning rate, or pass generator.coupling=additive"
         )
     return error

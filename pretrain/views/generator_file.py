@@ -1,7 +1,6 @@
 """A frozen generator as one safe file: safetensors, with all that its use needs in the metadata.
 
-In: a generator and what it came from. Out: `NAME.safetensors`, whole or absent; and back, checked. Nothing in such a file can
-run. Metadata: one entry FORMAT, a JSON of version, digest (sha256 over names and bytes of all tensors) and record.
+Nothing in such a file can run. A recipe refers to it by path and sha256. Metadata: one entry FORMAT, a JSON of version, digest (sha256 over names and bytes of all tensors) and record.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pretrain.views.generator import Generator, GeneratorConfig
 
 FORMAT = "infomin-transfer/generator"
 VERSION = 1
-EMBEDDED = "data:application/x-safetensors;base64,"
+EMBEDDED = "data:application/x-safetensors;base64,"  # in recipes of the first versions: the whole file as text
 MAX_BYTES = 64 * 2**20  # some thousand times what the largest sensible one needs
 Triple = tuple[float, float, float]
 
@@ -37,8 +36,11 @@ Triple = tuple[float, float, float]
 class GeneratorRecord:
     """Where a generator comes from.
 
-    space_mean, space_std: how its colour space was normalised. mean, std: of the learned channels over the training images.
-    mode: "unsupervised", "semi-supervised" or "supervised". training: figures of the game, free in form.
+    mode: "unsupervised", "semi-supervised" or "supervised".
+    seed: of the game.
+    space_mean, space_std: how its colour space was normalised.
+    mean, std: of the learned channels over the training images.
+    training: figures of the game, free in form.
     """
 
     config: GeneratorConfig
@@ -136,25 +138,41 @@ def generator_from_bytes(data: bytes, *, where: str) -> FrozenGenerator:
     return FrozenGenerator(generator.eval().requires_grad_(False), record)
 
 
-def embed_generator(path: Path) -> str:
-    """The file as text, for a recipe. Raises CheckpointError as `load_generator` does."""
-    load_generator(path)
-    return EMBEDDED + base64.b64encode(path.read_bytes()).decode()
+def referenced_bytes(source: str, sha256: str) -> bytes:
+    """The file that a recipe refers to, by its path or (first versions) as text. Raises ConfigError unless it has that hash."""
+    data = source_bytes(source)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        where = "in the recipe" if source.startswith(EMBEDDED) else source
+        raise ConfigError(
+            f"the generator {where} is not the one that the recipe was made with: expected sha256 {sha256}, found {found}; "
+            "put that file back, or name the recipe that was written beside this one"
+        )
+    return data
+
+
+def source_bytes(source: str) -> bytes:
+    """The bytes of a path, or of a generator as text. Raises ConfigError for an absent file and for damaged text."""
+    try:
+        if source.startswith(EMBEDDED):
+            return base64.b64decode(source.removeprefix(EMBEDDED), validate=True)
+        if Path(source).stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{source}: expected a generator of at most {MAX_BYTES} bytes, found a larger file")
+        return Path(source).read_bytes()
+    except ValueError:
+        raise ConfigError(f"the generator in the recipe: expected base64 after {EMBEDDED}, found other text") from None
+    except OSError as error:
+        raise ConfigError(
+            f"the recipe's generator: expected a file at {source}, found none ({error.strerror or error}); "
+            "a recipe and its generator are moved together"
+        ) from None
 
 
 @functools.lru_cache(maxsize=4)  # a loader asks for it at every view
-def embedded_generator(text: str) -> FrozenGenerator:
-    """Inverse of `embed_generator`. Raises CheckpointError for other text and for a damaged generator."""
-    where = "the generator in the recipe"
-    try:
-        if not text.startswith(EMBEDDED):
-            raise ValueError(text[:60])
-        data = base64.b64decode(text.removeprefix(EMBEDDED), validate=True)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{where}: expected {EMBEDDED}..., found {error}; a path stands in a recipe file: type views.recipe=RECIPE.yaml"
-        ) from None
-    return generator_from_bytes(data, where=where)
+def referenced_generator(source: str, sha256: str) -> FrozenGenerator:
+    """The generator that a recipe refers to. Raises ConfigError as `referenced_bytes`, CheckpointError if it is damaged."""
+    where = "the generator in the recipe" if source.startswith(EMBEDDED) else source
+    return generator_from_bytes(referenced_bytes(source, sha256), where=where)
 
 
 def _parse(data: bytes, where: str) -> tuple[Mapping[str, str], dict[str, Tensor]]:

@@ -1,17 +1,17 @@
 """Jigsaw patches: one crop cut into 3 x 3 cells, a random patch from each, and the order in which the head sees them.
 
-In: the decoded image and generators. Out: uint8 (9, P, P, 3) in row-column order, and a permutation of nine.
-Source: infomin.md 1.4. The crop is drawn apart from those of the two views; patches keep their colours.
+Source: docs/specification.md 1.4. The crop is drawn apart from those of the two views; patches keep their colours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from pretrain.views.geometry import Crop, Flip, apply_crop, apply_flip, draw_crop, draw_flip
-from pretrain.views.recipes import JigsawSpec
+from pretrain.base.errors import ConfigError
+from pretrain.views.operations import Crop, Frame, HorizontalFlip, RandomResizedCrop
 
 GRID = 3
 NUM_PATCHES = GRID * GRID
@@ -24,36 +24,49 @@ def cell_size(patch_size: int) -> int:
     return round(patch_size * REFERENCE_CELL / REFERENCE_PATCH)
 
 
-@dataclass(frozen=True)
-class PatchCut:
-    """The crop, the flip, and per cell the (y, x) offset of its patch: ints (9, 2) in [0, cell - patch_size]."""
+class PatchCut(NamedTuple):
+    """The crop, whether it is mirrored, and per cell the (y, x) offset of its patch: ints (9, 2) in [0, cell - patch_size]."""
 
     crop: Crop
-    flip: Flip | None
+    mirrored: bool
     offsets: np.ndarray
     patch_size: int
 
 
-def draw_patches(spec: JigsawSpec, rng: np.random.Generator, *, height: int, width: int, patch_size: int) -> PatchCut:
-    """Where the nine patches of one image lie."""
-    cell = cell_size(patch_size)
-    crop = draw_crop(spec.crop, rng, height=height, width=width, size=GRID * cell)
-    flip = draw_flip(spec.flip, rng)
-    offsets = rng.integers(cell - patch_size + 1, size=(NUM_PATCHES, 2))
-    return PatchCut(crop, flip, offsets, patch_size)
+@dataclass(frozen=True)
+class JigsawSpec:
+    """How the nine patches of an image are cut.
 
+    crop: of three cells a side (255 px for patches of 64 px).
+    flip: of the crop.
+    """
 
-def apply_patches(cut: PatchCut, image: np.ndarray) -> np.ndarray:
-    """Cut the patches: uint8 (9, P, P, 3), row by row."""
-    board = apply_crop(cut.crop, image)
-    if cut.flip:
-        board = apply_flip(board)
-    cell, side = cut.crop.size // GRID, cut.patch_size
-    patches = np.empty((NUM_PATCHES, side, side, 3), dtype=np.uint8)
-    for position, (y, x) in enumerate(cut.offsets):
-        top, left = (position // GRID) * cell + y, (position % GRID) * cell + x
-        patches[position] = board[top : top + side, left : left + side]
-    return patches
+    crop: RandomResizedCrop = field(default_factory=lambda: RandomResizedCrop(scale=(0.6, 1.0)))
+    flip: HorizontalFlip = field(default_factory=HorizontalFlip)
+
+    def __post_init__(self) -> None:
+        if self.crop.shared or self.flip.shared:
+            raise ConfigError("patches: `shared` is for the two views of a pair; the patches have a crop of their own")
+
+    def draw(self, rng: np.random.Generator, *, height: int, width: int, patch_size: int) -> PatchCut:
+        """Where the nine patches of one image lie."""
+        cell = cell_size(patch_size)
+        frame = Frame(height, width, GRID * cell)
+        crop = self.crop.draw(rng, frame)
+        mirrored = self.flip.draw(rng, frame) is not None
+        return PatchCut(crop, mirrored, rng.integers(cell - patch_size + 1, size=(NUM_PATCHES, 2)), patch_size)
+
+    def apply(self, cut: PatchCut, image: np.ndarray) -> np.ndarray:
+        """Cut the patches: uint8 (9, P, P, 3), row by row."""
+        board = self.crop.apply(cut.crop, image)
+        if cut.mirrored:
+            board = self.flip.apply(True, board)
+        cell, side = cut.crop.size // GRID, cut.patch_size
+        patches = np.empty((NUM_PATCHES, side, side, 3), dtype=np.uint8)
+        for position, (y, x) in enumerate(cut.offsets):
+            top, left = (position // GRID) * cell + y, (position % GRID) * cell + x
+            patches[position] = board[top : top + side, left : left + side]
+        return patches
 
 
 def draw_permutation(rng: np.random.Generator) -> np.ndarray:

@@ -1,142 +1,82 @@
-"""Operations that are drawn once for the two views of an image and applied to each differently.
+"""Operations that split an image between the two views of a pair: drawn once, applied to each view differently.
 
-In: an operation and the pair's generator -> (what view 1 gets, what view 2 gets); then uint8 (H, W, 3) -> uint8 (H, W, 3).
-Source: infomin.md 3 (frequency, spatial distance, colour spaces).
-
-| operation      | one view                     | the other                       |
-|----------------|------------------------------|---------------------------------|
-| FrequencySplit | blur(x)                      | x - blur(x) + 128               |
-| PatchDistance  | the patch at (x, y)          | the patch at (x + d, y + d)     |
-| ChannelSplit   | channel 1 of a colour space  | channels 2 and 3                |
+| operation      | one view                     | the other                   |
+|----------------|------------------------------|-----------------------------|
+| FrequencySplit | blur(x)                      | x - blur(x) + 128           |
+| PatchDistance  | the patch at (x, y)          | the patch at (x + d, y + d) |
+| ChannelSplit   | channel 1 of a colour space  | channels 2 and 3            |
 
 Which view is which is drawn with probability `swap` (a patch's place apart), so that the one query encoder learns both
 kinds. That draw is itself shared by the views: whoever sees one kind knows the other, which is up to ln 2 = 0.69 nats of
 information at swap 0.5, none at 0 or 1. It is the same at every setting of a sweep and is not taken off.
+
+Source: docs/specification.md 3 (frequency, spatial distance, colour spaces). How to add one: see operations.py; the class goes
+into PAIRED at the end of this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.views import geometry
-from pretrain.views.colour import colour_space
-from pretrain.views.generator_file import embedded_generator
-from pretrain.views.geometry import Crop, Flip
-from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
-from pretrain.views.photometric import Blur, apply_blur
-from pretrain.views.recipes import HorizontalFlip, Op, RandomResizedCrop, Recipe
+from pretrain.views.colour import ColourSpace, colour_space
+from pretrain.views.generator_file import FrozenGenerator, referenced_generator
+from pretrain.views.operations import (
+    Crop,
+    Frame,
+    Operation,
+    Parameters,
+    check_probability,
+    gaussian_blur,
+    resized_crop,
+)
 
+MAX_SPLIT_SIGMA = 100.0
 MID_GREY = 128
 TAIL_SIGMAS = 4  # a Gaussian's taps end where 6e-5 of its weight is left out
 
 
+class PairedOperation(Operation[Parameters]):
+    """An operation whose `apply` depends on the view: 0 or 1."""
+
+    shared = True
+
+
 @dataclass(frozen=True)
-class Residual:
-    """What `blur` takes away."""
+class FrequencySplit(PairedOperation[bool]):
+    """Low frequencies in one view, blur(x); the rest in the other, x - blur(x) + mid grey.
 
-    blur: Blur
-
-
-@dataclass(frozen=True)
-class KeepChannels:
-    """The channels of `space`, or of the generator, that a view keeps; the others become their mean (colour.py says over what)."""
-
-    space: str
-    kept: tuple[int, ...]
-    generator: str | None = None
-
-
-Half = Crop | Flip | Blur | Residual | KeepChannels | None
-
-
-class ChannelSource(Protocol):
-    """Where channels come from: a colour space, or whatever else maps RGB to three channels and back."""
-
-    @property
-    def to_space(self) -> Callable[[Tensor], Tensor]:
-        """RGB float (3, H, W) in [0, 1] -> three channels (3, H, W)."""
-
-    @property
-    def to_rgb(self) -> Callable[[Tensor], Tensor]:
-        """The way back; what leaves [0, 1] is clipped afterwards."""
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """What stands for a channel that is not kept."""
-
-
-def check_pairs(recipe: Recipe, *, num_views: int, with_patches: bool) -> None:
-    """Raise ConfigError where pairs cannot be made of what is asked."""
-    if num_views != 2:
-        raise ConfigError(f"recipe {recipe.name} makes pairs of views; expected 2 views, found {num_views}")
-    if with_patches:
-        raise ConfigError(
-            f"recipe {recipe.name} makes pairs of views, and jigsaw patches would show what each of them lacks; "
-            "type method.jigsaw=false"
-        )
-    for op in recipe.ops:
-        if isinstance(op, ChannelSplit):
-            channel_source(op.space, op.generator)
-
-
-def draw_pair(op: Op, rng: np.random.Generator, *, height: int, width: int, size: int) -> tuple[Half, Half]:
-    """What view 1 and view 2 get. Raises DataError for an image smaller than a PatchDistance needs.
-
-    The same values are taken from the generator at every strength, so that two settings can be compared on the same
-    randomness.
+    sigma: of the Gaussian, in pixels of the view.
+    swap: probability that the first view gets the rest.
     """
-    match op:
-        case RandomResizedCrop():
-            crop = geometry.draw_crop(op, rng, height=height, width=width, size=size)
-            return crop, crop
-        case HorizontalFlip():
-            flip = geometry.draw_flip(op, rng)
-            return flip, flip
-        case PatchDistance():
-            return _draw_patches(op, rng, height=height, width=width, size=size)
-        case FrequencySplit():
-            blur = Blur(split_kernel(op.sigma), op.sigma)
-            return _swapped(blur, Residual(blur), swap=rng.random() < op.swap)
-        case ChannelSplit():
-            applied, swap = rng.random(2) < (op.p, op.swap)
-            if not applied:
-                return None, None
-            first, second = (KeepChannels(op.space, kept, op.generator) for kept in ((0,), (1, 2)))
-            return _swapped(first, second, swap=bool(swap))
-    raise AssertionError(f"{op} is drawn for each view")
 
+    sigma: float
+    swap: float = 0.5
 
-def _swapped(first: Half, second: Half, *, swap: bool) -> tuple[Half, Half]:
-    return (second, first) if swap else (first, second)
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma <= MAX_SPLIT_SIGMA:
+            raise ConfigError(f"FrequencySplit: expected 0 < sigma <= {MAX_SPLIT_SIGMA:g} pixels, found {self.sigma}")
+        check_probability("FrequencySplit", "swap", self.swap)
 
+    def draw(self, rng: np.random.Generator, frame: Frame) -> bool:
+        """Whether the views are swapped; the same value is drawn at every sigma."""
+        return rng.random() < self.swap
 
-def _draw_patches(
-    op: PatchDistance, rng: np.random.Generator, *, height: int, width: int, size: int
-) -> tuple[Crop, Crop]:
-    needed = op.smallest_side
-    if min(height, width) < needed:
-        raise DataError(too_small(op, f"found {height} x {width}"))
-    top, left = int(rng.integers(height - needed + 1)), int(rng.integers(width - needed + 1))
-    return (
-        Crop(top, left, op.patch, op.patch, size),
-        Crop(top + op.distance, left + op.distance, op.patch, op.patch, size),
-    )
+    def apply(self, parameters: bool, image: np.ndarray, view: int = 0) -> np.ndarray:
+        """The blurred image, or the residual in bytes.
 
-
-def too_small(op: PatchDistance, found: str) -> str:
-    """What to say of an image that two patches do not fit into."""
-    return (
-        f"two patches of {op.patch} px at a distance of {op.distance} px: expected images whose shorter side has "
-        f"{op.smallest_side} px or more, {found}; use larger images, or a smaller distance"
-    )
+        A difference beyond [-128, 127] is clipped: only next to the hardest edges. Where nothing is clipped, blur(x) + the
+        residual - 128 is x again, byte by byte.
+        """
+        blurred = gaussian_blur(image, kernel=split_kernel(self.sigma), sigma=self.sigma)
+        if (view == 0) != parameters:
+            return blurred
+        return np.clip(image.astype(np.int16) - blurred + MID_GREY, 0, 255).astype(np.uint8)
 
 
 def split_kernel(sigma: float) -> int:
@@ -144,39 +84,108 @@ def split_kernel(sigma: float) -> int:
     return 2 * ceil(TAIL_SIGMAS * sigma) + 1
 
 
-def apply_residual(residual: Residual, image: np.ndarray) -> np.ndarray:
-    """x - blur(x) + 128 in bytes. A difference beyond [-128, 127] is clipped: only next to the hardest edges.
+@dataclass(frozen=True)
+class PatchDistance(PairedOperation[Crop]):
+    """Two squares of the image as it is, at (x, y) and (x + distance, y + distance). A crop.
 
-    Where nothing is clipped, blur(x) + this - 128 is x again, byte by byte.
+    patch: side of a square in pixels; resized to the view's size where that is another.
+    distance: in pixels, in both directions.
     """
-    difference = image.astype(np.int16) - apply_blur(residual.blur, image) + MID_GREY
-    return np.clip(difference, 0, 255).astype(np.uint8)
+
+    patch: int = 64
+    distance: int = 64
+    is_crop = True
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.distance < 0:
+            raise ConfigError(
+                f"PatchDistance: expected a patch of 1 px or more and a distance of 0 px or more, found {self.patch} "
+                f"and {self.distance}"
+            )
+
+    @property
+    def smallest_side(self) -> int:
+        return self.patch + self.distance
+
+    def draw(self, rng: np.random.Generator, frame: Frame) -> Crop:
+        """The first view's square. Raises DataError for an image that two squares do not fit into."""
+        needed = self.smallest_side
+        if min(frame.height, frame.width) < needed:
+            raise DataError(
+                f"two patches of {self.patch} px at a distance of {self.distance} px: expected images whose shorter side "
+                f"has {needed} px or more, found {frame.height} x {frame.width}; use larger images, or a smaller distance"
+            )
+        top, left = int(rng.integers(frame.height - needed + 1)), int(rng.integers(frame.width - needed + 1))
+        return Crop(top, left, self.patch, self.patch, frame.size)
+
+    def apply(self, parameters: Crop, image: np.ndarray, view: int = 0) -> np.ndarray:
+        offset = view * self.distance
+        moved = parameters._replace(top=parameters.top + offset, left=parameters.left + offset)
+        return resized_crop(moved, image)
 
 
-def apply_keep_channels(change: KeepChannels, image: np.ndarray) -> np.ndarray:
-    """RGB bytes of the kept channels beside the others' means: a function of the kept channels alone.
+@dataclass(frozen=True)
+class ChannelSplit(PairedOperation[bool]):
+    """One view keeps the first channel of a colour space, the other the second and third.
+
+    space: a name in colour.py.
+    p: probability of splitting at all.
+    swap: probability that the first view gets channels 2 and 3.
+    generator: file of a learned generator that starts from `space`; the channels are then the generator's.
+    sha256: of that file.
+    """
+
+    space: str
+    p: float = 1.0
+    swap: float = 0.5
+    generator: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        check_probability("ChannelSplit", "p", self.p)
+        check_probability("ChannelSplit", "swap", self.swap)
+        if (self.generator is None) != (self.sha256 is None):
+            raise ConfigError("ChannelSplit: expected generator and sha256 together, found one of them")
+
+    def prepare(self) -> None:
+        channel_source(self)
+
+    def draw(self, rng: np.random.Generator, frame: Frame) -> bool | None:
+        applied, swap = rng.random(2) < (self.p, self.swap)
+        return bool(swap) if applied else None
+
+    def apply(self, parameters: bool, image: np.ndarray, view: int = 0) -> np.ndarray:
+        return keep_channels(channel_source(self), (0,) if (view == 0) != parameters else (1, 2), image)
+
+
+def channel_source(op: ChannelSplit) -> ColourSpace | FrozenGenerator:
+    """The colour space, or the generator that starts from it.
+
+    Raises ConfigError for an unknown space, a generator of another space, and a file that is absent or has another hash.
+    """
+    source = colour_space(op.space)
+    if op.generator is None or op.sha256 is None:
+        return source
+    frozen = referenced_generator(op.generator, op.sha256)
+    if frozen.record.config.space != source.name:
+        raise ConfigError(
+            f"ChannelSplit: the generator starts from {frozen.record.config.space}, found space: {op.space}"
+        )
+    return frozen
+
+
+def keep_channels(source: ColourSpace | FrozenGenerator, kept: tuple[int, ...], image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> the same with the channels that are not `kept` at their mean: a function of the kept ones alone.
 
     So by data processing such views share no more than the channels do. Colours outside RGB's cube are clipped to it.
     """
-    source = channel_source(change.space, change.generator)
     rgb = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
     channels = source.to_space(rgb)
     alone = torch.tensor(source.mean, dtype=channels.dtype)[:, None, None].expand_as(channels).clone()
-    kept = list(change.kept)
-    alone[kept] = channels[kept]
+    alone[list(kept)] = channels[list(kept)]
     back = source.to_rgb(alone).clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(back.numpy().transpose(1, 2, 0))
 
 
-def channel_source(space: str, generator: str | None = None) -> ChannelSource:
-    """The colour space of that name, or the generator (ChannelSplit.generator) that starts from it.
-
-    Raises ConfigError for an unknown space and for a generator of another, CheckpointError for text that is no generator.
-    """
-    source = colour_space(space)
-    if generator is None:
-        return source
-    frozen = embedded_generator(generator)
-    if frozen.record.config.space != source.name:
-        raise ConfigError(f"ChannelSplit: the generator starts from {frozen.record.config.space}, found space: {space}")
-    return frozen
+# Every class of this file that a recipe may name.
+PAIRED: tuple[type[Operation[Any]], ...] = (FrequencySplit, PatchDistance, ChannelSplit)

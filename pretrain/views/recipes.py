@@ -1,167 +1,38 @@
-"""Recipes: which operations make a view, in which order, with which strengths. Data only.
+"""Recipes: which operations make a view, in which order, with which strengths.
 
-In: nothing. Out: RECIPES by name. To vary one, `dataclasses.replace` its operations; pipeline.py runs any of them.
-Source of every figure: infomin.md 1.4, 1.6 and 1.7; of the paired operations 3.
+RECIPES has them by name; recipe_file.py reads and writes them as files; pipeline.py runs them. To vary one,
+`dataclasses.replace` its operations. Source of every figure: docs/specification.md 1.4, 1.6 and 1.7.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from pretrain.base.errors import ConfigError
-from pretrain.views.paired_ops import PairedOp, PatchDistance, check_probability
-
-Range = tuple[float, float]
-# The paper's scale of colour jitter: strength x is (0.8 x, 0.8 x, 0.8 x, 0.2 x) [infomin.md 3]; hue ends at half a turn.
-JITTER_SCALE = (0.8, 0.8, 0.8, 0.2)
-MAX_JITTER_STRENGTH = 2.5
-
-
-@dataclass(frozen=True)
-class RandomResizedCrop:
-    """A box of `scale` of the area and an aspect ratio (width / height) log-uniform in `ratio`, resized bilinearly.
-
-    shared: drawn once, the same box for both views of a pair.
-    """
-
-    scale: Range = (0.2, 1.0)
-    ratio: Range = (3 / 4, 4 / 3)
-    shared: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ConfigError(f"RandomResizedCrop: expected 0 < low <= high <= 1 as its scale, found {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(f"RandomResizedCrop: expected 0 < low <= high as its ratio, found {self.ratio}")
-
-
-@dataclass(frozen=True)
-class CenterCrop:
-    """Shorter side to `resize_ratio` x image size, then the centre: 256 / 224 at evaluation. Draws nothing."""
-
-    resize_ratio: float = 256 / 224
-
-
-@dataclass(frozen=True)
-class HorizontalFlip:
-    """Mirror left and right with probability `p`. shared: both views of a pair or none."""
-
-    p: float = 0.5
-    shared: bool = False
-
-    def __post_init__(self) -> None:
-        check_probability("HorizontalFlip", "p", self.p)
-
-
-@dataclass(frozen=True)
-class ColorJitter:
-    """Four changes in random order, all or (with 1 - `p`) none.
-
-    Factors uniform in [max(0, 1 - s), 1 + s]; the hue shift uniform in [-hue, hue] turns (hue at most 0.5).
-    """
-
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-    p: float
-
-    def with_strength(self, strength: float) -> ColorJitter:
-        """The paper's jitter of that strength with this one's p."""
-        brightness, contrast, saturation, hue = (strength * scale for scale in JITTER_SCALE)
-        return ColorJitter(brightness, contrast, saturation, hue, p=self.p)
-
-
-@dataclass(frozen=True)
-class GaussianBlur:
-    """Normalised Gaussian of `kernel` taps (odd), sigma uniform in `sigma` pixels, mirrored border.
-
-    Twenty-three taps belong to 224 px. Smaller images keep kernel and sigma as given: whoever wants SimCLR's rule of a
-    tenth of the side asks for it (`views.blur_kernel=7` at 64 px).
-    """
-
-    kernel: int = 23
-    sigma: Range = (0.1, 2.0)
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ConfigError(f"the blur's kernel: expected an odd number of taps, found {self.kernel}")
-
-
-@dataclass(frozen=True)
-class PillowBlur:
-    """Pillow's GaussianBlur (box approximation), radius uniform in `radius`: MoCo v2's blur."""
-
-    radius: Range = (0.1, 2.0)
-    p: float = 0.5
-
-
-@dataclass(frozen=True)
-class Grayscale:
-    """Luma (ITU-R 601-2) in all three channels with probability `p`."""
-
-    p: float = 0.2
-
-
-RAND_AUGMENT_OPS = (
-    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
-    "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RandAugment:
-    """`num_ops` draws with replacement from `ops`, each applied with `p_each`; see randaugment.py for the levels.
-
-    Magnitude of each: normal(magnitude, magnitude_std) clipped to [0, 10]. `fill`: RGB of what a warp uncovers.
-    """
-
-    num_ops: int = 2
-    magnitude: float = 10.0
-    magnitude_std: float = 0.5
-    p_each: float = 0.5
-    ops: tuple[str, ...] = RAND_AUGMENT_OPS
-    fill: tuple[int, int, int] = (124, 116, 104)
-
-    def __post_init__(self) -> None:
-        unknown = set(self.ops) - set(RAND_AUGMENT_OPS)
-        if unknown or not self.ops:
-            raise ConfigError(f"RandAugment: expected ops out of {', '.join(RAND_AUGMENT_OPS)}, found {self.ops}")
-
-
-CropOp = RandomResizedCrop | CenterCrop | PatchDistance
-Op = (
-    RandomResizedCrop
-    | CenterCrop
-    | HorizontalFlip
-    | ColorJitter
-    | GaussianBlur
-    | PillowBlur
-    | Grayscale
-    | RandAugment
-    | PairedOp
+from pretrain.base.errors import ConfigError, did_you_mean
+from pretrain.views.jigsaw import JigsawSpec
+from pretrain.views.operations import (
+    AUGMENTATIONS,
+    CenterCrop,
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    HorizontalFlip,
+    Operation,
+    PillowBlur,
+    RandAugment,
+    RandomResizedCrop,
 )
+from pretrain.views.paired import PAIRED
 
-
-def drawn_once(op: Op) -> bool:
-    """True for an operation that is drawn once for the pair of views rather than once for each."""
-    return isinstance(op, PairedOp) or (isinstance(op, RandomResizedCrop | HorizontalFlip) and op.shared)
-
-
-@dataclass(frozen=True)
-class JigsawSpec:
-    """Nine patches: a crop of 255 px with `scale` of the area, flip, 3 x 3 cells of 85 px, 64 px at random from each.
-
-    No photometric change on patches. At other patch sizes the cells keep the proportion 85 : 64.
-    """
-
-    crop: RandomResizedCrop = RandomResizedCrop(scale=(0.6, 1.0))
-    flip: HorizontalFlip = HorizontalFlip(0.5)
-
-    def __post_init__(self) -> None:
-        if self.crop.shared or self.flip.shared:
-            raise ConfigError("patches: `shared` is for the two views of a pair; the patches have a crop of their own")
+Op = Operation[Any]
+OPERATIONS: dict[str, type[Op]] = {cls.__name__: cls for cls in (*AUGMENTATIONS, *PAIRED)}
+# Keys of a run's `views.` configuration that replace a value of the recipe's operations, and so change the recipe.
+OVERRIDES = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
+# Files for small images set the blur for every method, whichever blur its recipe has; the other keys must find their operation.
+MAY_FIND_NOTHING = ("blur_kernel", "blur_sigma")
 
 
 @dataclass(frozen=True)
@@ -170,22 +41,51 @@ class Recipe:
 
     name: str
     ops: tuple[Op, ...]
-    patches: JigsawSpec = JigsawSpec()
+    patches: JigsawSpec = dataclasses.field(default_factory=JigsawSpec)
 
     def __post_init__(self) -> None:
-        crops = [isinstance(op, CropOp) for op in self.ops]
-        if crops[:1] != [True] or sum(crops) != 1:
+        if [op.is_crop for op in self.ops] != [position == 0 for position in range(max(1, len(self.ops)))]:
             raise ConfigError(f"recipe {self.name}: expected one crop, and as the first operation")
 
     @property
     def is_paired(self) -> bool:
         """Something is drawn once for two views: the recipe makes pairs and nothing else."""
-        return any(drawn_once(op) for op in self.ops)
+        return any(op.shared for op in self.ops)
 
     @property
     def smallest_side(self) -> int:
         """Pixels that the shorter side of every image must have."""
-        return max(op.smallest_side if isinstance(op, PatchDistance) else 1 for op in self.ops)
+        return max(op.smallest_side for op in self.ops)
+
+
+def takers(key: str) -> str:
+    """Names of the operations that take the override `key`, for messages."""
+    return " or ".join(name for name, cls in OPERATIONS.items() if key in cls.overrides)
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """`recipe` with the values of `overrides` (a key of OVERRIDES -> a value, None: the recipe's own) in place.
+
+    Raises ConfigError for a value that no operation of the recipe takes, MAY_FIND_NOTHING apart.
+    """
+    ops = recipe.ops
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if key not in MAY_FIND_NOTHING and not any(key in op.overrides for op in ops):
+            raise ConfigError(f"views.{key}: recipe {recipe.name} has no {takers(key)}; leave {key} out")
+        ops = tuple(op.override(key, value) if key in op.overrides else op for op in ops)
+    return dataclasses.replace(recipe, ops=ops)
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises ConfigError with the nearest one."""
+    if name in RECIPES:
+        return RECIPES[name]
+    hint = did_you_mean(name, RECIPES, shown="'{}'", cutoff=0.5)
+    raise ConfigError(
+        f"views.recipe: expected one of {', '.join(RECIPES)}, or a recipe file (.yaml or .yml), found {name!r}{hint}"
+    )
 
 
 _CROP, _FLIP = RandomResizedCrop(), HorizontalFlip()

@@ -1,7 +1,6 @@
-"""Randomness without state: a generator is a pure function of (seed, epoch, sample index, view, stream).
+"""Randomness without state: a generator is determined by (seed, epoch, sample index, view, stream).
 
-In: these five integers. Out: a numpy Generator at the start of its own sequence, in about 12 us. Nothing depends on what
-was drawn before, so workers, prefetching, batch composition and restarts cannot change a view.
+It is a numpy Generator at the start of its own sequence, made in about 12 us. Nothing depends on what was drawn before, so workers, prefetching, batch composition and restarts cannot change a view.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ PERMUTATION_STREAM = 2
 ORDER_STREAM = 3
 PAIR_STREAM = 4  # what is drawn once for the two views of an image
 CROPS_STREAM = 5  # the crops of a whole batch of images in memory
-NEGATIVES_STREAM = 6  # which rows of a memory bank a step is held against
+NEGATIVES_STREAM = 6  # which rows of a memory bank a step is compared with
 
 _WORD = 2**64
 

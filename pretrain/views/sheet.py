@@ -1,6 +1,6 @@
 """The views sheet: what the network is really fed, for a human to look at.
 
-In: decoded images and their SampleViews. Out: a picture, one row an image: original, views, nine patches.
+One row an image: original, views, nine patches.
 """
 
 from __future__ import annotations

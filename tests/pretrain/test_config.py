@@ -1,4 +1,4 @@
-"""Run configuration: precedence, presets, shipped files."""
+"""Run configuration: precedence, methods, shipped files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping
-from pretrain.config import PRESETS, RunConfig, load_run_config, to_plain
-from pretrain.data.stream import recipe_of
-from pretrain.views.recipes import RECIPES
+from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
+from pretrain.views.recipe_file import recipe_from_plain
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
+CONFIGS = shipped_configs() / "pretrain"
+SHIPPED = sorted(CONFIGS.glob("*.yaml")) + [
+    path for path in sorted((CONFIGS.parent / "views").glob("*.yaml")) if "method:" in path.read_text()
+]
 
 
 def write(tmp_path, text):
@@ -22,18 +25,51 @@ def write(tmp_path, text):
     return path
 
 
-def test_a_preset_fills_in_what_is_not_given(tmp_path):
-    config = load_run_config(write(tmp_path, "method: {name: moco_v2}\n"))
-    assert (config.method.temperature, config.method.jigsaw, config.views.recipe) == (0.2, False, "moco_v2")
-    infomin = load_run_config(write(tmp_path, ""))
-    assert (infomin.method.temperature, infomin.method.jigsaw, infomin.views.recipe) == (0.15, True, "infomin")
+def core(config):
+    """What a method's name stands for."""
+    return config.method.name, config.method.temperature, config.method.jigsaw, config.views.recipe, config.method.head
 
 
-def test_an_explicit_value_wins_over_preset_and_file(tmp_path):
-    path = write(tmp_path, "method: {name: moco_v2, temperature: 0.3}\nviews: {recipe: infomin}\n")
+INFOMIN = ("infomin", 0.15, True, "infomin", "mlp")
+MOCO_V2 = ("moco_v2", 0.2, False, "moco_v2", "mlp")  # the reference's rows [specification 1.1]
+
+
+def test_a_method_is_its_values_by_base_by_flag_and_by_default(tmp_path):
+    assert core(load_run_config(write(tmp_path, ""))) == INFOMIN
+    assert core(load_run_config(write(tmp_path, "base: methods/infomin.yaml\n"))) == INFOMIN
+    assert core(load_run_config(write(tmp_path, "base: methods/moco_v2.yaml\n"))) == MOCO_V2
+    assert core(load_run_config(Path("infomin_r50_200ep"), method="moco_v2")) == MOCO_V2
+    assert core(load_run_config(Path("moco_v2_r50_200ep"), method="infomin")) == INFOMIN
+    assert method_names() == ("infomin", "moco_v2")
+
+
+@pytest.mark.parametrize(("file", "name"), [("infomin_r50_200ep", "moco_v2"), ("moco_v2_r50_200ep", "infomin")])
+def test_a_name_cannot_be_put_on_another_method_s_values(tmp_path, file, name):
+    with pytest.raises(ConfigError, match=rf"command line: method\.name cannot be overridden.*pass --method {name}"):
+        load_run_config(Path(file), [f"method.name={name}"])
+    path = write(tmp_path, f"base: {file}.yaml\nmethod: {{name: {name}}}\n")
+    with pytest.raises(ConfigError, match=rf"run\.yaml: `method\.name: {name}` without .*`base: methods/{name}\.yaml`"):
+        load_run_config(path)
+    run = load_run_config(Path(file), method=name)
+    assert method_label(to_plain(run)) == run.method.name == name  # the control: name and values together
+
+
+def test_a_run_that_departs_from_its_method_is_reported_so(tmp_path):
+    changed = ["method.temperature=0.1", "views.crop_scale=[0.3,1.0]", "method.queue_size=512"]
+    run = load_run_config(write(tmp_path, "base: methods/moco_v2.yaml\n"), changed)
+    assert method_label(to_plain(run)) == "moco_v2 (changed: method.temperature, views.crop_scale)"
+    lie = to_plain(load_run_config(Path("infomin_r50_200ep")))  # as older checkpoints may hold it
+    lie["method"]["name"] = "moco_v2"
+    assert method_label(lie) == "moco_v2 (changed: method.temperature, method.jigsaw, views.recipe)"
+    assert method_label({"method": {"name": "mine"}}) == "mine"
+
+
+def test_an_explicit_value_wins_over_method_and_file(tmp_path):
+    path = write(tmp_path, "base: methods/moco_v2.yaml\nmethod: {temperature: 0.3}\nviews: {recipe: infomin}\n")
     config = load_run_config(path, ["method.jigsaw=true"])
-    assert (config.method.temperature, config.method.jigsaw, config.views.recipe) == (0.3, True, "infomin")
+    assert core(config) == ("moco_v2", 0.3, True, "infomin", "mlp")
     assert load_run_config(path, ["method.temperature=0.4"]).method.temperature == 0.4
+    assert core(load_run_config(path, ["method.jigsaw=true"], method="infomin")) == INFOMIN
 
 
 def test_a_configuration_survives_writing_and_reading(tmp_path):
@@ -45,7 +81,7 @@ def test_a_configuration_survives_writing_and_reading(tmp_path):
     ("override", "message"),
     [
         ("optimizer.epoch=3", "did you mean `optimizer.epochs`"),
-        ("method.name=infomax", "infomin, moco_v2"),
+        ("optimizer.epoch=3", "^command line: unknown key"),
         ("encoder.arch=resnet51", "resnet50"),
         ("method.queue_size=8", "expected at least optimizer.batch_size"),
         ("optimizer.epochs=many", "expected int"),
@@ -70,7 +106,7 @@ def test_a_recipe_file_is_read_once_and_the_whole_recipe_is_kept(tmp_path):
         "op": "RandomResizedCrop", "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3], "shared": False,
     }  # fmt: skip
     again = from_mapping(RunConfig, to_plain(config), where="again")
-    assert again == config and recipe_of(again.views) == recipe_of(config.views)
+    assert again == config and recipe_from_plain(again.views.recipe, where="again").name == "mine"
     # A run's own config.yaml starts the same run: resuming does not need the recipe's file.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
     assert load_run_config(tmp_path / "config.yaml") == config
@@ -78,7 +114,10 @@ def test_a_recipe_file_is_read_once_and_the_whole_recipe_is_kept(tmp_path):
 
 def test_a_recipe_can_be_written_out_in_the_run_s_own_file(tmp_path):
     config = load_run_config(write(tmp_path, "views:\n  recipe:\n    " + RECIPE.replace("\n", "\n    ") + "\n"))
-    assert [type(op).__name__ for op in recipe_of(config.views).ops] == ["RandomResizedCrop", "HorizontalFlip"]
+    assert [type(op).__name__ for op in recipe_from_plain(config.views.recipe, where="run").ops] == [
+        "RandomResizedCrop",
+        "HorizontalFlip",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -95,11 +134,10 @@ def test_a_recipe_that_cannot_be_is_refused(tmp_path, override, message):
         load_run_config(write(tmp_path, ""), [override])
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_file_loads_and_names_its_command(path):
-    load_run_config(path)
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any("command" in line and "tools/pretrain.py" in line for line in header)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_file_loads_and_the_paper_s_runs_change_nothing_of_their_method(path):
+    label = method_label(to_plain(load_run_config(path)))
+    assert path.name.partition("_r50")[0] in (path.name, label)
 
 
 def test_the_paper_s_runs_differ_in_epochs_alone():
@@ -108,16 +146,3 @@ def test_the_paper_s_runs_differ_in_epochs_alone():
     assert runs[0] == runs[1] == runs[2]
     assert runs[0]["method"]["queue_size"] == 65536
     assert runs[0]["optimizer"]["learning_rate"] == 0.03
-
-
-def test_infomin_and_moco_v2_are_the_reference_s_rows():
-    # infomin.md 1.1: jigsaw, aug, head, temperature
-    rows = {
-        name: (v["method"]["jigsaw"], v["views"]["recipe"], v["method"]["head"], v["method"]["temperature"])
-        for name, v in PRESETS.items()
-    }
-    assert rows == {"infomin": (True, "infomin", "mlp", 0.15), "moco_v2": (False, "moco_v2", "mlp", 0.2)}
-
-
-def test_every_preset_names_a_recipe_that_exists():
-    assert all(preset["views"]["recipe"] in RECIPES for preset in PRESETS.values())

@@ -53,7 +53,8 @@ elif tool == "evaluate_views":
 TOOLS = ("pretrain", "measure_views", "linear_eval", "convert_weights", "train_net", "evaluate_views")
 PRETRAIN = """
 encoder: {arch: resnet18_half}
-method: {name: moco_v2, queue_size: 16, batchnorm_images: 4}
+base: methods/moco_v2.yaml
+method: {queue_size: 16, batchnorm_images: 4}
 views: {recipe: infomin, image_size: 32, blur_kernel: 5}
 optimizer: {batch_size: 8, epochs: 1}
 data: {root: nowhere, num_workers: 0}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pretrain.base.errors import ConfigError
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
@@ -123,8 +123,7 @@ class StudyConfig:
 
 def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read, override and check a study. Raises ConfigError, also for a configuration file or weight file that is absent."""
-    values = merge(load_yaml(config_file), parse_overrides(overrides))
-    config = from_mapping(StudyConfig, values, where=str(config_file))
+    config = load_config(StudyConfig, config_file, overrides, "study")
     for key, text in _templates(config).items():
         for name in re.findall(r"\{(\w*)\}", text):
             if name not in PLACEHOLDERS:

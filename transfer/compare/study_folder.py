@@ -6,7 +6,6 @@ In: a folder and `Stage` values. Out: whether a stage can be reused, its command
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import shutil
 import sys
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.base.atomic import write_json
+from pretrain.base.atomic import lock_folder, write_json
 from pretrain.base.errors import ConfigError, DataError
 from transfer.compare.stages import CHECKPOINT, Stage
 from transfer.compare.study_config import ROOT
@@ -117,16 +116,7 @@ class StudyFolder:
 def open_folder(path: Path, *, root: Path = ROOT) -> Iterator[StudyFolder]:
     """Create or re-enter a study's folder and hold it. Raises ConfigError when it is in use or cannot be written."""
     path = path.absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("a")
-    except OSError as error:
-        raise ConfigError(f"cannot write to the output directory {path}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"the output directory {path} is in use by another running study or sweep") from None
+    with lock_folder(path, ".lock"):
         yield StudyFolder(path, root)
 
 

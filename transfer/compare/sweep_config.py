@@ -14,10 +14,11 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import read_size
 from pretrain.config import load_run_config
 from pretrain.data.source import ClassFolders, list_images
-from pretrain.data.stream import recipe_of
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
 from pretrain.views.families import Family, Setting, family_named, show_setting
-from pretrain.views.recipes import RandomResizedCrop, Recipe
+from pretrain.views.operations import RandomResizedCrop
+from pretrain.views.recipe_file import recipe_of
+from pretrain.views.recipes import Recipe
 
 # Explicit values of a pre-training's views; a setting's recipe file holds all of them.
 FOLDED = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
@@ -163,7 +164,7 @@ def _pretraining_plan(config_file: Path | None, overrides: Sequence[str], data: 
         raise ConfigError("expected --pretrain-config FILE, for example configs/views/small_cifar.yaml")
     run = load_run_config(config_file, (*overrides, f"data.root={data / 'train'}"))
     return {
-        "base": recipe_of(run.views),
+        "base": recipe_of(run.views.recipe, run.views.overrides),
         "image_size": run.views.image_size,
         "batch_size": run.optimizer.batch_size,
         "queue_size": run.method.queue_size,

@@ -44,7 +44,11 @@ def parse_spec(text: str) -> DataSpec:
     source, _, detail = rest.rpartition(":")
     if kind not in ("coco", "voc") or not source or not detail:
         raise ConfigError(f"data {text!r}: expected {FORMS}")
-    return DataSpec("coco" if kind == "coco" else "voc", Path(source), detail)
+    return (
+        DataSpec("coco", Path(source).expanduser(), str(Path(detail).expanduser()))
+        if kind == "coco"
+        else DataSpec("voc", Path(source).expanduser(), detail)
+    )
 
 
 def read_data(spec: DataSpec) -> DetectionData:

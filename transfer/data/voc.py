@@ -6,7 +6,6 @@ field. XML is read by defusedxml with document types forbidden (VOC needs none).
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -15,7 +14,7 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 from detectron2.structures import BoxMode
 
-from pretrain.base.errors import DataError
+from pretrain.base.errors import DataError, did_you_mean
 from transfer.data.records import BoxRule, DetectionData, is_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -45,9 +44,8 @@ def _split(root: Path, split: str) -> list[str]:
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
     if Path(split).name != split or not listing.is_file():  # ../trainval is no split's name
         there = sorted(path.stem for path in listing.parent.glob("*.txt"))
-        near = difflib.get_close_matches(split, there, n=1)
         raise DataError(
-            f"no split {split!r} in {root}/ImageSets/Main{f'; did you mean {near[0]}?' if near else ''} (there are: {', '.join(there[:8]) or 'none'})"
+            f"no split {split!r} in {root}/ImageSets/Main{did_you_mean(split, there)} (there are: {', '.join(there[:8]) or 'none'})"
         )
     identifiers: list[str] = []
     for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):

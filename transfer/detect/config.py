@@ -9,7 +9,6 @@ loader first, and Detectron2 is then told not to fall back.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 
 import transfer.detect.heads  # noqa: F401  the configurations name its head
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.strict import load_yaml
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "configs"
@@ -37,9 +36,7 @@ def resolve_config_path(name: str) -> Path:
         if candidate.is_file():
             return candidate
     shipped = [path.relative_to(CONFIG_ROOT).as_posix() for path in shipped_runs()]
-    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.3)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"no configuration file {name} here or in {CONFIG_ROOT}{hint}")
+    raise ConfigError(f"no configuration file {name} here or in {CONFIG_ROOT}{did_you_mean(name, shipped, cutoff=0.3)}")
 
 
 def shipped_runs() -> list[Path]:
@@ -174,8 +171,7 @@ def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str, valid: set[str]) -> str:
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else "; Detectron2's config/defaults.py lists the valid ones"
+    return did_you_mean(key, valid, cutoff=0.5) or "; Detectron2's config/defaults.py lists the valid ones"
 
 
 def _apply_overrides(config: CfgNode, overrides: Sequence[str]) -> None:

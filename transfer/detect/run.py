@@ -7,10 +7,13 @@ that the run keeps what it said about itself.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +25,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
 from transfer.detect.config import check_supported, load_detector_config, resolve_config_path, runtime_values
@@ -32,13 +35,15 @@ from transfer.detect.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
 LONG_MESSAGE = 40  # lines
+HEADLINE = ("AP", "AP50", "AP75")
+TASK_NAMES = {"bbox": "boxes", "segm": "masks"}
 CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """What the command line says. overrides: KEY VALUE words. command: the exact command, for the result.
-    num_processes: how many train together."""
+    num_processes: how many train together. modules: imported first, for data sets and parts that a user registers."""
 
     config_file: str
     overrides: tuple[str, ...] = ()
@@ -50,6 +55,7 @@ class RunOptions:
     init: str | None = None
     command: str = ""
     num_processes: int = 1
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ def prepare_run(options: RunOptions) -> DetectionRun:
 
     Raises ConfigError, DataError or CheckpointError.
     """
+    import_modules(options.modules)
     config = load_detector_config(resolve_config_path(options.config_file), options.overrides)
+    config.OUTPUT_DIR, config.MODEL.WEIGHTS = map(expanded, (config.OUTPUT_DIR, config.MODEL.WEIGHTS))
     given = frozenset(options.overrides[::2])
     notes = [*runtime_values(config, given), *check_supported(config, options.num_processes)]
     train, test = (parse_spec(text) if text else None for text in (options.train_data, options.test_data))
@@ -90,6 +98,30 @@ def prepare_run(options: RunOptions) -> DetectionRun:
         config.OUTPUT_DIR = str(Path(config.OUTPUT_DIR) / "evaluation")
     config.freeze()
     return DetectionRun(options, config, data, weights, (*notes, weights.note))
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the user's modules (also from the current folder), whose code registers data sets or parts of a detector.
+
+    Raises ConfigError for a module that is not there; an error inside it keeps its traceback.
+    """
+    for name in names:
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+                raise  # something that the module itself imports
+            raise ConfigError(
+                f"--import {name}: no module of that name here ({Path.cwd()}) or installed; pass the name that Python "
+                "imports, for example my_data for my_data.py"
+            ) from None
+
+
+def expanded(path: str) -> str:
+    """`~` at the beginning as the home folder: a KEY VALUE word reaches us without the shell's help."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def apply_data(config: CfgNode, data: PreparedData, given: frozenset[str]) -> list[str]:
@@ -178,13 +210,15 @@ def run_detection(run: DetectionRun) -> Mapping[str, Any]:
     # 2. Weights, and the proof that they arrived.
     if options.eval_only:
         model = DetectionTrainer.build_model(config)
-        SafeCheckpointer(model, save_dir=config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
+        with _explained_download(run.weights.weights):
+            SafeCheckpointer(model, save_dir=config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
         LOGGER.info(verify_loaded(run.weights, model))
         results = DetectionTrainer.test(config, model)
         iterations = 0
     else:
         trainer = DetectionTrainer(config)
-        trainer.resume_or_load(resume=options.resume)
+        with _explained_download(run.weights.weights):
+            trainer.resume_or_load(resume=options.resume)
         model = _unwrapped(trainer.model)
         LOGGER.info(verify_loaded(run.weights, model))
         # 3. The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end.
@@ -198,8 +232,23 @@ def run_detection(run: DetectionRun) -> Mapping[str, Any]:
     return metrics
 
 
+@contextmanager
+def _explained_download(weights: str) -> Iterator[None]:
+    """A download that fails is a CheckpointError that says how to do without it."""
+    try:
+        yield
+    except (OSError, HTTPException) as error:  # URLError and HTTPError are OSErrors
+        if "://" not in weights:
+            raise
+        raise CheckpointError(
+            f"cannot download {weights}: {error}. Download the file on a machine that can, then pass MODEL.WEIGHTS FILE "
+            "--trust (or MODEL.WEIGHTS '' to start from random weights)"
+        ) from None
+
+
 def _shorten_console(logger: logging.Logger) -> None:
-    """Keep Detectron2's dumps (environment, configuration, model: hundreds of lines) off the screen; log.txt has them."""
+    """Keep Detectron2's dumps (environment, configuration, model: hundreds of lines) and its
+    `copypaste:` lines off the screen; log.txt has them."""
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler) and getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(_is_short)
@@ -207,7 +256,7 @@ def _shorten_console(logger: logging.Logger) -> None:
 
 def _is_short(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return message.count("\n") < LONG_MESSAGE and not message.startswith("Environment info")
+    return message.count("\n") < LONG_MESSAGE and not message.startswith(("Environment info", "copypaste:"))
 
 
 def _write(run: DetectionRun, model: nn.Module, metrics: Mapping[str, Any], iterations: int) -> None:
@@ -234,7 +283,20 @@ def _write(run: DetectionRun, model: nn.Module, metrics: Mapping[str, Any], iter
             "history": read_history(output_dir / "metrics.json", config.SOLVER.MAX_ITER),
         },
     )
-    LOGGER.info(f"result: {path}")
+    LOGGER.info("\n".join([*figures_table(metrics), f"result: {path}"]))
+
+
+def figures_table(metrics: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """The figures people quote, one line a task: AP, AP50, AP75 in percent; empty where nothing was evaluated."""
+    if not metrics:
+        return []
+    lines = [f"{'':10}{''.join(f'{name:>8}' for name in HEADLINE)}"]
+    for task, values in metrics.items():
+        cells = (values.get(name) for name in HEADLINE)
+        lines.append(
+            f"{TASK_NAMES.get(task, task):10}" + "".join(f"{'-':>8}" if v is None else f"{v:8.2f}" for v in cells)
+        )
+    return lines
 
 
 def init_name(run: DetectionRun) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.strict import load_config
 
 REFERENCE_BATCH = 256
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it
@@ -122,5 +122,4 @@ class LinearConfig:
 
 def load_linear_config(path: Path | None, overrides: Sequence[str] = ()) -> LinearConfig:
     """Read `path` (None: the paper's protocol) and apply `overrides`. Raises ConfigError naming file and key."""
-    values = merge(load_yaml(path) if path is not None else {}, parse_overrides(overrides))
-    return from_mapping(LinearConfig, values, where=str(path) if path is not None else "linear readout")
+    return load_config(LinearConfig, path, overrides, "linear", "views")

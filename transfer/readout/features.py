@@ -6,7 +6,6 @@ Randomness is a pure function of (seed, epoch, image index): neither workers nor
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from tqdm import tqdm
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.data.loader import ViewDataset, build_loader
-from pretrain.data.source import ClassFolders, ImageSource, scan_images
+from pretrain.data.source import ClassFolders, ImageSource, scan_images, some_of_each_class
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.views.pipeline import ViewMaker, normalize
-from pretrain.views.recipes import RECIPES, RandomResizedCrop, Recipe
+from pretrain.views.recipes import RECIPES, Recipe, with_overrides
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 from transfer.conversion.sources import load_backbone
 from transfer.readout.config import LinearConfig
@@ -45,16 +44,21 @@ class LabelledImages:
         return len(self.labels)
 
 
-def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
-    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), every image decoded once to see that it can be.
-
-    Raises DataError for a missing folder, an empty class, classes that differ, and unreadable images (named, counted).
-    """
+def require_splits(root: Path) -> None:
+    """Raise DataError unless `root` has the folders train and val."""
     for split in ("train", "val"):
         if not (root / split).is_dir():
             raise DataError(
                 f"no folder {root / split}; --data expects a folder with class folders train/CLASS/*.jpg and val/CLASS/*.jpg"
             )
+
+
+def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
+    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), every image decoded once to see that it can be.
+
+    Raises DataError for a missing folder, an empty class, classes that differ, and unreadable images (named, counted).
+    """
+    require_splits(root)
     train, val = (ClassFolders.load(root / split) for split in ("train", "val"))
     if train.classes != val.classes:
         only = [f"only in {name}/: {', '.join(sorted(set(a.classes) - set(b.classes))) or 'none'}"
@@ -75,12 +79,7 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
 
 def few_per_class(images: LabelledImages, count: int, *, seed: int) -> LabelledImages:
     """`count` images of every class (all of a smaller one), drawn by `seed`, in the order of `images`."""
-    chosen: list[int] = []
-    for label in range(len(images.classes)):
-        members = (images.labels == label).nonzero().flatten()
-        order = sample_generator(seed=seed, epoch=0, index=label, stream=ORDER_STREAM).permutation(len(members))
-        chosen += members[torch.from_numpy(order[:count])].tolist()
-    chosen.sort()
+    chosen = some_of_each_class(images.labels.tolist(), count, seed=seed)
     names = tuple(images.source.names[index] for index in chosen)
     return LabelledImages(ImageSource(images.source.root, names), images.labels[chosen], images.classes)
 
@@ -175,12 +174,7 @@ def state_hash(module: nn.Module) -> str:
 
 def training_recipe(config: LinearConfig) -> Recipe:
     """The named recipe with the configured crop."""
-    recipe = RECIPES[config.recipe]
-    ops = [
-        dataclasses.replace(op, scale=config.crop_scale) if isinstance(op, RandomResizedCrop) else op
-        for op in recipe.ops
-    ]
-    return dataclasses.replace(recipe, ops=tuple(ops))
+    return with_overrides(RECIPES[config.recipe], {"crop_scale": config.crop_scale})
 
 
 def epoch_order(num_images: int, *, seed: int, epoch: int) -> Tensor:

@@ -1,12 +1,10 @@
 """The three regimes of shared information, exactly: too little, just the task's, and too much, with what each costs.
 
-In: a discrete world whose views see subsets of its factors. Out: one `Outcome` a pair of views, and the picture of all.
-
 Why too much costs anything. A code that holds y loses nothing for a reader with unlimited labels, whatever else it holds:
 its best accuracy stays. The price of shared nuisances is paid in labels. So the reader here is the plainest one with n
 labelled inputs: it answers with the most frequent label among those with the same code, ties (also: none) by lot. Every
 nuisance bit in the code spreads the n labels over more codes. Its expected accuracy is summed over all outcomes, not sampled.
-Source of the regimes: infomin.md 3 (Tian et al. 2020, section 3).
+Source of the regimes: docs/specification.md 3 (Tian et al. 2020, section 3).
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from pretrain.base.atomic import atomic_file
 from pretrain.good_views.discrete_world.world import (
     TOLERANCE,
     Codes,
@@ -56,8 +53,13 @@ def demonstration_world() -> World:
 class Outcome:
     """A pair of views and the minimal sufficient code z1 of the first about the second. Information in nats.
 
-    regime: by I(v1;v2) against I(x;y) alone, as the paper draws it. optimal: z1 is sufficient for y and holds nothing else.
-    best_accuracy: with unlimited labels; accuracy: expected with `num_labels` labelled inputs; both in [0, 1].
+    first, second: the factors that each view sees.
+    shared: I(v1;v2).
+    label, nuisance: I(z1;y), I(z1;x|y).
+    regime: by I(v1;v2) against I(x;y) alone, as the paper draws it.
+    optimal: z1 is sufficient for y and holds nothing else.
+    best_accuracy: with unlimited labels, in [0, 1].
+    accuracy: expected with `num_labels` labelled inputs, in [0, 1].
     """
 
     first: str
@@ -162,12 +164,12 @@ def envelope(
 
 def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
     """Write the picture (PNG, atomically): accuracy, and what the code holds, over the information that the views share."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # not for the table alone: half a second
 
-    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    from pretrain.base.plot_style import QUIET, plot_style, save_figure
+
     task = label_information(world, world.inputs)
-    with matplotlib.rc_context(style):
+    with plot_style():
         figure = Figure(figsize=(10.4, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for regime in REGIMES:
@@ -185,11 +187,11 @@ def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
                 zorder=3,
             )
         labels = outcomes[0].num_labels
-        for unlimited, line in ((True, {"color": "#9ca3af", "linestyle": "--"}), (False, {"color": "#374151"})):
+        for unlimited, line in ((True, {"color": QUIET, "linestyle": "--"}), (False, {"color": "#374151"})):
             curve = [(s / BIT, a) for s, a in envelope(outcomes, task, unlimited=unlimited)]
             name = "envelope, unlimited labels" if unlimited else f"envelope, {labels} labels"
             left.plot(*zip(*curve, strict=True), linewidth=1.2, label=name, **line)
-        left.axvline(task / BIT, color="#9ca3af", linestyle=":", linewidth=1)
+        left.axvline(task / BIT, color=QUIET, linestyle=":", linewidth=1)
         left.set(
             title=f"Exact expected accuracy with {labels} labels",
             xlabel="I(v1;v2), bits",
@@ -210,5 +212,4 @@ def draw_regimes(path: Path, world: World, outcomes: Sequence[Outcome]) -> None:
             textcoords="offset points",
             arrowprops={"arrowstyle": "->", "color": "#374151"},
         )
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        save_figure(path, figure)

@@ -10,9 +10,9 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from pretrain.good_views.encoders import SmallEncoder
 from pretrain.good_views.moving_mnist.config import EncoderConfig, SceneConfig
 from pretrain.good_views.pairs import PairEncoders
-from pretrain.good_views.small_encoder import SmallEncoder
 
 # Of natural images in general; InfoNCE needs no better.
 MEAN, DEVIATION = 0.45 * 255, 0.25 * 255

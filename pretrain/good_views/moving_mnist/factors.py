@@ -1,16 +1,14 @@
 """The factors of a Moving-MNIST scene, what two views may share of them, and what the paper measured for each choice.
 
-In: names and seeds typed by a user. Out: `Sharing` values, in the order of the paper's table. All of it is data.
-Source: infomin.md 3, row "task dependence".
+Source: docs/specification.md 3, row "task dependence".
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 
 FACTORS = ("digit", "position", "background")
 ALL = "all"
@@ -90,11 +88,9 @@ def _parse(text: str) -> str:
     factors = [part.strip() for part in text.replace("+", ",").split(",")]
     for factor in factors:
         if factor not in FACTORS:
-            near = difflib.get_close_matches(factor, (*FACTORS, ALL), n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(
                 f"--sharing {text}: expected factors of {', '.join(FACTORS)} joined by commas, or {ALL} alone, "
-                f"found {factor!r}{hint}"
+                f"found {factor!r}{did_you_mean(factor, (*FACTORS, ALL))}"
             )
         if factors.count(factor) > 1:
             raise ConfigError(f"--sharing {text}: {factor} is given twice")

@@ -1,7 +1,5 @@
 """Three linear probes on frozen encoders: digit class, digit position, background class.
 
-In: encoders, a `PairMaker` of each world. Out: `Errors` of the sequence encoder (on view 1) and of the image encoder (on view 2).
-
 Which of the two the paper's table probes is not known here; both are measured. Every sharing is probed on the same scenes, whose
 two views share nothing but the digit of which each view has its own label.
 """
@@ -27,9 +25,8 @@ PROBED_TOGETHER = 128
 
 @dataclass(frozen=True)
 class Errors:
-    """digit, background: held-out class error, percent. position: mean distance from the digit's centre, pixels.
-
-    The position is that of the frame that view 2 shows: for the sequence encoder a few frames ahead.
+    """digit, background: held-out class error, percent.
+    position: mean distance from the digit's centre, pixels, in the frame that view 2 shows (for view 1 a few frames ahead).
     """
 
     digit: float
@@ -62,21 +59,23 @@ def probe_encoders(
 ) -> dict[str, Errors]:
     """VIEWS -> Errors. The networks are put into evaluation mode and not changed."""
     networks.eval()
-    encoders = (networks.encoder_1, networks.encoder_2)
-    seen = encode(encoders, train, split="probe_train", num=config.probe.num_train, device=device)
-    unseen = encode(encoders, held_out, split="probe_test", num=config.probe.num_test, device=device)
-    return {
-        view: probe(seen[number], unseen[number], train, weight_decay=config.probe.weight_decay)
-        for number, view in enumerate(VIEWS)
-    }
+    return _probe_both((networks.encoder_1, networks.encoder_2), train, held_out, config, device)
 
 
 def constant_predictor(train: PairMaker, held_out: PairMaker, config: MovingMnistConfig) -> dict[str, Errors]:
     """What one gets without looking: the most frequent class and the mean position of the training scenes."""
-    nothing = (_Constant(), _Constant())
-    device = torch.device("cpu")
-    seen = encode(nothing, train, split="probe_train", num=config.probe.num_train, device=device)
-    unseen = encode(nothing, held_out, split="probe_test", num=config.probe.num_test, device=device)
+    return _probe_both((_Constant(), _Constant()), train, held_out, config, torch.device("cpu"))
+
+
+def _probe_both(
+    encoders: tuple[nn.Module, nn.Module],
+    train: PairMaker,
+    held_out: PairMaker,
+    config: MovingMnistConfig,
+    device: torch.device,
+) -> dict[str, Errors]:
+    seen = encode(encoders, train, split="probe_train", num=config.probe.num_train, device=device)
+    unseen = encode(encoders, held_out, split="probe_test", num=config.probe.num_test, device=device)
     return {
         view: probe(seen[number], unseen[number], train, weight_decay=config.probe.weight_decay)
         for number, view in enumerate(VIEWS)

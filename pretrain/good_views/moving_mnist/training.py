@@ -1,6 +1,6 @@
 """Training of one cell of the table: contrastive with a sharing, or supervised for one task.
 
-In: a `PairMaker`, `MovingMnistConfig`, a seed. Out: trained networks and the history of what was raised or lowered.
+Out: trained networks and the history of what was raised or lowered.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,14 @@ from pretrain.good_views.moving_mnist.factors import SHARINGS, Sharing
 from pretrain.good_views.moving_mnist.pairs import PairBatch, PairMaker
 from pretrain.good_views.moving_mnist.probing import TASKS, answers
 from pretrain.good_views.pairs import PairEncoders, held_out_information, train_pair
+from pretrain.run.descend import at_once, descend
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The trained networks, the symmetric InfoNCE before every step (nats), and I_NCE of held-out pairs."""
+    """history: the symmetric InfoNCE before every step, nats.
+    information: I_NCE of held-out pairs.
+    """
 
     networks: PairEncoders
     history: list[float]
@@ -96,7 +100,7 @@ def train_supervised(
     """End to end for `task`, both encoders at once on their own views (they share no weight, so neither helps the other).
 
     Cross-entropy for classes, smooth L1 for the position. Returns the model and the loss before every step. Raises UserError
-    where the loss is not finite.
+    where loss or gradient is not finite.
     """
     training, world = config.training, train.world
     num_outputs = {
@@ -127,16 +131,16 @@ def train_supervised(
             ),
             start=torch.zeros((), device=device),
         )
+        descend(optimizer, loss, check=at_once(partial(_diverged, task, step, training.learning_rate)))
         history.append(float(loss.detach()))
-        if not math.isfinite(history[-1]):
-            raise UserError(
-                f"supervised training for the {task} diverged at step {step} (loss {history[-1]}); expected finite figures. "
-                f"Type training.learning_rate={training.learning_rate / 3:g}"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
     return model, history
+
+
+def _diverged(task: str, step: int, learning_rate: float, loss: float, norm: float) -> UserError:
+    return UserError(
+        f"supervised training for the {task} diverged at step {step} (loss {loss:g}, gradient {norm:g}); expected finite "
+        f"figures. Pass training.learning_rate={learning_rate / 3:g}"
+    )
 
 
 @torch.no_grad()

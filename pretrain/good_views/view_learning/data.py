@@ -1,7 +1,6 @@
 """What a game is played on: unlabelled images, labelled ones where the mode has them, and the batch of any step.
 
-In: folders and a configuration. Out: `GameData`; `batch(step)` is a pure function of (seed, step), so that a game restarts
-anywhere.
+`GameData.batch(step)` is a pure function of (seed, step), so that a game restarts anywhere.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pretrain.base.errors import DataError
 from pretrain.data.order import GlobalBatches
-from pretrain.data.source import ImageSource
+from pretrain.data.source import ImageSource, some_of_each_class
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.estimator import require_enough_images
 from pretrain.good_views.view_learning.game import GameBatch
 from pretrain.good_views.view_learning.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
-from pretrain.views.rng import CROPS_STREAM, ORDER_STREAM, sample_generator
+from pretrain.views.rng import CROPS_STREAM, sample_generator
 
 LABELLED_SEED = 2**32  # added to the seed: the labelled images have an order of their own
 FIRST, SECOND, LABELLED = range(3)  # which crops of a step
@@ -28,8 +26,10 @@ FIRST, SECOND, LABELLED = range(3)  # which crops of a step
 
 @dataclass(frozen=True)
 class GameImages:
-    """unlabelled: all images. labelled: those that may be used with their class, empty in unsupervised mode. fingerprint: of
-    the listings."""
+    """unlabelled: all images.
+    labelled: those that may be used with their class, None in unsupervised mode.
+    fingerprint: of the listings.
+    """
 
     unlabelled: PixelSet
     labelled: PixelSet | None
@@ -61,7 +61,7 @@ def load_game_images(
     except DataError as error:
         raise DataError(
             f"a {config.mode} game needs labels: {error}. Name class folders with --labelled FOLDER, give --data class folders "
-            "and --labels-per-class N, or type --mode unsupervised"
+            "and --labels-per-class N, or pass --mode unsupervised"
         ) from None
     if len(known.classes) < 2:
         raise DataError(
@@ -75,13 +75,13 @@ def load_game_images(
     if known.images.shape[2:] != unlabelled.images.shape[2:]:
         raise DataError(
             f"{labelled}: images of {tuple(known.images.shape[2:])} px, those of {data} have "
-            f"{tuple(unlabelled.images.shape[2:])}; type data.side={min(known.images.shape[2:])}"
+            f"{tuple(unlabelled.images.shape[2:])}; pass data.side={min(known.images.shape[2:])}"
         )
     num_labelled = len(known) if config.labels_per_class is None else config.labels_per_class * len(known.classes)
     if num_labelled < config.optimizer.labelled_batch_size:
         raise DataError(
             f"{num_labelled} labelled images do not fill a batch of {config.optimizer.labelled_batch_size}; "
-            f"type optimizer.labelled_batch_size={num_labelled}, or label more"
+            f"pass optimizer.labelled_batch_size={num_labelled}, or label more"
         )
     if labelled is not None:
         fingerprint += " " + ImageSource(labelled).fingerprint()
@@ -102,13 +102,7 @@ class GameData:
         """labels_per_class images of every class, drawn by `seed`; all of them where it is None."""
         known = images.labelled
         if known is not None and config.labels_per_class is not None:
-            rng = sample_generator(seed=seed, epoch=0, index=1, stream=ORDER_STREAM)
-            labels = known.labels.cpu().numpy()
-            rows = [
-                rng.permutation(np.flatnonzero(labels == label))[: config.labels_per_class]
-                for label in range(len(known.classes))
-            ]
-            known = known.take(np.concatenate(rows).tolist())
+            known = known.take(some_of_each_class(known.labels.tolist(), config.labels_per_class, seed=seed))
         return cls(images.unlabelled, known, config, seed)
 
     @property

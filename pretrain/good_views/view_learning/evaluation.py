@@ -1,18 +1,21 @@
 """What frozen views are worth: their information on held-out pairs, and what a linear layer reads off encoders trained on them.
 
-In: views (a colour space or a generator) and class folders train/ and val/. Out: for every seed an information estimate and a
-top-1, and both with 95 % intervals over seeds. Source: infomin.md 3 (I_NCE as a proxy, frozen encoders, linear classifier) and 4.
+In: views (a colour space or a generator), class folders train/ and val/, seeds. Out: for every seed an information estimate
+and a top-1, both with 95 % intervals over seeds, in view_result.json.
+Source: docs/specification.md 3 (I_NCE as a proxy, frozen encoders, linear classifier) and 4.
 
 Two encoders, one a view, are trained by in-batch InfoNCE on train/ (labels unseen); their information is measured on pairs
 from val/; then both are frozen and one logistic regression reads their features, side by side, of central crops.
 
 DEVIATION: the paper's encoders are half-width AlexNets and its probe Adam on augmented crops for 100 epochs; here
-pretrain/good_views/small_encoder.py or half-width ResNets, and the optimum of a convex problem (pretrain/good_views/probe.py).
+pretrain/good_views/encoders.py, and the optimum of a convex problem (pretrain/good_views/probe.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,24 +25,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.base.errors import DataError
-from pretrain.base.strict import from_mapping, load_yaml, merge, parse_overrides
+from pretrain.base.atomic import write_json
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.strict import load_config
+from pretrain.config import to_plain
 from pretrain.data.order import GlobalBatches
+from pretrain.data.source import some_of_each_class
+from pretrain.good_views.encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
 from pretrain.good_views.information import saturation_warning
 from pretrain.good_views.interval import t_interval
 from pretrain.good_views.pairs import PairEncoders, held_out_information, train_pair
 from pretrain.good_views.probe import fit_classifier
-from pretrain.good_views.view_learning.channel_views import ChannelViews
-from pretrain.good_views.view_learning.encoders import (
-    VIEW_CHANNELS,
-    ViewEncoderConfig,
-    build_view_encoder,
-    require_image_size,
-)
 from pretrain.good_views.view_learning.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
+from pretrain.run.folder import environment
+from pretrain.run.ranks import Ranks, pick_device
+from pretrain.views.colour import colour_space
 from pretrain.views.generator import split_views
+from pretrain.views.generator_file import load_generator
 from pretrain.views.rng import CROPS_STREAM, sample_generator
 
+FORMAT, VERSION = "infomin-transfer/view-result", 1
+FILE_NAME = "view_result.json"
+GENERATOR, GENERATOR_SUFFIX = "generator.safetensors", ".safetensors"
 HELD_OUT = 2**32  # added to the seed for crops of held-out images
 FEATURE_BATCH = 512
 Pairs = Iterator[tuple[Tensor, Tensor]]
@@ -52,10 +59,12 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """epochs over train/ at a learning rate that falls along a cosine (Adam). Sizes in pixels, crop_scale: area of a crop.
+    """image_size: of a crop, pixels. crop_scale: its area. same_crop: both views from one crop (CMC) instead of two (a game's).
 
-    same_crop: both views from one crop (CMC) instead of two (the game's). held_out_passes: how often val/ is cropped for the
-    information. labels_per_class: of train/, for the probe; None: all. side: as in a game's data.side.
+    epochs: over train/, by Adam at a learning rate that falls along a cosine.
+    held_out_passes: how often val/ is cropped for the information.
+    labels_per_class: of train/, for the probe; None: all.
+    side: as in a game's data.side.
     """
 
     image_size: int = 64
@@ -84,8 +93,63 @@ class EvaluationConfig:
 
 def load_evaluation_config(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Read `path` (None: defaults) and apply `overrides`. Raises ConfigError naming the key."""
-    values = merge(load_yaml(path) if path else {}, parse_overrides(overrides))
-    return from_mapping(EvaluationConfig, values, where=str(path or "overrides"))
+    return load_config(EvaluationConfig, path, overrides, "views")
+
+
+@dataclass(frozen=True)
+class ChannelViews:
+    """A pair of views: channel 1 and channels 2:3 of `to_channels`.
+
+    name: as given.
+    to_channels: RGB in [0, 1] (B, 3, H, W) -> normalised (B, 3, H, W).
+    about: what to write beside a figure.
+    """
+
+    name: str
+    to_channels: Callable[[Tensor], Tensor]
+    about: dict[str, Any]
+
+
+def load_views(spec: str) -> ChannelViews:
+    """ "lab", or the path of a generator.safetensors.
+
+    Raises ConfigError for what is neither a colour space nor a file, CheckpointError for a file that is no generator.
+    """
+    path = Path(spec)
+    if spec.endswith(GENERATOR_SUFFIX) or path.is_file():
+        frozen = load_generator(path)
+        record = frozen.record
+        about = {
+            "kind": "generator",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "mode": record.mode,
+            "seed": record.seed,
+            "space": record.config.space,
+            "coupling": record.config.coupling,
+            "training": record.training,
+        }
+        return ChannelViews(spec, frozen.to_space, about)
+    try:
+        space = colour_space(spec)
+    except ConfigError as error:
+        raise ConfigError(f"views: expected the path of a generator (*{GENERATOR_SUFFIX}) or a {error}") from None
+    about = {"kind": "colour space", "channels": list(space.channels)}
+    return ChannelViews(space.name, lambda rgb: space.normalize(space.to_space(rgb)), about)
+
+
+def views_of(spec: str, seed: int) -> ChannelViews:
+    """The views that seed `seed` is evaluated on: of a folder of games, its own generator. Raises ConfigError where it has none."""
+    folder = Path(spec)
+    if not folder.is_dir():
+        return load_views(spec)
+    path = folder / f"seed_{seed}" / GENERATOR
+    if not path.exists():
+        known = sorted(found.parent.name for found in folder.glob(f"seed_*/{GENERATOR}"))
+        raise ConfigError(
+            f"views: {folder} has no {path.relative_to(folder)}; expected an output folder of tools/learn_views.py and "
+            f"--seeds out of its own, found {', '.join(known) or 'none'}"
+        )
+    return load_views(str(path))
 
 
 @dataclass(frozen=True)
@@ -105,7 +169,7 @@ def load_evaluation_data(root: Path, config: EvaluationConfig, *, announce: Call
     for part, pixels in (("train", train), ("val", val)):
         if len(pixels) < config.batch_size:
             raise DataError(
-                f"{root / part}: {len(pixels)} images do not fill a batch of {config.batch_size}; type "
+                f"{root / part}: {len(pixels)} images do not fill a batch of {config.batch_size}; pass "
                 f"batch_size={len(pixels)}, or add images"
             )
     return EvaluationData(train, val)
@@ -181,14 +245,10 @@ def central_features(networks: PairEncoders, views: ChannelViews, pixels: PixelS
 def _labelled(train: PixelSet, labels_per_class: int | None, *, seed: int) -> PixelSet:
     if labels_per_class is None:
         return train
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    labels = train.labels.cpu()[order]
-    rows = [order[labels == label][:labels_per_class] for label in range(len(train.classes))]
-    if min(len(found) for found in rows) < labels_per_class:
-        raise DataError(
-            f"a class has {min(map(len, rows))} images; expected at least labels_per_class={labels_per_class}"
-        )
-    return train.take(torch.cat(rows).tolist())
+    fewest = int(torch.bincount(train.labels, minlength=len(train.classes)).min())
+    if fewest < labels_per_class:
+        raise DataError(f"a class has {fewest} images; expected at least labels_per_class={labels_per_class}")
+    return train.take(some_of_each_class(train.labels.tolist(), labels_per_class, seed=seed))
 
 
 def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -206,3 +266,48 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         information["saturated"] = any(run["information"]["saturated"] for run in runs)
         probe["low"], probe["high"] = t_interval(top1)
     return {"information": information, "probe": probe}
+
+
+def evaluate_views(
+    spec: str,
+    data: Path,
+    config: EvaluationConfig,
+    *,
+    seeds: Sequence[int],
+    output_dir: Path,
+    command: str,
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """Evaluate `spec` with every seed and write view_result.json once all are done. Raises UserError with nothing written.
+
+    spec: a colour space, a generator file, or the output folder of tools/learn_views.py: seed N then trains its encoders on
+    the generator of seed N, so that the interval over seeds holds the variance from game to game too.
+    """
+    views = [views_of(spec, seed) for seed in seeds]
+    device = pick_device(config.device, Ranks())
+    images = load_evaluation_data(data, config, announce=announce)
+    runs, start = [], time.perf_counter()
+    for seed, seen in zip(seeds, views, strict=True):
+        found = evaluate_once(seen, images, config, seed=seed, device=device) | {"about": seen.about}
+        runs.append(found)
+        announce(
+            f"seed {seed}: {found['information']['nats']:.3f} nats, top-1 {found['probe']['top1']:.2f} % "
+            f"({time.perf_counter() - start:.0f} s)"
+        )
+        if found["warning"]:
+            announce(f"  {found['warning']}")
+    result = {
+        "format": FORMAT,
+        "version": VERSION,
+        "views": spec,
+        **summarize(runs),
+        "seeds": runs,
+        "num_images": {"train": len(images.train), "val": len(images.val)},
+        "config": to_plain(config),
+        "command": command,
+        "seconds": time.perf_counter() - start,
+        "environment": environment(),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(output_dir / FILE_NAME, result)
+    return result

@@ -1,16 +1,15 @@
 """One game: a generator that lowers the information between its two views against an estimator that raises it.
 
-In: batches of crops. Out: a generator, step by step, and the figures of every step. Source: infomin.md 4.
+Source: docs/specification.md 4.
 
-    (1) the estimator raises I(g(x1)_1 ; g(x2)_2:3), the generator held
-    (2) the generator, and the classifiers with it, lower  w I + c (CE(c1(g(x)_1), y) + CE(c2(g(x)_2:3), y)), the estimator held
+    (1) the estimator raises I(g(x1)_1 ; g(x2)_2:3), the generator fixed
+    (2) the generator, and the classifiers with it, lower  w I + c (CE(c1(g(x)_1), y) + CE(c2(g(x)_2:3), y)), the estimator fixed
 
 x1 and x2 are two crops of one image, x and y labelled images; a view never holds a channel of the other.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretrain.good_views.encoders import VIEW_CHANNELS, build_view_encoder
 from pretrain.good_views.view_learning.config import GameConfig, GameOptimizerConfig
-from pretrain.good_views.view_learning.encoders import VIEW_CHANNELS, build_view_encoder
 from pretrain.good_views.view_learning.estimator import Estimator, gradient_penalty
+from pretrain.run.descend import at_once, descend
 from pretrain.views.generator import Generator, split_views
 
 Views = tuple[Tensor, Tensor]
@@ -28,8 +28,10 @@ Views = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class GameBatch:
-    """first, second (B, 3, S, S): two crops an image, RGB in [0, 1]; index (B,): which images. labelled (L, 3, S, S), labels
-    (L,): both empty (L = 0) where the game has no classifiers."""
+    """first, second: (B, 3, S, S) two crops an image, RGB in [0, 1].
+    index: (B,) which images.
+    labelled, labels: (L, 3, S, S), (L,); L = 0 where the game has no classifiers.
+    """
 
     first: Tensor
     second: Tensor
@@ -60,7 +62,7 @@ class Game:
     def __init__(
         self, config: GameConfig, *, num_images: int, num_classes: int, steps_per_epoch: int, seed: int, device: torch.device
     ) -> None:  # fmt: skip
-        """num_images: unlabelled ones. num_classes: 0 for an unsupervised game. Weights are a function of `seed`."""
+        """num_images: unlabelled ones. num_classes: 0 for an unsupervised game. Initial weights depend on `seed` alone."""
         self.config, self.steps_per_epoch, self.step_count = config, steps_per_epoch, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -70,11 +72,12 @@ class Game:
                 Classifier(build_view_encoder(config.classifier, channels), num_classes)
                 for channels in (VIEW_CHANNELS if config.uses_labels else ())
             ).to(device)
-        self._players = [*self.generator.parameters(), *self.classifiers.parameters()]
         options: dict[str, Any] = {"betas": config.optimizer.betas, "weight_decay": 0.0}
         rate = config.optimizer.learning_rate
         self._estimator_optimizer = torch.optim.Adam(self.estimator.parameters(), lr=rate, **options)
-        self._optimizer = torch.optim.Adam(self._players, lr=rate, **options)
+        self._optimizer = torch.optim.Adam(
+            [*self.generator.parameters(), *self.classifiers.parameters()], lr=rate, **options
+        )
 
     def step(self, batch: GameBatch) -> dict[str, Tensor]:
         """Both moves on one batch. Returns 0-d figures; raises Diverged, with that move not made."""
@@ -106,7 +109,7 @@ class Game:
         if weight > 0:
             loss = loss + weight * gradient_penalty(scores[0].positive, views)
         self._require_plausible(information)
-        self._descend(self._estimator_optimizer, loss, list(self.estimator.parameters()), "estimator")
+        self._descend(self._estimator_optimizer, loss, "estimator")
         self.estimator.remember((embeddings[0].detach(), embeddings[1].detach()), index=batch.index)
 
     def generator_move(self, views: Views, labelled: Views, batch: GameBatch) -> dict[str, Tensor]:
@@ -125,7 +128,7 @@ class Game:
             loss = loss + config.classification_weight * cross_entropy
             figures[f"cross_entropy_{number}"] = cross_entropy.detach()
             figures[f"accuracy_{number}"] = 100 * (logits.detach().argmax(1) == batch.labels).float().mean()
-        self._descend(self._optimizer, loss, self._players, "generator")
+        self._descend(self._optimizer, loss, "generator")
         return {"objective": loss.detach(), **figures}
 
     @staticmethod
@@ -139,18 +142,10 @@ class Game:
             for name, values in (("mean", mean), ("std", std))
         }
 
-    def _descend(
-        self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter], who: str
-    ) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        if not loss.requires_grad:  # an unsupervised game of weight 0: nothing to do
-            return
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        found = (float(loss.detach()), float(norm))
-        if not all(math.isfinite(value) for value in found):
-            raise Diverged(f"the {who}'s loss is {found[0]:g} and its gradient {found[1]:g}")
-        optimizer.step()
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, who: str) -> None:
+        if loss.requires_grad:  # not so in an unsupervised game of weight 0, whose generator has nothing to do
+            failed = at_once(lambda nats, norm: Diverged(f"the {who}'s loss is {nats:g} and its gradient {norm:g}"))
+            descend(optimizer, loss, check=failed)
 
     def _require_spread(self, figures: dict[str, Tensor]) -> None:
         health = self.config.health

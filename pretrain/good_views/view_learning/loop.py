@@ -1,6 +1,6 @@
 """Playing one game to its end: figures, states that survive a kill, and what is kept of a game that diverges.
 
-In: a configuration, the data, a seed, a folder. Out: `Outcome`; in the folder state.pt while the game runs, history.jsonl always.
+In the folder: state.pt while the game runs, history.jsonl always.
 
 Which generator is kept: the last one of a game that ends. Of a game that diverges, the newest one set aside at least
 `runtime.log_every_steps` steps before the fault was seen (generators are set aside every so many steps, the untrained one first).
@@ -21,27 +21,33 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.base.atomic import atomic_file, write_text
-from pretrain.base.errors import CheckpointError, ConfigError, Terminated
+from pretrain.base.atomic import write_text
+from pretrain.base.same_run import require_same
 from pretrain.base.signals import StopFlag
-from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
 from pretrain.config import to_plain
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.data import GameData
 from pretrain.good_views.view_learning.game import Diverged, Game
+from pretrain.run.checkpoint import Kind, read_state, write_state
 from pretrain.views.generator import Generator, inverse_error
 
 STATE, HISTORY = "state.pt", "history.jsonl"
-FORMAT, VERSION = "infomin-transfer/game-state", 1
+SAVED_GAME = Kind("infomin-transfer/game-state", 1, "saved game")
 MEASURED_IMAGES = 512  # over which the kept generator's channels are measured
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a game left. kept_step: the number of steps that `generator` has seen. diverged: what went wrong, None if nothing.
+    """What a game left.
 
-    mean, std: of the learned channels, over whole images. history: averaged figures every so many steps.
+    generator: the one kept.
+    steps: played.
+    kept_step: the number of steps that `generator` has seen.
+    diverged: what went wrong, None if nothing.
+    mean, std: of the learned channels, over whole images.
+    inverse_error: largest error of inverting the generator (float32).
+    history: averaged figures every so many steps.
     """
 
     generator: Generator
@@ -71,7 +77,7 @@ def play(
     fingerprint: str,
     announce: Callable[[str], None],
 ) -> Outcome:
-    """Play from `folder`'s saved state if there is one. Raises Terminated after SIGTERM (state saved); CheckpointError or
+    """Play from `folder`'s saved state if there is one. Raises Terminated after a stop signal (state saved); CheckpointError or
     ConfigError for a state that is damaged or of another game."""
     game = Game(
         config,
@@ -81,7 +87,9 @@ def play(
         seed=data.seed,
         device=device,
     )
-    about = {"config": _lasting(config), "seed": data.seed, "images": fingerprint}
+    plain = to_plain(config)
+    del plain["runtime"]
+    about = {"config": plain, "seed": data.seed, "images": fingerprint}
     session = _Session(game, folder, about, total=config.optimizer.epochs * data.steps_per_epoch)
     session.resume(announce)
     reason = None
@@ -96,18 +104,10 @@ def play(
             bar.update()
             if stop.is_set:
                 session.save()
-                raise Terminated(
-                    f"saved at step {game.step_count} of {session.total} (seed {data.seed}); the same command with "
-                    "--resume auto continues"
+                raise stop.terminated(
+                    f"saved at step {game.step_count} of {session.total} (seed {data.seed}); the same command continues"
                 )
     return session.finish(data, reason, announce)
-
-
-def _lasting(config: GameConfig) -> dict[str, Any]:
-    """What must be the same when a game goes on."""
-    plain = to_plain(config)
-    del plain["runtime"]
-    return plain
 
 
 class _Session:
@@ -140,20 +140,13 @@ class _Session:
     def save(self) -> None:
         """state.pt and history.jsonl, each whole or as it was."""
         state = {
-            "format": FORMAT,
-            "version": VERSION,
             "about": self._about,
             "game": self.game.state_dict(),
             "history": self.history,
             "pending": self._pending,
             "aside": list(self._aside),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with atomic_file(self.folder / STATE) as file:
-                torch.save(state, file)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise CheckpointError(f"could not save the game in {self.folder}: {error}") from error
+        write_state(self.folder / STATE, state, kind=SAVED_GAME)
         self.write_history()
 
     def write_history(self) -> None:
@@ -166,16 +159,8 @@ class _Session:
         path = self.folder / STATE
         if not path.exists():
             return
-        state = in_memory(read_torch_file(path))
-        if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
-            raise CheckpointError(
-                f"{path} is not the saved state of a game (version {VERSION}); delete it to start anew"
-            )
-        differing = [name for name, value in self._about.items() if state["about"].get(name) != value]
-        if differing:
-            raise ConfigError(
-                f"{path} belongs to a game with another {' and '.join(differing)}; give it the same, or name another folder"
-            )
+        state = read_state(path, kind=SAVED_GAME)
+        require_same(state["about"], self._about, place=path, what="game")
         self.game.load_state_dict(state["game"])
         self.history, self._pending = list(state["history"]), list(state["pending"])
         self._aside = deque([(step, values) for step, values in state["aside"]], maxlen=2)

@@ -1,6 +1,6 @@
 """Pictures of games: figures against steps, and what a generator makes of images.
 
-In: histories; a generator and images. Out: history.png and channels.png, written atomically. Matplotlib runs without a display.
+Out: history.png and channels.png.
 """
 
 from __future__ import annotations
@@ -9,28 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pretrain.base.atomic import atomic_file
+from pretrain.base.plot_style import COLOURS, plot_style, save_figure
 from pretrain.good_views.view_learning.loop import Outcome, Row
 from pretrain.views.generator import Generator
 
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
-COLOURS = ("#1d4ed8", "#b45309", "#047857", "#7c3aed", "#be123c", "#0e7490")
 PANEL_INCHES = (4.2, 2.6)
 PICTURE_INCHES = 1.15
 CONTRAST_PERCENTILES = (1, 99)
@@ -45,7 +33,7 @@ def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
     panels = [panel for panel in _panels() if any(row.get(name) for row in rows for name in panel[1])]
     if not any("cross_entropy_1" in row for row in rows):  # the objective is then the information
         panels = [panel for panel in panels if "objective" not in panel[1]]
-    with matplotlib.rc_context(STYLE):
+    with plot_style():
         columns = min(2, max(1, len(panels)))
         height = -(-max(1, len(panels)) // columns)
         figure = Figure(figsize=(columns * PANEL_INCHES[0], height * PANEL_INCHES[1] + 0.3), layout="constrained")
@@ -65,8 +53,7 @@ def draw_history(path: Path, outcomes: Sequence[Outcome]) -> None:
             for number, outcome in enumerate(outcomes)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8)
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        save_figure(path, figure)
 
 
 def _panels() -> list[tuple[str, dict[str, str]]]:
@@ -116,7 +103,7 @@ def draw_channels(path: Path, generator: Generator, images: Tensor, *, mean: Seq
         "view 2 (RGB)",
     ]
     columns = [_colour(rgb), *_grey(plain), *_grey(learned), *(_colour(view) for view in views)]
-    with matplotlib.rc_context({"font.size": 9}):
+    with plot_style():
         figure = Figure(
             figsize=(len(columns) * PICTURE_INCHES, len(images) * PICTURE_INCHES + 0.3), layout="constrained"
         )
@@ -127,8 +114,7 @@ def draw_channels(path: Path, generator: Generator, images: Tensor, *, mean: Seq
                 axes.set_axis_off()
                 if row == 0:
                     axes.set_title(title)
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        save_figure(path, figure)
 
 
 def _alone(generator: Generator, learned: Tensor, kept: tuple[int, ...], mean: Sequence[float]) -> Tensor:

@@ -1,18 +1,18 @@
 """A run of games, one a seed, from the command's arguments to the files that pre-training goes on with.
 
-In: folders, a configuration, seeds. Out, in the output folder: generator.safetensors and recipe.yaml of the first seed whose game
-did not diverge, channels.png, history.png, result.json; under seed_N/ every seed's own generator and history.jsonl.
+In the output folder: generator.safetensors and recipe.yaml of the first seed whose game did not diverge, channels.png,
+history.png, result.json; under seed_N/ every seed's own generator and history.jsonl.
 
-The first sound seed is taken, not the best one: by which figure a generator is good is what an evaluation has to say
-(tools/evaluate_views.py on seed_N/generator.safetensors), and choosing by the game's own would flatter it.
+The first seed that did not diverge is taken, not the best one: which generator is good is for an evaluation to find
+(tools/evaluate_views.py on seed_N/generator.safetensors); choosing by the game's own figures would flatter it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,18 +24,20 @@ import torch
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.figures import spread
 from pretrain.good_views.interval import t_interval
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.data import GameData, GameImages, load_game_images
-from pretrain.good_views.view_learning.evaluation_run import GENERATOR
+from pretrain.good_views.view_learning.evaluation import GENERATOR
 from pretrain.good_views.view_learning.loop import HISTORY, Outcome, play
 from pretrain.good_views.view_learning.pictures import draw_channels, draw_history
 from pretrain.run.folder import RunDir, environment
 from pretrain.run.ranks import Ranks, pick_device
-from pretrain.views.generator_file import embed_generator, load_generator, record_of, write_generator
-from pretrain.views.paired_ops import ChannelSplit
+from pretrain.views.generator_file import load_generator, record_of, write_generator
+from pretrain.views.operations import HorizontalFlip, RandomResizedCrop
+from pretrain.views.paired import ChannelSplit
 from pretrain.views.recipe_file import write_recipe
-from pretrain.views.recipes import HorizontalFlip, RandomResizedCrop, Recipe
+from pretrain.views.recipes import Recipe
 
 FORMAT, VERSION = "infomin-transfer/learned-views-result", 1
 RECIPE, RESULT, SEED_RESULT = "recipe.yaml", "result.json", "seed_result.json"
@@ -51,7 +53,12 @@ AGREEMENT_IMAGES = 256
 
 @dataclass(frozen=True)
 class GameRunConfig:
-    """What config.yaml of a run holds. data, labelled: folders; labelled None: the class folders of data, or no labels."""
+    """What config.yaml of a run holds.
+
+    data: folder of images, or of class folders.
+    labelled: class folders; None: those of `data`, or no labels.
+    seeds: one game each.
+    """
 
     data: Path
     labelled: Path | None
@@ -67,7 +74,7 @@ def learn_views(
     if config.game.mode == "unsupervised":
         if config.labelled is not None:
             raise ConfigError(
-                "an unsupervised game looks at no label; leave --labelled out, or type --mode semi-supervised"
+                "an unsupervised game looks at no label; leave --labelled out, or pass --mode semi-supervised"
             )
         if config.game.labels_per_class is not None:
             announce("an unsupervised game looks at no label: labels_per_class is not used")
@@ -94,7 +101,7 @@ def learn_views(
     if result["kept_seed"] is None:
         raise UserError(
             f"every game diverged ({len(outcomes)} of {len(outcomes)} seeds; {outcomes[0].diverged}); no recipe was written. "
-            "Lower optimizer.learning_rate, or type estimator.spectral_norm=true or generator.coupling=additive"
+            "Lower optimizer.learning_rate, or pass estimator.spectral_norm=true or generator.coupling=additive"
         )
     return result
 
@@ -187,10 +194,14 @@ def _publish(config: GameConfig, images: GameImages, outcomes: Sequence[Outcome]
 
 def write_learned_recipe(path: Path, generator: Path, config: GameConfig) -> None:
     """A recipe of the game's crops and the frozen generator's split, for `tools/pretrain.py views.recipe=PATH`."""
-    split = ChannelSplit(space=load_generator(generator).record.config.space, generator=embed_generator(generator))
+    split = ChannelSplit(
+        space=load_generator(generator).record.config.space,
+        generator=str(generator),
+        sha256=hashlib.sha256(generator.read_bytes()).hexdigest(),
+    )
     ops = (RandomResizedCrop(scale=config.crop_scale), HorizontalFlip(), split)
     header = (
-        f"Views learned by a {config.mode} game. The generator is part of this file: it may be moved.\n"
+        f"Views learned by a {config.mode} game. {generator.name} belongs to this file: move both together.\n"
         "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml --output-dir runs/pre data.root=IMAGES \\\n"
         f"    views.recipe={path.name} method.jigsaw=false"
     )
@@ -203,23 +214,18 @@ def between_seeds(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | in
     found: dict[str, dict[str, float | int | None]] = {}
     for name in sorted(set.intersection(*(set(final) for final in finals))) if finals else ():
         values = [final[name] for final in finals]
+        figures = spread(values)
+        assert figures is not None
         low, high = t_interval(values) if len(values) > 1 else (None, None)
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        found[name] = {
-            "mean": statistics.fmean(values),
-            "std": deviation,
-            "low": low,
-            "high": high,
-            "num_seeds": len(values),
-        }
+        found[name] = {"mean": figures.mean, "std": figures.std, "low": low, "high": high, "num_seeds": figures.n}
     return found
 
 
 @torch.no_grad()
 def agreement(outcomes: Sequence[Outcome], images: torch.Tensor) -> dict[str, float] | None:
-    """How alike the generators of several seeds are: mean |Pearson correlation| over pairs of seeds, pixel by pixel.
+    """How alike the generators of several seeds are: mean |Pearson correlation| over pairs of seeds and pixels, by learned channel.
 
-    "channel_1" of one learned channel each; 1 means the same view up to scale and sign. None for fewer than two seeds.
+    1: the same view up to scale and sign. None for fewer than two seeds.
     """
     if len(outcomes) < 2:
         return None

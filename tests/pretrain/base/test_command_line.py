@@ -1,4 +1,4 @@
-"""Lists and overrides on one command line come apart wherever they stand; seeds are checked."""
+"""Flags, lists and overrides come apart wherever they stand on a command line; paths and seeds are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from pretrain.base.command_line import parse_seeds, part_overrides
+from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import ConfigError
 
 
@@ -14,23 +14,36 @@ def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", nargs="+", default=["0"])
     parser.add_argument("--settings", nargs="+")
-    parser.add_argument("--other")
-    parser.add_argument("overrides", nargs="*")
-    return part_overrides(parser.parse_args(words), "seeds", "settings")
+    parser.add_argument("--other", type=user_path)
+    parser.add_argument("--dry-run", action="store_true")
+    return parse_with_overrides(parser, words, example="a=1", lists=("seeds", "settings"))
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("a=1", "b.c=2", "--seeds", "3", "4"),
-        ("a=1", "--seeds", "3", "4", "b.c=2"),
-        ("--seeds", "3", "4", "a=1", "--other", "x", "--settings", "0.5", "b.c=2"),
+        ("a=1", "--dry-run", "b.c=2", "--seeds", "3", "4"),
+        ("a=1", "--dry-run", "--seeds", "3", "4", "b.c=2"),
+        ("--seeds", "3", "4", "a=1", "--other", "x", "--settings", "0.5", "b.c=2", "--dry-run"),
     ],
 )
 def test_overrides_may_stand_anywhere(words):
     arguments = parsed(*words)
-    assert arguments.overrides == ["a=1", "b.c=2"] and arguments.seeds == ["3", "4"]
+    assert sorted(arguments.overrides) == ["a=1", "b.c=2"] and arguments.seeds == ["3", "4"] and arguments.dry_run
     assert arguments.settings == (["0.5"] if "0.5" in words else None)
+
+
+def test_the_value_of_a_flag_is_no_override():
+    arguments = parsed("a=1", "--other", "x=y", "b=2")
+    assert str(arguments.other) == "x=y" and arguments.overrides == ["a=1", "b=2"]
+
+
+def test_a_home_folder_that_the_shell_left_alone_is_expanded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parsed("--other=~/x").other == tmp_path / "x"
+    with pytest.raises(SystemExit):
+        parsed("--other=~nobody-here/x")
+    assert "~nobody-here/x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["3", "0"], ["3,0"]])

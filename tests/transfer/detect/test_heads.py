@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -85,3 +87,19 @@ def test_one_step_reaches_the_norm_and_the_stem_and_detection_follows(detector: 
     with torch.no_grad():
         (found,) = detector([{"image": image, "height": 64, "width": 64}])
     assert torch.isfinite(found["instances"].pred_boxes.tensor).all()
+
+
+def test_import_transfer_after_detectron2_registers_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ROI_HEADS_REGISTRY._obj_map, "Res5ROIHeadsExtraNorm")
+    monkeypatch.delitem(sys.modules, "transfer.detect.heads")
+    importlib.reload(transfer)
+    assert ROI_HEADS_REGISTRY.get("Res5ROIHeadsExtraNorm").__name__ == "Res5ROIHeadsExtraNorm"
+
+
+@pytest.mark.slow
+def test_import_transfer_before_detectron2_registers_the_head() -> None:
+    code = "import transfer, detectron2.modeling as m; m.roi_heads.ROI_HEADS_REGISTRY.get('Res5ROIHeadsExtraNorm')"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=CONFIG_ROOT.parents[1], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

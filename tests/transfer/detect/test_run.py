@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserError
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.write import write_dataset
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
@@ -21,8 +23,11 @@ from transfer.detect.run import (
     LONG_MESSAGE,
     DetectionRun,
     RunOptions,
+    _explained_download,
     _is_short,
     check_output_dir,
+    figures_table,
+    import_modules,
     init_name,
     prepare_run,
 )
@@ -288,3 +293,65 @@ def test_registered_names_do_not_pile_up(options) -> None:
     before = set(DatasetCatalog.list())
     prepare_run(options())
     assert set(DatasetCatalog.list()) == before
+
+
+def test_figures_are_a_table_of_the_three_figures_people_quote() -> None:
+    table = figures_table({"bbox": {"AP": 12.345, "AP50": 30.0, "AP75": None, "APs": 1.0}, "segm": {"AP": 0.5}})
+    assert [line.split() for line in table] == [
+        ["AP", "AP50", "AP75"],
+        ["boxes", "12.35", "30.00", "-"],
+        ["masks", "0.50", "-", "-"],
+    ]
+    assert figures_table({}) == []
+
+
+def test_copypaste_lines_stay_off_the_screen() -> None:
+    def record(text: str) -> logging.LogRecord:
+        return logging.LogRecord("detectron2", logging.INFO, "", 0, text, (), None)
+
+    assert not _is_short(record("copypaste: 1,2,3")) and _is_short(record("eta: 0:00:01"))
+
+
+def test_a_failed_download_says_how_to_do_without_it() -> None:
+    explained = pytest.raises(CheckpointError, match=r"cannot download detectron2://x\.pkl.*name resolution.*--trust")
+    with explained, _explained_download("detectron2://x.pkl"):
+        raise URLError("name resolution")
+    with pytest.raises(OSError, match="disk"), _explained_download("weights.pth"):  # a file's error is not a download's
+        raise OSError("disk")
+
+
+def test_import_registers_a_data_set_of_the_users_own(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_data.py").write_text(
+        "from detectron2.data import DatasetCatalog, MetadataCatalog\n"
+        "DatasetCatalog.register('mine_train', lambda: [])\n"
+        "MetadataCatalog.get('mine_train').set(thing_classes=['cat'], evaluator_type='coco')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("DATASETS.TRAIN", "('mine_train',)", "DATASETS.TEST", "('mine_train',)")
+    with pytest.raises(DataError, match="no data set 'mine_train'"):
+        prepare_run(options(*words, train=None, test=None))
+    run = prepare_run(options(*words, train=None, test=None, modules=("my_own_data",)))
+    assert run.config.DATASETS.TRAIN == ("mine_train",)
+    DatasetCatalog.remove("mine_train")
+    MetadataCatalog.remove("mine_train")
+
+
+def test_a_module_that_is_not_there_is_named_and_a_broken_one_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--import no_such_module: no module of that name"):
+        import_modules(["no_such_module"])
+    (tmp_path / "broken_module_of_mine.py").write_text("import no_such_dependency\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        import_modules(["broken_module_of_mine"])
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = prepare_run(options("OUTPUT_DIR", "~/runs/detect"))
+    assert Path(run.config.OUTPUT_DIR) == tmp_path / "runs" / "detect"
+    with pytest.raises(CheckpointError, match=re.escape(f"no weight file at {tmp_path}/absent.pth")):
+        prepare_run(options("MODEL.WEIGHTS", "~/absent.pth"))
