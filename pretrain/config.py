@@ -40,8 +40,6 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
-# Explicit values of `views` that change the recipe, and with it what a method's name stands for.
-RECIPE_CHANGES = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -292,7 +290,7 @@ def method_label(values: Mapping[str, Any]) -> str:
         return str(name)
     standard = flat(method_values(name))
     changed = [key for key, value in standard.items() if given.get(key) != value]
-    changed += [f"views.{key}" for key in RECIPE_CHANGES if given.get(f"views.{key}") is not None]
+    changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 
 
