@@ -22,7 +22,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.base.atomic import write_text
-from pretrain.base.errors import Terminated
 from pretrain.base.same_run import require_same
 from pretrain.base.signals import StopFlag
 from pretrain.config import to_plain
@@ -72,7 +71,7 @@ def play(
     fingerprint: str,
     announce: Callable[[str], None],
 ) -> Outcome:
-    """Play from `folder`'s saved state if there is one. Raises Terminated after SIGTERM (state saved); CheckpointError or
+    """Play from `folder`'s saved state if there is one. Raises Terminated after a stop signal (state saved); CheckpointError or
     ConfigError for a state that is damaged or of another game."""
     game = Game(
         config,
@@ -99,7 +98,7 @@ def play(
             bar.update()
             if stop.is_set:
                 session.save()
-                raise Terminated(
+                raise stop.terminated(
                     f"saved at step {game.step_count} of {session.total} (seed {data.seed}); the same command continues"
                 )
     return session.finish(data, reason, announce)
