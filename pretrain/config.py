@@ -244,7 +244,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
             f"command line: {METHOD_NAME} cannot be overridden: a method is its views, head and temperature, not its name alone; "
             f"pass --method {flat(given)[METHOD_NAME]}"
         )
-    values = merge(values, given)
+    values = merge(values, locate_generators(given, Path()))
     recipe = values["views"].get("recipe") if isinstance(values.get("views"), dict) else None
     if isinstance(recipe, str) and is_recipe_file(recipe):
         values = merge(values, {"views": {"recipe": recipe_to_plain(load_recipe(Path(recipe).expanduser()))}})

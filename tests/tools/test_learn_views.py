@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.pretrain.good_views.view_learning.tiny_game import write_classes
-
-pytestmark = pytest.mark.slow  # a process each, which imports torch
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -25,10 +25,25 @@ TINY = [
 ]
 
 
-def call(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+class Call(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Call]:
+    """Runs tools/TOOL in this process, as `python tools/TOOL ARGUMENTS` would."""
+
+    def run(tool: str, *arguments: object) -> Call:
+        path = ROOT / "tools" / tool
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])  # the tool takes its own folder off again
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
+        return Call(int(end.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +52,28 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(images: Path, tmp_path: Path) -> None:
+def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(
+    call: Callable[..., Call], images: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "learned"
     played = call(
         "learn_views.py", "--data", images, "--output-dir", out, "--labels-per-class", 4, "--seeds", "0,1", *TINY
     )
     assert played.returncode == 0, played.stderr
     assert "seed 1: 6 steps; information" in played.stdout and "recipe.yaml of seed 0" in played.stdout
-    recipe = tmp_path / "elsewhere.yaml"
-    (out / "recipe.yaml").rename(recipe)
-    (out / "generator.safetensors").unlink()  # the recipe holds it
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("recipe.yaml", "generator.safetensors"):
+        (out / name).rename(elsewhere / name)
+    recipe = elsewhere / "recipe.yaml"
     pre = tmp_path / "pre"
     smoke = ROOT / "configs" / "pretrain" / "smoke.yaml"
     options = [f"data.root={images}", f"views.recipe={recipe}", "method.jigsaw=false", "method.queue_size=16"]
     more = ["optimizer.batch_size=8", "optimizer.epochs=1", "data.num_workers=1", "runtime.precision=fp32"]
     trained = call("pretrain.py", "--config-file", smoke, "--output-dir", pre, *options, *more)
     assert trained.returncode == 0, trained.stderr
-    recipe.unlink()  # and so does the checkpoint
+    shutil.rmtree(elsewhere)  # the run has a copy
+    assert "base64" not in (pre / "config.yaml").read_text()
     again = call("pretrain.py", "--config-file", pre / "config.yaml", "--output-dir", tmp_path / "again")
     assert again.returncode == 0, again.stderr
     figures = [
@@ -69,19 +89,16 @@ def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(images:
     ("arguments", "message"),
     [
         (["--mode", "unsupervised", "generator.space=ydrdb"], "did you mean 'ydbdr'"),
-        pytest.param(["--seeds", "0,zero"], "--seeds: expected different whole numbers", marks=pytest.mark.slow),
-        pytest.param(
-            ["--labels-per-class", "99", *TINY], "expected at least labels_per_class=99", marks=pytest.mark.slow
-        ),
-        pytest.param(
+        (["--seeds", "0,zero"], "--seeds: expected different whole numbers"),
+        (["--labels-per-class", "99", *TINY], "expected at least labels_per_class=99"),
+        (
             ["estimator.bound=memory_bank", *TINY[:1], *TINY[3:]],
             "a memory bank of 24 images cannot give 4096 negatives",
-            marks=pytest.mark.slow,
         ),
     ],
 )
 def test_what_cannot_start_ends_with_code_2_and_leaves_nothing(
-    images: Path, tmp_path: Path, arguments: list[str], message: str
+    call: Callable[..., Call], images: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     result = call("learn_views.py", "--data", images, "--output-dir", tmp_path / "out", *arguments)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

@@ -34,7 +34,7 @@ def test_images_too_small_for_a_distance_are_refused_before_step_one(tiny_config
 
 def test_pairs_with_a_jigsaw_are_refused_before_an_image_is_read(tiny_config, tmp_path):
     recipe = {"name": "split", "ops": [{"op": "CenterCrop"}, {"op": "FrequencySplit", "sigma": 1.0}]}
-    with pytest.raises(ConfigError, match=r"type method\.jigsaw=false"):
+    with pytest.raises(ConfigError, match=r"pass method\.jigsaw=false"):
         open_stream(
             tiny_config(views={"recipe": recipe}, data={"root": str(tmp_path / "absent")}),
             ranks=Ranks(),

@@ -15,13 +15,13 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.image_files import read_image
 from pretrain.data.manifest import check_image_set, write_record
 from pretrain.data.order import GlobalBatches
-from pretrain.data.stream import recipe_of
 from pretrain.good_views.measure import MeasureRequest, describe, load_critic, measure_views
 from pretrain.run.checkpoint import checkpoint_path, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
 from pretrain.train import build_state
 from pretrain.views.pipeline import ViewMaker, normalize
+from pretrain.views.recipe_file import recipe_of
 
 CPU = choose_precision("fp32", torch.device("cpu"))
 
@@ -49,7 +49,7 @@ def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
     result, said = measure(run, image_folder, seed=3)
     critic = load_critic(run, CPU)
     config = critic.config
-    make = ViewMaker(recipe_of(config.views), image_size=32)
+    make = ViewMaker(recipe_of(config.views.recipe, config.views.overrides), image_size=32)
     paths = sorted(image_folder.iterdir())
     batches = GlobalBatches(18, 6, seed=3)
     values = []

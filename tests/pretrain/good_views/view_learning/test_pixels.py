@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretrain.views.geometry import Crop, apply_crop
 
 from pretrain.base.errors import DataError
 from pretrain.good_views.view_learning.pixels import (
@@ -20,6 +19,7 @@ from pretrain.good_views.view_learning.pixels import (
     load_classes,
     load_images,
 )
+from pretrain.views.operations import Crop, resized_crop
 from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, write_classes
 
 
@@ -44,7 +44,7 @@ def test_a_box_of_whole_pixels_is_cut_out_and_enlarged_as_pillow_does() -> None:
     smooth = torch.from_numpy(np.linspace(0, 255, 24 * 20 * 3).reshape(1, 24, 20, 3).astype(np.uint8)).permute(
         0, 3, 1, 2
     )
-    theirs = apply_crop(Crop(4, 2, 12, 15, 30), smooth[0].permute(1, 2, 0).numpy())
+    theirs = resized_crop(Crop(4, 2, 12, 15, 30), smooth[0].permute(1, 2, 0).numpy())
     difference = cut(smooth, boxes(4, 2, 12, 15), size=30)[0] * 255 - torch.from_numpy(theirs.copy()).permute(2, 0, 1)
     assert difference[:, 2:-2, 2:-2].abs().max() < 1.5  # within the box; at its border Pillow sees nothing outside
 
