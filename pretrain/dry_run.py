@@ -13,6 +13,7 @@ from pretrain.config import RunConfig, method_label, to_plain
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import ViewStream
 from pretrain.model.contrast import StepOutput
+from pretrain.run.descend import descend
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.train import build_state, learning_rate_of
@@ -44,8 +45,7 @@ def _one_step(config: RunConfig, stream: ViewStream) -> str:
     def step() -> StepOutput:
         with precision.autocast():
             output = state.method.step(batch.to(precision.device), forward=state.forward, ranks=ranks, step=0)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
+        descend(state.optimizer, output.loss, check=lambda loss, norm: None, scaler=state.scaler)
         output.loss.item()  # waits for the device
         return output
 

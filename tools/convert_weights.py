@@ -12,7 +12,8 @@ missing, unexplained or computes something else in the target's own library. Of 
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 from pathlib import Path
@@ -117,5 +118,10 @@ def convert_all(source_dir: Path, output_dir: Path, options: dict) -> None:
         raise CheckpointError(f"{len(failed)} of {len(outcomes)} checkpoints could not be converted:{reasons}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -5,7 +5,8 @@ python tools/measure_views.py --checkpoint runs/infomin/checkpoints/step_0000100
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import shlex
@@ -54,4 +55,10 @@ def main() -> None:
         print(f"wrote {arguments.json}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -30,8 +30,10 @@ BATCH_TIMEOUT_SECONDS = 600
 class ViewBatch:
     """Views of B images, on one device.
 
-    index: int64 (B,), the images' positions in the source. images: uint8 (B, V, 3, S, S).
-    patches: uint8 (B, 9, 3, P, P) and permutation: int64 (B, 9), or None.
+    index: int64 (B,), the images' positions in the source.
+    images: uint8 (B, V, 3, S, S).
+    patches: uint8 (B, 9, 3, P, P), or None.
+    permutation: int64 (B, 9), or None.
     unreadable: (name, reason) of images that others stand in for, see `ViewDataset`.
     """
 

@@ -24,8 +24,11 @@ SIZE_THREADS = 8
 
 @dataclass(frozen=True)
 class ImageSetRecord:
-    """num_files listed, readable or not; fingerprint of that listing (names and sizes); unreadable: names left out at the start.
+    """What a run began with, and what it found.
 
+    num_files: listed, readable or not.
+    fingerprint: of that listing, names and sizes.
+    unreadable: names left out at the start.
     replaced: names that kept their place and turned out unreadable during the run, each replaced by the next readable image.
     """
 

@@ -64,7 +64,7 @@ def require_one_batch(num_samples: int, batch_size: int, *, world_size: int = 1)
     if num_samples >= batch_size:
         return
     fitting = num_samples // world_size * world_size
-    found = f"{num_samples} image{'' if num_samples == 1 else 's'}, but a batch has {batch_size}"
+    found = f"{num_samples} image{' does' if num_samples == 1 else 's do'} not fill one batch of {batch_size}"
     if fitting >= 2 * world_size:
         raise DataError(f"{found}; pass optimizer.batch_size={fitting} or less, or add images")
     raise DataError(f"{found}; add images: {2 * world_size} is the least (with optimizer.batch_size={2 * world_size})")

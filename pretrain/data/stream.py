@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from pretrain.base.errors import DataError
@@ -28,6 +29,7 @@ RUN_ON = (
     "stand in for it"
 )
 Report = tuple[str | None, tuple[tuple[str, str], ...]]  # what one rank says of its batch: an error, unreadable images
+NOTHING: Report = (None, ())
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ class ViewStream:
             yield batch
 
     def _exchange(self, report: Report) -> list[Report]:
-        """Every rank's report, in rank order. On the CPU, so that no GPU is waited for."""
+        """The reports of all ranks where one has something to say. On the CPU, so that no GPU is waited for."""
         if self.control is None:
+            return [report]
+        anything = torch.tensor([int(report != NOTHING)])
+        dist.all_reduce(anything, op=dist.ReduceOp.MAX, group=self.control)
+        if not anything.item():
             return [report]
         reports: list[Any] = [None] * self.ranks.world_size
         dist.all_gather_object(reports, report, group=self.control)
@@ -163,6 +169,6 @@ def open_stream(
 
 
 def _control_group(ranks: Ranks, timeout_s: float) -> Any:
-    if ranks.world_size == 1 or not dist.is_initialized():  # not initialised: ranks played by one process
+    if ranks.world_size == 1:
         return None
     return dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))

@@ -4,7 +4,7 @@ In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: ever
 content of information_result.json.
 
 Critic: f(v1, v2) = q . k / T with the trained query encoder and head, the key encoder and head, and the run's temperature
-(infomin.md 3: "I_NCE as a neural proxy"). It was trained for InfoNCE, so info_nce is the figure to compare; the other bounds
+(docs/specification.md 3: "I_NCE as a neural proxy"). It was trained for InfoNCE, so info_nce is the figure to compare; the other bounds
 read the same critic. Networks are in eval() mode: statistics of a batch could give a positive away.
 """
 
@@ -41,9 +41,14 @@ MAIN_BOUND = "info_nce"
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """What is asked for. batch_size N: a pair's negatives are the N - 1 other images of its batch, so log N is the ceiling.
+    """What to measure.
 
-    passes: times that every image is seen, each time in new views and new company. seed: of these draws.
+    checkpoint: of tools/pretrain.py.
+    data: folder of images.
+    batch_size: N pairs; a pair's negatives are the N - 1 other images of its batch, so log N is the ceiling.
+    passes: times that every image is seen, each time in new views and with other images.
+    seed: of the views and the batches.
+    command: what to write beside the figures.
     """
 
     checkpoint: Path
@@ -111,7 +116,7 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
     record = read_record(request.checkpoint.parent.parent)
     trained_on = record is not None and record.fingerprint == source.fingerprint()
     if trained_on:
-        announce(f"{request.data} holds the images that this run was trained on: the figures are no held-out ones")
+        announce(f"{request.data} holds the images that this run was trained on: the figures are not held-out ones")
     views = ViewMaker(recipe, image_size=critic.config.views.image_size)
     batches = GlobalBatches(len(source), request.batch_size, seed=request.seed)
     num_batches = request.passes * batches.steps_per_epoch
@@ -152,7 +157,7 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
 def _check_enough(request: MeasureRequest, num_images: int) -> None:
     if num_images < request.batch_size:
         raise DataError(
-            f"{request.data}: {num_images} images do not fill one batch of {request.batch_size} pairs; add images, or type "
+            f"{request.data}: {num_images} images do not fill one batch of {request.batch_size} pairs; add images, or pass "
             f"--batch-size {max(2, num_images)} (the ceiling of I_NCE is then the logarithm of that)"
         )
     num_pairs = request.passes * (num_images // request.batch_size) * request.batch_size

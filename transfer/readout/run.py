@@ -7,7 +7,6 @@ equal run is not run again.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ RESULT_NAME = "linear_result.json"
 STARTED_NAME = "linear_started.json"
 RESULT_FORMAT = "infomin-transfer/linear-result"
 LOCK_NAME = "run.lock"
-FAR_ABOVE = 10  # times ln C
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
         if num_classes < MAX_TOP:
             announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
         with encoder_stands_still(encoder.module) as hash_of:
-            history = measure(encoder, train, val, request.config)
-        loss, ignorant = history[-1]["train_loss"], math.log(num_classes)
-        if loss > FAR_ABOVE * ignorant:
-            announce(
-                f"the training loss ended at {loss:.3g}; a classifier that knows nothing has {ignorant:.3g}. "
-                f"learning_rate={request.config.learning_rate:g} is too high for these features"
-            )
+            history = measure(encoder, train, val, request.config, announce=announce)
         result = _result(request, encoder, train, val, history, encoder_sha256=hash_of(), identity=identity)
         if output_dir is not None:
             write_json(output_dir / RESULT_NAME, result)

@@ -1,6 +1,6 @@
 """The configuration of a Moving-MNIST experiment: scene, encoders, training, probes.
 
-In: a YAML file of configs/views/ or nothing, and key=value overrides. Out: a frozen `MovingMnistConfig`, or a ConfigError.
+Without a file: the paper's scale.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 class SceneConfig:
     """What a pair of views shows. Sizes in pixels, times in frames.
 
-    canvas 64 and num_frames 10 are the paper's (UNVERIFIED). DEVIATION (the paper's choice is not known): the rest.
+    canvas, num_frames: the paper's (UNVERIFIED). DEVIATION (the paper's choice is not known): the rest.
     future_steps: view 2 shows the trajectory this long after the last frame of view 1, so that the position they share has to
         be foreseen from the motion.
     speed: of the digit, drawn uniformly from this range, pixels a frame; its direction is uniform.
     background_size: backgrounds are scaled to this square, of which each view shows a random crop of the canvas's size.
     background_brightness: backgrounds are multiplied by this, in (0, 1]; below 1 the white digit stands out and is learned sooner.
     same_digit: what views share with the digit: the very image of it ("instance", as two frames of one film would) or only
-        its class, by another image. Likewise same_background: two crops of one image, or of two images of one class.
+        its class, by another image.
+    same_background: two crops of one image, or of two images of one class.
     """
 
     canvas: int = 64
@@ -62,11 +63,12 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """input_pixels: the canvas is averaged down to this before the convolutions; width and feature_dim: those of SmallEncoder.
-
-    num_points: places that an encoder can report (encoders.py); head_dim: of the embedding that InfoNCE compares, above a head
-    that the probes do not see. head "mlp_bn": with "mlp" the embeddings of a slow factor, the digit, became one vector before
-    anything was learned (InfoNCE at 0 for 500 steps; with BatchNorm 0.83 nats, one run each at this machine's scale).
+    """input_pixels: the canvas is averaged down to this before the convolutions.
+    width, feature_dim: those of SmallEncoder.
+    num_points: places that an encoder can report (encoders.py).
+    head: above the features that the probes see. Not "mlp": with it the embeddings of a slow factor, the digit, became one vector
+        before anything was learned (InfoNCE at 0 for 500 steps; with BatchNorm 0.83 nats, one run each at the small scale).
+    head_dim: of the embedding that InfoNCE compares.
     """
 
     input_pixels: int = 64
@@ -83,7 +85,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """steps of InfoNCE for each sharing and seed; supervised_steps for each task and seed of the supervised row."""
+    """steps: of InfoNCE for each sharing and seed.
+    supervised_steps: for each task and seed of the supervised row.
+    """
 
     batch_size: int = 256
     steps: int = 50_000
@@ -101,7 +105,9 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """num_train scenes fit a probe, num_test held-out ones judge it; information_batches of held-out pairs estimate I_NCE."""
+    """num_train, num_test: scenes that fit a probe, and held-out ones that judge it.
+    information_batches: of held-out pairs, which estimate I_NCE.
+    """
 
     num_train: int = 20_000
     num_test: int = 10_000

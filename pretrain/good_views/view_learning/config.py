@@ -1,6 +1,6 @@
 """The configuration of a game in which views are learned: typed, frozen, strict. Defaults are the paper's.
 
-In: a YAML file and `key=value` overrides. Out: `GameConfig`. Source of every default: infomin.md 4 ([LV]).
+Source of every default: docs/specification.md 4 ([LV]).
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class GameDataConfig:
-    """side: images are resized and cut to side x side as they are read; None: they must have one size. Both in pixels.
-
-    skip_unreadable: leave unreadable images out, with a word, instead of refusing to start.
+    """side: images are resized and cut to side x side pixels as they are read; None: they must all have one size.
+    skip_unreadable: leave unreadable images out, with a warning, instead of refusing to start.
     """
 
     side: int | None = None
@@ -40,10 +39,13 @@ class GameDataConfig:
 class EstimatorConfig:
     """The two networks whose bound on I(view 1; view 2) the generator lowers.
 
-    bound "dv": Donsker-Varadhan of dot products of raw embeddings; "infonce": unit embeddings at `temperature`, negatives from
-    the batch; "memory_bank": unit embeddings against `num_negatives` rows of a bank with update momentum `bank_momentum`.
-    embedding_dim None: 256 for dv, 128 for the others. spectral_norm, gradient_penalty (weight of the squared gradient of the
-    joint scores by the views): for games that will not settle; neither is the paper's.
+    bound: "dv": Donsker-Varadhan of dot products of raw embeddings; "infonce": unit embeddings, negatives from the batch;
+        "memory_bank": unit embeddings against rows of a bank.
+    embedding_dim: None: 256 for dv, 128 for the others.
+    temperature: of infonce and memory_bank.
+    num_negatives, bank_momentum: rows drawn from the bank for each pair, and the momentum of its update.
+    spectral_norm: of every layer, for games that do not settle (not in the paper).
+    gradient_penalty: weight of the squared gradient of the joint scores by the views, likewise.
     """
 
     encoder: ViewEncoderConfig = field(default_factory=ViewEncoderConfig)
@@ -70,9 +72,12 @@ class EstimatorConfig:
 
 @dataclass(frozen=True)
 class GameOptimizerConfig:
-    """Adam. learning_rate: the estimator's; generator and classifiers take generator_factor times it.
+    """Adam.
 
-    Both are multiplied by `decay` after each milestone epoch (epochs count the unlabelled images).
+    learning_rate: the estimator's.
+    generator_factor: generator and classifiers take so many times it.
+    epochs: passes over the unlabelled images.
+    milestones, decay: after each milestone epoch both rates are multiplied by `decay`.
     """
 
     learning_rate: float = 2e-4
@@ -93,8 +98,11 @@ class GameOptimizerConfig:
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """When a game has diverged: a figure that is not finite, information above max_information (nats), or a learned channel
-    whose deviation over a batch leaves [min_deviation, max_deviation] (it starts near 1)."""
+    """When a game has diverged: a figure that is not finite, or one of these.
+
+    max_information: more nats than this.
+    min_deviation, max_deviation: a learned channel whose deviation over a batch leaves this range (it starts near 1).
+    """
 
     max_information: float = 50.0
     min_deviation: float = 1e-3
@@ -103,7 +111,11 @@ class HealthConfig:
 
 @dataclass(frozen=True)
 class GameRuntimeConfig:
-    """How, not what. save_every_steps None: once an epoch. log_every_steps is also how often the generator is set aside."""
+    """How a game runs; nothing here changes what is computed.
+
+    log_every_steps: also how often the generator is set aside.
+    save_every_steps: None: once an epoch.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every_steps: int = 50
@@ -118,8 +130,10 @@ class GameRuntimeConfig:
 class GameConfig:
     """One game.
 
-    mode: "unsupervised" has no classifiers, "supervised" no information in the generator's loss. labels_per_class: so many
-    images of each class folder count as labelled; None: all of them. image_size: of a crop, pixels; crop_scale: its area.
+    mode: "unsupervised" has no classifiers, "supervised" no information in the generator's loss.
+    image_size, crop_scale: of a crop: pixels, and the range of its share of the image's area.
+    labels_per_class: so many images of each class folder count as labelled; None: all of them.
+    information_weight, classification_weight: of the bound and of the cross-entropies in the generator's loss.
     """
 
     mode: Mode = "semi-supervised"

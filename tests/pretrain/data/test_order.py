@@ -63,11 +63,15 @@ def test_length_is_the_number_of_steps():
 @pytest.mark.parametrize(
     ("num_images", "world_size", "advice"),
     [
-        (7, 1, r"7 images, but a batch has 8; pass optimizer\.batch_size=7 or less"),
+        (7, 1, r"7 images do not fill one batch of 8; pass optimizer\.batch_size=7 or less"),
         (7, 3, r"pass optimizer\.batch_size=6 or less"),
         (2, 1, r"pass optimizer\.batch_size=2 or less"),
-        (1, 1, r"1 image, but a batch has 8; add images: 2 is the least"),  # never a batch of one: BatchNorm refuses it
-        (7, 4, r"7 images, .*add images: 8 is the least \(with optimizer\.batch_size=8\)"),
+        (
+            1,
+            1,
+            r"1 image does not fill one batch of 8; add images: 2 is the least",
+        ),  # never a batch of one: BatchNorm refuses it
+        (7, 4, r"7 images .*add images: 8 is the least \(with optimizer\.batch_size=8\)"),
     ],
 )
 def test_too_few_images_get_advice_that_works(num_images, world_size, advice):
@@ -76,7 +80,7 @@ def test_too_few_images_get_advice_that_works(num_images, world_size, advice):
 
 
 def test_an_epoch_is_at_least_one_batch():
-    with pytest.raises(DataError, match="7 images, but a batch has 8"):
+    with pytest.raises(DataError, match="7 images do not fill one batch of 8"):
         GlobalBatches(7, 8, seed=0)
     assert GlobalBatches(8, 8, seed=0).steps_per_epoch == 1
 

@@ -1,4 +1,4 @@
-"""The door: atomic, verified, and never silently from scratch."""
+"""Checkpoints: atomic, verified, and never silently from scratch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_found_where_torch_alone_reads_on(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(torch.arange(5000.0).add(1).numpy().tobytes()[:64]) + 40] ^= 1
     path.write_bytes(bytes(data))
-    torch.load(path, weights_only=True)  # control: a wrong weight without a word
+    torch.load(path, weights_only=True)  # control: a wrong weight and no error
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(path)
 

@@ -36,7 +36,7 @@ def test_on_a_gpu_the_next_step_raises_or_settling_before_it(before_saving):
     assert not sound
     with pytest.raises(UserError, match="gradient"):
         watch.settle() if before_saving else watch.ask(FINE, FINE, explain=explain)
-    watch.settle()  # said once
+    watch.settle()  # reported once
 
 
 @pytest.mark.parametrize("late", [False, True])

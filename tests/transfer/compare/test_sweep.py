@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pretrain.views.families import FAMILIES
+from pretrain.views.operations import RandomResizedCrop
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain
-from pretrain.views.recipes import RandomResizedCrop
 from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_labelled_image
 from transfer.compare.sweep import show_sweep
 

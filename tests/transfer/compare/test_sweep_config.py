@@ -10,9 +10,9 @@ import pytest
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import load_run_config
-from pretrain.data.stream import recipe_of
 from pretrain.views.families import family_named
 from pretrain.views.pipeline import ViewMaker
+from pretrain.views.recipe_file import recipe_of
 from tests.transfer.sweep_bench import SweepBench, write_images, write_labelled_image
 from transfer.compare.study_config import ROOT
 from transfer.compare.sweep_config import DetectionPart
@@ -149,7 +149,9 @@ def test_every_shipped_file_makes_each_setting_s_views_and_names_its_command(nam
     assert f"--pretrain-config configs/views/{name}.yaml" in header
     run = load_run_config(path)
     for setting in family.settings:
-        recipe = family.recipe(recipe_of(run.views), setting, image_size=run.views.image_size)
+        recipe = family.recipe(
+            recipe_of(run.views.recipe, run.views.overrides), setting, image_size=run.views.image_size
+        )
         ViewMaker(recipe, image_size=run.views.image_size)
     assert not run.method.jigsaw
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pretrain.config import load_run_config
-from pretrain.data.stream import recipe_of
-from pretrain.views.recipe_file import write_recipe
+from pretrain.views.recipe_file import recipe_of, write_recipe
 from tests.transfer.sweep_bench import SweepBench
 from transfer.compare.study_folder import StudyFolder
 from transfer.compare.sweep_stages import all_stages, plan_points, recipe_file
@@ -38,7 +37,7 @@ def test_the_run_that_a_command_describes_has_the_setting_s_views(bench, tmp_pat
         write_recipe(tmp_path / recipe_file(config, point.setting), config.recipe(point.setting))
         words = StudyFolder(tmp_path).command(point.stages[0])
         run = load_run_config(config.pretrain_config, [word for word in words if "=" in word])
-        assert recipe_of(run.views) == config.recipe(point.setting)
+        assert recipe_of(run.views.recipe, run.views.overrides) == config.recipe(point.setting)
         assert (run.seed, run.optimizer.epochs, run.data.root) == (3, 7, bench.data / "train")
         assert run.views.crop_scale is None and run.views.blur_kernel is None
 

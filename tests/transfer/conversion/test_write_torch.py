@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
+from copy import copy
 
 import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
-from pretrain.base.weight_files.torch_files import TorchFile, open_torch_file, read_torch_file
-from pretrain.base.weight_files.zip_records import read_records
+from pretrain.base.weight_files.torch_files import TorchFile, open_archive, open_torch_file, read_torch_file
 from transfer.conversion.convert import _write
 from transfer.conversion.sources import open_backbone
 from transfer.conversion.write_torch import write_torch_file
@@ -26,14 +25,14 @@ ID = "archive/.data/serialization_id"  # torch hashes the checksums that it has 
 
 
 def records_of(path):
-    with open(path, "rb") as file:
-        records = read_records(file)
-        return {name: (r.size, r.checksum, zlib.crc32(pread(file, r))) for name, r in records.items() if name != ID}
-
-
-def pread(file, record):
-    file.seek(record.offset)
-    return file.read(record.size)
+    content = path.read_bytes()
+    archive, offsets = open_archive(path)
+    sizes = {record.filename: (record.file_size, record.CRC) for record in archive.infolist()}
+    return {
+        name: (size, crc, zlib.crc32(content[offsets[name] : offsets[name] + size]))
+        for name, (size, crc) in sizes.items()
+        if name != ID
+    }
 
 
 def test_every_record_is_that_of_torch_save(tmp_path):
@@ -66,18 +65,19 @@ def test_a_wrong_checksum_from_the_source_is_found_in_the_result(tmp_path):
     file = open_torch_file(tmp_path / "source.pth")
 
     def lying(tensor):
-        record = file.place(tensor)
-        return record and replace(record, checksum=record.checksum ^ 1)
+        return flipped(record) if (record := file.place(tensor)) else None
 
-    def right(record):
-        return replace(record, checksum=record.checksum ^ 1)
+    def flipped(record):
+        other = copy(record)
+        other.CRC ^= 1
+        return other
 
     read = file.content["model"]
     write_torch_file(
         tmp_path / "ours.pth",
         {"model": read},
         read,
-        file=TorchFile({}, place=lying, read=lambda r: file.read(right(r))),
+        file=TorchFile({}, place=lying, read=lambda r: file.read(flipped(r))),
     )
     with pytest.raises(CheckpointError, match="checksum"):
         read_torch_file(tmp_path / "ours.pth")

@@ -115,7 +115,7 @@ def test_an_encoder_that_moves_ends_the_readout_without_a_result(request_of, tmp
 
 
 def forbid_measuring(monkeypatch):
-    def measure(*arguments):
+    def measure(*arguments, **options):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(linear_run, "measure", measure)
@@ -154,7 +154,7 @@ def test_a_damaged_result_is_named(request_of, tmp_path, content):
 
 def test_an_interrupted_readout_starts_again(request_of, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(linear_run, "measure", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(linear_run, "measure", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(request_of(), tmp_path / "out")
     assert (tmp_path / "out" / STARTED_NAME).exists()  # the report lists it as unfinished
@@ -207,9 +207,10 @@ def test_divergence_writes_no_result(request_of, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / RESULT_NAME).exists()
 
 
-def test_a_rate_that_ends_worse_than_guessing_is_said(request_of):
-    assert any("knows nothing" in line for line in run(request_of(learning_rate=1e6), None)[1])
-    assert not any("knows nothing" in line for line in run(request_of(learning_rate=1e-3, epochs=4), None)[1])
+def test_a_rate_that_is_far_too_high_is_announced_once_in_the_epoch_that_shows_it(request_of):
+    lines = [line for line in run(request_of(learning_rate=1e6), None)[1] if "constant answer" in line]
+    assert len(lines) == 1 and lines[0].startswith(("epoch 1:", "epoch 2:")) and "pass learning_rate=100000" in lines[0]
+    assert not any("constant answer" in line for line in run(request_of(learning_rate=1e-3, epochs=4), None)[1])
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_the_row_is_named_after_the_weights(weights, name):
 
 
 def test_the_papers_protocol_says_that_it_is(request_of, monkeypatch):
-    monkeypatch.setattr(linear_run, "measure", lambda *a: [{"train_loss": 0.0, "top1": 1.0, "top5": 2.0}])
+    monkeypatch.setattr(linear_run, "measure", lambda *a, **options: [{"train_loss": 0.0, "top1": 1.0, "top5": 2.0}])
     request = replace(request_of(), config=LinearConfig(device="cpu", num_workers=0, seed=4))
     protocol = run_readout(request, None, announce=lambda text: None)["protocol"]
     assert protocol["is_paper"] and protocol["differs"] == [] and protocol["views"] == "a new view each epoch"
