@@ -40,8 +40,6 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
-# Explicit values of `views` that change the recipe, and with it what a method's name stands for.
-RECIPE_CHANGES = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -246,7 +244,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
             f"command line: {METHOD_NAME} cannot be overridden: a method is its views, head and temperature, not its name alone; "
             f"pass --method {flat(given)[METHOD_NAME]}"
         )
-    values = merge(values, given)
+    values = merge(values, locate_generators(given, Path()))
     recipe = values["views"].get("recipe") if isinstance(values.get("views"), dict) else None
     if isinstance(recipe, str) and is_recipe_file(recipe):
         values = merge(values, {"views": {"recipe": recipe_to_plain(load_recipe(Path(recipe).expanduser()))}})
@@ -292,7 +290,7 @@ def method_label(values: Mapping[str, Any]) -> str:
         return str(name)
     standard = flat(method_values(name))
     changed = [key for key, value in standard.items() if given.get(key) != value]
-    changed += [f"views.{key}" for key in RECIPE_CHANGES if given.get(f"views.{key}") is not None]
+    changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 
 

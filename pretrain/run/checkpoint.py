@@ -17,7 +17,7 @@ import torch
 
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
-from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
+from pretrain.base.own_files import read_own_file
 
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
@@ -77,12 +77,12 @@ def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
 def read_state(path: Path, *, kind: Kind) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU, with `format` and `version`. Raises CheckpointError if it is damaged or another kind.
 
-    Read as anybody's file is (pretrain/base/weight_files/torch_files.py): nothing in it can run, and its checksums are checked.
+    Its checksums are checked, and nothing in it can run (pretrain/base/own_files.py).
     """
     try:
-        state = in_memory(read_torch_file(path))
+        state = read_own_file(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a readable {kind.name}: {error}") from None
+        raise CheckpointError(f"not a readable {kind.name}: {error}") from None
     if not isinstance(state, dict) or state.get("format") != kind.format:
         raise CheckpointError(f"{path} is not a {kind.name} (no format {kind.format!r})")
     if state.get("version") != kind.version:
@@ -117,3 +117,21 @@ def prune_checkpoints(directory: Path, *, keep_steps: set[int], newest: int = 2)
     for path in paths[:-newest]:
         if int(path.stem.removeprefix("step_")) not in keep_steps:
             path.unlink()
+
+
+CHECKPOINT_DIR = "checkpoints"  # of a run
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """`path` itself, or of a folder the newest checkpoint in it: a run, or a run's checkpoints/.
+
+    The newest by its step, whether it can be read or not: whoever converts it must hear of damage. Raises CheckpointError for
+    a folder without checkpoints of tools/pretrain.py.
+    """
+    if not path.is_dir():
+        return path
+    folder = path / CHECKPOINT_DIR if (path / CHECKPOINT_DIR).is_dir() else path
+    paths = sorted(folder.glob("step_*.pt"))
+    if not paths:
+        raise CheckpointError(f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it")
+    return paths[-1]

@@ -75,8 +75,8 @@ class RunDir:
 
     def begin(self) -> None:
         """What was asked for can be run: from here on the folder stays, however the run ends."""
-        self._begun = True
         keep_generators(self._config, self.path)
+        self._begun = True
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path

@@ -12,7 +12,7 @@ from PIL import Image
 from pretrain.base.contract import InputContract
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.checkpoint import write_checkpoint
-from tests.tools.commands import run_command
+from tests.tools.in_process import run_tool_here
 from transfer.readout.features import state_hash
 
 QUICK = [
@@ -53,7 +53,7 @@ def checkpoint(tmp_path_factory):
 
 
 def call(*arguments, cwd):
-    return run_command("linear_eval", *arguments, cwd=cwd)
+    return run_tool_here("linear_eval.py", *arguments, cwd=cwd)
 
 
 @pytest.mark.slow

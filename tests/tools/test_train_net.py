@@ -17,7 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, run_tool
-from tests.tools.commands import run_command
+from tests.tools.in_process import run_tool_here
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
@@ -95,7 +95,7 @@ def test_coco_run_leaves_what_the_report_reads(trained: Path) -> None:
 def test_evaluation_alone_gives_the_same_ap_and_leaves_the_run_as_it_was(demo: Path, trained: Path) -> None:
     kept = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".json", ".yaml")}
     words = ("--config-file", RANDOM, "--eval-only", *data(demo, "coco")[2:], *("OUTPUT_DIR", str(trained)), *TINY[6:])
-    done = run_command("train_net", *words[:2], "--resume", *words[2:])
+    done = run_tool_here("train_net.py", *words[:2], "--resume", *words[2:])
     assert done.returncode == 0, done.stderr[-3000:]
     assert result(trained / "evaluation")["metrics"] == result(trained)["metrics"]
     assert result(trained / "evaluation")["init"] == "random"
@@ -106,12 +106,12 @@ def test_evaluation_alone_gives_the_same_ap_and_leaves_the_run_as_it_was(demo: P
 def test_voc_run_prints_the_three_figures_and_resume_goes_on(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "voc"
     words = (*data(demo, "voc"), "OUTPUT_DIR", str(out), *TINY)
-    first = run_command("train_net", "--config-file", RANDOM, *words, "MODEL.DEVICE", "cpu", "SEED", "5")
+    first = run_tool_here("train_net.py", "--config-file", RANDOM, *words, "MODEL.DEVICE", "cpu", "SEED", "5")
     assert first.returncode == 0, first.stderr[-3000:]
     said = (out / "log.txt").read_text()
     assert "AP    AP50    AP75\nboxes" in said and "the data have boxes only" in said
     assert set(result(out)["metrics"]) == {"bbox"} and result(out)["seed"] == 5
-    longer = run_command("train_net", "--config-file", RANDOM, "--resume", *words, "SOLVER.MAX_ITER", "3")
+    longer = run_tool_here("train_net.py", "--config-file", RANDOM, "--resume", *words, "SOLVER.MAX_ITER", "3")
     assert longer.returncode == 0, longer.stderr[-3000:]
     said = (out / "log.txt").read_text()
     assert "Starting training from iteration 2" in said and "detector: 154 of 154 tensors" in said
@@ -148,7 +148,7 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
     )
     assert "type: INPUT.FORMAT RGB" in refusal(*words, "INPUT.FORMAT", "BGR")
     assert not out.exists()
-    right = run_command("train_net", *words)
+    right = run_tool_here("train_net.py", *words)
     assert right.returncode == 0, right.stderr[-3000:]
     assert "backbone: 100 of 100 tensors loaded" in (out / "log.txt").read_text()
     assert result(out)["init"] == "infomin" and result(out)["sidecar"]["source"]["branch"] == "query"
