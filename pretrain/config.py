@@ -15,13 +15,14 @@ from typing import Any, Literal
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.config_files import find_config, shipped_configs
 from pretrain.base.errors import ConfigError
+from pretrain.base.same_run import flat
 from pretrain.base.strict import (
     Origin,
-    flatten,
     from_mapping,
     load_chain,
     load_yaml,
     merge,
+    merge_all,
     overridden_keys,
     parse_overrides,
 )
@@ -39,8 +40,6 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
-# Explicit values of `views` that change the recipe, and with it what a method's name stands for.
-RECIPE_CHANGES = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -50,10 +49,12 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """root: folder of images, searched recursively (class folders are ignored). num_workers: loader processes a rank.
+    """The images.
 
-    skip_unreadable: leave unreadable images out and report them, instead of refusing to start or to go on. One that turns out to
-    be damaged during the run is replaced by the next readable image.
+    root: a folder, searched recursively (class folders are ignored).
+    num_workers: loader processes of each rank.
+    skip_unreadable: leave out what cannot be read, and replace what turns out damaged during the run by the next readable
+        image, both reported; False refuses to start or to continue.
     """
 
     root: Path
@@ -66,13 +67,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file. Sizes in pixels.
+    """How an image becomes views. `views.recipe=FILE.yaml` is read once, so that config.yaml and checkpoints hold the whole recipe.
 
-    `views.recipe=FILE.yaml` reads the file once and keeps what it says, so that config.yaml and the checkpoints hold the whole
-    recipe (pretrain/views/recipe_file.py); a learned generator is a file beside config.yaml. The None fields keep the recipe's own values.
-    crop_scale: area range of RandomResizedCrop. blur_kernel: taps of the Gaussian blur, odd. blur_sigma: its range in pixels.
-    jitter_strength x: ColorJitter becomes (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
-    The recipes' blur is made for 224 px; at 64 px it leaves no texture, and a third of its sigma does the same.
+    recipe: a name in pretrain/views/recipes.py, or a recipe written out as in a recipe file; a learned generator in it is a file
+        beside config.yaml.
+    image_size, patch_size: of a view and of a jigsaw patch, pixels.
+    crop_scale: area range of RandomResizedCrop; None here and below keeps the recipe's own value.
+    blur_kernel: taps of the Gaussian blur, odd.
+    blur_sigma: its range, pixels. The recipes' is made for 224 px; at 64 px it leaves no texture, and a third does the same.
+    jitter_strength: x makes ColorJitter (0.8 x, 0.8 x, 0.8 x, 0.2 x) with the recipe's p, the paper's scale; infomin is x = 1.
     """
 
     recipe: dict | str = "infomin"
@@ -116,12 +119,17 @@ class EncoderConfig:
 class MethodConfig:
     """The contrastive method; the defaults are InfoMin's.
 
-    name: of the method's file, which the run started from; `method_label` says what the run changed of it.
-    queue_size K, temperature T, momentum of the key encoder, jigsaw_weight beta: loss = (1 - beta) L_inst + beta L_jig.
-    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
+    name: of the method's file that the run started from; `method_label` says what the run changed of it.
     head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/model/heads.py).
-    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits
-    its batch into groups of about that size (pretrain/model/batchnorm.py).
+    feature_dim: length of an embedding.
+    queue_size: keys in the queue, K.
+    temperature: T of InfoNCE.
+    momentum: of the key encoder.
+    jigsaw: whether there is the branch of nine patches.
+    jigsaw_weight: beta of loss = (1 - beta) L_inst + beta L_jig.
+    jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
+    batchnorm_images: images that share BatchNorm statistics. 32 is the reference's 256 over 8 GPUs; a rank with more splits its
+        batch into groups of about that size (pretrain/model/batchnorm.py).
     """
 
     name: str = "infomin"
@@ -146,10 +154,12 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD on all parameters. batch_size is global (divided by the number of ranks). Rates are for that batch.
+    """SGD on all parameters.
 
-    schedule "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
-    warmup_epochs None: the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
+    batch_size: of all ranks together.
+    learning_rate: for that batch.
+    schedule: "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
+    warmup_epochs: None is the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
     """
 
     batch_size: int = 256
@@ -172,7 +182,8 @@ class OptimizerConfig:
 class RuntimeConfig:
     """How, not what: nothing here changes the mathematics of a run (precision apart), so a resumed run may change it.
 
-    precision "auto": bf16 where the device computes it natively, else fp32. checkpoint_every_steps None: once an epoch.
+    precision: "auto" is bf16 where the device computes it natively, else fp32.
+    checkpoint_every_steps: None is once an epoch.
     keep_every_epochs: checkpoints of these epochs are kept for good; of the others the newest two.
     """
 
@@ -224,18 +235,16 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
     chain = load_chain(file, *KINDS)
     for source, own in chain:
         _refuse_bare_name(own, source)
-    values: dict[str, Any] = {}
-    for source, own in chain:
-        values = merge(values, locate_generators(own, source.parent))
+    values = merge_all(locate_generators(own, source.parent) for source, own in chain)
     if method is not None:
         values = merge(values, method_values(method, where="--method"))
     given = parse_overrides(overrides)
-    if METHOD_NAME in flatten(given):
+    if METHOD_NAME in flat(given):
         raise ConfigError(
             f"command line: {METHOD_NAME} cannot be overridden: a method is its views, head and temperature, not its name alone; "
-            f"pass --method {flatten(given)[METHOD_NAME]}"
+            f"pass --method {flat(given)[METHOD_NAME]}"
         )
-    values = merge(values, given)
+    values = merge(values, locate_generators(given, Path()))
     recipe = values["views"].get("recipe") if isinstance(values.get("views"), dict) else None
     if isinstance(recipe, str) and is_recipe_file(recipe):
         values = merge(values, {"views": {"recipe": recipe_to_plain(load_recipe(Path(recipe).expanduser()))}})
@@ -256,11 +265,11 @@ def method_values(name: Any, *, where: str = METHOD_NAME) -> dict[str, Any]:
 
 def _refuse_bare_name(own: Mapping[str, Any], source: Path) -> None:
     """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do."""
-    given = flatten(own)
+    given = flat(own)
     if METHOD_NAME not in given:
         return
     name = given[METHOD_NAME]
-    missing = [key for key in flatten(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
+    missing = [key for key in flat(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
     if "views.recipe" in missing and any(key.startswith("views.recipe.") for key in given):
         missing.remove("views.recipe")  # a recipe that is written out
     if missing:
@@ -275,13 +284,13 @@ def method_label(values: Mapping[str, Any]) -> str:
 
     values: nested plain values of a run (`to_plain`, or a config.yaml). A name that we do not ship is returned as it is.
     """
-    given = flatten(values)
+    given = flat(values)
     name = given.get(METHOD_NAME)
     if name not in method_names():
         return str(name)
-    standard = flatten(method_values(name))
+    standard = flat(method_values(name))
     changed = [key for key, value in standard.items() if given.get(key) != value]
-    changed += [f"views.{key}" for key in RECIPE_CHANGES if given.get(f"views.{key}") is not None]
+    changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 
 

@@ -1,108 +1,76 @@
-"""What a run would be, without running it: configuration, parameters, FLOPs a step, rates, the first batch.
-
-In: a RunConfig. Out: a text for the user. The one room of pretrain/ that uses fvcore.
-"""
+"""What a run would be, seen in one real step: configuration, sizes, operations, rates, memory, time."""
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+import time
 
 import torch
 import yaml
-from fvcore.nn import FlopCountAnalysis
+from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.base.contract import InputContract
-from pretrain.config import RunConfig, to_plain
+from pretrain.config import RunConfig, method_label, to_plain
 from pretrain.data.loader import ViewBatch
-from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.encoder import ResNetEncoder
-from pretrain.model.heads import NUM_PATCHES
+from pretrain.data.stream import ViewStream
+from pretrain.model.contrast import StepOutput
+from pretrain.run.descend import descend
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.train import build_state, learning_rate_of
 from pretrain.views.pipeline import normalize
 
-# A backward costs two forwards: one product for the gradient of the input, one for that of the weights.
-FORWARDS_WITH_BACKWARD = 3
+CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
 
 
-def encoder_flops(arch: str, size: int) -> float:
-    """Floating-point operations of one forward of one `size` x `size` image (fvcore counts multiply-adds: times two)."""
-    logging.getLogger("fvcore").setLevel(logging.ERROR)  # its list of uncounted additions is not news here
-    encoder = ResNetEncoder(arch).eval()
-    counter = FlopCountAnalysis(encoder, torch.zeros(1, 3, size, size))
-    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return 2.0 * counter.total()
-
-
-def step_flops(config: RunConfig) -> dict[str, float]:
-    """FLOPs of one global step by part: query, key, patches, logits (heads and loss are dwarfed by the encoder)."""
-    batch = config.optimizer.batch_size
-    image = encoder_flops(config.encoder.arch, config.views.image_size)
-    logits = 2.0 * batch * config.method.feature_dim * (config.method.queue_size + 1)
-    parts = {
-        "query": FORWARDS_WITH_BACKWARD * image * batch,
-        "key": image * batch,
-        "logits": 2 * logits * (2 if config.method.jigsaw else 1),
-    }
-    if config.method.jigsaw:
-        patch = encoder_flops(config.encoder.arch, config.views.patch_size)
-        parts["patches"] = FORWARDS_WITH_BACKWARD * NUM_PATCHES * patch * batch * config.method.jigsaw_fraction
-    return parts
-
-
-def describe(config: RunConfig) -> str:
+def describe(config: RunConfig, stream: ViewStream) -> str:
     """The text that `tools/pretrain.py --dry-run` prints."""
-    ranks = Ranks()
-    stream = open_stream(config, ranks=ranks, announce=lambda text: None)
     sections = [
         ("resolved configuration", yaml.safe_dump(to_plain(config), sort_keys=False).rstrip()),
         ("data", f"{len(stream.source)} images, {stream.steps_per_epoch} steps an epoch"),
-        ("parameters and first batch", _first_batch(config, stream, ranks)),
-        ("operations a step", _operations(config)),
+        ("one step", _one_step(config, stream)),
         ("learning rate", _rates(config, stream.steps_per_epoch)),
     ]
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
 
 
-def _operations(config: RunConfig) -> str:
-    parts = step_flops(config)
-    lines = [f"{name:8s} {value / 1e9:12.1f} GFLOP" for name, value in parts.items()]
-    return "\n".join(
-        [*lines, f"{'total':8s} {sum(parts.values()) / 1e9:12.1f} GFLOP, global batch {config.optimizer.batch_size}"]
-    )
-
-
-def _rates(config: RunConfig, steps_per_epoch: int) -> str:
-    schedule = learning_rate_of(config.optimizer, steps_per_epoch)
-    epochs = config.optimizer.epochs
-    shown = sorted({0, *range(0, epochs, max(1, epochs // 12)), epochs - 1})
-    top = max(schedule(epoch * steps_per_epoch) for epoch in shown)
-    rows = []
-    for epoch in shown:
-        rate = schedule(epoch * steps_per_epoch)
-        rows.append(f"epoch {epoch + 1:4d}  {rate:10.3g}  {'#' * round(40 * rate / top)}")
-    return "\n".join(rows)
-
-
-def _first_batch(config: RunConfig, stream: ViewStream, ranks: Ranks) -> str:
-    contract = InputContract()
+def _one_step(config: RunConfig, stream: ViewStream) -> str:
+    """Forward, backward and SGD on the first batch: once counted, once timed; the key encoder and the queue stay as they are."""
+    ranks, contract = Ranks(), InputContract()
     precision = choose_precision(config.runtime.precision, pick_device(config.runtime.device, ranks))
     state = build_state(config, contract, precision=precision, ranks=ranks)
-    batch = next(stream.batches(from_step=0, num_steps=1)).to(precision.device)
-    with torch.no_grad(), precision.autocast():
-        output = state.method.step(batch, forward=state.forward, ranks=ranks, step=0)
-    trained = sum(parameter.numel() for parameter in state.method.trained.parameters())
-    stored = sum(tensor.numel() for tensor in state.method.state_dict().values())
-    figures: dict[str, Any] = {name: float(value) for name, value in output.figures.items()}
+    whole = next(stream.batches(from_step=0, num_steps=1))
+    batch = whole.map(lambda rows: rows[:CPU_IMAGES]) if precision.device.type == "cpu" else whole
+    num_images, batch_size = len(batch.index), len(whole.index)
+
+    def step() -> StepOutput:
+        with precision.autocast():
+            output = state.method.step(batch.to(precision.device), forward=state.forward, ranks=ranks, step=0)
+        descend(state.optimizer, output.loss, check=lambda loss, norm: None, scaler=state.scaler)
+        output.loss.item()  # waits for the device
+        return output
+
+    with FlopCounterMode(display=False) as counter:
+        output = step()
+    started = time.perf_counter()
+    step()
+    seconds = time.perf_counter() - started
+    flops = counter.get_total_flops() * batch_size / num_images
+    trained = [parameter.numel() for parameter in state.method.trained.parameters()]
+    momenta = [entry["momentum_buffer"] for entry in state.optimizer.state.values()]
+    stored = sum(tensor.nbytes for tensor in (*state.method.state_dict().values(), *momenta))
+    part = "" if num_images == batch_size else f", on {num_images} of the batch's {batch_size} images"
     lines = [
-        f"trained parameters {trained:,}; numbers in a checkpoint's model {stored:,}",
+        f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {sum(trained):,} trained parameters",
         f"device {precision.device}, precision {precision.name}",
         *_pixels(batch, contract),
-        *(f"{name} {value:.4f}" for name, value in figures.items()),
+        *(f"{name} {value.item():.4f}" for name, value in output.figures.items()),
         f"loss of a uniform guess ln(K + 1) = {torch.tensor(config.method.queue_size + 1.0).log().item():.4f}",
+        f"{flops / 1e9:.1f} GFLOP for the global batch of {batch_size}",
+        f"{seconds:.2f} s for the second step{part}",
+        f"{stored / 1e6:.0f} MB of state, the size of a checkpoint",
     ]
+    if precision.device.type == "cuda":
+        lines.append(f"{torch.cuda.max_memory_allocated(precision.device) / 1e9:.2f} GB of GPU memory at most")
     return "\n".join(lines)
 
 
@@ -115,3 +83,15 @@ def _pixels(batch: ViewBatch, contract: InputContract) -> list[str]:
                 f"{name} {tuple(pixels.shape)} uint8; normalised mean {values.mean().item():.3f}, std {values.std().item():.3f}"
             )
     return lines
+
+
+def _rates(config: RunConfig, steps_per_epoch: int) -> str:
+    schedule = learning_rate_of(config.optimizer, steps_per_epoch)
+    epochs = config.optimizer.epochs
+    shown = sorted({0, *range(0, epochs, max(1, epochs // 12)), epochs - 1})
+    top = max(schedule(epoch * steps_per_epoch) for epoch in shown)
+    rows = []
+    for epoch in shown:
+        rate = schedule(epoch * steps_per_epoch)
+        rows.append(f"epoch {epoch + 1:4d}  {rate:10.3g}  {'#' * round(40 * rate / top)}")
+    return "\n".join(rows)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.errors import UserError
 from pretrain.base.signals import StopFlag
 from pretrain.config import OptimizerConfig, RunConfig, to_plain
 from pretrain.data.loader import ViewBatch
 from pretrain.data.manifest import read_record, write_record
 from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.batchnorm import num_groups
-from pretrain.model.contrast import Method, StepOutput, build_method, jigsaw_images
+from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
+from pretrain.model.memory import warning_of_own_keys
 from pretrain.run.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
 from pretrain.run.descend import descend
 from pretrain.run.folder import RunDir
@@ -39,7 +39,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """All that moves during a run. `step` counts finished optimiser steps."""
+    """All that changes during a run.
+
+    method: networks and queue.
+    forward: calls `method.trained`, through DDP where there are ranks.
+    optimizer, scaler: of the trained part.
+    step: number of finished optimiser steps.
+    """
 
     method: Method
     forward: Callable[..., Any]
@@ -87,13 +93,16 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
 
 def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
     """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
-    device = precision.device
+    device, batch_size = precision.device, config.optimizer.batch_size
+    groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
+    if groups * ranks.world_size == 1:
+        _warn_of_shared_statistics(batch_size)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
         contract=contract,
         seed=config.seed,
-        batchnorm_groups=_batchnorm_groups(config, ranks),
+        batchnorm_groups=groups,
     ).to(device)
     if config.runtime.channels_last:
         method = method.to(memory_format=torch.channels_last)
@@ -110,64 +119,13 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
     return TrainState(method, forward, optimizer, precision.scaler())
 
 
-def _batchnorm_groups(config: RunConfig, ranks: Ranks) -> int:
-    check_batch(config, ranks)
-    images = config.optimizer.batch_size // ranks.world_size
-    groups = num_groups(images, images_per_group=config.method.batchnorm_images)
-    if groups * ranks.world_size == 1 and ranks.is_main:
-        logger.warning(
-            "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss "
-            "then falls without anything being learned. Pass method.batchnorm_images=%d, or a larger optimizer.batch_size",
-            images,
-            max(2, images // 4),
-        )
-    return groups
-
-
-def check_batch(config: RunConfig, ranks: Ranks) -> None:
-    """Raise ConfigError where a batch does not divide over the ranks, or where one image would be alone in a BatchNorm group."""
-    batch_size, method, world_size = config.optimizer.batch_size, config.method, ranks.world_size
-    images, rest = divmod(batch_size, world_size)
-    if rest:
-        raise ConfigError(
-            f"optimizer.batch_size {batch_size} is not divisible by {world_size} ranks; "
-            f"pass optimizer.batch_size={max(images, 2) * world_size}"
-        )
-    if images < 2:
-        raise ConfigError(
-            f"optimizer.batch_size={batch_size} gives each of {world_size} rank(s) one image; BatchNorm expects at least 2: "
-            f"pass optimizer.batch_size={2 * world_size} or more"
-        )
-    if method.batchnorm_images < 2:
-        raise ConfigError("method.batchnorm_images=1: BatchNorm expects at least 2 images a group; pass 2 or more")
-    if not method.jigsaw or method.head != "mlp_bn":  # without it only patches are normalised, nine of each image
-        return
-    groups = num_groups(images, images_per_group=method.batchnorm_images)
-    count = jigsaw_images(images, fraction=method.jigsaw_fraction)
-    if count < 2 * groups:
-        raise ConfigError(
-            f"method.jigsaw_fraction={method.jigsaw_fraction:g} sends {count} of a rank's {images} images through the jigsaw "
-            f"branch, whose BatchNorm has {groups} group(s) (method.batchnorm_images={method.batchnorm_images}) and expects at "
-            f"least 2 images in each; pass method.jigsaw_fraction={2 * groups / images:g} or more"
-        )
-
-
-def warn_of_own_keys(num_images: int, config: RunConfig) -> None:
-    """Warn where the queue holds more keys than there are images: older keys of an image are then among its negatives.
-
-    Epochs are independent permutations of N images, so that with K <= N a share K^2 / (2 N^2) of them meets a key of its own.
-    """
-    size, batch_size = config.method.queue_size, config.optimizer.batch_size
-    if size > num_images:
-        fitting = max(num_images // 4 // batch_size, 1) * batch_size
-        logger.warning(
-            "method.queue_size=%d holds more keys than there are images (%d), so that older keys of an image are among its "
-            "negatives. Pass method.queue_size=%d (%.0f %% of the images then meet a key of their own)",
-            size,
-            num_images,
-            fitting,
-            50 * (fitting / num_images) ** 2,
-        )
+def _warn_of_shared_statistics(images: int) -> None:
+    logger.warning(
+        "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss then falls "
+        "without anything being learned. Pass method.batchnorm_images=%d, or a larger optimizer.batch_size",
+        images,
+        max(2, images // 4),
+    )
 
 
 def train_step(
@@ -217,7 +175,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
     precision = choose_precision(config.runtime.precision, device)
     sizes = {"views.image_size": config.views.image_size, "views.patch_size": config.views.patch_size}
     check_sizes(precision, sizes if config.method.jigsaw else {"views.image_size": sizes["views.image_size"]})
-    check_batch(config, ranks)
+    batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
     try:
         with RunDir(output_dir, config, resume=resume) if ranks.is_main else contextlib.nullcontext() as run:
             barrier(ranks)  # until the first rank holds the folder
@@ -235,12 +193,20 @@ def _train_in(
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
-    stream = open_stream(config, ranks=ranks, announce=announce, recorded=read_record(output_dir))
+    stream = open_stream(
+        config, ranks=ranks, announce=announce, recorded=read_record(output_dir), output_dir=output_dir
+    )
     if run is not None:
         run.begin()
         write_record(run.path, stream.record)
         stream.draw_sheet(output_dir / "views.png")
-        warn_of_own_keys(len(stream.source), config)
+        own_keys = warning_of_own_keys(
+            queue_size=config.method.queue_size,
+            num_images=len(stream.source),
+            batch_size=config.optimizer.batch_size,
+        )
+        if own_keys is not None:
+            logger.warning(own_keys)
     state = build_state(config, contract, precision=precision, ranks=ranks)
     found = None
     if ranks.is_main:  # it alone renames damaged files; the others read what it left

@@ -9,7 +9,8 @@ With --output-dir also writes regimes.png (every pair of views) and regimes.json
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 
@@ -34,4 +35,10 @@ def main() -> None:
         print(line, flush=True)
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -9,7 +9,8 @@ DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Writes view_result.json.
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import os
@@ -58,4 +59,10 @@ def main() -> None:
     print(f"wrote {arguments.output_dir / 'view_result.json'}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -11,7 +11,8 @@ Labels come from the class folders of --labelled, or of --data itself. SIGTERM s
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import shlex
@@ -66,4 +67,10 @@ def main() -> None:
     print(f"wrote {arguments.output_dir}: generator.safetensors and recipe.yaml of seed {result['kept_seed']}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

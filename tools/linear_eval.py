@@ -1,15 +1,16 @@
 """Linear readout of a frozen encoder: top-1 and top-5 on class folders.
 
-python tools/linear_eval.py --weights runs/infomin/checkpoints/step_00001000.pt --data DATA --output-dir runs/readout \
-    --init-name infomin
-python tools/linear_eval.py --weights random:resnet18 --data DATA --config-file configs/linear/small_64px.yaml seed=1
+python tools/linear_eval.py --weights weights/mine.pth --data DATA --output-dir runs/readout
+python tools/linear_eval.py --weights random:resnet18 --data DATA --config-file small_64px seed=1
 
-DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Without a configuration file: the paper's protocol.
+DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Without a configuration file: the paper's protocol for 50,000 training images or
+more (--config-file imagenet_r50), else a small readout at the encoder's image size (--config-file small); it is printed which.
 """
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import os
@@ -35,7 +36,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--init-name", help="name of the row in the report, e.g. infomin (default: read from the weights)"
     )
-    parser.add_argument("--branch", choices=("query", "key"), help="of a checkpoint with two encoders (default: query)")
+    parser.add_argument(
+        "--branch", help="of a checkpoint with several encoders: query, key, student, teacher ... (default: its first)"
+    )
     return parse_with_overrides(parser, example="seed=1 image_size=64 cached_views=4")
 
 
@@ -43,12 +46,18 @@ def main() -> None:
     arguments = parse_arguments()
     from transfer.conversion.initialisation import initialisation_name
     from transfer.readout.config import load_linear_config
+    from transfer.readout.defaults import default_readout
     from transfer.readout.run import Request, run_readout
 
+    if arguments.config_file is not None:
+        config = load_linear_config(arguments.config_file, arguments.overrides)
+    else:
+        config, why = default_readout(arguments.weights, arguments.data, arguments.overrides)
+        print(why)
     request = Request(
         weights=arguments.weights,
         data=arguments.data,
-        config=load_linear_config(arguments.config_file, arguments.overrides),
+        config=config,
         init=arguments.init_name or initialisation_name(arguments.weights),
         branch=arguments.branch,
         command=shlex.join(["python", *sys.argv]),
@@ -62,4 +71,10 @@ def main() -> None:
         print(f"wrote {arguments.output_dir / 'linear_result.json'}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

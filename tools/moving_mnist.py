@@ -11,7 +11,8 @@ or DIR/CLASS/*.jpg. `torchvision:DIR` downloads MNIST or STL-10 into DIR. A seco
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 import os
@@ -67,5 +68,10 @@ def main() -> None:
     say((arguments.output_dir / "table.md").read_text(encoding="utf-8"))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -9,7 +9,8 @@ levels down. An older report in the output folder is replaced.
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 
@@ -35,4 +36,10 @@ def main() -> None:
     print(f"{files.num_runs} runs{unfinished}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")
 
 
-run_tool(main)
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

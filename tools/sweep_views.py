@@ -13,7 +13,8 @@ reads them. For each setting and seed: pre-train, measure I_NCE on val/, evaluat
 
 import sys
 
-sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
 from typing import Any
@@ -123,5 +124,10 @@ def main() -> int:
     return run_sweep(sweep, arguments.output_dir, say=say, out=sys.stdout.buffer)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    command()

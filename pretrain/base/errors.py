@@ -16,6 +16,15 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 
+# Not among the dependencies of the package, because most commands do without -> what to install.
+_EXPORT = "which is not installed: pip install 'infomin-transfer[export]'"
+OPTIONAL = {
+    "detectron2": "Detectron2, which is not installed: pip install 'infomin-transfer[detection]', then pip install --no-deps "
+    "sal-detectron2==0.7.2, or a build of your own (docs/installing.md)",
+    **{name: f"{name}, {_EXPORT}" for name in ("timm", "transformers", "onnx", "onnxruntime", "onnxscript")},
+}
+
+
 class UserError(Exception):
     """What was expected, what was found, and what to pass instead. Ends a tool with exit code 2."""
 
@@ -67,6 +76,12 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     except Terminated as stop:
         sys.stderr.write(f"{'interrupted' if stop.exit_code == EXIT_INTERRUPTED else 'terminated'}: {stop}\n")
         code = stop.exit_code
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in OPTIONAL:
+            raise
+        sys.stderr.write(f"error: this command needs {OPTIONAL[missing]}\n")
+        code = EXIT_USER_ERROR
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"interrupted: {stop}\n" if stop.args else "interrupted\n")
         code = EXIT_INTERRUPTED

@@ -12,12 +12,14 @@ or the other: no half-decoded image and no exception of the decoder's own. Sourc
 | 16 bits a grey pixel              | v / 257, rounded (a cast would saturate at 255)                             |
 | float, 32-bit integers, LAB       | refused: their range is not known                                          |
 
+`check_image` tells from the header and the end of a file whether `read_image` can read it, without decoding what looks whole.
 Colour profiles are not applied; of an animation the first frame is read. Sixteen-bit RGB PNGs lose their low byte.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import (
@@ -46,6 +48,8 @@ _ORIENTATIONS_ON_THE_SIDE = (5, 6, 7, 8)
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
+_READABLE_MODES = frozenset({*_SIXTEEN_BIT_MODES, *_ALPHA_MODES, *_PLAIN_MODES, "CMYK"})  # whatever the pixels' values
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -67,6 +71,40 @@ def read_image(path: Path) -> np.ndarray:
         # Decoders leak OSError, SyntaxError, ValueError, struct.error, IndexError, ... on damaged files, and warnings
         # where the user turned them into errors. All of them mean: this file cannot be used.
         raise DataError(f"{path}: {_reason(path, error)}") from error
+
+
+def check_image(path: Path) -> None:
+    """Raise DataError, as `read_image` would, for a file whose header or end shows that it cannot be read.
+
+    Only a file that does not end as its format should, or whose format or pixels need a look, is decoded: so every refusal is
+    `read_image`'s own, and a truncated file is found; damage inside a file that is whole at both ends is not.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            _refuse_bomb(path, image)
+            whole = image.mode in _READABLE_MODES and _ends_well(file, image.format or "")
+    except DataError:
+        raise
+    except Exception as error:  # as in read_image
+        raise DataError(f"{path}: {_reason(path, error)}") from error
+    if not whole:
+        read_image(path)
+
+
+def _ends_well(file: BinaryIO, kind: str) -> bool:
+    """Whether the last bytes are those of a whole file of this format; False where the format has no such sign (TIFF, PPM)."""
+    file.seek(0)
+    head = file.read(8)
+    length = file.seek(0, 2)
+    if kind == "WEBP":  # RIFF, its length, ...
+        return length >= int.from_bytes(head[4:8], "little") + 8
+    if kind == "BMP":  # BM, its length, ...
+        return length >= int.from_bytes(head[2:6], "little") > 54
+    end = _ENDS.get(kind)
+    if end is None or length < len(end):
+        return False
+    file.seek(-len(end), 2)
+    return file.read() == end
 
 
 def read_size(path: Path) -> tuple[int, int]:

@@ -7,10 +7,9 @@ the override, the key, what was expected, and for an unknown key the nearest val
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +73,7 @@ def read_config(path: Path | None, overrides: Sequence[str], *kinds: str) -> tup
 
 def load_yaml(path: Path, *kinds: str) -> dict[str, Any]:
     """Read one YAML file as a nested dictionary, merged over its bases; see `load_chain`."""
-    return functools.reduce(merge, (values for _, values in load_chain(path, *kinds)), {})
+    return merge_all(values for _, values in load_chain(path, *kinds))
 
 
 def load_chain(path: Path, *kinds: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -133,12 +132,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+def merge_all(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`merge` of all, the lowest first."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    return merged
 
 
 def overridden_keys(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -168,6 +167,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             value = {part: value}
         nested = merge(nested, value)
     return nested
+
+
+def require(condition: bool, message: str) -> None:
+    """For __post_init__ of a configuration: raise the ValueError that `from_mapping` reports with file and key."""
+    if not condition:
+        raise ValueError(message)
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str | Origin) -> T:

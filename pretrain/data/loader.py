@@ -1,16 +1,17 @@
 """The loader: batches of (epoch, index) in, batches of views out, the same for any number of worker processes.
 
-In: an image source, a ViewMaker, the order of samples. Out: ViewBatch after ViewBatch. Nothing here draws at random.
+Nothing here draws at random.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,117 +21,111 @@ from pretrain.base.image_files import read_image
 from pretrain.base.signals import GROUP_SIGNALS, signals_wait
 from pretrain.data.order import Key
 from pretrain.data.source import ImageSource
-from pretrain.views.pipeline import SampleViews, ViewMaker
+from pretrain.views.pipeline import ViewMaker
 
 BATCH_TIMEOUT_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image's views with its position in the source."""
-
-    index: int
-    views: SampleViews
-
-
-@dataclass(frozen=True)
 class ViewBatch:
-    """index int64 (B,); images uint8 (B, V, 3, S, S); patches uint8 (B, 9, 3, P, P) and permutation int64 (B, 9), or None."""
+    """Views of B images, on one device.
+
+    index: int64 (B,), the images' positions in the source.
+    images: uint8 (B, V, 3, S, S).
+    patches: uint8 (B, 9, 3, P, P), or None.
+    permutation: int64 (B, 9), or None.
+    unreadable: (name, reason) of images that others stand in for, see `ViewDataset`.
+    """
 
     index: Tensor
     images: Tensor
     patches: Tensor | None = None
     permutation: Tensor | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> ViewBatch:
-        return ViewBatch(
-            change(self.index),
-            change(self.images),
-            None if self.patches is None else change(self.patches),
-            None if self.permutation is None else change(self.permutation),
+    def map(self, change: Callable[[Tensor], Tensor]) -> ViewBatch:
+        """`change` applied to every tensor."""
+        return replace(
+            self,
+            index=change(self.index),
+            images=change(self.images),
+            patches=None if self.patches is None else change(self.patches),
+            permutation=None if self.permutation is None else change(self.permutation),
         )
 
     def to(self, device: torch.device) -> ViewBatch:
         """On `device`; a copy from pinned memory does not wait."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> ViewBatch:
         """In page-locked memory (DataLoader calls this)."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
 
 class ViewDataset(Dataset):
-    """(epoch, index) -> Sample. Each image is decoded once for all its views and patches."""
+    """A batch's keys -> ViewBatch. Each image is decoded once for all its views and patches.
 
-    def __init__(self, source: ImageSource, views: ViewMaker, *, seed: int) -> None:
+    skip_unreadable: an image that cannot be decoded is replaced by the next one of the source that can (the first one follows
+    the last), in the views that the missing image would have had. So a batch depends on keys and files alone.
+    """
+
+    def __init__(self, source: ImageSource, views: ViewMaker, *, seed: int, skip_unreadable: bool = False) -> None:
         self.source = source
         self.views = views
         self.seed = seed
+        self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Sample:
-        """Raises DataError if the file can no longer be read."""
-        epoch, index = key
-        image = read_image(self.source[index])
-        return Sample(index, self.views(image, seed=self.seed, epoch=epoch, index=index))
-
-
-def collate(samples: Sequence[Sample]) -> ViewBatch:
-    """Stack samples. All of them have patches or none has."""
-    patches = [sample.views.patches for sample in samples if sample.views.patches is not None]
-    orders = [sample.views.permutation for sample in samples if sample.views.permutation is not None]
-    return ViewBatch(
-        index=torch.tensor([sample.index for sample in samples]),
-        images=torch.stack([sample.views.images for sample in samples]),
-        patches=torch.stack(patches) if patches else None,
-        permutation=torch.stack(orders) if orders else None,
-    )
-
-
-class _WholeBatches(Dataset):
-    """List of keys -> ViewBatch, or the DataError it met, as a value: across processes an exception becomes a traceback."""
-
-    def __init__(self, dataset: ViewDataset) -> None:
-        self.dataset = dataset
-
     def __getitem__(self, keys: list[Key]) -> ViewBatch | DataError:
+        """The DataError of a file that cannot be read is a value: an exception would reach the main process as a traceback."""
+        unreadable: list[tuple[str, str]] = []
+        positions, views = [], []
         try:
-            return collate([self.dataset[key] for key in keys])
+            for epoch, index in keys:
+                position, image = self.read(index, unreadable)
+                positions.append(position)
+                views.append(self.views(image, seed=self.seed, epoch=epoch, index=index))
         except DataError as error:
             return DataError(str(error))
+        patches = [sample.patches for sample in views if sample.patches is not None]
+        orders = [sample.permutation for sample in views if sample.permutation is not None]
+        return ViewBatch(
+            index=torch.tensor(positions),
+            images=torch.stack([sample.images for sample in views]),
+            patches=torch.stack(patches) if patches else None,
+            permutation=torch.stack(orders) if orders else None,
+            unreadable=tuple(unreadable),
+        )
 
+    def read(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[int, np.ndarray]:
+        """(position, pixels) of the image at `index`, or of the one that stands in for it; what is wrong joins `unreadable`.
 
-@dataclass(frozen=True)
-class ViewLoader:
-    """Iterates the batches of one pass over `loader`; see `build_loader`."""
-
-    loader: DataLoader
-    num_batches: int
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[ViewBatch]:
-        with signals_wait():
-            batches = iter(self.loader)  # starts the workers
-        for batch in batches:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        Raises DataError for a file that cannot be read, unless `skip_unreadable` and another one can.
+        """
+        for step in range(len(self.source)):
+            position = (index + step) % len(self.source)
+            path = self.source[position]
+            try:
+                return position, read_image(path)
+            except DataError as error:
+                if not self.skip_unreadable:
+                    raise
+                unreadable.append((self.source.names[position], str(error).removeprefix(f"{path}: ")))
+        raise DataError(f"{self.source.root}: none of the {len(self.source)} images can be read")
 
 
 def build_loader(
     dataset: ViewDataset, batches: Iterable[list[Key]], *, num_workers: int, pin_memory: bool = False
-) -> ViewLoader:
-    """Batches of views in the order of `batches` (e.g. sampler.RankBatches), whatever the number of workers.
+) -> Iterator[ViewBatch]:
+    """Batches of views in the order of `batches` (e.g. order.RankBatches), whatever the number of workers.
 
     num_workers 0 works in this process. Let `batches` span epochs: the workers then live through all of them.
-    pin_memory counts only where there is a CUDA device. Iterating raises DataError for a file that can no longer be read.
+    pin_memory counts only where there is a CUDA device. Raises DataError for a file that cannot be read.
     """
     loader = DataLoader(
-        _WholeBatches(dataset),
+        dataset,
         batch_size=None,  # the sampler yields whole batches
         sampler=batches,
         collate_fn=_unchanged,
@@ -139,7 +134,12 @@ def build_loader(
         worker_init_fn=_start_worker,
         timeout=BATCH_TIMEOUT_SECONDS if num_workers else 0,
     )
-    return ViewLoader(loader, len(batches) if isinstance(batches, Sized) else 0)
+    with signals_wait():
+        loaded = iter(loader)  # starts the workers
+    for batch in loaded:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 def _unchanged(batch: Any) -> Any:

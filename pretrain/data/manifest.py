@@ -1,9 +1,7 @@
-"""The image set of a run: checked before step one, recorded in the run directory, held against when the run goes on.
+"""The image set of a run: checked before step one, recorded in the run directory, compared with when the run continues.
 
-In: a folder and what an earlier start of the same run recorded. Out: the images that can be read, and the record.
-
-A view is a function of the image's position in the listing, so a run that goes on with an image more or less would train on
-other pixels from there on without a word. And decoding a million files to find the bad ones takes minutes: once is enough.
+A view is a function of the image's position in the listing, so a run that continued with an image more or less would train on
+other pixels from there on unnoticed.
 """
 
 from __future__ import annotations
@@ -26,11 +24,18 @@ SIZE_THREADS = 8
 
 @dataclass(frozen=True)
 class ImageSetRecord:
-    """num_files listed, readable or not; fingerprint of that listing (names and sizes); unreadable: names left out."""
+    """What a run began with, and what it found.
+
+    num_files: listed, readable or not.
+    fingerprint: of that listing, names and sizes.
+    unreadable: names left out at the start.
+    replaced: names that kept their place and turned out unreadable during the run, each replaced by the next readable image.
+    """
 
     num_files: int
     fingerprint: str
     unreadable: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def read_record(output_dir: Path) -> ImageSetRecord | None:
@@ -39,7 +44,9 @@ def read_record(output_dir: Path) -> ImageSetRecord | None:
         values = json.loads((output_dir / FILE_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return ImageSetRecord(values["num_files"], values["fingerprint"], tuple(values["unreadable"]))
+    return ImageSetRecord(
+        values["num_files"], values["fingerprint"], tuple(values["unreadable"]), tuple(values.get("replaced", ()))
+    )
 
 
 def write_record(output_dir: Path, record: ImageSetRecord) -> None:
@@ -55,9 +62,9 @@ def check_image_set(
     ranks: Ranks,
     announce: Callable[[str], None],
 ) -> tuple[ImageSource, ImageSetRecord]:
-    """List `root` and leave out what cannot be read, decoding every file once unless `recorded` knows the listing.
+    """List `root` and leave out what cannot be read, looking at each file's header unless `recorded` knows the listing.
 
-    Each rank decodes its share. Raises DataError on every rank: for unreadable files (named and counted) unless
+    Each rank looks at its share. Raises DataError on every rank: for unreadable files (named and counted) unless
     `skip_unreadable`, for ranks that see different folders, for a listing that is not the recorded one.
     """
     source = ImageSource(root)

@@ -1,6 +1,5 @@
 """Which samples make up a step: pure functions of (seed, step), so that a run restarts anywhere and on any world size.
 
-In: number of samples, global batch size, seed. Out: the global batch of any step, and the share of each rank.
 The global batches do not depend on the number of ranks, workers, or on what was drawn before.
 """
 
@@ -15,7 +14,7 @@ import numpy as np
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
-Key = tuple[int, int]  # (epoch, sample index): what a view dataset is asked for
+Key = tuple[int, int]  # (epoch, sample index): one row of a batch that a view dataset is asked for
 
 
 @lru_cache(maxsize=4)
@@ -31,7 +30,7 @@ class GlobalBatches:
     """Batches of `batch_size` samples over all ranks, epoch after epoch, each epoch in its own order.
 
     DEVIATION: the incomplete last batch of an epoch is dropped, as MoCo does. The reference keeps it and leans on
-    padding by its distributed sampler [infomin.md, latent bugs]; which samples are left out changes every epoch.
+    padding by its distributed sampler [specification, latent bugs]; which samples are left out changes every epoch.
     Raises DataError if an epoch does not fill one batch.
     """
 
@@ -42,11 +41,7 @@ class GlobalBatches:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size expected at least 1, found {self.batch_size}")
-        if self.num_samples < self.batch_size:
-            fitting = f"type optimizer.batch_size={self.num_samples} or less, or " if self.num_samples > 1 else ""
-            raise DataError(
-                f"{self.num_samples} image{'s do' if self.num_samples != 1 else ' does'} not fill one batch of {self.batch_size}; {fitting}add images"
-            )
+        require_one_batch(self.num_samples, self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,12 +55,27 @@ class GlobalBatches:
         return epoch, order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
+def require_one_batch(num_samples: int, batch_size: int, *, world_size: int = 1) -> None:
+    """Raise DataError unless `num_samples` fill a batch.
+
+    The batch that it advises has two images or more a rank, for BatchNorm has no statistics of one; where there are fewer
+    images than that, it says how many are needed.
+    """
+    if num_samples >= batch_size:
+        return
+    fitting = num_samples // world_size * world_size
+    found = f"{num_samples} image{' does' if num_samples == 1 else 's do'} not fill one batch of {batch_size}"
+    if fitting >= 2 * world_size:
+        raise DataError(f"{found}; pass optimizer.batch_size={fitting} or less, or add images")
+    raise DataError(f"{found}; add images: {2 * world_size} is the least (with optimizer.batch_size={2 * world_size})")
+
+
 def rank_slice(indices: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
     """The contiguous share (B / world_size,) of one rank. Raises ConfigError if the shares are not equal."""
     if len(indices) % world_size:
         raise ConfigError(
             f"a batch of {len(indices)} cannot be divided over {world_size} ranks; "
-            f"type optimizer.batch_size={max(len(indices) // world_size, 1) * world_size}"
+            f"pass optimizer.batch_size={max(len(indices) // world_size, 2) * world_size}"
         )
     share = len(indices) // world_size
     return indices[rank * share : (rank + 1) * share]

@@ -1,7 +1,4 @@
-"""Image folders: what is listed, what can be read, and folders of classes.
-
-In: a folder, searched recursively. Out: a frozen listing of image files, and which of them do not decode.
-"""
+"""Image folders: what is listed, which files cannot be read, and folders of classes."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import SUFFIXES, read_image
+from pretrain.base.image_files import SUFFIXES, check_image
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
 SCAN_THREADS = 16
@@ -32,7 +29,7 @@ def list_images(root: Path) -> list[Path]:
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise DataError(
-            f"{root}: expected a folder of images, found {found}; name one (data.root=FOLDER, or --data FOLDER)"
+            f"{root}: expected a folder of images, found {found}; pass one (data.root=FOLDER, or --data FOLDER)"
         )
     names = sorted(name.as_posix() for name in _walk(root))
     if not names:
@@ -127,22 +124,22 @@ class ClassFolders:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """num_ok images decoded; bad: (path, reason) of those that did not, in the order given."""
+    """num_ok images that can be read; bad: (path, reason) of the others, in the order given."""
 
     num_ok: int
     bad: tuple[tuple[Path, str], ...]
 
     def describe(self, *, named: int = 10) -> str:
-        """How many cannot be read, the first ones by name, and what to type."""
+        """How many cannot be read, the first ones by name, and what to do."""
         lines = [f"{len(self.bad)} of {self.num_ok + len(self.bad)} images cannot be read:"]
         lines += [f"  {path}: {reason}" for path, reason in self.bad[:named]]
         if len(self.bad) > named:
             lines.append(f"  ... and {len(self.bad) - named} more")
-        return "\n".join([*lines, "mend or remove them, or type data.skip_unreadable=true to leave them out"])
+        return "\n".join([*lines, "repair or remove them, or pass data.skip_unreadable=true to leave them out"])
 
 
 def scan_images(paths: Sequence[Path], *, num_threads: int = SCAN_THREADS, show_progress: bool = False) -> ScanReport:
-    """Decode every file once, to its last row, in threads (Pillow decodes without holding the interpreter's lock)."""
+    """Look at the header and the end of every file, in threads; what looks whole is not decoded (`check_image`)."""
     with ThreadPoolExecutor(min(num_threads, 2 * (os.cpu_count() or 1))) as pool:
         results = pool.map(_why_unreadable, paths)
         bar = tqdm(results, total=len(paths), desc="checking images", unit="file", delay=2, disable=not show_progress)
@@ -153,7 +150,7 @@ def scan_images(paths: Sequence[Path], *, num_threads: int = SCAN_THREADS, show_
 
 def _why_unreadable(path: Path) -> str | None:
     try:
-        read_image(path)
+        check_image(path)
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     return None

@@ -1,19 +1,22 @@
-"""From a configuration to the stream of view batches of one rank.
-
-In: RunConfig and Ranks. Out: `ViewStream`: steps an epoch, batches from any step on, the views sheet.
-"""
+"""From a configuration to the stream of view batches of one rank."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pretrain.base.image_files import read_image
+import torch
+import torch.distributed as dist
+
+from pretrain.base.errors import DataError
 from pretrain.config import RunConfig
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
-from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images
-from pretrain.data.order import GlobalBatches, RankBatches
+from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images, write_record
+from pretrain.data.order import GlobalBatches, RankBatches, require_one_batch
 from pretrain.data.source import ImageSource
 from pretrain.run.ranks import Ranks
 from pretrain.views.pipeline import ViewMaker
@@ -21,20 +24,36 @@ from pretrain.views.recipe_file import recipe_of
 from pretrain.views.sheet import draw_sheet, save_png
 
 SHEET_IMAGES = 6
+RUN_ON = (
+    "put the file back as it was, or give the same command with data.skip_unreadable=true, which lets the next readable image "
+    "stand in for it"
+)
+Report = tuple[str | None, tuple[tuple[str, str], ...]]  # what one rank says of its batch: an error, unreadable images
+NOTHING: Report = (None, ())
 
 
 @dataclass(frozen=True)
 class ViewStream:
-    """Batches of views, a pure function of (seed, step) whatever the number of workers or the point of restart."""
+    """Batches of views, a pure function of (seed, step) whatever the number of workers or the point of restart.
 
-    source: ImageSource
+    control: a process group on the CPU over which ranks tell each other of unreadable images, None for a rank alone.
+    output_dir: where the first rank records them, None for no record.
+    """
+
+    dataset: ViewDataset
     record: ImageSetRecord
-    views: ViewMaker
     batches_of_run: GlobalBatches
     ranks: Ranks
-    seed: int
     num_workers: int
     pin_memory: bool
+    announce: Callable[[str], None]
+    output_dir: Path | None = None
+    control: Any = None
+
+    @property
+    def source(self) -> ImageSource:
+        """The images."""
+        return self.dataset.source
 
     @property
     def steps_per_epoch(self) -> int:
@@ -42,7 +61,11 @@ class ViewStream:
         return self.batches_of_run.steps_per_epoch
 
     def batches(self, *, from_step: int, num_steps: int) -> Iterator[ViewBatch]:
-        """This rank's share of the global batches `from_step` .. `from_step + num_steps` - 1."""
+        """This rank's share of the global batches `from_step` .. `from_step + num_steps` - 1.
+
+        Raises DataError on every rank, before the step, when one of them meets an image that cannot be read. With
+        skip_unreadable that image is replaced (`ViewDataset`), reported and recorded.
+        """
         sampler = RankBatches(
             self.batches_of_run,
             rank=self.ranks.rank,
@@ -50,15 +73,52 @@ class ViewStream:
             from_step=from_step,
             num_steps=num_steps,
         )
-        dataset = ViewDataset(self.source, self.views, seed=self.seed)
-        return iter(build_loader(dataset, sampler, num_workers=self.num_workers, pin_memory=self.pin_memory))
+        loader = build_loader(self.dataset, sampler, num_workers=self.num_workers, pin_memory=self.pin_memory)
+        replaced = set(self.record.replaced)
+        for _ in range(num_steps):
+            try:
+                batch = next(loader)
+                report: Report = (None, batch.unreadable)
+            except DataError as error:
+                report = (str(error), ())
+            reports = self._exchange(report)
+            for error_text, _ in reports:
+                if error_text is not None:
+                    raise DataError(error_text if self.dataset.skip_unreadable else f"{error_text}; {RUN_ON}")
+            found = {name: reason for _, unreadable in reports for name, reason in unreadable if name not in replaced}
+            if found:
+                replaced |= set(found)
+                self._record(found, replaced)
+            yield batch
+
+    def _exchange(self, report: Report) -> list[Report]:
+        """The reports of all ranks where one has something to say. On the CPU, so that no GPU is waited for."""
+        if self.control is None:
+            return [report]
+        anything = torch.tensor([int(report != NOTHING)])
+        dist.all_reduce(anything, op=dist.ReduceOp.MAX, group=self.control)
+        if not anything.item():
+            return [report]
+        reports: list[Any] = [None] * self.ranks.world_size
+        dist.all_gather_object(reports, report, group=self.control)
+        return reports
+
+    def _record(self, found: dict[str, str], replaced: set[str]) -> None:
+        for name, reason in found.items():
+            self.announce(
+                f"{name}: {reason}; the next readable image stands in for it (data.skip_unreadable=true; "
+                f"{len(replaced)} so far)"
+            )
+        if self.output_dir is not None and self.ranks.is_main:
+            write_record(self.output_dir, dataclasses.replace(self.record, replaced=tuple(sorted(replaced))))
 
     def draw_sheet(self, path: Path) -> None:
         """Originals, both views and the nine patches of the first images of epoch 0, as a PNG."""
         order = self.batches_of_run.batch(0)[1][:SHEET_IMAGES]
-        images = [read_image(self.source[int(index)]) for index in order]
+        reader = ViewDataset(self.source, self.dataset.views, seed=self.dataset.seed, skip_unreadable=True)
+        images = [reader.read(int(index), [])[1] for index in order]
         samples = [
-            self.views(image, seed=self.seed, epoch=0, index=int(index))
+            self.dataset.views(image, seed=self.dataset.seed, epoch=0, index=int(index))
             for image, index in zip(images, order, strict=True)
         ]
         save_png(path, draw_sheet(images, samples))
@@ -70,10 +130,12 @@ def open_stream(
     ranks: Ranks,
     announce: Callable[[str], None],
     recorded: ImageSetRecord | None = None,
+    output_dir: Path | None = None,
 ) -> ViewStream:
     """List and check the images, then build the stream. Raises DataError/ConfigError before any step is taken.
 
-    recorded: what an earlier start of the same run found; the folder must still be that, and is not decoded again.
+    recorded: what an earlier start of the same run found; the folder must still be that, and is not looked through again.
+    output_dir: where images.json lies, which records what turns out unreadable later.
     """
     recipe = recipe_of(config.views.recipe, config.views.overrides)
     views = ViewMaker(
@@ -90,15 +152,23 @@ def open_stream(
     )
     if recipe.smallest_side > 1 and recorded is None:
         refuse_small_images(source, recipe.smallest_side, ranks)
+    require_one_batch(len(source), config.optimizer.batch_size, world_size=ranks.world_size)
     batches = GlobalBatches(len(source), config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
     return ViewStream(
-        source=source,
+        dataset=ViewDataset(source, views, seed=config.seed, skip_unreadable=config.data.skip_unreadable),
         record=record,
-        views=views,
         batches_of_run=batches,
         ranks=ranks,
-        seed=config.seed,
         num_workers=config.data.num_workers,
         pin_memory=config.runtime.device != "cpu",
+        announce=announce,
+        output_dir=output_dir,
+        control=_control_group(ranks, config.runtime.timeout_s),
     )
+
+
+def _control_group(ranks: Ranks, timeout_s: float) -> Any:
+    if ranks.world_size == 1:
+        return None
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))

@@ -7,7 +7,7 @@ Legend: f(v1, v2) critic, B pairs, K negatives a pair, r = p(v1, v2) / p(v1)p(v2
 InfoNCE is as content with log r + c(v1), so a critic trained by it may read too low by the others; Donsker-Varadhan and
 SMILE allow for one constant, NWJ for none.
 
-InfoNCE is log(K + 1) - L here, L the cross-entropy of the positive among itself and K negatives. infomin.md 3 writes
+InfoNCE is log(K + 1) - L here, L the cross-entropy of the positive among itself and K negatives. docs/specification.md 3 writes
 "log(K) - L": there the K of the paper's proof counts the candidates, positive included, and [LV] takes log(batch size),
 which for in-batch negatives is this log(K + 1) exactly; its log(4096) - L of the bank is a looser bound, by log((K + 1)/K).
 
@@ -41,10 +41,12 @@ LARGEST_EXPONENT = 80.0  # e^80 is finite in float32 too
 
 @dataclass(frozen=True)
 class Scores:
-    """positive (B,): f of joint pairs. negative (B, K): f of v1 with K independent v2. Any float dtype, gradients pass.
+    """A critic's values, any float dtype, differentiable. Raises DataError for other shapes, B < 2 or K < 1.
 
+    positive: (B,) f of joint pairs.
+    negative: (B, K) f of v1 with K independent v2.
     within_batch: row i's negatives are the other rows' v2 in order, K = B - 1 (`in_batch` makes these); a bootstrap then
-    draws a pair's two halves together. Raises DataError for other shapes, B < 2 or K < 1.
+        draws a pair's two halves together.
     """
 
     positive: Tensor
@@ -214,10 +216,15 @@ class MineObjective(nn.Module):
 
 @dataclass(frozen=True)
 class Estimate:
-    """One bound on held-out pairs. nats: mean over batches. low, high: 95 % interval of the *bound's* expected value with
-    this critic, B and K (not of I: a weak critic is confidently low). ceiling: log(K + 1) for InfoNCE, None without one.
+    """One bound on held-out pairs.
+
+    bound: a name of BOUNDS.
+    nats: mean over batches.
+    low, high: 95 % interval of the *bound's* expected value with this critic, B and K (not of I: a weak critic is confidently low).
+    ceiling: log(K + 1) for InfoNCE, None without one.
     saturated: nats has come within SATURATION_MARGIN of the ceiling, where it falls behind I.
-    num_pairs: over all batches. num_negatives: K.
+    num_pairs: over all batches.
+    num_negatives: K.
     """
 
     bound: str

@@ -1,7 +1,4 @@
-"""95 % intervals of a mutual-information bound: over independent batches, or by a bootstrap over the pairs of a few.
-
-In: one value a batch, or the scores behind them. Out: (low, high) in nats.
-"""
+"""95 % intervals of a mutual-information bound: over independent batches, or by a bootstrap over the pairs of a few."""
 
 from __future__ import annotations
 

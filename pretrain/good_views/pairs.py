@@ -1,8 +1,5 @@
 """Contrastive training of two encoders on pairs of views that differ in kind, and how much it found on pairs held out.
 
-In: two encoders (one a view) and batches (view_1, view_2) whose rows belong together. Out: the trained encoders, the
-information in nats of every step, and a bound with its interval on other pairs.
-
 The two views may have different channels, so nothing is shared: each side has its encoder and its projection head, and the
 negatives of a row are the other rows of its batch, both ways round [docs/specification.md 3 and 4: I_NCE as a neural proxy].
 """

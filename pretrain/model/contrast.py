@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError
 from pretrain.config import EncoderConfig, MethodConfig
 from pretrain.data.loader import ViewBatch
-from pretrain.model.batchnorm import group_batchnorm
+from pretrain.model.batchnorm import group_batchnorm, num_groups
 from pretrain.model.encoder import ResNetEncoder
-from pretrain.model.heads import JigsawHead, ProjectionHead
+from pretrain.model.heads import NUM_PATCHES, JigsawHead, ProjectionHead
 from pretrain.model.loss import info_nce
 from pretrain.model.memory import FeatureQueue
 from pretrain.model.momentum import shuffled_forward, start_key, update_key
@@ -24,7 +26,11 @@ from pretrain.views.pipeline import normalize
 
 
 class Embeddings(NamedTuple):
-    """instance: unit vectors (B, D) of the images. jigsaw: (B', D) of the nine patches of the first B' <= B, or None."""
+    """Unit vectors.
+
+    instance: (B, D) of the images.
+    jigsaw: (B', D) of the nine patches of the first B' <= B images, or None.
+    """
 
     instance: Tensor
     jigsaw: Tensor | None
@@ -32,7 +38,12 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss: scalar with gradient. figures: detached scalars for the log. keys: (B, D) of this rank, to be remembered."""
+    """What a method makes of a batch.
+
+    loss: scalar with gradient.
+    keys: (B, D) of this rank, to be remembered.
+    figures: detached scalars for the log.
+    """
 
     loss: Tensor
     keys: Tensor
@@ -158,6 +169,40 @@ class MomentumContrast(Method):
 def jigsaw_images(batch_size: int, *, fraction: float) -> int:
     """How many images of a rank's batch take the jigsaw branch."""
     return max(1, round(fraction * batch_size))
+
+
+def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int) -> int:
+    """Into how many groups a rank's share of a batch is split for BatchNorm.
+
+    Raises ConfigError where the batch has no equal shares, or where an image would be alone in a group.
+    """
+    images, rest = divmod(batch_size, world_size)
+    if rest:
+        raise ConfigError(
+            f"optimizer.batch_size {batch_size} is not divisible by {world_size} ranks; "
+            f"pass optimizer.batch_size={max(images, 2) * world_size}"
+        )
+    if images < 2:
+        raise ConfigError(
+            f"optimizer.batch_size={batch_size} gives each of {world_size} rank(s) one image; BatchNorm expects at least 2: "
+            f"pass optimizer.batch_size={2 * world_size} or more"
+        )
+    if config.batchnorm_images < 2:
+        raise ConfigError(
+            f"method.batchnorm_images={config.batchnorm_images}: BatchNorm expects at least 2 images a group; pass "
+            "method.batchnorm_images=2 or more"
+        )
+    groups = num_groups(images, images_per_group=config.batchnorm_images)
+    count = jigsaw_images(images, fraction=config.jigsaw_fraction)
+    # The encoder sees nine patches of a jigsaw image, the head with BatchNorm one row of it.
+    least = 2 * groups if config.head == "mlp_bn" else math.ceil(2 * groups / NUM_PATCHES)
+    if config.jigsaw and count < least:
+        raise ConfigError(
+            f"method.jigsaw_fraction={config.jigsaw_fraction:g} sends {count} of a rank's {images} images through the jigsaw "
+            f"branch, whose BatchNorm has {groups} group(s) (method.batchnorm_images={config.batchnorm_images}) and expects at "
+            f"least {least} images; pass method.jigsaw_fraction={least / images:g} or more"
+        )
+    return groups
 
 
 def build_method(

@@ -1,7 +1,7 @@
 """Encoders: ResNet v1.5 with torchvision's parameter names and no classifier.
 
-In: images (B, 3, H, W), normalised (or one or two channels, where an encoder reads one view of a pair). Out: pooled features
-(B, D), or the five stages that a detector reads.
+Normalised images (B, 3, H, W), or of one or two channels where an encoder reads one view of a pair, become pooled features
+(B, D) or the five stages that a detector reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ResNetEncoder(ResNet):
     """torchvision's ResNet (stride on the 3x3: v1.5) up to the pooled features.
 
     Initialisation is torchvision's: convolutions Kaiming normal (fan_out), BatchNorm 1/0, no zero-initialised residual
-    [infomin.md 1.3]. State-dict names are torchvision's (`conv1.weight`, `layer1.0.bn1.running_mean`, ...).
+    [specification 1.3]. State-dict names are torchvision's (`conv1.weight`, `layer1.0.bn1.running_mean`, ...).
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ResNetEncoder(ResNet):
         """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride.
 
         in_channels: 1 and 2 for encoders of one view each. max_pool False leaves the stem's pooling out, for images of about
-        64 px. zero_init_residual: the last BatchNorm of every block starts at 0. [infomin.md 4] Names stay the same.
+        64 px. zero_init_residual: the last BatchNorm of every block starts at 0 [specification 4]. Names stay the same.
         """
         if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")

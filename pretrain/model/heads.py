@@ -1,11 +1,10 @@
-"""Projection heads: features to unit vectors on the hypersphere where views are compared.
+"""Projection heads: features to unit vectors on the hypersphere where views are compared [specification 1.3].
 
-In: features (B, D), or the features of nine patches (9B, D). Out: embeddings (B, feature_dim) of L2 norm 1.
-Source: infomin.md 1.3. The paper's heads ("linear", "mlp") have no BatchNorm; "mlp_bn" is MoCo v3's (Chen et al., 2021).
+The paper's heads ("linear", "mlp") have no BatchNorm; "mlp_bn" is MoCo v3's (Chen et al., 2021).
 
 Why "mlp_bn" exists: ReLU features have a large common mean, so all embeddings of a fresh network lie in a narrow cone. In runs
 of a few hundred steps with InfoMin's views and the paper's head, the keys of a batch became one vector that kept away from the
-older keys in the queue; without a mean there is no such direction (the log is in the README).
+older keys in the queue; without a mean there is no such direction (the log is in docs/results.md).
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class JigsawHead(nn.Module):
     """Features of nine patches an image -> one unit embedding an image, whatever the order of the patches.
 
     Each patch is projected (own head), the nine projections of an image are permuted, concatenated (9 x out_dim) and
-    mixed by one linear layer with no nonlinearity before it [infomin.md 1.3, PIRL's branch].
+    mixed by one linear layer with no nonlinearity before it [specification 1.3, PIRL's branch].
     """
 
     def __init__(self, kind: str, in_dim: int, out_dim: int) -> None:

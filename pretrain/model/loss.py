@@ -1,8 +1,4 @@
-"""InfoNCE: softmax cross-entropy of one positive among K negatives.
-
-In: unit embeddings and a temperature. Out: `ContrastOutput`, per-batch loss and figures. Functions of tensors only.
-Source: infomin.md 1.5.
-"""
+"""InfoNCE: softmax cross-entropy of one positive among K negatives [specification 1.5]."""
 
 from __future__ import annotations
 
@@ -13,7 +9,12 @@ from torch import Tensor
 
 
 class ContrastOutput(NamedTuple):
-    """loss: mean InfoNCE (nats). accuracy: share of queries nearest to their own key, [0, 1]. positive: mean cosine to it."""
+    """Figures of one batch, 0-d.
+
+    loss: mean InfoNCE (nats), with gradient.
+    accuracy: share of queries nearest to their own key, in [0, 1].
+    positive: mean cosine of a query and its key.
+    """
 
     loss: Tensor
     accuracy: Tensor

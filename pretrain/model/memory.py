@@ -43,3 +43,18 @@ class FeatureQueue(nn.Module):
             keys = torch.where(sound, keys, self.features[rows])
         self.features.index_copy_(0, rows, keys)
         self.pointer.copy_((self.pointer + count) % size)
+
+
+def warning_of_own_keys(*, queue_size: int, num_images: int, batch_size: int) -> str | None:
+    """A message where the queue holds more keys than there are images, so that older keys of an image are among its negatives.
+
+    Epochs are independent permutations of N images: with K <= N a share K^2 / (2 N^2) of them meets a key of its own.
+    """
+    if queue_size <= num_images:
+        return None
+    fitting = max(num_images // 4 // batch_size, 1) * batch_size
+    return (
+        f"method.queue_size={queue_size} holds more keys than there are images ({num_images}), so that older keys of an image "
+        f"are among its negatives. Pass method.queue_size={fitting} ({50 * (fitting / num_images) ** 2:.0f} % of the images "
+        "then meet a key of their own)"
+    )

@@ -1,9 +1,9 @@
-"""THE DOOR: the checkpoint of a pre-training run, versioned and atomic, with all that resuming and converting need.
+"""The checkpoint of a pre-training run, where pretrain/ ends and transfer/ begins; and any other saved state.
 
-In: a run's state. Out: `checkpoints/step_XXXXXXXX.pt`, readable with `torch.load(weights_only=True)`.
-Layout: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*, memory.*),
-optimizer, scaler, progress {step, steps_per_epoch}, config. No random state: all randomness is a pure function of
-(seed, epoch, sample index, view) or of (seed, step).
+`checkpoints/step_XXXXXXXX.pt` is whole or absent, versioned, readable with `torch.load(weights_only=True)`, and holds all that
+resuming and converting need: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*,
+memory.*), optimizer, scaler, progress {step, steps_per_epoch}, config. There is no random state: everything random is drawn from
+(seed, epoch, sample index, view) or (seed, step).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
-from pretrain.base.weight_files.torch_files import in_memory, read_torch_file
+from pretrain.base.own_files import read_own_file
 
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
@@ -50,7 +50,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a saved state is. format, version: stored in the file. name: for messages."""
+    """What a saved state is.
+
+    format, version: stored in the file.
+    name: for messages.
+    """
 
     format: str
     version: int
@@ -73,12 +77,12 @@ def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
 def read_state(path: Path, *, kind: Kind) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU, with `format` and `version`. Raises CheckpointError if it is damaged or another kind.
 
-    Read as a stranger's file is (pretrain/base/weight_files/torch_files.py): nothing in it can run, and its checksums are checked.
+    Its checksums are checked, and nothing in it can run (pretrain/base/own_files.py).
     """
     try:
-        state = in_memory(read_torch_file(path))
+        state = read_own_file(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a readable {kind.name}: {error}") from None
+        raise CheckpointError(f"not a readable {kind.name}: {error}") from None
     if not isinstance(state, dict) or state.get("format") != kind.format:
         raise CheckpointError(f"{path} is not a {kind.name} (no format {kind.format!r})")
     if state.get("version") != kind.version:
@@ -113,3 +117,21 @@ def prune_checkpoints(directory: Path, *, keep_steps: set[int], newest: int = 2)
     for path in paths[:-newest]:
         if int(path.stem.removeprefix("step_")) not in keep_steps:
             path.unlink()
+
+
+CHECKPOINT_DIR = "checkpoints"  # of a run
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """`path` itself, or of a folder the newest checkpoint in it: a run, or a run's checkpoints/.
+
+    The newest by its step, whether it can be read or not: whoever converts it must hear of damage. Raises CheckpointError for
+    a folder without checkpoints of tools/pretrain.py.
+    """
+    if not path.is_dir():
+        return path
+    folder = path / CHECKPOINT_DIR if (path / CHECKPOINT_DIR).is_dir() else path
+    paths = sorted(folder.glob("step_*.pt"))
+    if not paths:
+        raise CheckpointError(f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it")
+    return paths[-1]

@@ -26,9 +26,9 @@ from pretrain.base.same_run import require_same
 from pretrain.config import keep_generators, to_plain
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
-FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root")
+FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
 LOCK = "run.lock"
-FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are read
+FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are looked at
 
 
 class RunDir:
@@ -75,8 +75,8 @@ class RunDir:
 
     def begin(self) -> None:
         """What was asked for can be run: from here on the folder stays, however the run ends."""
-        self._begun = True
         keep_generators(self._config, self.path)
+        self._begun = True
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path

@@ -1,7 +1,4 @@
-"""Numeric precision of a run: which autocast, which gradient scaler.
-
-In: "auto" | "fp32" | "bf16" | "fp16" and a device. Out: `Precision`, used by the loop and by the readout.
-"""
+"""Numeric precision of a run: which autocast, which gradient scaler."""
 
 from __future__ import annotations
 
@@ -18,7 +15,11 @@ LARGEST_1X1_RES4 = 16  # res4 has stride 16
 
 @dataclass(frozen=True)
 class Precision:
-    """dtype of autocast on `device`, None for plain float32."""
+    """How a forward is computed.
+
+    device: where.
+    dtype: of autocast; None: plain float32.
+    """
 
     device: torch.device
     dtype: torch.dtype | None
@@ -44,7 +45,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         name = "bf16" if _native_bf16(device) else "fp32"
     if name == "fp16" and device.type != "cuda":
-        raise ConfigError("runtime.precision=fp16 needs a CUDA device; type runtime.precision=bf16 (or fp32)")
+        raise ConfigError("runtime.precision=fp16 needs a CUDA device; pass runtime.precision=bf16 (or fp32)")
     return Precision(device, {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name])
 
 
@@ -61,7 +62,7 @@ def check_sizes(precision: Precision, sizes: Mapping[str, int]) -> None:
         if size <= LARGEST_1X1_RES4:
             raise ConfigError(
                 f"{key}={size} with bf16 on the CPU: expected at least {LARGEST_1X1_RES4 + 1}, since torch's kernel returns "
-                f"wrong gradients below; type {key}={LARGEST_1X1_RES4 + 4} or runtime.precision=fp32"
+                f"wrong gradients below; pass {key}={LARGEST_1X1_RES4 + 4} or runtime.precision=fp32"
             )
 
 

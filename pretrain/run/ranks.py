@@ -18,7 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank in 0..world_size-1; local_rank picks the device of this process."""
+    """Which process this is.
+
+    rank: in 0..world_size - 1.
+    local_rank: on this machine; picks the device.
+    world_size: number of processes.
+    """
 
     rank: int = 0
     local_rank: int = 0

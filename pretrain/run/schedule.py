@@ -1,7 +1,4 @@
-"""Learning rate as a pure function of the step, so that no scheduler state can be lost.
-
-In: a step counted from 0. Out: the learning rate of that step. Source: infomin.md 1.2.
-"""
+"""Learning rate as a function of the step alone, so that there is no scheduler state to lose [specification 1.2]."""
 
 from __future__ import annotations
 
@@ -11,7 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LearningRate:
-    """base: rate after warm-up. steps_per_epoch, epochs: length of the run; epochs are counted from 1 as the paper's code does.
+    """Epochs are counted from 1, as the paper's code does.
+
+    base: rate after warm-up.
+    epochs, steps_per_epoch: length of the run.
+    decay: factor of one step down.
+    milestones: epochs after which "step" goes down.
+    warmup_epochs, warmup_start: how long the rate rises, and from what.
 
     kind "cosine": once an epoch, eta_min + (base - eta_min)(1 + cos(pi e / E)) / 2, eta_min = base * decay^3.
     kind "step": base * decay^(number of milestones m with e > m).

@@ -1,11 +1,10 @@
 """Colour spaces on float tensors, and back to RGB.
 
-In: RGB in [0, 1], (..., 3, H, W), any device and dtype. Out: the three channels of the space in its own units; and the
-inverse. Gamma-coded sRGB goes in and comes out; only Lab and XYZ take the gamma off (IEC 61966-2-1).
+RGB in [0, 1], (..., 3, H, W) of any device and dtype, to the three channels of the space in its own units. Gamma-coded sRGB goes in and comes out; only Lab and XYZ take the gamma off (IEC 61966-2-1).
 
 | space  | channels                        | definition                                                          |
 |--------|---------------------------------|---------------------------------------------------------------------|
-| rgb    | R, G, B in [0, 1]               | as it comes                                                          |
+| rgb    | R, G, B in [0, 1]               | unchanged                                                            |
 | lab    | L in 0..100, a, b               | CIE 1976, white D65 of the 2 degree observer                         |
 | xyz    | X, Y, Z                         | CIE 1931 of linear sRGB, Y of white = 1                              |
 | yuv    | Y in [0, 1], U +-0.436, V +-0.615 | PAL, luma of ITU-R BT.601                                           |
@@ -22,14 +21,13 @@ middle and half of the range that the channel has over the RGB cube, which is th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 
 Triple = tuple[float, float, float]
 Matrix = tuple[Triple, Triple, Triple]
@@ -68,9 +66,12 @@ _TO_YCBCR: Matrix = tuple(  # type: ignore[assignment]
 
 @dataclass(frozen=True)
 class ColourSpace:
-    """One space. to_space, to_rgb: (..., 3, H, W) -> (..., 3, H, W), differentiable almost everywhere, nothing clipped.
+    """One space.
 
-    channels: their names. mean, std: see the module. linear: to_space is a matrix and an offset.
+    channels: their names.
+    mean, std: of the channels, see the module.
+    linear: to_space is a matrix and an offset.
+    to_space, to_rgb: (..., 3, H, W) -> (..., 3, H, W), differentiable almost everywhere, nothing clipped.
     """
 
     name: str
@@ -94,8 +95,7 @@ def colour_space(name: str) -> ColourSpace:
     """The space called `name` (any case). Raises ConfigError that names the nearest one."""
     if name.lower() in COLOUR_SPACES:
         return COLOUR_SPACES[name.lower()]
-    near = difflib.get_close_matches(name.lower(), COLOUR_SPACES, n=1, cutoff=0.3)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name.lower(), COLOUR_SPACES, shown="'{}'", cutoff=0.3)
     raise ConfigError(f"colour space: expected one of {', '.join(COLOUR_SPACES)}, found {name!r}{hint}")
 
 

@@ -7,12 +7,11 @@ Source: docs/specification.md 3; ranges and the paper's sweet spots are its "UNV
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.views.colour import COLOUR_SPACES
 from pretrain.views.operations import (
     MAX_JITTER_STRENGTH,
@@ -71,8 +70,7 @@ class Family:
             names = [str(setting) for setting in self.settings]
             if text in names:
                 return text
-            near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(text, names)
             raise ConfigError(f"family {self.name}: expected a setting out of {', '.join(names)}, found {text!r}{hint}")
         low, high = self.limits
         try:
@@ -95,10 +93,6 @@ class Family:
             base, name=f"{self.name}_{show_setting(setting).lstrip('+')}", ops=self.change(base, setting, image_size)
         )
 
-    def smallest_side(self, base: Recipe, setting: Setting, *, image_size: int) -> int:
-        """Pixels that the shorter side of every image must have."""
-        return self.recipe(base, setting, image_size=image_size).smallest_side
-
 
 def show_setting(setting: Setting) -> str:
     """0.2 -> `0.2`, names as they are."""
@@ -109,9 +103,7 @@ def family_named(name: str) -> Family:
     """Raises ConfigError for an unknown family, with the nearest one."""
     if name in FAMILIES:
         return FAMILIES[name]
-    near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {name!r}{hint}")
+    raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {name!r}{did_you_mean(name, FAMILIES)}")
 
 
 def _require(base: Recipe, family: str, present: bool, wanted: str) -> None:

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ class Operation(ABC, Generic[Parameters]):
 
     shared: bool = False  # drawn once for the two views of an image instead of once for each
     is_crop: bool = False  # a recipe has one crop, and begins with it
-    overrides: Mapping[str, str] = {}  # key of a run's `views.` configuration -> the field that it replaces
+    overrides: ClassVar[Mapping[str, str]] = {}  # key of a run's `views.` configuration -> the field that it replaces
 
     @property
     def smallest_side(self) -> int:
@@ -113,7 +113,7 @@ class RandomResizedCrop(Operation[Crop]):
     ratio: Range = (3 / 4, 4 / 3)
     shared: bool = False
     is_crop = True
-    overrides = {"crop_scale": "scale"}  # noqa: RUF012 - no field, and never changed
+    overrides: ClassVar[Mapping[str, str]] = {"crop_scale": "scale"}
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -141,7 +141,6 @@ class RandomResizedCrop(Operation[Crop]):
         return Crop((height - box_height) // 2, (width - box_width) // 2, box_height, box_width, size)
 
     def apply(self, parameters: Crop, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """Cut and resize."""
         return resized_crop(parameters, image)
 
 
@@ -174,7 +173,6 @@ class CenterCrop(Operation[CentreBox]):
         return CentreBox(new_height, new_width, top, left, size)
 
     def apply(self, parameters: CentreBox, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """Resize and cut."""
         height, width, top, left, size = parameters
         return _resize(image, height=height, width=width)[top : top + size, left : left + size]
 
@@ -194,11 +192,9 @@ class HorizontalFlip(Operation[Literal[True]]):
         check_probability("HorizontalFlip", "p", self.p)
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> Literal[True] | None:
-        """Whether to mirror."""
         return True if rng.random() < self.p else None
 
     def apply(self, parameters: Literal[True], image: np.ndarray, view: int = 0) -> np.ndarray:
-        """A view of the same memory."""
         return image[:, ::-1]
 
 
@@ -234,7 +230,7 @@ class ColorJitter(Operation[Jitter]):
     saturation: float
     hue: float
     p: float
-    overrides = {"jitter_strength": "brightness, contrast, saturation, hue"}  # noqa: RUF012
+    overrides: ClassVar[Mapping[str, str]] = {"jitter_strength": "brightness, contrast, saturation, hue"}
 
     def override(self, key: str, value: float) -> ColorJitter:
         """The paper's jitter of strength `value` with this one's p."""
@@ -242,7 +238,6 @@ class ColorJitter(Operation[Jitter]):
         return ColorJitter(brightness, contrast, saturation, hue, p=self.p)
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> Jitter | None:
-        """Order and factors."""
         if rng.random() >= self.p:
             return None
         order = tuple(JITTER_STEPS[step] for step in rng.permutation(len(JITTER_STEPS)))
@@ -253,7 +248,6 @@ class ColorJitter(Operation[Jitter]):
         return Jitter(order, brightness, contrast, saturation, rng.uniform(-self.hue, self.hue))
 
     def apply(self, parameters: Jitter, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """The four changes in their order."""
         picture = _picture(image)
         for step in parameters.order:
             if step == "brightness":
@@ -304,18 +298,16 @@ class GaussianBlur(Operation[float]):
     kernel: int = 23
     sigma: Range = (0.1, 2.0)
     p: float = 0.5
-    overrides = {"blur_kernel": "kernel", "blur_sigma": "sigma"}  # noqa: RUF012
+    overrides: ClassVar[Mapping[str, str]] = {"blur_kernel": "kernel", "blur_sigma": "sigma"}
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"the blur's kernel: expected an odd number of taps, found {self.kernel}")
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> float | None:
-        """Sigma."""
         return rng.uniform(*self.sigma) if rng.random() < self.p else None
 
     def apply(self, parameters: float, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """Blur with this sigma."""
         return gaussian_blur(image, kernel=self.kernel, sigma=parameters)
 
 
@@ -329,14 +321,12 @@ class PillowBlur(Operation[float]):
 
     radius: Range = (0.1, 2.0)
     p: float = 0.5
-    overrides = {"blur_sigma": "radius"}  # noqa: RUF012
+    overrides: ClassVar[Mapping[str, str]] = {"blur_sigma": "radius"}
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> float | None:
-        """Radius."""
         return rng.uniform(*self.radius) if rng.random() < self.p else None
 
     def apply(self, parameters: float, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """Blur with this radius."""
         return np.asarray(_picture(image).filter(ImageFilter.GaussianBlur(parameters)))
 
 
@@ -347,11 +337,9 @@ class Grayscale(Operation[Literal[True]]):
     p: float = 0.2
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> Literal[True] | None:
-        """Whether to remove the colour."""
         return True if rng.random() < self.p else None
 
     def apply(self, parameters: Literal[True], image: np.ndarray, view: int = 0) -> np.ndarray:
-        """Luma, three times."""
         return np.repeat(np.asarray(_picture(image).convert("L"))[:, :, None], 3, axis=2)
 
 
@@ -446,7 +434,6 @@ class RandAugment(Operation[tuple[Change, ...]]):
         return tuple(changes)
 
     def apply(self, parameters: tuple[Change, ...], image: np.ndarray, view: int = 0) -> np.ndarray:
-        """The drawn changes, one after the other."""
         for change in parameters:
             image = self._change(change, image)
         return image

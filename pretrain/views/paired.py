@@ -16,18 +16,16 @@ into PAIRED at the end of this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.views.colour import colour_space
-from pretrain.views.generator_file import referenced_generator
+from pretrain.views.colour import ColourSpace, colour_space
+from pretrain.views.generator_file import FrozenGenerator, referenced_generator
 from pretrain.views.operations import (
     Crop,
     Frame,
@@ -107,7 +105,6 @@ class PatchDistance(PairedOperation[Crop]):
 
     @property
     def smallest_side(self) -> int:
-        """Patch and distance."""
         return self.patch + self.distance
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> Crop:
@@ -122,7 +119,6 @@ class PatchDistance(PairedOperation[Crop]):
         return Crop(top, left, self.patch, self.patch, frame.size)
 
     def apply(self, parameters: Crop, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """The view's square."""
         offset = view * self.distance
         moved = parameters._replace(top=parameters.top + offset, left=parameters.left + offset)
         return resized_crop(moved, image)
@@ -152,36 +148,17 @@ class ChannelSplit(PairedOperation[bool]):
             raise ConfigError("ChannelSplit: expected generator and sha256 together, found one of them")
 
     def prepare(self) -> None:
-        """Look up the space and read the generator."""
         channel_source(self)
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> bool | None:
-        """Whether the views are swapped."""
         applied, swap = rng.random(2) < (self.p, self.swap)
         return bool(swap) if applied else None
 
     def apply(self, parameters: bool, image: np.ndarray, view: int = 0) -> np.ndarray:
-        """RGB bytes of the kept channels beside the others' means."""
         return keep_channels(channel_source(self), (0,) if (view == 0) != parameters else (1, 2), image)
 
 
-class ChannelSource(Protocol):
-    """Where channels come from: a colour space, or whatever else maps RGB to three channels and back."""
-
-    @property
-    def to_space(self) -> Callable[[Tensor], Tensor]:
-        """RGB float (3, H, W) in [0, 1] -> three channels (3, H, W)."""
-
-    @property
-    def to_rgb(self) -> Callable[[Tensor], Tensor]:
-        """The way back; what leaves [0, 1] is clipped afterwards."""
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """What stands for a channel that is not kept."""
-
-
-def channel_source(op: ChannelSplit) -> ChannelSource:
+def channel_source(op: ChannelSplit) -> ColourSpace | FrozenGenerator:
     """The colour space, or the generator that starts from it.
 
     Raises ConfigError for an unknown space, a generator of another space, and a file that is absent or has another hash.
@@ -197,7 +174,7 @@ def channel_source(op: ChannelSplit) -> ChannelSource:
     return frozen
 
 
-def keep_channels(source: ChannelSource, kept: tuple[int, ...], image: np.ndarray) -> np.ndarray:
+def keep_channels(source: ColourSpace | FrozenGenerator, kept: tuple[int, ...], image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) -> the same with the channels that are not `kept` at their mean: a function of the kept ones alone.
 
     So by data processing such views share no more than the channels do. Colours outside RGB's cube are clipped to it.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import reprlib
 import typing
@@ -27,7 +26,7 @@ from typing import Any
 import yaml
 
 from pretrain.base.atomic import atomic_file, write_text
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.strict import from_mapping, load_yaml
 from pretrain.views.generator_file import EMBEDDED, referenced_bytes, source_bytes
 from pretrain.views.jigsaw import JigsawSpec
@@ -90,9 +89,9 @@ def located(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         source = str(entry["generator"])
         if not source.startswith(EMBEDDED):
             source = str((folder / source).resolve())
-        found = hashlib.sha256(source_bytes(source)).hexdigest()
-        entry["generator"], entry["sha256"] = source, entry.get("sha256") or found
-        referenced_bytes(source, str(entry["sha256"]))
+        sha256 = str(entry.get("sha256") or hashlib.sha256(source_bytes(source)).hexdigest())
+        referenced_bytes(source, sha256)
+        entry["generator"], entry["sha256"] = source, sha256
     return values
 
 
@@ -111,12 +110,14 @@ def copy_generators(plain: Mapping[str, Any], folder: Path) -> None:
     Raises ConfigError where a generator changed since it was read, or `folder` holds another one under that name.
     """
     names = _generator_names(plain)
+    missing: dict[Path, bytes] = {}
     for entry in _with_generator(plain):
         target = folder / names[entry["sha256"]]
         if target.exists():
             referenced_bytes(str(target), entry["sha256"])
-            continue
-        data = referenced_bytes(entry["generator"], entry["sha256"])
+        else:
+            missing[target] = referenced_bytes(entry["generator"], entry["sha256"])
+    for target, data in missing.items():  # nothing is written before all of them were checked
         with atomic_file(target) as file:
             file.write(data)
 
@@ -153,14 +154,14 @@ def _fields(op: Op) -> dict[str, Any]:
 
 def recipe_from_plain(values: Mapping[str, Any], *, where: str) -> Recipe:
     """Build a recipe. Raises ConfigError for an unknown operation or key, a missing one, or a value that cannot be."""
-    with _located(where):
+    with _naming(where):
         fields = from_mapping(_RecipeValues, values, where=where)
         ops = tuple(_operation(entry, f"{where}: ops[{position}]") for position, entry in enumerate(fields.ops))
         return Recipe(fields.name, ops, fields.patches)
 
 
 @contextmanager
-def _located(where: str) -> Iterator[None]:
+def _naming(where: str) -> Iterator[None]:
     """Put the place in front of what an operation says about its own values."""
     try:
         yield
@@ -173,19 +174,16 @@ def _operation(entry: Any, where: str) -> Op:
         raise ConfigError(f"{where}: expected `{{{OP_KEY}: CLASS, field: value}}`, found {reprlib.repr(entry)}")
     name = str(entry[OP_KEY])
     if name not in OPERATIONS:
-        near = difflib.get_close_matches(name, OPERATIONS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, OPERATIONS, cutoff=0.5)
         raise ConfigError(f"{where}: expected an operation out of {', '.join(OPERATIONS)}, found {name!r}{hint}")
     cls = OPERATIONS[name]
     fields = {key: value for key, value in entry.items() if key != OP_KEY}
-    with _located(where):
+    with _naming(where):
         return from_mapping(cls, fields, where=f"{where} ({name})")
 
 
 def _lists(value: Any) -> Any:
-    """Tuples as lists, paths as text: what YAML and JSON know."""
+    """Tuples as lists: what YAML and JSON know."""
     if isinstance(value, dict):
         return {key: _lists(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_lists(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+    return [_lists(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -7,12 +7,11 @@ RECIPES has them by name; recipe_file.py reads and writes them as files; pipelin
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.views.jigsaw import JigsawSpec
 from pretrain.views.operations import (
     AUGMENTATIONS,
@@ -30,7 +29,7 @@ from pretrain.views.paired import PAIRED
 
 Op = Operation[Any]
 OPERATIONS: dict[str, type[Op]] = {cls.__name__: cls for cls in (*AUGMENTATIONS, *PAIRED)}
-# Keys of a run's `views.` configuration that replace a value of the recipe's operations.
+# Keys of a run's `views.` configuration that replace a value of the recipe's operations, and so change the recipe.
 OVERRIDES = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
 # Files for small images set the blur for every method, whichever blur its recipe has; the other keys must find their operation.
 MAY_FIND_NOTHING = ("blur_kernel", "blur_sigma")
@@ -83,8 +82,7 @@ def named_recipe(name: str) -> Recipe:
     """The recipe of that name. Raises ConfigError with the nearest one."""
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, RECIPES, shown="'{}'", cutoff=0.5)
     raise ConfigError(
         f"views.recipe: expected one of {', '.join(RECIPES)}, or a recipe file (.yaml or .yml), found {name!r}{hint}"
     )

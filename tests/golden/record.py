@@ -36,22 +36,22 @@ import yaml
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-# What is needed of the project -> the modules that may hold it, the first that exists is taken.
+# What is needed of the project -> the module that holds it.
 MODULES = {
-    "run configuration": ("pretrain.config",),
-    "stream": ("pretrain.data.stream", "pretrain.stream"),
-    "ranks": ("pretrain.run.ranks", "pretrain.distributed"),
-    "recipes": ("pretrain.views.recipes",),
-    "recipe files": ("pretrain.views.recipe_file",),
-    "families": ("pretrain.views.families",),
-    "encoder": ("pretrain.model.encoder", "pretrain.encoder"),
-    "heads": ("pretrain.model.heads", "pretrain.heads"),
-    "methods": ("pretrain.model.contrast", "pretrain.methods"),
-    "contract": ("pretrain.base.contract", "pretrain.contract"),
-    "detector configuration": ("transfer.detect.config", "transfer.detector_config"),
-    "checkpoints of every layout": ("tests.transfer.conversion.checkpoints",),
-    "tiny encoders": ("tests.transfer.conversion.tiny_encoders",),
-    "run folders": ("tests.transfer.conftest",),
+    "run configuration": "pretrain.config",
+    "stream": "pretrain.data.stream",
+    "ranks": "pretrain.run.ranks",
+    "recipes": "pretrain.views.recipes",
+    "recipe files": "pretrain.views.recipe_file",
+    "families": "pretrain.views.families",
+    "encoder": "pretrain.model.encoder",
+    "heads": "pretrain.model.heads",
+    "methods": "pretrain.model.contrast",
+    "contract": "pretrain.base.contract",
+    "detector configuration": "transfer.detect.config",
+    "checkpoints of every layout": "tests.transfer.conversion.checkpoints",
+    "tiny encoders": "tests.transfer.conversion.tiny_encoders",
+    "run folders": "tests.transfer.conftest",
 }
 SEED = 7
 LIBRARIES = (
@@ -62,14 +62,10 @@ DIGITS = 16  # of a sha256 that stands in a file: 64 bits
 
 def module(what: str) -> Any:
     """The module of MODULES that holds `what`, from the checkout ROOT and from nowhere else."""
-    for name in MODULES[what]:
-        path = ROOT.joinpath(*name.split("."))
-        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
-            found = importlib.import_module(name)
-            if not Path(str(found.__file__)).is_relative_to(ROOT):
-                raise ImportError(f"{name} came from {found.__file__}, expected it from {ROOT}")
-            return found
-    raise ModuleNotFoundError(f"{what}: none of {', '.join(MODULES[what])} in {ROOT}; add the new name to MODULES")
+    found = importlib.import_module(MODULES[what])
+    if not Path(str(found.__file__)).is_relative_to(ROOT):
+        raise ImportError(f"{MODULES[what]} came from {found.__file__}, expected it from {ROOT}")
+    return found
 
 
 def environment() -> dict[str, Any]:
@@ -191,9 +187,10 @@ def views_of(case: Mapping[str, Any], images: Path, folder: Path, *, seed: int =
     """Image -> hashes, through the stream that training reads."""
     views = {name: value for name, value in case.items() if name not in ("jigsaw", "epoch")}
     values = {
+        "base": method_file("infomin"),
         "seed": seed,
         "data": {"root": str(images), "num_workers": 0},
-        "method": {"name": "infomin", "jigsaw": case["jigsaw"], "queue_size": len(SIZES)},
+        "method": {"jigsaw": case["jigsaw"], "queue_size": len(SIZES)},
         "views": views,
         "optimizer": {"batch_size": len(SIZES), "epochs": 2},
         "runtime": {"device": "cpu"},
@@ -239,13 +236,18 @@ def record_losses(folder: Path, *overrides: str) -> dict[str, list[str]]:
 def losses_of(method: str, images: Path, run: Path, *overrides: str) -> list[str]:
     """Losses of one run of NUM_STEPS steps on one thread."""
     run_file = run.with_suffix(".yaml")
-    values = {**TINY_RUN, "method": {"name": method, **TINY_RUN["method"]}}  # type: ignore[dict-item]
-    run_file.write_text(yaml.safe_dump({**values, "data": {"root": str(images), "num_workers": 0}}))
+    values = {"base": method_file(method), **TINY_RUN, "data": {"root": str(images), "num_workers": 0}}
+    run_file.write_text(yaml.safe_dump(values))
     with one_thread():
         run_tool("pretrain", "--config-file", str(run_file), "--output-dir", str(run), *overrides)
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == list(range(1, NUM_STEPS + 1))
     return [float(entry["loss"]).hex() for entry in entries]
+
+
+def method_file(name: str) -> str:
+    """The base file of a method, by its full path: the runs here lie outside the checkout."""
+    return str(ROOT / "configs" / "pretrain" / "methods" / f"{name}.yaml")
 
 
 @contextlib.contextmanager

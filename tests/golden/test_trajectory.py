@@ -200,7 +200,9 @@ def real(tmp_path_factory):
 
 def real_run(method, images, folder):
     path = folder.with_suffix(".yaml")
-    values = {**RUN, "method": {**RUN["method"], **method}, "data": {"root": str(images), "num_workers": 0}}
+    changed = {key: value for key, value in method.items() if key != "name"}
+    values = {"base": record.method_file(method["name"]), **RUN, "method": {**RUN["method"], **changed}}
+    values["data"] = {"root": str(images), "num_workers": 0}
     path.write_text(yaml.safe_dump(values))
     config = record.module("run configuration").load_run_config(path)
     start = record.module("methods").build_method(

@@ -45,7 +45,7 @@ TINY = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(image_folder):
     """Function: nested overrides -> RunConfig of a six-step run."""
 

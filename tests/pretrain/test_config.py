@@ -11,7 +11,7 @@ from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping
 from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
-from pretrain.data.stream import recipe_of
+from pretrain.views.recipe_file import recipe_from_plain
 
 CONFIGS = shipped_configs() / "pretrain"
 SHIPPED = sorted(CONFIGS.glob("*.yaml")) + [
@@ -106,7 +106,7 @@ def test_a_recipe_file_is_read_once_and_the_whole_recipe_is_kept(tmp_path):
         "op": "RandomResizedCrop", "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3], "shared": False,
     }  # fmt: skip
     again = from_mapping(RunConfig, to_plain(config), where="again")
-    assert again == config and recipe_of(again.views) == recipe_of(config.views)
+    assert again == config and recipe_from_plain(again.views.recipe, where="again").name == "mine"
     # A run's own config.yaml starts the same run: resuming does not need the recipe's file.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
     assert load_run_config(tmp_path / "config.yaml") == config
@@ -114,7 +114,10 @@ def test_a_recipe_file_is_read_once_and_the_whole_recipe_is_kept(tmp_path):
 
 def test_a_recipe_can_be_written_out_in_the_run_s_own_file(tmp_path):
     config = load_run_config(write(tmp_path, "views:\n  recipe:\n    " + RECIPE.replace("\n", "\n    ") + "\n"))
-    assert [type(op).__name__ for op in recipe_of(config.views).ops] == ["RandomResizedCrop", "HorizontalFlip"]
+    assert [type(op).__name__ for op in recipe_from_plain(config.views.recipe, where="run").ops] == [
+        "RandomResizedCrop",
+        "HorizontalFlip",
+    ]
 
 
 @pytest.mark.parametrize(

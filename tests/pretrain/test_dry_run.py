@@ -1,24 +1,74 @@
-"""The dry run's figures: FLOPs against the literature's counts, every part named."""
+"""The dry run: its operations against a count by hand, on a whole batch and on a part of it; it changes nothing on the disk."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import torch
+from torch import nn
 
-from pretrain.dry_run import describe, encoder_flops, step_flops
-
-
-@pytest.mark.slow
-def test_resnet50_at_224_px_is_the_4_1_giga_multiply_adds_of_the_literature():
-    assert encoder_flops("resnet50", 224) / 2 == pytest.approx(4.1e9, rel=0.02)  # He et al., torchvision's table
-
-
-def test_the_query_costs_three_forwards_and_the_key_one(tiny_config):
-    parts = step_flops(tiny_config())
-    assert parts["query"] == pytest.approx(3 * parts["key"])
-    assert set(parts) >= {"query", "key", "patches"}
+from pretrain import dry_run
+from pretrain.base.contract import InputContract
+from pretrain.data.stream import open_stream
+from pretrain.dry_run import describe
+from pretrain.run.precision import choose_precision
+from pretrain.run.ranks import Ranks
+from pretrain.train import build_state
 
 
-def test_the_text_names_configuration_parameters_flops_rates_and_first_batch(tiny_config):
-    text = describe(tiny_config())
-    for part in ("resolved configuration", "trained parameters", "GFLOP", "learning rate", "ln(K + 1)"):
-        assert part in text
+@pytest.fixture(scope="module")
+def tiny(image_folder):
+    from pretrain.base.strict import from_mapping, merge
+    from pretrain.config import RunConfig
+    from tests.pretrain.conftest import TINY
+
+    values = merge(TINY, {"data": {"root": str(image_folder)}, "method": {"temperature": 0.1}})
+    return from_mapping(RunConfig, values, where="test")
+
+
+def described(config):
+    return describe(config, open_stream(config, ranks=Ranks(), announce=lambda text: None))
+
+
+def gigaflops(text):
+    return float(re.search(r"([\d.]+) GFLOP for the global batch of 8", text)[1])
+
+
+def counted_by_hand(config):
+    """Two operations a multiply-add of every convolution and linear layer. The key network runs forward; the query network
+    forward, back to its weights and back to its inputs, where the first convolution has none to go back to."""
+    state = build_state(config, InputContract(), precision=choose_precision("fp32", torch.device("cpu")), ranks=Ranks())
+    query, key = state.method.query, state.method.key
+    counts = dict.fromkeys((query, key, "to the images"), 0)
+
+    def hook(network):
+        def count(layer, inputs, output):
+            macs = output.numel() * layer.weight[0].numel()
+            counts[network] += macs
+            if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
+                counts["to the images"] += macs * (network is query)
+
+        return count
+
+    for network in (query, key):
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(hook(network))
+    size, patch, rows = config.views.image_size, config.views.patch_size, config.optimizer.batch_size
+    with torch.no_grad():
+        query(torch.zeros(rows, 3, size, size), torch.zeros(9 * rows, 3, patch, patch), torch.arange(9).repeat(rows, 1))
+        key(torch.zeros(rows, 3, size, size))
+    logits = 2 * 2 * rows * (config.method.queue_size + 1) * config.method.feature_dim  # two heads, forward and back
+    return 2 * (3 * counts[query] - counts["to the images"] + counts[key] + logits)
+
+
+def test_the_operations_of_a_step_are_those_counted_by_hand_and_a_part_of_the_batch_is_scaled_up(tiny, monkeypatch):
+    text = described(tiny)
+    whole = gigaflops(text)
+    assert whole == pytest.approx(counted_by_hand(tiny) / 1e9, abs=0.051)  # printed with one decimal
+    assert "for the second step\n" in text
+    assert "method infomin (changed: method.temperature, views.blur_kernel), encoder resnet18" in text
+    monkeypatch.setattr(dry_run, "CPU_IMAGES", 4)
+    part = described(tiny)
+    assert gigaflops(part) == whole and "for the second step, on 4 of the batch's 8 images" in part

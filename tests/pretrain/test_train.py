@@ -1,10 +1,17 @@
-"""The loop: resuming is exact at every step, no part of the state can be dropped unnoticed, a bad loss updates nothing."""
+"""The loop: resuming is exact at every step, no part of the state can be dropped unnoticed, nothing bad is saved."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +19,17 @@ import torch
 from pretrain import train as train_module
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
-from pretrain.base.signals import StopFlag
+from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
+from pretrain.model.contrast import MomentumContrast
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
+from pretrain.run.recorder import Recorder
 from pretrain.run.watch import Watch
-from pretrain.train import build_state, train, train_step
+from pretrain.train import TrainState, build_state, train, train_step
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 6
 
 
@@ -41,13 +51,21 @@ def run(config, directory, *, resume=False):
     return train(config, output_dir=directory, resume=resume, ranks=Ranks())
 
 
-@pytest.fixture
-def whole_run(tmp_path, tiny_config, monkeypatch):
+@pytest.fixture(scope="module")
+def tiny_config(tiny_config):
+    """The session's, of a smaller encoder: most of the time goes into writing checkpoints."""
+    return partial(tiny_config, encoder={"arch": "resnet18_half"})
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, tiny_config):
     """A run of six steps that kept the checkpoint of each, and its configuration."""
-    monkeypatch.setattr(train_module, "prune_checkpoints", lambda *args, **kwargs: None)
     config = tiny_config(runtime={"checkpoint_every_steps": 1})
-    run(config, tmp_path / "whole")
-    return tmp_path / "whole", config
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "prune_checkpoints", lambda *args, **kwargs: None)
+        run(config, directory)
+    return directory, config
 
 
 def cut_at(whole, step, directory):
@@ -63,6 +81,7 @@ def cut_at(whole, step, directory):
 @pytest.mark.slow
 def test_resuming_at_every_step_is_bit_exact(whole_run, tmp_path):
     whole, config = whole_run
+    config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, checkpoint_every_steps=None))
     for step in range(1, STEPS):
         part = cut_at(whole, step, tmp_path / f"cut{step}")
         run(config, part, resume=True)
@@ -115,39 +134,214 @@ class Stopped(train_module.StopFlag):
         self.is_set = True
 
 
-def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "StopFlag", Stopped)
-    with pytest.raises(Terminated, match="step 1 of 6"):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch, number, code):
+    step = MomentumContrast.step
+
+    def stopped(self, batch, **rest):
+        os.kill(os.getpid(), number)
+        return step(self, batch, **rest)
+
+    monkeypatch.setattr(MomentumContrast, "step", stopped)
+    with pytest.raises(Terminated, match="saved at step 1 of 6; give the same command again") as stop:
         run(tiny_config(), tmp_path)
+    assert stop.value.exit_code == code
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001.pt"]
 
 
-def test_a_loss_that_is_not_finite_updates_nothing(tiny_config):
-    config = tiny_config()
-    precision = choose_precision("fp32", torch.device("cpu"))
-    state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
-    stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
-    batch = next(stream.batches(from_step=0, num_steps=1))
-    step_one = {
-        "learning_rate": 0.03,
-        "precision": precision,
-        "ranks": Ranks(),
-        "watch": Watch(StopFlag(), Ranks(), torch.device("cpu")),
-    }
+@dataclass
+class Steps:
+    """Step after step of a tiny run, without a folder."""
+
+    state: TrainState
+    watch: Watch
+    batch: ViewBatch
+
+    def take(self):
+        precision = choose_precision("fp32", torch.device("cpu"))
+        return train_step(
+            self.state, self.batch, learning_rate=0.03, precision=precision, ranks=Ranks(), watch=self.watch
+        )
+
+
+@pytest.fixture
+def steps(tiny_config):
+    """Function: late -> Steps."""
+
+    def build(*, late=False):
+        config, cpu = tiny_config(), torch.device("cpu")
+        state = build_state(config, InputContract(), precision=choose_precision("fp32", cpu), ranks=Ranks())
+        stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
+        batch = next(stream.batches(from_step=0, num_steps=1))
+        return Steps(state, Watch(train_module.StopFlag(), Ranks(), cpu, late=late), batch)
+
+    return build
+
+
+def model_of(state):
+    return {name: value.clone() for name, value in state.method.state_dict().items()}
+
+
+def is_statistic(name):
+    return "running_" in name or "num_batches" in name
+
+
+def test_a_loss_that_is_not_finite_moves_nothing_but_batchnorm_s_statistics(steps):
+    tried = steps()
+    memory = tried.state.method.memory
     with torch.no_grad():
-        state.method.memory.features[0, 0] = float("nan")
-    before = {name: value.clone() for name, value in state.method.state_dict().items() if "running" not in name}
-    with pytest.raises(UserError, match="not finite at step 0"):
-        train_step(state, batch, **step_one)
-    after = state.method.state_dict()
-    untouched = [name for name in before if "num_batches" not in name]
-    assert all(torch.equal(before[name], after[name]) or "memory.features" in name for name in untouched)
+        memory.features[0, 0] = float("nan")
+    before = model_of(tried.state)
+    with pytest.raises(UserError, match="the loss is not finite at step 0 .*samples of this rank") as refusal:
+        tried.take()
+    assert "nothing was updated" not in str(refusal.value)
+    after = model_of(tried.state)
+    moved = {name for name in before if not torch.equal(before[name].nan_to_num(), after[name].nan_to_num())}
+    assert moved and all(is_statistic(name) for name in moved)
+    assert tried.state.step == 0
     with torch.no_grad():  # control: the same step with the NaN gone does update
-        state.method.memory.features[0] = state.method.memory.features[1]
-    train_step(state, batch, **step_one)
-    assert not torch.equal(
-        before["query.encoder.conv1.weight"], state.method.state_dict()["query.encoder.conv1.weight"]
-    )
+        memory.features[0] = memory.features[1]
+    tried.take()
+    assert not torch.equal(before["query.encoder.conv1.weight"], model_of(tried.state)["query.encoder.conv1.weight"])
+
+
+def test_read_late_a_loss_that_is_not_finite_reaches_no_queue_and_stops_the_next_step(steps):
+    tried = steps(late=True)
+    memory = tried.state.method.memory
+    tried.take()
+    kept = memory.features[8:].clone()
+    with torch.no_grad():
+        tried.state.method.query.head.layers[0].weight[0, 0] = float("nan")
+        tried.state.method.key.head.layers[0].weight[0, 0] = float("nan")
+    tried.take()  # its keys are NaN
+    assert torch.equal(memory.features[8:], kept)
+    with pytest.raises(UserError, match="the loss is not finite at step 1 "):
+        tried.take()
+
+
+@pytest.mark.slow
+def test_read_late_the_steps_are_the_same(whole_run, tmp_path, monkeypatch):
+    whole, config = whole_run
+    monkeypatch.setattr(train_module, "Watch", partial(Watch, late=True))
+    run(config, tmp_path / "late")
+    assert final_hash(tmp_path / "late") == final_hash(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(whole_run, tmp_path, monkeypatch, late):
+    whole, _ = whole_run
+    step = MomentumContrast.step
+
+    def bad_in_the_fourth(self, batch, **rest):
+        output = step(self, batch, **rest)
+        return dataclasses.replace(output, loss=output.loss * float("nan")) if rest["step"] == 3 else output
+
+    monkeypatch.setattr(train_module, "Watch", partial(Watch, late=late))
+    monkeypatch.setattr(MomentumContrast, "step", bad_in_the_fourth)
+    with pytest.raises(UserError, match="not finite at step 3 .*newest checkpoint is that of step 3 of 6"):
+        run(whole_run[1], tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step_00000002.pt", "step_00000003.pt"]
+    path = checkpoint_path(tmp_path / "run" / "checkpoints", 3)
+    assert state_hash(path) == state_hash(checkpoint_path(whole / "checkpoints", 3))
+    logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert logged == [1, 2, 3]
+
+
+class Waits:
+    """Counts what makes the host of a GPU wait for it: values read from tensors, constants and batches copied in pageable memory."""
+
+    READS = ("item", "tolist", "nonzero", "cpu", "__bool__", "__int__", "__float__", "__index__")
+
+    def __init__(self, monkeypatch):
+        self.seen = []
+        for name in self.READS:
+            self._count(monkeypatch, torch.Tensor, name)
+        self._count(monkeypatch, torch, "tensor")
+        moved = torch.Tensor.to
+
+        def to(tensor, *args, **kwargs):
+            ours = "site-packages" not in sys._getframe(1).f_code.co_filename  # torch's go from a GPU to itself
+            if ours and any(isinstance(value, torch.device) for value in args) and not kwargs.get("non_blocking"):
+                self.seen.append("to")
+            return moved(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, "to", to)
+
+    def _count(self, monkeypatch, owner, name):
+        real = getattr(owner, name)
+
+        def counted(*args, **kwargs):
+            self.seen.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+
+def test_a_step_between_log_entries_does_not_wait_for_the_device(steps, monkeypatch):
+    tried = steps(late=True)
+    recorder = Recorder(None, from_step=0, num_steps=100, log_every=10, batch_size=8, ranks=Ranks())
+    tried.take()  # constants are made once
+    waits = Waits(monkeypatch)
+    with recorder:
+        for _ in range(2):
+            output = tried.take()
+            recorder.record(tried.state.step, output.figures, epoch=0.0, learning_rate=0.03)
+            tried.batch.to(torch.device("cpu"))
+        assert waits.seen == []
+        recorder.record(10, output.figures, epoch=0.0, learning_rate=0.03)
+    assert "tolist" in waits.seen  # control: a log entry does wait
+    waits.seen.clear()
+    bool(torch.isfinite(output.loss)), torch.tensor([0.5], device="cpu"), torch.arange(3).to(torch.device("cpu"))
+    assert waits.seen == ["__bool__", "tensor", "to"]  # control: what a step used to do
+
+
+@pytest.mark.slow
+def test_killed_after_the_last_checkpoint_the_figures_are_still_there(whole_run, tmp_path):
+    whole, config = whole_run
+    part = cut_at(whole, STEPS, tmp_path / "cut")
+    result = run(config, part, resume=True)
+    assert result["final"] == json.loads((whole / "result.json").read_text())["final"] and "loss" in result["final"]
+
+
+def test_the_checkpoints_of_every_so_many_epochs_are_kept_whatever_the_period(tiny_config, tmp_path):
+    config = tiny_config(runtime={"checkpoint_every_steps": 5, "keep_every_epochs": 1})  # two steps an epoch
+    run(config, tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == [f"step_0000000{step}.pt" for step in (2, 4, 5, 6)]
+
+
+def test_a_batch_that_a_step_could_not_normalise_never_starts(tiny_config, tmp_path):
+    alone = {"method": {"head": "mlp_bn", "jigsaw_fraction": 0.125}}  # one image of eight
+    with pytest.raises(ConfigError, match=r"jigsaw_fraction=0\.5"):
+        run(tiny_config(**alone), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(tiny_config(optimizer={"epochs": 1}, method={**alone["method"], "jigsaw_fraction": 0.5}), tmp_path / "run")
+
+
+def test_a_run_with_a_queue_larger_than_its_images_warns(tiny_config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(train_module, "StopFlag", Stopped)
+    with pytest.raises(Terminated):
+        run(tiny_config(method={"queue_size": 20}), tmp_path)
+    assert "more keys than there are images (18)" in caplog.text
+
+
+def test_a_second_ctrl_c_says_what_is_saved(tiny_config, tmp_path, monkeypatch):
+    step = MomentumContrast.after_step
+
+    def stop_in_the_fourth(self, output, **rest):
+        if self.memory.pointer == 4:  # 24 keys in 20 rows
+            raise KeyboardInterrupt
+        step(self, output, **rest)
+
+    monkeypatch.setattr(MomentumContrast, "after_step", stop_in_the_fourth)
+    with pytest.raises(KeyboardInterrupt, match="step 3.* newest checkpoint is that of step 2 of 6"):
+        run(tiny_config(), tmp_path / "run")
+    monkeypatch.setattr(train_module, "open_stream", lambda *args, **rest: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt, match="nothing was saved by this start"):
+        run(tiny_config(), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_output_directory_is_not_reused_by_accident(tiny_config, tmp_path):

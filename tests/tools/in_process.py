@@ -6,12 +6,24 @@ import io
 import os
 import runpy
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@contextmanager
+def chdir(folder: Path) -> Iterator[None]:
+    """The current folder, for the block (contextlib has it from Python 3.11 on)."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,14 @@ class Done:
     stderr: str
 
 
-def run_tool_here(tool: str, *words: object) -> Done:
-    """`python tools/TOOL WORDS...`. An exception that would be a traceback is raised."""
-    script = os.path.relpath(TOOLS / tool)  # also becomes argv[0], which some results quote
+def run_tool_here(tool: str, *words: object, cwd: Path | None = None) -> Done:
+    """`python tools/TOOL WORDS...` in `cwd`. An exception that would be a traceback is raised."""
+    script = os.path.relpath(TOOLS / tool, cwd)  # also becomes argv[0], which some results quote
     out, err = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()  # as a real one, with a buffer
     with (
         mock.patch.object(sys, "argv", [script, *map(str, words)]),
         mock.patch.object(sys, "path", [str(TOOLS), *sys.path]),  # as Python puts it there; the script takes it out
+        chdir(cwd or Path.cwd()),
         redirect_stdout(out),
         redirect_stderr(err),
     ):

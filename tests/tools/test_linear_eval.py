@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +12,9 @@ from PIL import Image
 from pretrain.base.contract import InputContract
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.checkpoint import write_checkpoint
+from tests.tools.in_process import run_tool_here
 from transfer.readout.features import state_hash
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
     "epochs=2",
     "image_size=32",
@@ -57,9 +53,7 @@ def checkpoint(tmp_path_factory):
 
 
 def call(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "tools" / "linear_eval.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=600)
+    return run_tool_here("linear_eval.py", *arguments, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -70,7 +64,7 @@ def test_a_readout_prints_its_figures_and_writes_them(data, tmp_path):
     assert f"random: top-1 {result['top1']:.2f} %, top-2 100.00 % (not the paper's protocol: " in done.stdout
     assert result["command"].startswith("python ") and "--weights random:resnet18" in result["command"]
     other = call("--weights", "random:resnet18", "--data", data, "--output-dir", "out", *QUICK, "seed=1", cwd=tmp_path)
-    assert other.returncode == 2 and "differs in config" in other.stderr
+    assert other.returncode == 2 and "config.seed: 0 there, 1 now" in other.stderr
 
 
 @pytest.mark.slow
@@ -89,7 +83,6 @@ def test_a_checkpoints_branches_are_read_and_named(data, checkpoint, tmp_path):
     assert results["default"]["history"] != results["key"]["history"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -110,9 +103,16 @@ def test_bad_input_ends_with_2_a_sentence_and_no_output(data, checkpoint, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_paper_protocol_is_what_runs_without_a_configuration(data, tmp_path):
-    done = call(
-        "--weights", "random:resnet18", "--data", data, "epochs=1", "num_workers=0", "precision=fp32", cwd=tmp_path
-    )
+def test_few_images_get_a_small_readout_at_their_own_size_and_the_reason_is_printed(data, tmp_path):
+    words = ("--weights", "random:resnet18", "--data", data, "epochs=1", "num_workers=0", "precision=fp32")
+    done = call(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "(not the paper's protocol: epochs=1)" in done.stdout  # nothing else differs
+    assert "a small readout at 32 px (the images' own size, 32 px): 12 training images" in done.stdout
+    assert "standardize=true" in done.stdout and "--config-file imagenet_r50" in done.stdout
+
+
+def test_the_papers_protocol_is_a_name_away_from_any_folder(data, tmp_path):
+    words = ("--weights", "random:resnet18", "--data", data, "--config-file", "imagenet_r50")
+    done = call(*words, "epochs=1", "image_size=32", "num_workers=0", "precision=fp32", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(not the paper's protocol: epochs=1, image_size=32)" in done.stdout  # nothing else differs

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.slow  # a process each, which imports torch
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(tool, *words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, f"tools/{tool}.py", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+from tests.tools.in_process import run_tool_here as run
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +24,13 @@ def images(tmp_path_factory):
 def test_a_run_is_measured_and_the_figure_is_printed_and_written(images, tmp_path):
     overrides = [f"data.root={images}", "method.queue_size=20", "method.jigsaw=false", "optimizer.batch_size=8"]
     trained = run(
-        "pretrain", "--config-file", "configs/pretrain/smoke.yaml", "--output-dir", tmp_path / "run", *overrides
+        "pretrain.py", "--config-file", "configs/pretrain/smoke.yaml", "--output-dir", tmp_path / "run", *overrides
     )
     assert trained.returncode == 0, trained.stderr
     (checkpoint, *_) = sorted((tmp_path / "run" / "checkpoints").glob("*.pt"), reverse=True)
     out = tmp_path / "new" / "folder" / "result.json"
     words = ("--checkpoint", checkpoint, "--data", images, "--batch-size", 10, "--json", out)
-    measured = run("measure_views", *words)
+    measured = run("measure_views.py", *words)
     assert measured.returncode == 0, measured.stderr
     result = json.loads(out.read_text())
     assert result["format"] == "infomin-transfer/information-result" and result["data"]["same_as_training"]
@@ -51,6 +39,6 @@ def test_a_run_is_measured_and_the_figure_is_printed_and_written(images, tmp_pat
 
 
 def test_bad_input_ends_with_exit_code_2_and_nothing_written(images, tmp_path):
-    found = run("measure_views", "--checkpoint", tmp_path / "x.pt", "--data", images, "--json", tmp_path / "r.json")
+    found = run("measure_views.py", "--checkpoint", tmp_path / "x.pt", "--data", images, "--json", tmp_path / "r.json")
     assert found.returncode == 2 and found.stderr.startswith("error: no checkpoint at")
     assert not (tmp_path / "r.json").exists()

@@ -1,8 +1,10 @@
-"""tools/pretrain.py as a user runs it: exit codes, killed and resumed runs, two gloo ranks."""
+"""tools/pretrain.py as a user runs it: killed and resumed runs, two gloo ranks, exit codes, a preview that leaves nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -11,23 +13,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import yaml
 from PIL import Image
 
+from pretrain.base.errors import run_tool
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
+    "encoder.arch=resnet18_half",
     "method.queue_size=20",
     "views.image_size=32",
     "views.patch_size=20",
     "optimizer.batch_size=8",
-    "optimizer.epochs=6",
+    "optimizer.epochs=10",
     "runtime.precision=fp32",
     "runtime.checkpoint_every_steps=1",
     "runtime.log_every_steps=1",
 ]
-STEPS = 12
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +51,7 @@ def command(*arguments, ranks=1):
 
 
 def arguments_of(images, output, *more):
-    smoke = ROOT / "configs" / "pretrain" / "smoke.yaml"
-    return ["--config-file", smoke, "--output-dir", output, "--resume", "auto", f"data.root={images}", *TINY, *more]
+    return ["--config-file", "smoke", "--output-dir", output, f"data.root={images}", *TINY, *more]
 
 
 def environment():
@@ -85,9 +90,17 @@ def state_hash(output):
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for _, tensor in sorted(model.items()))).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """The weights of an unbroken run on one rank."""
+    output = tmp_path_factory.mktemp("whole")
+    result = call(*arguments_of(images, output))
+    assert result.returncode == 0, result.stderr
+    return state_hash(output)
+
+
 @pytest.mark.slow
-def test_sigterm_saves_exits_143_and_the_resumed_run_is_identical(images, tmp_path):
-    assert call(*arguments_of(images, tmp_path / "whole")).returncode == 0
+def test_sigterm_saves_exits_143_and_the_same_command_again_ends_identically(images, whole, tmp_path):
     process = start(*arguments_of(images, tmp_path / "cut"))
     wait_for_checkpoint(tmp_path / "cut", process, 2)
     process.send_signal(signal.SIGTERM)
@@ -96,60 +109,85 @@ def test_sigterm_saves_exits_143_and_the_resumed_run_is_identical(images, tmp_pa
     resumed = call(*arguments_of(images, tmp_path / "cut"))
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from step_" in resumed.stderr
-    assert state_hash(tmp_path / "cut") == state_hash(tmp_path / "whole")
+    assert state_hash(tmp_path / "cut") == whole
 
 
 @pytest.mark.slow
-def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, tmp_path):
-    whole = call(*arguments_of(images, tmp_path / "whole"), ranks=2)
-    assert whole.returncode == 0, whole.stderr
+def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, whole, tmp_path):
+    unbroken = call(*arguments_of(images, tmp_path / "whole"), ranks=2)
+    assert unbroken.returncode == 0, unbroken.stderr
     process = start(*arguments_of(images, tmp_path / "cut"), ranks=2)
     wait_for_checkpoint(tmp_path / "cut", process, 3)
-    os.killpg(process.pid, signal.SIGKILL)
+    for victim in (*psutil.Process(process.pid).children(recursive=True), process):  # ranks have sessions of their own
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
     process.wait(timeout=60)
-    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path / "cut")], check=False)  # ranks have sessions of their own
     resumed = call(*arguments_of(images, tmp_path / "cut"), ranks=2)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from step_" in resumed.stderr
     assert state_hash(tmp_path / "cut") == state_hash(tmp_path / "whole")
-    one_rank = call(*arguments_of(images, tmp_path / "one"))
-    assert one_rank.returncode == 0
-    assert state_hash(tmp_path / "one") != state_hash(tmp_path / "whole")  # control: BatchNorm sees other batches
+    assert whole != state_hash(tmp_path / "whole")  # the control: with one rank BatchNorm sees other batches
 
 
-@pytest.mark.slow
+@pytest.fixture
+def run_here(monkeypatch, capsys, tmp_path):
+    """Function: arguments -> (exit code, stdout, stderr) of the tool in this process, in an empty folder."""
+    specification = importlib.util.spec_from_file_location("pretrain_tool", ROOT / "tools" / "pretrain.py")
+    tool = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tool)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tools/pretrain.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run_tool(tool.main)
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config-file", "configs/pretrain/smok.yaml"], "did you mean"),
-        (["--config-file", "configs/pretrain/smoke.yaml", "optimizer.epoch=3"], "did you mean `optimizer.epochs`"),
-        (["--config-file", "configs/pretrain/smoke.yaml"], "no --output-dir given"),
+        (["--config-file", "configs/pretrain/smok.yaml"], "did you mean smoke.yaml?"),
+        (["--config-file", "smoke", "optimizer.epoch=3"], "command line: unknown key `optimizer.epoch`; did you mean"),
+        (["--config-file", "smoke", "method.name=moco_v2"], "pass --method moco_v2"),
+        (["--config-file", "smoke"], "no --output-dir given"),
         (
-            ["--config-file", "configs/pretrain/smoke.yaml", "--output-dir", "OUT", "data.root=/absent/images"],
-            "/absent/images",
+            ["--config-file", "smoke", "--output-dir", "out", "data.root=absent/images"],
+            "absent/images: expected a folder",
         ),
     ],
 )
-def test_user_errors_exit_2_without_a_traceback(tmp_path, arguments, message):
-    arguments = [str(tmp_path / "out") if entry == "OUT" else entry for entry in arguments]
-    result = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=600
-    )
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert not (tmp_path / "out" / "checkpoints").exists()
+def test_user_errors_exit_2_with_one_message_and_leave_nothing(run_here, arguments, message):
+    code, _, stderr = run_here(*arguments)
+    assert code == 2 and stderr.startswith("error: ") and message in stderr
+    assert list(Path().iterdir()) == []
 
 
-@pytest.mark.slow
-def test_dry_run_and_views_sheet_leave_no_run(images, tmp_path):
-    sheet = tmp_path / "views.png"
-    smoke = ROOT / "configs" / "pretrain" / "smoke.yaml"
-    result = call("--config-file", smoke, "--dry-run", "--show-views", sheet, f"data.root={images}")
-    assert result.returncode == 0, result.stderr
-    for part in ("resolved configuration", "trained parameters", "GFLOP", "learning rate", "ln(K + 1)"):
-        assert part in result.stdout
-    with Image.open(sheet) as picture:
-        assert picture.size[0] > 100
-    assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
+def test_the_same_command_continues_and_another_configuration_is_refused(run_here, images, monkeypatch):
+    monkeypatch.setenv("HOME", str(images.parent))
+    command = arguments_of(f"~/{images.name}", "out", "optimizer.batch_size=18", "runtime.device=cpu")
+    command = [word for word in command if word not in ("optimizer.batch_size=8", "optimizer.epochs=10")]
+    assert run_here(*command, "optimizer.epochs=1")[0] == 0
+    assert run_here(*command, "optimizer.epochs=1")[0] == 0  # finished: nothing to do
+    code, _, stderr = run_here(*command, "optimizer.epochs=2")
+    assert code == 2 and "holds a run with another configuration" in stderr
+    code, _, stderr = run_here("--resume", "never", *command, "optimizer.epochs=1")
+    assert code == 2 and "already holds a run" in stderr
+
+
+def test_a_preview_shows_the_resolved_run_and_leaves_nothing(run_here, images):
+    """Overrides on both sides of the flags, a shipped file from another folder, another method."""
+    code, stdout, stderr = run_here(
+        f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
+        "--config-file", "smoke", "--dry-run", "optimizer.batch_size=4",
+    )  # fmt: skip
+    assert code == 0, stderr
+    resolved = yaml.safe_load(stdout.partition("== resolved configuration")[2].partition("\n\n")[0])
+    assert (resolved["optimizer"]["epochs"], resolved["optimizer"]["batch_size"]) == (7, 4)
+    assert (resolved["method"]["temperature"], resolved["views"]["recipe"]) == (0.2, "moco_v2")
+    with Image.open("views.png") as picture:
+        assert picture.height > 4 * 32 and picture.width > 3 * 32  # originals and two views of four images
+    assert [path.name for path in Path().iterdir()] == ["views.png"]

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import read_size
-from pretrain.base.strict import Origin, flatten, from_mapping, load_yaml, merge, overridden_keys, parse_overrides
+from pretrain.base.same_run import flat
+from pretrain.base.strict import Origin, from_mapping, load_yaml, merge, overridden_keys, parse_overrides
 from pretrain.config import load_run_config
 from pretrain.data.source import ClassFolders, list_images
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
@@ -141,7 +142,7 @@ def load_sweep(config_file: Path | None, *, flags: Mapping[str, Any], overrides:
     others = [text for text in overrides if not _is_own(text)]
     parse_overrides(others)  # refuses one without `=`, and a key that is given twice
     values = merge(load_yaml(find_config(config_file, "sweep"), "sweep") if config_file else {}, flags)
-    origin = Origin(str(config_file or "command line"), (*flatten(flags), *overridden_keys(own)))
+    origin = Origin(str(config_file or "command line"), (*flat(flags), *overridden_keys(own)))
     config = from_mapping(SweepConfig, merge(values, parse_overrides(own)), where=origin)
     keys = {text.partition("=")[0] for text in others}
     kept = [text for text in config.pretrain.overrides if text.partition("=")[0] not in keys]

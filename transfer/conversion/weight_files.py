@@ -1,8 +1,8 @@
 """Any weight file to nested dictionaries of tensors, without running anything that is in it.
 
 In: a path (safetensors, torch zip, old torch, pickle of arrays), recognised by its first bytes. Out: plain containers whose
-leaves are tensors and scalars, or a CheckpointError. There is no retry with weaker settings. Tensors lie on the file's own
-pages where they can: they are read when used, and cost memory only then.
+leaves are tensors, scalars and records of other libraries' objects, or a CheckpointError. There is no retry with weaker
+settings. Tensors lie on the file's own pages where they can: they are read when used, and cost memory only then.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import HEAD_SIZE, TorchFile, is_pickled, open_torch_file, reason
 
 MAX_HEADER = 16 << 20  # bytes of JSON before the tensors of a safetensors file; some 100 thousand tensors
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CHUNK = 1 << 20
 
 
@@ -38,9 +39,14 @@ def open_weight_file(path: Path, *, verify_all: bool = False) -> TorchFile:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(HEAD_SIZE)
+            head = file.read(max(HEAD_SIZE, len(LFS_POINTER)))
         if not head:
             raise CheckpointError(f"{path} is empty (0 bytes)")
+        if head.startswith(LFS_POINTER):
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the weights it stands for; run `git lfs pull` in "
+                "its repository (git lfs install first, where it was never used), or download the file itself"
+            )
         if head[8:9] == b"{":
             content = _read_safetensors(path, header_size=int.from_bytes(head[:8], "little"))
             return TorchFile(content)
@@ -60,7 +66,7 @@ def open_weight_file(path: Path, *, verify_all: bool = False) -> TorchFile:
 
 
 def _read_safetensors(path: Path, *, header_size: int) -> dict[str, Tensor]:
-    """The library holds the offsets against the file; twice the same name, which it does not see, is refused here."""
+    """The library compares the offsets with the file; twice the same name, which it does not see, is refused here."""
     from safetensors.torch import load_file
 
     if header_size > min(MAX_HEADER, path.stat().st_size):

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor
 
 from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import in_memory
 from transfer.conversion.weight_files import read_weight_file
+
+EXPECTED = "it holds no tensors where they are expected, {'model': {name: tensor}}"
 
 
 def read_for_detectron2(path: Path) -> dict[str, Any]:
@@ -23,13 +26,25 @@ def read_for_detectron2(path: Path) -> dict[str, Any]:
     The rules are Detectron2's (detectron2/checkpoint/detection_checkpoint.py): a `.pkl` without an author is Caffe2's, a
     `.pyth` is pycls's, and a file without "model" is one.
     """
-    content = in_memory(read_weight_file(path))  # a run saves over the file that it goes on from
+    content = _as_detectron2(in_memory(read_weight_file(path)), path)  # a run saves over the file that it goes on from
+    model = content["model"]
+    foreign = (
+        [name for name, value in model.items() if not isinstance(value, Tensor)] if isinstance(model, dict) else []
+    )
+    if not isinstance(model, dict) or foreign:
+        raise CheckpointError(
+            f"{path}: {EXPECTED}" + (f"; no tensor: {', '.join(map(str, foreign[:3]))}" if foreign else "")
+        )
+    return content
+
+
+def _as_detectron2(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no tensors; expected {{'model': {{name: tensor}}}}")
+        raise CheckpointError(f"{path}: {EXPECTED}")
     if path.suffix == ".pkl" and not ("model" in content and "__author__" in content):
         blobs = content.get("blobs", content)
         if not isinstance(blobs, dict):
-            raise CheckpointError(f"{path} holds no tensors; expected {{'model': {{name: tensor}}}}")
+            raise CheckpointError(f"{path}: {EXPECTED}")
         model = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
         return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
     if path.suffix == ".pyth" and isinstance(content.get("model_state"), dict):

@@ -44,16 +44,21 @@ class LabelledImages:
         return len(self.labels)
 
 
-def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
-    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), every image decoded once to see that it can be.
-
-    Raises DataError for a missing folder, an empty class, classes that differ, and unreadable images (named, counted).
-    """
+def require_splits(root: Path) -> None:
+    """Raise DataError unless `root` has the folders train and val."""
     for split in ("train", "val"):
         if not (root / split).is_dir():
             raise DataError(
                 f"no folder {root / split}; --data expects a folder with class folders train/CLASS/*.jpg and val/CLASS/*.jpg"
             )
+
+
+def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
+    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), every image decoded once to see that it can be.
+
+    Raises DataError for a missing folder, an empty class, classes that differ, and unreadable images (named, counted).
+    """
+    require_splits(root)
     train, val = (ClassFolders.load(root / split) for split in ("train", "val"))
     if train.classes != val.classes:
         only = [f"only in {name}/: {', '.join(sorted(set(a.classes) - set(b.classes))) or 'none'}"

@@ -33,6 +33,7 @@ from transfer.readout.features import (
 )
 
 MAX_TOP = 5
+FAR_ABOVE = 10  # times ln C
 
 Batches = Iterator[tuple[Tensor, Tensor]]  # (features (B, D), labels (B,)), epoch after epoch
 
@@ -54,12 +55,18 @@ def accuracy(logits: Tensor, labels: Tensor, *, k: int) -> tuple[float, float]:
 
 
 def train_classifier(
-    batches: Batches, validation: Validation, config: LinearConfig, *, num_train: int, num_classes: int
+    batches: Batches,
+    validation: Validation,
+    config: LinearConfig,
+    *,
+    num_train: int,
+    num_classes: int,
+    announce: Callable[[str], None],
 ) -> list[dict[str, float]]:
     """SGD on one linear layer with nn.Linear's own initialisation (seeded); one entry an epoch.
 
     batches: exactly config.epochs times ceil(num_train / batch_size) of them. Raises ConfigError when the loss or an
-    accuracy stops being finite, with a rate to try.
+    accuracy stops being finite, with a rate to try; announces at once, once, that the loss is far above a constant answer's.
     """
     device, dim = validation.features.device, validation.features.shape[1]
     with torch.random.fork_rng(devices=[]):
@@ -77,7 +84,8 @@ def train_classifier(
     optimizer = torch.optim.SGD(
         classifier.parameters(), lr=schedule(0), momentum=config.momentum, weight_decay=config.weight_decay
     )
-    history = []
+    history: list[dict[str, float]] = []
+    constant_answer = math.log(num_classes)
     with tqdm(total=config.epochs * steps, unit="step", desc="readout") as bar:
         for epoch in range(config.epochs):
             rate = schedule(epoch * steps)
@@ -96,6 +104,12 @@ def train_classifier(
             mean_loss = total.item() / num_train
             if not (math.isfinite(mean_loss) and torch.isfinite(logits).all()):
                 raise ConfigError(_diverged(config, epoch + 1, mean_loss))
+            above = mean_loss > FAR_ABOVE * constant_answer
+            if above and not any(entry["train_loss"] > FAR_ABOVE * constant_answer for entry in history):
+                announce(
+                    f"epoch {epoch + 1}: the training loss is {mean_loss:.3g}; a constant answer has {constant_answer:.3g}. "
+                    f"{_lower_rate(config)}"
+                )
             top1, top5 = accuracy(logits, validation.labels, k=min(MAX_TOP, num_classes))
             history.append(
                 {"epoch": epoch + 1, "learning_rate": rate, "train_loss": mean_loss, "top1": top1, "top5": top5}
@@ -105,10 +119,14 @@ def train_classifier(
 
 
 def _diverged(config: LinearConfig, epoch: int, loss: float) -> str:
+    return f"the readout diverged in epoch {epoch} (loss {loss}). {_lower_rate(config)}"
+
+
+def _lower_rate(config: LinearConfig) -> str:
     return (
-        f"the readout diverged in epoch {epoch} (loss {loss}) at learning_rate={config.learning_rate:g}; "
-        f"type learning_rate={config.learning_rate / 10:g}. 30 is made for 2048 features of a 224 px ResNet-50 "
-        "at batch 256; cached_views=1 standardize=true makes a readout insensitive to the scale of its features"
+        f"learning_rate={config.learning_rate:g} is too high for these features: pass learning_rate={config.learning_rate / 10:g}, "
+        "or --config-file small, which makes a readout insensitive to the scale of its features (30 is made for 2048 features of "
+        "a 224 px ResNet-50 at batch 256)"
     )
 
 
@@ -125,7 +143,12 @@ def encoder_stands_still(module: nn.Module) -> Iterator[Callable[[], str]]:
 
 
 def measure(
-    encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages, config: LinearConfig
+    encoder: FrozenEncoder,
+    train: LabelledImages,
+    val: LabelledImages,
+    config: LinearConfig,
+    *,
+    announce: Callable[[str], None],
 ) -> list[dict[str, float]]:
     """Encode, train, validate. Returns the history; raises as `train_classifier`."""
     title = "validation features"
@@ -141,7 +164,9 @@ def measure(
             table, held_out = standardized(table, held_out)
         batches = cached_batches(table, train.labels, config)
     validation = Validation(held_out, val.labels.to(held_out.device))
-    return train_classifier(batches, validation, config, num_train=len(train), num_classes=len(train.classes))
+    return train_classifier(
+        batches, validation, config, num_train=len(train), num_classes=len(train.classes), announce=announce
+    )
 
 
 def standardized(table: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:

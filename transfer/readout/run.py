@@ -6,17 +6,16 @@ equal run is not run again.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.base.atomic import write_json
+from pretrain.base.atomic import lock_folder, remove_temporaries, write_json
 from pretrain.base.errors import ConfigError
+from pretrain.base.same_run import require_same
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
@@ -25,7 +24,6 @@ RESULT_NAME = "linear_result.json"
 STARTED_NAME = "linear_started.json"
 RESULT_FORMAT = "infomin-transfer/linear-result"
 LOCK_NAME = "run.lock"
-FAR_ABOVE = 10  # times ln C
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
         if num_classes < MAX_TOP:
             announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
         with encoder_stands_still(encoder.module) as hash_of:
-            history = measure(encoder, train, val, request.config)
-        loss, ignorant = history[-1]["train_loss"], math.log(num_classes)
-        if loss > FAR_ABOVE * ignorant:
-            announce(
-                f"the training loss ended at {loss:.3g}; a classifier that knows nothing has {ignorant:.3g}. "
-                f"learning_rate={request.config.learning_rate:g} is too high for these features"
-            )
+            history = measure(encoder, train, val, request.config, announce=announce)
         result = _result(request, encoder, train, val, history, encoder_sha256=hash_of(), identity=identity)
         if output_dir is not None:
             write_json(output_dir / RESULT_NAME, result)
@@ -139,23 +131,16 @@ def _held(output_dir: Path | None) -> Iterator[None]:
         yield
         return
     created = not output_dir.exists()
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+    with lock_folder(output_dir, LOCK_NAME):
         # Hidden files are what a killed write left behind, not somebody's work.
         names = {entry.name for entry in output_dir.iterdir() if not entry.name.startswith(".")}
         foreign = sorted(names - {LOCK_NAME, RESULT_NAME, STARTED_NAME})
         if foreign:
+            (output_dir / LOCK_NAME).unlink()
             raise ConfigError(
                 f"the output directory {output_dir} holds other files ({', '.join(foreign[:3])}); name an empty one"
             )
-        lock = open(output_dir / LOCK_NAME, "a")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise ConfigError(f"cannot write to the output directory {output_dir}: {error.strerror or error}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"the output directory {output_dir} is in use by another running process") from None
+        remove_temporaries(output_dir)
         try:
             yield
         except BaseException:
@@ -175,10 +160,5 @@ def _finished(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | No
         there = dict(result["identity"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is not a readout's result; name another output directory") from None
-    if there != identity:
-        changed = [key for key in identity if there.get(key) != identity[key]]
-        raise ConfigError(
-            f"the output directory {output_dir} holds a finished readout that differs in {', '.join(changed)}; "
-            "name another output directory"
-        )
+    require_same(there, identity, place=output_dir, what="finished readout")
     return dict(result)

@@ -1,12 +1,10 @@
 """The three regimes of shared information, exactly: too little, just the task's, and too much, with what each costs.
 
-In: a discrete world whose views see subsets of its factors. Out: one `Outcome` a pair of views, and the picture of all.
-
 Why too much costs anything. A code that holds y loses nothing for a reader with unlimited labels, whatever else it holds:
 its best accuracy stays. The price of shared nuisances is paid in labels. So the reader here is the plainest one with n
 labelled inputs: it answers with the most frequent label among those with the same code, ties (also: none) by lot. Every
 nuisance bit in the code spreads the n labels over more codes. Its expected accuracy is summed over all outcomes, not sampled.
-Source of the regimes: infomin.md 3 (Tian et al. 2020, section 3).
+Source of the regimes: docs/specification.md 3 (Tian et al. 2020, section 3).
 """
 
 from __future__ import annotations
@@ -55,8 +53,13 @@ def demonstration_world() -> World:
 class Outcome:
     """A pair of views and the minimal sufficient code z1 of the first about the second. Information in nats.
 
-    regime: by I(v1;v2) against I(x;y) alone, as the paper draws it. optimal: z1 is sufficient for y and holds nothing else.
-    best_accuracy: with unlimited labels; accuracy: expected with `num_labels` labelled inputs; both in [0, 1].
+    first, second: the factors that each view sees.
+    shared: I(v1;v2).
+    label, nuisance: I(z1;y), I(z1;x|y).
+    regime: by I(v1;v2) against I(x;y) alone, as the paper draws it.
+    optimal: z1 is sufficient for y and holds nothing else.
+    best_accuracy: with unlimited labels, in [0, 1].
+    accuracy: expected with `num_labels` labelled inputs, in [0, 1].
     """
 
     first: str

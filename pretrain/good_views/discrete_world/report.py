@@ -1,7 +1,4 @@
-"""What `tools/discrete_world.py` says and writes: examples of the regimes, and the enumeration of Proposition 3.1.
-
-In: a folder or None, the number of labels. Out: lines of text as they become known; regimes.png and regimes.json.
-"""
+"""What tools/discrete_world.py prints and writes: examples of the regimes, and the enumeration of Proposition 3.1."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """A world small enough to enumerate: exact information between views, label and codes, and Proposition 3.1 by brute force.
 
-In: a distribution over N inputs x, p(y | x), and views, which are deterministic functions of x written as N integers.
-Out: nats without sampling error. Source: infomin.md 3 (Tian et al. 2020, Proposition 3.1 and its appendix).
+Views are deterministic functions of the N inputs x, written as N integers. Source: docs/specification.md 3 (Tian et al. 2020,
+Proposition 3.1 and its appendix).
 
 What can be reached, when both views are computed from one x. Let t(x) be the class of p(y | x), the least statistic of x
 that is sufficient for y. A view with I(v;y) = I(x;y) determines t (p(y | v) = p(y | x) almost surely), so that
     I(v1;v2) = H(t) + I(v1;v2 | t) >= H(t) >= I(x;y)
-for every pair of sufficient views, and for views with noise of their own too (count the noise as a part of x). The first inequality is met
-whenever the views are independent given t, for which one view equal to t suffices: the world needs no independent
-nuisances, though with them many more pairs meet it. The second is met only if H(t | y) = 0, that is if no y is possible
+for every pair of sufficient views, and for views with noise of their own too (count the noise as a part of x). The first
+inequality is met whenever the views are independent given t, for which one view equal to t suffices: the world needs no
+independent nuisances, though with them many more pairs meet it. The second is met only if H(t | y) = 0, that is if no y is possible
 under two different t: for labels that are a function of x it always is, with t = y. With noisy labels the paper's
 I(v1*;v2*) = I(x;y) and "views independent given y" are out of reach; the least shared information is then H(t), and what
 is learned from its views is still the minimal sufficient statistic.
@@ -34,7 +34,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class World:
-    """probability (N,) > 0 of each input, sum 1. label (N, C): p(y | x). factors: name -> its value for each input (N,)."""
+    """probability: (N,) of each input, above 0, sum 1.
+    label: (N, C) p(y | x).
+    factors: name -> its value for each input (N,).
+    """
 
     probability: Floats
     label: Floats
@@ -133,11 +136,11 @@ def minimal_sufficient(world: World, first: Codes, second: Codes) -> Codes:
     """
     joint = view_joint(world, first, second)
     given = joint / joint.sum(axis=1, keepdims=True)
+    same = (np.abs(given[:, None] - given[None]).max(axis=2) < TOLERANCE).tolist()
     merged = np.empty(len(given), dtype=np.int64)
     found: list[int] = []
-    for value, row in enumerate(given):
-        same = (code for code, member in enumerate(found) if np.abs(given[member] - row).max() < TOLERANCE)
-        merged[value] = next(same, len(found))
+    for value in range(len(given)):
+        merged[value] = next((code for code, member in enumerate(found) if same[member][value]), len(found))
         if merged[value] == len(found):
             found.append(value)
     return merged[first]
@@ -160,10 +163,11 @@ def set_partitions(size: int) -> Iterator[Codes]:
 class Enumeration:
     """Proposition 3.1 over all ordered pairs of views that are sufficient for y; nats.
 
-    least_sharing, most_sharing: smallest and largest I(v1;v2) among them. least_nuisance: smallest I(z;x|y) of any
-    sufficient code of x. minimisers_: over both codes of every minimising pair, the lowest I(z;y) and the highest
-    I(z;x|y). Controls, the lowest I(z;x|y) of any code: others_ of all other pairs (None if there are none), maximisers_ of
-    the pairs with the largest I(v1;v2).
+    least_sharing, most_sharing: smallest and largest I(v1;v2) among them.
+    least_nuisance: smallest I(z;x|y) of any sufficient code of x.
+    minimisers_label_information, minimisers_nuisance: lowest I(z;y) and highest I(z;x|y) over both codes of every minimising pair.
+    others_nuisance: control: lowest I(z;x|y) of any code of all other pairs, None if there are none.
+    maximisers_nuisance: control: the same of the pairs with the largest I(v1;v2).
     """
 
     num_inputs: int

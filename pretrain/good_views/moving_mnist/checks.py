@@ -1,7 +1,7 @@
-"""Do pairs share what they are said to share, and nothing else? Asked of the pixels, not only of the labels.
+"""Do pairs share what they should, and nothing else? Checked on the pixels, not only on the labels.
 
-In: a `PairBatch`, the world it was made of, what it should share. Out: nothing, or an AssertionError that names the leak: a
-pair builder that leaks a factor is a bug of ours, and every figure made with it would be false.
+A leak is an AssertionError that names it: a pair builder that leaks a factor is a bug of ours, and every figure made with it
+would be false.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pretrain.good_views.moving_mnist.factors import Sharing
 from pretrain.good_views.moving_mnist.pairs import Factors, PairBatch
 from pretrain.good_views.moving_mnist.pools import World
 
-# Standard deviations that chance may stray. Seven sharings of three factors are asked: once in a hundred thousand runs.
+# Standard deviations that chance may stray; over seven sharings of three factors it does so once in a hundred thousand runs.
 TOLERANCE = 5.0
 
 
@@ -80,7 +80,7 @@ def _check_pixels(view: Tensor, factors: Factors, world: World) -> None:
 
 
 def _check_choice(name: str, first: Tensor, second: Tensor, *, shared: bool, free: bool = False) -> None:
-    """free: neither shared nor independent (the image, where its class is shared)."""
+    """free: neither shared nor independent (the image, where only its class is shared)."""
     agreement = (first == second).double().mean().item()
     if shared:
         assert agreement == 1, f"{name} is shared, and yet differs in {1 - agreement:.1%} of the pairs"

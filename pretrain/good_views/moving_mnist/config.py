@@ -1,6 +1,6 @@
 """The configuration of a Moving-MNIST experiment: scene, encoders, training, probes.
 
-In: a YAML file of configs/views/ or nothing, and key=value overrides. Out: a frozen `MovingMnistConfig`, or a ConfigError.
+Without a file: the paper's scale.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.base.strict import load_config
+from pretrain.base.strict import load_config, require
 
 DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 
@@ -19,14 +19,15 @@ DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 class SceneConfig:
     """What a pair of views shows. Sizes in pixels, times in frames.
 
-    canvas 64 and num_frames 10 are the paper's (UNVERIFIED). DEVIATION (the paper's choice is not known): the rest.
+    canvas, num_frames: the paper's (UNVERIFIED). DEVIATION (the paper's choice is not known): the rest.
     future_steps: view 2 shows the trajectory this long after the last frame of view 1, so that the position they share has to
         be foreseen from the motion.
     speed: of the digit, drawn uniformly from this range, pixels a frame; its direction is uniform.
     background_size: backgrounds are scaled to this square, of which each view shows a random crop of the canvas's size.
     background_brightness: backgrounds are multiplied by this, in (0, 1]; below 1 the white digit stands out and is learned sooner.
     same_digit: what views share with the digit: the very image of it ("instance", as two frames of one film would) or only
-        its class, by another image. Likewise same_background: two crops of one image, or of two images of one class.
+        its class, by another image.
+    same_background: two crops of one image, or of two images of one class.
     """
 
     canvas: int = 64
@@ -39,17 +40,17 @@ class SceneConfig:
     same_background: Literal["image", "class"] = "image"
 
     def __post_init__(self) -> None:
-        _require(self.canvas > DIGIT_SIZE, f"canvas expected more than a digit's {DIGIT_SIZE}, found {self.canvas}")
-        _require(self.num_frames >= 2, f"num_frames expected 2 or more (motion), found {self.num_frames}")
-        _require(self.future_steps >= 0, f"future_steps expected 0 or more, found {self.future_steps}")
+        require(self.canvas > DIGIT_SIZE, f"canvas expected more than a digit's {DIGIT_SIZE}, found {self.canvas}")
+        require(self.num_frames >= 2, f"num_frames expected 2 or more (motion), found {self.num_frames}")
+        require(self.future_steps >= 0, f"future_steps expected 0 or more, found {self.future_steps}")
         low, high = self.speed
-        _require(0 <= low <= high, f"speed expected [low, high] with 0 <= low <= high, found {list(self.speed)}")
-        _require(high <= self.free_range, f"speed expected at most {self.free_range} (the free range), found {high}")
-        _require(
+        require(0 <= low <= high, f"speed expected [low, high] with 0 <= low <= high, found {list(self.speed)}")
+        require(high <= self.free_range, f"speed expected at most {self.free_range} (the free range), found {high}")
+        require(
             0 < self.background_brightness <= 1,
             f"background_brightness expected in (0, 1], found {self.background_brightness}",
         )
-        _require(
+        require(
             self.background_size >= self.canvas,
             f"background_size expected at least the canvas's {self.canvas}, found {self.background_size}",
         )
@@ -62,11 +63,12 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """input_pixels: the canvas is averaged down to this before the convolutions; width and feature_dim: those of SmallEncoder.
-
-    num_points: places that an encoder can report (encoders.py); head_dim: of the embedding that InfoNCE compares, above a head
-    that the probes do not see. head "mlp_bn": with "mlp" the embeddings of a slow factor, the digit, became one vector before
-    anything was learned (InfoNCE at 0 for 500 steps; with BatchNorm 0.83 nats, one run each at this machine's scale).
+    """input_pixels: the canvas is averaged down to this before the convolutions.
+    width, feature_dim: those of SmallEncoder.
+    num_points: places that an encoder can report (encoders.py).
+    head: above the features that the probes see. Not "mlp": with it the embeddings of a slow factor, the digit, became one vector
+        before anything was learned (InfoNCE at 0 for 500 steps; with BatchNorm 0.83 nats, one run each at the small scale).
+    head_dim: of the embedding that InfoNCE compares.
     """
 
     input_pixels: int = 64
@@ -78,12 +80,14 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.input_pixels, self.width, self.feature_dim, self.num_points, self.head_dim)
-        _require(min(sizes) > 0, f"sizes expected positive, found {sizes}")
+        require(min(sizes) > 0, f"sizes expected positive, found {sizes}")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """steps of InfoNCE for each sharing and seed; supervised_steps for each task and seed of the supervised row."""
+    """steps: of InfoNCE for each sharing and seed.
+    supervised_steps: for each task and seed of the supervised row.
+    """
 
     batch_size: int = 256
     steps: int = 50_000
@@ -93,15 +97,17 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 2, f"batch_size expected 2 or more (negatives), found {self.batch_size}")
-        _require(min(self.steps, self.supervised_steps) > 0, "steps and supervised_steps expected positive")
-        _require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
-        _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        require(self.batch_size >= 2, f"batch_size expected 2 or more (negatives), found {self.batch_size}")
+        require(min(self.steps, self.supervised_steps) > 0, "steps and supervised_steps expected positive")
+        require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+        require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """num_train scenes fit a probe, num_test held-out ones judge it; information_batches of held-out pairs estimate I_NCE."""
+    """num_train, num_test: scenes that fit a probe, and held-out ones that judge it.
+    information_batches: of held-out pairs, which estimate I_NCE.
+    """
 
     num_train: int = 20_000
     num_test: int = 10_000
@@ -109,9 +115,9 @@ class ProbeConfig:
     information_batches: int = 20
 
     def __post_init__(self) -> None:
-        _require(self.num_train >= 20 and self.num_test >= 20, "num_train and num_test expected 20 or more")
-        _require(self.weight_decay > 0, f"weight_decay expected positive, found {self.weight_decay}")
-        _require(self.information_batches > 0, "information_batches expected positive")
+        require(self.num_train >= 20 and self.num_test >= 20, "num_train and num_test expected 20 or more")
+        require(self.weight_decay > 0, f"weight_decay expected positive, found {self.weight_decay}")
+        require(self.information_batches > 0, "information_batches expected positive")
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,8 @@ class MovingMnistConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
     def __post_init__(self) -> None:
-        _require(0 < self.held_out_share < 1, f"held_out_share expected in (0, 1), found {self.held_out_share}")
-        _require(
+        require(0 < self.held_out_share < 1, f"held_out_share expected in (0, 1), found {self.held_out_share}")
+        require(
             self.encoder.input_pixels <= self.scene.canvas and self.scene.canvas % self.encoder.input_pixels == 0,
             f"encoder.input_pixels expected to divide scene.canvas {self.scene.canvas}, found {self.encoder.input_pixels}",
         )
@@ -135,8 +141,3 @@ class MovingMnistConfig:
 def load_moving_mnist_config(path: Path | None, overrides: Sequence[str] = ()) -> MovingMnistConfig:
     """The paper's scale without a file. Raises ConfigError naming file and key."""
     return load_config(MovingMnistConfig, path, overrides, "views")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -1,7 +1,6 @@
 """The factors of a Moving-MNIST scene, what two views may share of them, and what the paper measured for each choice.
 
-In: names and seeds typed by a user. Out: `Sharing` values, in the order of the paper's table. All of it is data.
-Source: infomin.md 3, row "task dependence".
+Source: docs/specification.md 3, row "task dependence".
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ order or restart changes a pair. View 1 of an index is the same whatever is shar
 View 1 is `num_frames` frames. View 2 is one image, `future_steps` frames after the last of them where the position is shared.
 What is not shared is drawn anew: another digit, another trajectory, another background. One CPU core makes about 11,000 pairs of
 10 frames a second.
-Source: infomin.md 3; what the paper leaves open is decided in config.SceneConfig.
+Source: docs/specification.md 3; what the paper leaves open is decided in config.SceneConfig.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ BLOCK = 4
 
 @dataclass(frozen=True)
 class Factors:
-    """What a view shows. digit, background int64 (B,): classes. digit_index, background_index int64 (B,): images of the pools.
+    """What a view shows; integers are int64.
 
-    crop int64 (B, 2): x, y of the canvas in the background. offsets int64 (B, T, 2): x, y of the digit's box in every frame.
-    position float32 (B, 2): x, y of the box's centre, pixels, in the frame that view 2 shows (of view 1: of its own trajectory).
+    digit, background: (B,) classes.
+    position: float32 (B, 2) x, y of the box's centre, pixels, in the frame that view 2 shows (of view 1: of its own trajectory).
+    digit_index, background_index: (B,) images of the pools.
+    crop: (B, 2) x, y of the canvas in the background.
+    offsets: (B, T, 2) x, y of the digit's box in every frame.
     """
 
     digit: Tensor

@@ -1,7 +1,6 @@
 """Digits and backgrounds: two pools each, one to train on and one held out, that have no image in common.
 
-In: `FILE.npz` or `torchvision:DIR`, a folder of class folders or `torchvision:DIR`. Out: `Pools`.
-Nothing here draws at random from one run to the next: which images are held out is a function of the files alone.
+Nothing here is drawn at random: which images are held out is a function of the files alone.
 """
 
 from __future__ import annotations
@@ -29,7 +28,10 @@ TEST_FOLDERS = ("test", "val")
 
 @dataclass(frozen=True)
 class Pool:
-    """images uint8 (N, ...), labels int64 (N,), classes: the names of 0 .. C-1. Every class has an image."""
+    """images: uint8 (N, ...).
+    labels: int64 (N,); every class has an image.
+    classes: the names of 0 .. C-1.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -134,7 +136,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     expected = f"expected an .npz file with images uint8 (N, {DIGIT_SIZE}, {DIGIT_SIZE}) and labels integers (N,)"
     if not path.is_file():
         raise DataError(
-            f"--digits {path}: {expected}, found no such file; type --digits torchvision:DIR to download MNIST"
+            f"--digits {path}: {expected}, found no such file; pass --digits torchvision:DIR to download MNIST"
         )
     try:
         # Opened here: np.load leaves a file that it cannot read open.

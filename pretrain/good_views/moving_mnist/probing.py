@@ -1,7 +1,5 @@
 """Three linear probes on frozen encoders: digit class, digit position, background class.
 
-In: encoders, a `PairMaker` of each world. Out: `Errors` of the sequence encoder (on view 1) and of the image encoder (on view 2).
-
 Which of the two the paper's table probes is not known here; both are measured. Every sharing is probed on the same scenes, whose
 two views share nothing but the digit of which each view has its own label.
 """
@@ -27,9 +25,8 @@ PROBED_TOGETHER = 128
 
 @dataclass(frozen=True)
 class Errors:
-    """digit, background: held-out class error, percent. position: mean distance from the digit's centre, pixels.
-
-    The position is that of the frame that view 2 shows: for the sequence encoder a few frames ahead.
+    """digit, background: held-out class error, percent.
+    position: mean distance from the digit's centre, pixels, in the frame that view 2 shows (for view 1 a few frames ahead).
     """
 
     digit: float

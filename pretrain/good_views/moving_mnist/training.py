@@ -1,6 +1,6 @@
 """Training of one cell of the table: contrastive with a sharing, or supervised for one task.
 
-In: a `PairMaker`, `MovingMnistConfig`, a seed. Out: trained networks and the history of what was raised or lowered.
+Out: trained networks and the history of what was raised or lowered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from pretrain.run.descend import at_once, descend
 
 @dataclass(frozen=True)
 class Contrast:
-    """The trained networks, the symmetric InfoNCE before every step (nats), and I_NCE of held-out pairs."""
+    """history: the symmetric InfoNCE before every step, nats.
+    information: I_NCE of held-out pairs.
+    """
 
     networks: PairEncoders
     history: list[float]

@@ -1,6 +1,6 @@
 """The configuration of a game in which views are learned: typed, frozen, strict. Defaults are the paper's.
 
-In: a YAML file and `key=value` overrides. Out: `GameConfig`. Source of every default: infomin.md 4 ([LV]).
+Source of every default: docs/specification.md 4 ([LV]).
 """
 
 from __future__ import annotations
@@ -10,40 +10,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.base.strict import from_mapping, read_config
+from pretrain.base.strict import from_mapping, read_config, require
 from pretrain.good_views.encoders import ViewEncoderConfig, require_image_size
 from pretrain.views.generator import GeneratorConfig
 
 Mode = Literal["unsupervised", "semi-supervised", "supervised"]
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True)
 class GameDataConfig:
-    """side: images are resized and cut to side x side as they are read; None: they must have one size. Both in pixels.
-
-    skip_unreadable: leave unreadable images out, with a word, instead of refusing to start.
+    """side: images are resized and cut to side x side pixels as they are read; None: they must all have one size.
+    skip_unreadable: leave unreadable images out, with a warning, instead of refusing to start.
     """
 
     side: int | None = None
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.side is None or self.side > 0, f"side expected positive, found {self.side}")
+        require(self.side is None or self.side > 0, f"side expected positive, found {self.side}")
 
 
 @dataclass(frozen=True)
 class EstimatorConfig:
     """The two networks whose bound on I(view 1; view 2) the generator lowers.
 
-    bound "dv": Donsker-Varadhan of dot products of raw embeddings; "infonce": unit embeddings at `temperature`, negatives from
-    the batch; "memory_bank": unit embeddings against `num_negatives` rows of a bank with update momentum `bank_momentum`.
-    embedding_dim None: 256 for dv, 128 for the others. spectral_norm, gradient_penalty (weight of the squared gradient of the
-    joint scores by the views): for games that will not settle; neither is the paper's.
+    bound: "dv": Donsker-Varadhan of dot products of raw embeddings; "infonce": unit embeddings, negatives from the batch;
+        "memory_bank": unit embeddings against rows of a bank.
+    embedding_dim: None: 256 for dv, 128 for the others.
+    temperature: of infonce and memory_bank.
+    num_negatives, bank_momentum: rows drawn from the bank for each pair, and the momentum of its update.
+    spectral_norm: of every layer, for games that do not settle (not in the paper).
+    gradient_penalty: weight of the squared gradient of the joint scores by the views, likewise.
     """
 
     encoder: ViewEncoderConfig = field(default_factory=ViewEncoderConfig)
@@ -56,11 +53,11 @@ class EstimatorConfig:
     gradient_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.embedding_dim is None or self.embedding_dim > 0, "embedding_dim expected positive")
-        _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
-        _require(self.num_negatives > 0, f"num_negatives expected positive, found {self.num_negatives}")
-        _require(0 <= self.bank_momentum < 1, f"bank_momentum expected in [0, 1), found {self.bank_momentum}")
-        _require(self.gradient_penalty >= 0, f"gradient_penalty expected at least 0, found {self.gradient_penalty}")
+        require(self.embedding_dim is None or self.embedding_dim > 0, "embedding_dim expected positive")
+        require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        require(self.num_negatives > 0, f"num_negatives expected positive, found {self.num_negatives}")
+        require(0 <= self.bank_momentum < 1, f"bank_momentum expected in [0, 1), found {self.bank_momentum}")
+        require(self.gradient_penalty >= 0, f"gradient_penalty expected at least 0, found {self.gradient_penalty}")
 
     @property
     def dim(self) -> int:
@@ -70,9 +67,12 @@ class EstimatorConfig:
 
 @dataclass(frozen=True)
 class GameOptimizerConfig:
-    """Adam. learning_rate: the estimator's; generator and classifiers take generator_factor times it.
+    """Adam.
 
-    Both are multiplied by `decay` after each milestone epoch (epochs count the unlabelled images).
+    learning_rate: the estimator's.
+    generator_factor: generator and classifiers take so many times it.
+    epochs: passes over the unlabelled images.
+    milestones, decay: after each milestone epoch both rates are multiplied by `decay`.
     """
 
     learning_rate: float = 2e-4
@@ -85,16 +85,19 @@ class GameOptimizerConfig:
     labelled_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0 and self.generator_factor > 0, "rates expected positive")
-        _require(self.epochs > 0, f"epochs expected positive, found {self.epochs}")
-        _require(self.batch_size >= 2 and self.labelled_batch_size >= 1, "batch sizes expected at least 2 and 1")
-        _require(all(0 <= beta < 1 for beta in self.betas), f"betas expected in [0, 1), found {self.betas}")
+        require(self.learning_rate > 0 and self.generator_factor > 0, "rates expected positive")
+        require(self.epochs > 0, f"epochs expected positive, found {self.epochs}")
+        require(self.batch_size >= 2 and self.labelled_batch_size >= 1, "batch sizes expected at least 2 and 1")
+        require(all(0 <= beta < 1 for beta in self.betas), f"betas expected in [0, 1), found {self.betas}")
 
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """When a game has diverged: a figure that is not finite, information above max_information (nats), or a learned channel
-    whose deviation over a batch leaves [min_deviation, max_deviation] (it starts near 1)."""
+    """When a game has diverged: a figure that is not finite, or one of these.
+
+    max_information: more nats than this.
+    min_deviation, max_deviation: a learned channel whose deviation over a batch leaves this range (it starts near 1).
+    """
 
     max_information: float = 50.0
     min_deviation: float = 1e-3
@@ -103,23 +106,29 @@ class HealthConfig:
 
 @dataclass(frozen=True)
 class GameRuntimeConfig:
-    """How, not what. save_every_steps None: once an epoch. log_every_steps is also how often the generator is set aside."""
+    """How a game runs; nothing here changes what is computed.
+
+    log_every_steps: also how often the generator is set aside.
+    save_every_steps: None: once an epoch.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every_steps: int = 50
     save_every_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.log_every_steps > 0, f"log_every_steps expected positive, found {self.log_every_steps}")
-        _require(self.save_every_steps is None or self.save_every_steps > 0, "save_every_steps expected positive")
+        require(self.log_every_steps > 0, f"log_every_steps expected positive, found {self.log_every_steps}")
+        require(self.save_every_steps is None or self.save_every_steps > 0, "save_every_steps expected positive")
 
 
 @dataclass(frozen=True)
 class GameConfig:
     """One game.
 
-    mode: "unsupervised" has no classifiers, "supervised" no information in the generator's loss. labels_per_class: so many
-    images of each class folder count as labelled; None: all of them. image_size: of a crop, pixels; crop_scale: its area.
+    mode: "unsupervised" has no classifiers, "supervised" no information in the generator's loss.
+    image_size, crop_scale: of a crop: pixels, and the range of its share of the image's area.
+    labels_per_class: so many images of each class folder count as labelled; None: all of them.
+    information_weight, classification_weight: of the bound and of the cross-entropies in the generator's loss.
     """
 
     mode: Mode = "semi-supervised"
@@ -139,9 +148,9 @@ class GameConfig:
     def __post_init__(self) -> None:
         require_image_size(self.image_size)
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {self.crop_scale}")
-        _require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
-        _require(self.information_weight >= 0 and self.classification_weight >= 0, "weights expected at least 0")
+        require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {self.crop_scale}")
+        require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
+        require(self.information_weight >= 0 and self.classification_weight >= 0, "weights expected at least 0")
 
     @property
     def uses_labels(self) -> bool:

@@ -1,7 +1,6 @@
 """What a game is played on: unlabelled images, labelled ones where the mode has them, and the batch of any step.
 
-In: folders and a configuration. Out: `GameData`; `batch(step)` is a pure function of (seed, step), so that a game restarts
-anywhere.
+`GameData.batch(step)` is a pure function of (seed, step), so that a game restarts anywhere.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ FIRST, SECOND, LABELLED = range(3)  # which crops of a step
 
 @dataclass(frozen=True)
 class GameImages:
-    """unlabelled: all images. labelled: those that may be used with their class, empty in unsupervised mode. fingerprint: of
-    the listings."""
+    """unlabelled: all images.
+    labelled: those that may be used with their class, None in unsupervised mode.
+    fingerprint: of the listings.
+    """
 
     unlabelled: PixelSet
     labelled: PixelSet | None
@@ -60,7 +61,7 @@ def load_game_images(
     except DataError as error:
         raise DataError(
             f"a {config.mode} game needs labels: {error}. Name class folders with --labelled FOLDER, give --data class folders "
-            "and --labels-per-class N, or type --mode unsupervised"
+            "and --labels-per-class N, or pass --mode unsupervised"
         ) from None
     if len(known.classes) < 2:
         raise DataError(
@@ -74,13 +75,13 @@ def load_game_images(
     if known.images.shape[2:] != unlabelled.images.shape[2:]:
         raise DataError(
             f"{labelled}: images of {tuple(known.images.shape[2:])} px, those of {data} have "
-            f"{tuple(unlabelled.images.shape[2:])}; type data.side={min(known.images.shape[2:])}"
+            f"{tuple(unlabelled.images.shape[2:])}; pass data.side={min(known.images.shape[2:])}"
         )
     num_labelled = len(known) if config.labels_per_class is None else config.labels_per_class * len(known.classes)
     if num_labelled < config.optimizer.labelled_batch_size:
         raise DataError(
             f"{num_labelled} labelled images do not fill a batch of {config.optimizer.labelled_batch_size}; "
-            f"type optimizer.labelled_batch_size={num_labelled}, or label more"
+            f"pass optimizer.labelled_batch_size={num_labelled}, or label more"
         )
     if labelled is not None:
         fingerprint += " " + ImageSource(labelled).fingerprint()

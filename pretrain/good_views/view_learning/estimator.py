@@ -1,6 +1,6 @@
 """The estimator of a game: two encoders, one a view, and a bound on the information that they find.
 
-In: view_1 (B, 1, S, S), view_2 (B, 2, S, S). Out: nats, differentiable towards the views and the networks. Source: infomin.md 4.
+Nats, differentiable by the views and by the networks. Source: docs/specification.md 4.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pretrain.views.rng import NEGATIVES_STREAM, sample_generator
 
 
 class Estimator(nn.Module):
-    """f1 and f2 with a linear head each; `bound` says how their embeddings become nats. bank_1, bank_2: (N, dim), empty without a bank."""
+    """view_1 (B, 1, S, S), view_2 (B, 2, S, S) -> nats. bank_1, bank_2: (N, dim), empty without a bank."""
 
     bank_1: Tensor
     bank_2: Tensor
@@ -105,7 +105,7 @@ def require_enough_images(config: EstimatorConfig, *, num_images: int, batch_siz
         most = max(num_images - batch_size, 0)
         raise DataError(
             f"a memory bank of {num_images} images cannot give {config.num_negatives} negatives beside a batch of "
-            f"{batch_size}; expected at least {config.num_negatives + batch_size} images: add some, or type "
+            f"{batch_size}; expected at least {config.num_negatives + batch_size} images: add some, or pass "
             + (f"estimator.num_negatives={most}" if most else "optimizer.batch_size=" + str(max(num_images // 2, 2)))
         )
 

@@ -1,9 +1,9 @@
 """One game: a generator that lowers the information between its two views against an estimator that raises it.
 
-In: batches of crops. Out: a generator, step by step, and the figures of every step. Source: docs/specification.md 4.
+Source: docs/specification.md 4.
 
-    (1) the estimator raises I(g(x1)_1 ; g(x2)_2:3), the generator held
-    (2) the generator, and the classifiers with it, lower  w I + c (CE(c1(g(x)_1), y) + CE(c2(g(x)_2:3), y)), the estimator held
+    (1) the estimator raises I(g(x1)_1 ; g(x2)_2:3), the generator fixed
+    (2) the generator, and the classifiers with it, lower  w I + c (CE(c1(g(x)_1), y) + CE(c2(g(x)_2:3), y)), the estimator fixed
 
 x1 and x2 are two crops of one image, x and y labelled images; a view never holds a channel of the other.
 """
@@ -28,8 +28,10 @@ Views = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class GameBatch:
-    """first, second (B, 3, S, S): two crops an image, RGB in [0, 1]; index (B,): which images. labelled (L, 3, S, S), labels
-    (L,): both empty (L = 0) where the game has no classifiers."""
+    """first, second: (B, 3, S, S) two crops an image, RGB in [0, 1].
+    index: (B,) which images.
+    labelled, labels: (L, 3, S, S), (L,); L = 0 where the game has no classifiers.
+    """
 
     first: Tensor
     second: Tensor
@@ -60,7 +62,7 @@ class Game:
     def __init__(
         self, config: GameConfig, *, num_images: int, num_classes: int, steps_per_epoch: int, seed: int, device: torch.device
     ) -> None:  # fmt: skip
-        """num_images: unlabelled ones. num_classes: 0 for an unsupervised game. Weights are a function of `seed`."""
+        """num_images: unlabelled ones. num_classes: 0 for an unsupervised game. Initial weights depend on `seed` alone."""
         self.config, self.steps_per_epoch, self.step_count = config, steps_per_epoch, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

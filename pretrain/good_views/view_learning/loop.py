@@ -1,6 +1,6 @@
 """Playing one game to its end: figures, states that survive a kill, and what is kept of a game that diverges.
 
-In: a configuration, the data, a seed, a folder. Out: `Outcome`; in the folder state.pt while the game runs, history.jsonl always.
+In the folder: state.pt while the game runs, history.jsonl always.
 
 Which generator is kept: the last one of a game that ends. Of a game that diverges, the newest one set aside at least
 `runtime.log_every_steps` steps before the fault was seen (generators are set aside every so many steps, the untrained one first).
@@ -22,7 +22,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.base.atomic import write_text
-from pretrain.base.errors import Terminated
 from pretrain.base.same_run import require_same
 from pretrain.base.signals import StopFlag
 from pretrain.config import to_plain
@@ -40,9 +39,15 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a game left. kept_step: the number of steps that `generator` has seen. diverged: what went wrong, None if nothing.
+    """What a game left.
 
-    mean, std: of the learned channels, over whole images. history: averaged figures every so many steps.
+    generator: the one kept.
+    steps: played.
+    kept_step: the number of steps that `generator` has seen.
+    diverged: what went wrong, None if nothing.
+    mean, std: of the learned channels, over whole images.
+    inverse_error: largest error of inverting the generator (float32).
+    history: averaged figures every so many steps.
     """
 
     generator: Generator
@@ -72,7 +77,7 @@ def play(
     fingerprint: str,
     announce: Callable[[str], None],
 ) -> Outcome:
-    """Play from `folder`'s saved state if there is one. Raises Terminated after SIGTERM (state saved); CheckpointError or
+    """Play from `folder`'s saved state if there is one. Raises Terminated after a stop signal (state saved); CheckpointError or
     ConfigError for a state that is damaged or of another game."""
     game = Game(
         config,
@@ -99,7 +104,7 @@ def play(
             bar.update()
             if stop.is_set:
                 session.save()
-                raise Terminated(
+                raise stop.terminated(
                     f"saved at step {game.step_count} of {session.total} (seed {data.seed}); the same command continues"
                 )
     return session.finish(data, reason, announce)

@@ -1,8 +1,7 @@
 """Images held in memory as bytes, and crops cut out of them in batches, on the device.
 
-In: image files of one size, decoded once; a generator of random numbers. Out: uint8 (N, 3, H, W); float crops (B, 3, S, S) in
-[0, 1]. For data sets of small images (STL-10: 105,000 x 96 px are 2.9 GB), where a training loop of small networks would wait
-for decoders.
+For data sets of small images (STL-10: 105,000 x 96 px are 2.9 GB), where a training loop of small networks would wait for
+decoders.
 
 Crops are torchvision's RandomResizedCrop but for two things: boxes are not rounded to whole pixels, and a box larger than
 the crop is sampled without antialiasing (at most 96 -> 64 px at the paper's scale).
@@ -29,7 +28,10 @@ from pretrain.views.operations import CROP_TRIES, CenterCrop, Frame, Range
 
 @dataclass(frozen=True)
 class PixelSet:
-    """images uint8 (N, 3, H, W); labels int64 (N,), all -1 where there are none; classes: their names."""
+    """images: uint8 (N, 3, H, W).
+    labels: int64 (N,), all -1 where there are none.
+    classes: their names.
+    """
 
     images: Tensor
     labels: Tensor
@@ -91,7 +93,7 @@ def decode(
         if shape != first:
             raise DataError(
                 f"{paths[index]}: {shape[0]} x {shape[1]} px, the first image has {first[0]} x {first[1]}; images in memory "
-                f"need one size: type data.side={min(first[:2])} to resize and cut all of them"
+                f"need one size: pass data.side={min(first[:2])} to resize and cut all of them"
             )
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), kept
 
@@ -147,7 +149,7 @@ def draw_boxes(
 
 
 def central_boxes(count: int, *, height: int, width: int, resize_ratio: float = 70 / 64) -> Boxes:
-    """The central square of 1 / resize_ratio of the shorter side: "resize 70, centre crop 64" [infomin.md 4]."""
+    """The central square of 1 / resize_ratio of the shorter side: "resize 70, centre crop 64" [specification 4]."""
     side = min(height, width) / resize_ratio
     full = np.full(count, side)
     return Boxes(

@@ -1,10 +1,10 @@
 """A run of games, one a seed, from the command's arguments to the files that pre-training goes on with.
 
-In: folders, a configuration, seeds. Out, in the output folder: generator.safetensors and recipe.yaml of the first seed whose game
-did not diverge, channels.png, history.png, result.json; under seed_N/ every seed's own generator and history.jsonl.
+In the output folder: generator.safetensors and recipe.yaml of the first seed whose game did not diverge, channels.png,
+history.png, result.json; under seed_N/ every seed's own generator and history.jsonl.
 
-The first sound seed is taken, not the best one: by which figure a generator is good is what an evaluation has to say
-(tools/evaluate_views.py on seed_N/generator.safetensors), and choosing by the game's own would flatter it.
+The first seed that did not diverge is taken, not the best one: which generator is good is for an evaluation to find
+(tools/evaluate_views.py on seed_N/generator.safetensors); choosing by the game's own figures would flatter it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ AGREEMENT_IMAGES = 256
 
 @dataclass(frozen=True)
 class GameRunConfig:
-    """What config.yaml of a run holds. data, labelled: folders; labelled None: the class folders of data, or no labels."""
+    """What config.yaml of a run holds.
+
+    data: folder of images, or of class folders.
+    labelled: class folders; None: those of `data`, or no labels.
+    seeds: one game each.
+    """
 
     data: Path
     labelled: Path | None
@@ -69,7 +74,7 @@ def learn_views(
     if config.game.mode == "unsupervised":
         if config.labelled is not None:
             raise ConfigError(
-                "an unsupervised game looks at no label; leave --labelled out, or type --mode semi-supervised"
+                "an unsupervised game looks at no label; leave --labelled out, or pass --mode semi-supervised"
             )
         if config.game.labels_per_class is not None:
             announce("an unsupervised game looks at no label: labels_per_class is not used")
@@ -96,7 +101,7 @@ def learn_views(
     if result["kept_seed"] is None:
         raise UserError(
             f"every game diverged ({len(outcomes)} of {len(outcomes)} seeds; {outcomes[0].diverged}); no recipe was written. "
-            "Lower optimizer.learning_rate, or type estimator.spectral_norm=true or generator.coupling=additive"
+            "Lower optimizer.learning_rate, or pass estimator.spectral_norm=true or generator.coupling=additive"
         )
     return result
 
@@ -218,9 +223,9 @@ def between_seeds(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | in
 
 @torch.no_grad()
 def agreement(outcomes: Sequence[Outcome], images: torch.Tensor) -> dict[str, float] | None:
-    """How alike the generators of several seeds are: mean |Pearson correlation| over pairs of seeds, pixel by pixel.
+    """How alike the generators of several seeds are: mean |Pearson correlation| over pairs of seeds and pixels, by learned channel.
 
-    "channel_1" of one learned channel each; 1 means the same view up to scale and sign. None for fewer than two seeds.
+    1: the same view up to scale and sign. None for fewer than two seeds.
     """
     if len(outcomes) < 2:
         return None

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from pretrain.base.atomic import atomic_file, write_json
+from pretrain.base.atomic import atomic_file, lock_folder, remove_temporaries, write_json
+from pretrain.base.errors import ConfigError
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path):
@@ -23,3 +24,26 @@ def test_what_json_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "value.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    with (
+        lock_folder(tmp_path / "new", "run.lock"),
+        pytest.raises(ConfigError, match="in use by another running process"),
+    ):
+        lock_folder(tmp_path / "new", "run.lock")
+    lock_folder(tmp_path / "new", "run.lock").close()  # control: free again
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot write to the output directory"):
+        lock_folder(tmp_path / "file", "run.lock")
+
+
+def test_only_what_a_killed_write_left_is_removed(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_file(tmp_path / "kept.json"):
+        (left,) = tmp_path.iterdir()  # the name that a write has until it is published
+        raise ZeroDivisionError
+    (tmp_path / "checkpoints").mkdir()
+    for name in (left.name, "checkpoints/.step_00000003.pt.4711.tmp", "notes.tmp", ".notes.tmp"):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"checkpoints", "notes.tmp", ".notes.tmp"}

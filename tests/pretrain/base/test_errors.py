@@ -12,7 +12,9 @@ from pretrain.base.errors import DataError, Terminated, run_tool
     [
         (DataError("no images"), 2, "error: no images\n"),
         (Terminated("saved"), 143, "terminated: saved\n"),
+        (Terminated("saved at step 3", exit_code=130), 130, "interrupted: saved at step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("nothing was saved"), 130, "interrupted: nothing was saved\n"),
     ],
 )
 def test_each_ending_has_its_exit_code(capsys, error, code, text):
@@ -35,3 +37,17 @@ def test_success_is_zero_and_a_bug_keeps_its_traceback():
 
     with pytest.raises(AssertionError, match="ours"):
         run_tool(bug)
+
+
+def test_a_missing_optional_package_says_what_to_install_and_another_keeps_its_traceback(capsys):
+    def needs(name):
+        def main():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return main
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(needs("detectron2.config"))
+    assert stop.value.code == 2 and "sal-detectron2" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        run_tool(needs("no_such_dependency"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import MAX_PIXELS, read_image, read_size
+from pretrain.base.image_files import MAX_PIXELS, check_image, read_image, read_size
 
 
 def picture(height=24, width=37):
@@ -173,8 +173,10 @@ def test_sixteen_bits_are_scaled_not_saturated(write, name):
 def test_unknown_pixel_ranges_are_refused(write):
     with pytest.raises(DataError, match=r"float\.tif.*mode 'F'"):
         read_image(write(Image.fromarray(picture()[:, :, 0].astype(np.float32)), "float.tif"))
-    with pytest.raises(DataError, match=r"long\.tif.*outside"):
-        read_image(write(Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)), "long.tif"))
+    path = write(Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)), "long.tif")
+    for function in (read_image, check_image):
+        with pytest.raises(DataError, match=r"long\.tif.*outside"):
+            function(path)
 
 
 def test_extreme_shapes_and_animations(write):
@@ -198,7 +200,7 @@ BAD = {
 def test_files_that_are_no_images_are_named_with_the_reason(tmp_path, name):
     content, reason = BAD[name]
     (tmp_path / name).write_bytes(content)
-    for function in (read_image, read_size):
+    for function in (read_image, read_size, check_image):
         with pytest.raises(DataError, match=f"{name}.*({reason})"):
             function(tmp_path / name)
 
@@ -222,8 +224,9 @@ def test_every_truncation_is_refused(tmp_path, kind):
     spare = {"PNG": 24, "GIF": 3}.get(kind, 2)
     for length in {*range(0, len(whole) - spare, max(1, len(whole) // 25)), len(whole) - spare - 1}:
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match="cut: "):
-            read_image(path)
+        for function in (read_image, check_image):  # from its end, where the middle is not looked at
+            with pytest.raises(DataError, match="cut: "):
+                function(path)
 
 
 def test_truncated_images_are_not_let_through_anywhere():
@@ -245,7 +248,7 @@ def png_header(width, height):
 def test_bombs_are_refused_by_their_header(tmp_path, width):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(width, 5000))
-    for function in (read_image, read_size):
+    for function in (read_image, read_size, check_image):
         with pytest.raises(DataError, match=r"bomb\.png.*header says.*Mpx"):
             function(path)
     path.write_bytes(png_header(100, 100))  # the control: under the limit it is the missing pixels that stop it
@@ -269,6 +272,7 @@ def test_random_damage_is_an_image_or_a_data_error(tmp_path, kind):
             decoded = read_image(path)
             assert decoded.dtype == np.uint8 and decoded.ndim == 3 and decoded.shape[2] == 3
             assert read_size(path) == decoded.shape[:2]
+            check_image(path)  # refuses nothing that can be read
             outcomes.add("image")
         except DataError as error:
             assert "damaged: " in str(error)

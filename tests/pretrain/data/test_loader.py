@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.base import image_files
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
 from pretrain.data import loader as data
@@ -34,10 +36,16 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-def dataset_of(folder, *, patch_size=16, seed=SEED):
-    return ViewDataset(
-        ImageSource(folder), ViewMaker(RECIPES["infomin"], image_size=32, patch_size=patch_size), seed=seed
-    )
+def dataset_of(folder, *, patch_size=16, seed=SEED, skip_unreadable=False):
+    views = ViewMaker(RECIPES["infomin"], image_size=32, patch_size=patch_size)
+    return ViewDataset(ImageSource(folder), views, seed=seed, skip_unreadable=skip_unreadable)
+
+
+def damage(path):
+    """Flip bytes in the middle, so that the header and the end are those of a whole file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(bytes(content))
 
 
 def batches_of(dataset, *, num_workers=0, from_step=0, num_steps=4):
@@ -102,7 +110,7 @@ def test_fingerprint_follows_names_and_sizes(folder):
     assert len({before, grown, ImageSource(folder).fingerprint()}) == 3
 
 
-def test_scan_names_and_counts_what_cannot_be_decoded(folder):
+def test_scan_names_and_counts_what_cannot_be_read(folder):
     (folder / "b" / "01.png").write_bytes(b"")
     (folder / "b" / "03.png").write_bytes((folder / "b" / "03.png").read_bytes()[:400])
     report = scan_images(ImageSource(folder).paths)
@@ -113,6 +121,18 @@ def test_scan_names_and_counts_what_cannot_be_decoded(folder):
     assert "2 of 12 images cannot be read" in text and "01.png: the file is empty" in text
     assert "and 1 more" in text and "data.skip_unreadable=true" in text
     assert scan_images(ImageSource(folder).without([path for path, _ in report.bad]).paths).bad == ()
+
+
+def test_scan_decodes_no_file_that_looks_whole(folder, monkeypatch):
+    def decode(path):
+        raise AssertionError(f"decoded {path}")
+
+    monkeypatch.setattr(image_files, "read_image", decode)
+    assert scan_images(ImageSource(folder).paths).num_ok == 12
+    cut = folder / "b" / "03.png"
+    cut.write_bytes(cut.read_bytes()[:400])
+    with pytest.raises(AssertionError, match=r"03\.png"):  # the control: a file without its end is decoded
+        scan_images(ImageSource(folder).paths)
 
 
 def test_class_folders_are_labelled_in_order(folder):
@@ -154,21 +174,39 @@ def test_batches_without_patches_carry_none(folder):
 
 def test_views_depend_on_epoch_and_seed(folder):
     dataset = dataset_of(folder)
-    views = dataset[(0, 3)].views.images
-    assert torch.equal(views, dataset[(0, 3)].views.images)
-    others = (dataset[(1, 3)], dataset[(0, 4)], dataset_of(folder, seed=6)[(0, 3)])
-    assert not any(torch.equal(views, other.views.images) for other in others)
+    batch = dataset[[(0, 3), (0, 3), (1, 3), (0, 4)]].images
+    assert torch.equal(batch[0], batch[1])
+    others = (batch[2], batch[3], dataset_of(folder, seed=6)[[(0, 3)]].images[0])
+    assert not any(torch.equal(batch[0], other) for other in others)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_and_restarts_change_no_pixel(folder, num_workers):
-    dataset = dataset_of(folder)
+def test_workers_and_restarts_change_no_pixel(folder):
+    damage(folder / "b" / "05.png")
+    dataset = dataset_of(folder, skip_unreadable=True)
     alone = batches_of(dataset)
-    assert len(alone) == 4  # two epochs of two batches
-    assert all(map(same, alone, batches_of(dataset, num_workers=num_workers)))
-    assert all(map(same, alone[3:], batches_of(dataset, num_workers=num_workers, from_step=3, num_steps=1)))
+    assert len(alone) == 4 and any(batch.unreadable for batch in alone)  # two epochs of two batches
+    assert all(map(same, alone, batches_of(dataset, num_workers=2)))
+    assert all(map(same, alone[3:], batches_of(dataset, num_workers=2, from_step=3, num_steps=1)))
     assert not same(alone[0], alone[2])  # the control
+
+
+def test_a_damaged_image_is_replaced_by_the_next_readable_one(folder):
+    names = ImageSource(folder).names
+    damage(folder / names[11])
+    damage(folder / names[0])
+    dataset = dataset_of(folder, skip_unreadable=True)
+    batch = dataset[[(0, 11), (0, 5)]]
+    assert batch.index.tolist() == [1, 5]  # the listing is a circle
+    expected = dataset.views(read_image(folder / names[1]), seed=SEED, epoch=0, index=11)
+    assert torch.equal(batch.images[0], expected.images)  # its own views: image 1 may be in the batch, too
+    assert [name for name, _ in batch.unreadable] == [names[11], names[0]]
+    assert all("damaged" in reason for _, reason in batch.unreadable)
+    refused = dataset_of(folder)[[(0, 5), (0, 11)]]
+    assert isinstance(refused, DataError) and names[11] in str(refused)
+    for path in dataset.source.paths:
+        path.unlink()
+    assert "none of the 12 images can be read" in str(dataset[[(0, 0)]])
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -198,11 +236,12 @@ def test_workers_outlive_a_signal_that_meets_them_while_they_start(folder, monke
 def test_workers_ignore_the_signals_of_their_group(folder):
     order = GlobalBatches(12, 2, seed=SEED)
     sampler = RankBatches(order, rank=0, world_size=1, from_step=0, num_steps=40)
-    loader = build_loader(dataset_of(folder), sampler, num_workers=2)
-    stream = iter(loader.loader)
-    for _ in stream._workers:
-        next(stream)  # each has delivered a batch, so each has come as far as ignoring signals
-    for worker in stream._workers:
+    stream = build_loader(dataset_of(folder), sampler, num_workers=2)
+    for _ in range(2):
+        next(stream)  # each worker has delivered a batch, so each has come as far as ignoring signals
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
     assert sum(1 for _ in stream) == 38
@@ -210,7 +249,7 @@ def test_workers_ignore_the_signals_of_their_group(folder):
 
 def test_dataset_travels_to_workers_that_do_not_fork(folder):
     dataset = pickle.loads(pickle.dumps(dataset_of(folder)))
-    assert torch.equal(dataset[(0, 1)].views.images, dataset_of(folder)[(0, 1)].views.images)
+    assert same(dataset[[(0, 1)]], dataset_of(folder)[[(0, 1)]])
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The image set of a run: decoded once, recorded, and the same when the run goes on."""
+"""The image set of a run: looked through once, recorded, and the same when the run continues."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def check(root, *, skip_unreadable=True, recorded=None, ranks=None):
     )
 
 
-def test_a_recorded_set_is_not_decoded_again(folder, monkeypatch):
+def test_a_recorded_set_is_not_looked_through_again(folder, monkeypatch):
     first, record = check(folder)
 
-    def decode_again(*arguments, **options):
-        raise AssertionError("decoded again")
+    def scan_again(*arguments, **options):
+        raise AssertionError("scanned again")
 
-    monkeypatch.setattr(image_set_module, "scan_images", decode_again)
+    monkeypatch.setattr(image_set_module, "scan_images", scan_again)
     again, same = check(folder, recorded=record)
     assert (again.names, same) == (first.names, record)
     assert record.unreadable == ("bad.png",) and len(again) == 18
-    with pytest.raises(AssertionError, match="decoded again"):  # control: without the record it would be
+    with pytest.raises(AssertionError, match="scanned again"):  # control: without the record it is
         check(folder)
 
 
@@ -64,18 +64,18 @@ def test_a_moved_folder_is_the_same_set(folder, tmp_path):
 
 
 def test_the_record_survives_the_file(tmp_path):
-    record = ImageSetRecord(3, "abc", ("a/b.png",))
+    record = ImageSetRecord(3, "abc", ("a/b.png",), ("c.png",))
     assert read_record(tmp_path) is None
     write_record(tmp_path, record)
     assert read_record(tmp_path) == record
 
 
-def test_each_rank_decodes_its_share_and_all_know_the_whole(folder, monkeypatch):
-    decoded: list[set] = []
+def test_each_rank_scans_its_share_and_all_know_the_whole(folder, monkeypatch):
+    scanned: list[set] = []
     real = image_set_module.scan_images
 
     def scan(paths, **options):
-        decoded.append(set(paths))
+        scanned.append(set(paths))
         return real(paths, **options)
 
     def gather(value, ranks):
@@ -88,7 +88,7 @@ def test_each_rank_decodes_its_share_and_all_know_the_whole(folder, monkeypatch)
     monkeypatch.setattr(image_set_module, "gather_values", gather)
     records = [check(folder, ranks=Ranks(rank=rank, world_size=2))[1] for rank in (0, 1)]
     assert records[0] == records[1] and records[0].unreadable == ("bad.png",)
-    assert decoded[0] | decoded[1] == set(ImageSource(folder).paths) and not decoded[0] & decoded[1]
+    assert scanned[0] | scanned[1] == set(ImageSource(folder).paths) and not scanned[0] & scanned[1]
 
 
 def test_ranks_that_see_different_folders_are_refused(folder, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.data.order import GlobalBatches, RankBatches, epoch_permutation, rank_slice
+from pretrain.data.order import GlobalBatches, RankBatches, epoch_permutation, rank_slice, require_one_batch
 
 
 def keys_of(batches, *, rank=0, world_size=1, from_step=0, num_steps=7):
@@ -60,8 +60,27 @@ def test_length_is_the_number_of_steps():
     assert len(RankBatches(GlobalBatches(20, 4, seed=0), rank=0, world_size=2, from_step=3, num_steps=9)) == 9
 
 
-def test_too_few_images_say_what_to_type():
-    with pytest.raises(DataError, match=r"7 images.*batch of 8.*optimizer\.batch_size=7"):
+@pytest.mark.parametrize(
+    ("num_images", "world_size", "advice"),
+    [
+        (7, 1, r"7 images do not fill one batch of 8; pass optimizer\.batch_size=7 or less"),
+        (7, 3, r"pass optimizer\.batch_size=6 or less"),
+        (2, 1, r"pass optimizer\.batch_size=2 or less"),
+        (
+            1,
+            1,
+            r"1 image does not fill one batch of 8; add images: 2 is the least",
+        ),  # never a batch of one: BatchNorm refuses it
+        (7, 4, r"7 images .*add images: 8 is the least \(with optimizer\.batch_size=8\)"),
+    ],
+)
+def test_too_few_images_get_advice_that_works(num_images, world_size, advice):
+    with pytest.raises(DataError, match=advice):
+        require_one_batch(num_images, 8, world_size=world_size)
+
+
+def test_an_epoch_is_at_least_one_batch():
+    with pytest.raises(DataError, match="7 images do not fill one batch of 8"):
         GlobalBatches(7, 8, seed=0)
     assert GlobalBatches(8, 8, seed=0).steps_per_epoch == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.image_files import read_image
 from pretrain.data.manifest import check_image_set, write_record
 from pretrain.data.order import GlobalBatches
-from pretrain.data.stream import recipe_of
 from pretrain.good_views.measure import MeasureRequest, describe, load_critic, measure_views
 from pretrain.run.checkpoint import checkpoint_path, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
 from pretrain.train import build_state
 from pretrain.views.pipeline import ViewMaker, normalize
+from pretrain.views.recipe_file import recipe_of
 
 CPU = choose_precision("fp32", torch.device("cpu"))
 
@@ -34,22 +35,29 @@ def write_run(folder, config):
     return path
 
 
-@pytest.fixture
-def run(tiny_config, tmp_path):
-    return write_run(tmp_path / "run", tiny_config())
+@pytest.fixture(scope="module")
+def run(tiny_config, tmp_path_factory):
+    """A checkpoint, read only."""
+    return write_run(tmp_path_factory.mktemp("measured") / "run", tiny_config())
+
+
+@pytest.fixture(scope="module")
+def plain(run, image_folder):
+    """(result, messages) of the run on all images, seed 0."""
+    return measure(run, image_folder)
 
 
 def measure(checkpoint, data, **over):
     values = {"batch_size": 6, "precision": "fp32", "device": "cpu", **over}
-    said: list[str] = []
-    return measure_views(MeasureRequest(checkpoint, data, **values), announce=said.append), said
+    messages: list[str] = []
+    return measure_views(MeasureRequest(checkpoint, data, **values), announce=messages.append), messages
 
 
 def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
-    result, said = measure(run, image_folder, seed=3)
+    result, messages = measure(run, image_folder, seed=3)
     critic = load_critic(run, CPU)
     config = critic.config
-    make = ViewMaker(recipe_of(config.views), image_size=32)
+    make = ViewMaker(recipe_of(config.views.recipe, config.views.overrides), image_size=32)
     paths = sorted(image_folder.iterdir())
     batches = GlobalBatches(18, 6, seed=3)
     values = []
@@ -65,20 +73,19 @@ def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
     assert result["information"]["ceiling"] == pytest.approx(math.log(6))
     assert (result["information"]["num_pairs"], result["information"]["num_negatives"]) == (18, 5)
     assert set(result["bounds"]) == {"info_nce", "donsker_varadhan", "nwj", "smile"}
-    assert "18 of 18 images, 3 batches of 6 pairs, recipe infomin" in said[-1]
+    assert "18 of 18 images, 3 batches of 6 pairs, recipe infomin" in messages[-1]
 
 
-def test_it_is_a_function_of_the_seed_and_not_of_training_mode(run, image_folder):
-    first, _ = measure(run, image_folder)
-    assert measure(run, image_folder)[0]["bounds"] == first["bounds"]
-    assert measure(run, image_folder, seed=1)[0]["bounds"] != first["bounds"]
+def test_it_is_a_function_of_the_seed_and_not_of_training_mode(run, image_folder, plain):
+    assert measure(run, image_folder)[0]["bounds"] == plain[0]["bounds"]
+    assert measure(run, image_folder, seed=1)[0]["bounds"] != plain[0]["bounds"]
     assert not load_critic(run, CPU).method.training
 
 
-def test_more_passes_are_more_pairs_in_new_views(run, image_folder):
+def test_more_passes_are_more_pairs_in_new_views(run, image_folder, plain):
     result, _ = measure(run, image_folder, passes=2)
     assert result["information"]["num_pairs"] == 36
-    assert result["information"]["nats"] != measure(run, image_folder)[0]["information"]["nats"]
+    assert result["information"]["nats"] != plain[0]["information"]["nats"]
 
 
 def test_a_critic_that_knows_the_image_is_saturated_and_says_so(tiny_config, tmp_path):
@@ -94,21 +101,24 @@ def test_a_critic_that_knows_the_image_is_saturated_and_says_so(tiny_config, tmp
     result, _ = measure(path, tmp_path / "images")
     assert result["information"]["saturated"] and result["warning"] is not None
     assert "SATURATED" in describe(result) and result["warning"] in describe(result)
-    plain, _ = measure(path, tmp_path / "images", batch_size=12)
-    assert plain["information"]["ceiling"] == pytest.approx(math.log(12))
+    larger, _ = measure(path, tmp_path / "images", batch_size=12)
+    assert larger["information"]["ceiling"] == pytest.approx(math.log(12))
 
 
-def test_the_training_images_are_no_held_out_ones_and_that_is_said(run, image_folder, tmp_path):
+def test_the_training_images_are_not_held_out_ones_and_that_is_reported(run, image_folder, tmp_path):
+    copy = Path(shutil.copytree(run.parent.parent, tmp_path / "run"))
+    run = copy / "checkpoints" / run.name
     _, record = check_image_set(
         image_folder, skip_unreadable=False, recorded=None, ranks=Ranks(), announce=lambda text: None
     )
     write_record(run.parent.parent, record)
-    result, said = measure(run, image_folder)
-    assert result["data"]["same_as_training"] and "no held-out ones" in said[0]
+    result, messages = measure(copy, image_folder)  # the run stands for its newest checkpoint
+    assert result["checkpoint"] == str(run)
+    assert result["data"]["same_as_training"] and "not held-out ones" in messages[0]
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "000.png").unlink()
-    result, said = measure(run, other)
-    assert not result["data"]["same_as_training"] and "held-out" not in said[0]
+    result, messages = measure(run, other)
+    assert not result["data"]["same_as_training"] and "held-out" not in messages[0]
 
 
 def test_paired_views_are_measured_without_the_recipe_s_file(tiny_config, image_folder, tmp_path):
@@ -133,7 +143,7 @@ def test_paired_views_are_measured_without_the_recipe_s_file(tiny_config, image_
 
 
 def test_too_few_images_are_counted(run, image_folder):
-    with pytest.raises(DataError, match=r"18 images do not fill one batch of 19 pairs.*type --batch-size 18"):
+    with pytest.raises(DataError, match=r"18 images do not fill one batch of 19 pairs.*pass --batch-size 18"):
         measure(run, image_folder, batch_size=19)
 
 
@@ -149,7 +159,7 @@ def test_too_few_pairs_are_counted(run, image_folder, tmp_path):
 
 def test_what_is_no_checkpoint_of_ours_is_refused(image_folder, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
-    for path in (tmp_path / "other.pt", tmp_path / "absent.pt"):
+    for path in (tmp_path / "other.pt", tmp_path / "absent.pt", tmp_path):
         with pytest.raises(CheckpointError):
             measure(path, image_folder)
 

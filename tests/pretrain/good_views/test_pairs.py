@@ -76,7 +76,7 @@ def test_training_is_a_function_of_seed_and_batches() -> None:
     assert runs[0] == runs[1] and runs[0][-1] > runs[0][0]
 
 
-def test_a_diverged_training_is_said_and_changes_nothing_more() -> None:
+def test_a_diverged_training_is_reported_and_changes_nothing_more() -> None:
     pair = networks()
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     bad = [(torch.full((8, 4), math.nan), torch.zeros(8, 6))]

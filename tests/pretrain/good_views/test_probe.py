@@ -154,7 +154,7 @@ def test_a_weight_decay_of_zero_is_refused():
         fit_regressor(torch.eye(2), torch.eye(2), weight_decay=0)
 
 
-def test_features_of_a_diverged_network_are_the_users_to_mend():
+def test_features_of_a_diverged_network_are_a_user_error():
     features = torch.eye(3)
     features[1, 1] = float("nan")
     with pytest.raises(DataError, match="lower learning rate"):

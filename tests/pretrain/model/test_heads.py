@@ -13,7 +13,7 @@ def count(module):
 
 
 def test_parameter_counts_are_the_reference_s():
-    assert count(ProjectionHead("mlp", 2048, 128)) == 4_458_624  # infomin.md 1.3
+    assert count(ProjectionHead("mlp", 2048, 128)) == 4_458_624  # specification 1.3
     assert count(ProjectionHead("linear", 2048, 128)) == 2048 * 128 + 128
     assert count(JigsawHead("mlp", 2048, 128)) == 4_458_624 + 147_584  # own MLP + fc2
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from pretrain.base.errors import ConfigError
-from pretrain.model.memory import FeatureQueue
+from pretrain.model.memory import FeatureQueue, warning_of_own_keys
 
 
 def batches(count, size, dim=4):
@@ -45,3 +46,21 @@ def test_queue_pointer_survives_resume():
 def test_more_keys_than_rows_are_refused():
     with pytest.raises(ConfigError, match="queue_size to at least 9"):
         FeatureQueue(8, 4, seed=0).enqueue(torch.zeros(9, 4))
+
+
+def test_keys_of_a_step_that_was_not_finite_are_not_taken():
+    queue = FeatureQueue(7, 4, seed=0)
+    before = queue.features.clone()
+    queue.enqueue(torch.full((3, 4), float("nan")), sound=torch.tensor(False))
+    assert torch.equal(queue.features, before)
+    queue.enqueue(torch.ones(3, 4), sound=torch.tensor(True))  # control
+    assert not torch.equal(queue.features, before)
+
+
+def test_a_queue_larger_than_the_image_set_is_warned_of_with_a_number_that_fits():
+    assert warning_of_own_keys(queue_size=1000, num_images=1000, batch_size=8) is None
+    message = warning_of_own_keys(queue_size=1001, num_images=1000, batch_size=8)
+    assert "method.queue_size=248 (3 % of the images" in message
+    rng = np.random.default_rng(0)  # the share by trying: how many keys lie between two turns of one image
+    apart = 1000 - rng.integers(0, 1000, 100_000) + rng.integers(0, 1000, 100_000)
+    assert 100 * (apart < 248).mean() == pytest.approx(3, abs=0.3)

@@ -1,4 +1,4 @@
-"""The door: atomic, verified, and never silently from scratch."""
+"""Checkpoints: atomic, verified, and never silently from scratch."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_flipped_bit_is_found_where_torch_alone_reads_on(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(torch.arange(5000.0).add(1).numpy().tobytes()[:64]) + 40] ^= 1
     path.write_bytes(bytes(data))
-    torch.load(path, weights_only=True)  # control: a wrong weight without a word
+    torch.load(path, weights_only=True)  # control: a wrong weight and no error
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 5000, 20000])
+@pytest.mark.parametrize("size", [0, 100, 20000])
 def test_a_truncated_checkpoint_is_refused(tmp_path, size):
     path = tmp_path / "step_00000001.pt"
     write_checkpoint(path, state())

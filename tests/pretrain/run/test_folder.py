@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from pretrain.base.errors import ConfigError
-from pretrain.run.folder import RunDir, environment
+from pretrain.run import folder
+from pretrain.run.folder import RunDir
 
 
 def test_a_second_process_is_refused_while_the_first_runs(tiny_config, tmp_path):
@@ -50,11 +52,34 @@ def test_how_a_run_is_computed_may_change_on_resume(tiny_config, tmp_path):
         RunDir(tmp_path, tiny_config(optimizer={"learning_rate": 0.1}), resume=True)
 
 
-def test_environment_names_versions_and_commit():
-    facts = environment()
-    assert facts["torch"]
-    assert facts["cpu"]["count"] >= 1
-    assert facts["git"] is None or len(facts["git"]["commit"]) == 40
+def test_every_start_keeps_what_it_ran_on(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "environment", lambda: {"torch": "first"})
+    RunDir(tmp_path, tiny_config(), resume=False).close()
+    for later in ("second", "third"):
+        monkeypatch.setattr(folder, "environment", lambda later=later: {"torch": later})
+        RunDir(tmp_path, tiny_config(), resume=True).close()
+    names = ("environment.json", "environment_2.json", "environment_3.json")
+    assert [json.loads((tmp_path / name).read_text())["torch"] for name in names] == ["first", "second", "third"]
+    assert len((tmp_path / "command.txt").read_text().splitlines()) == 3
+
+
+def test_what_a_killed_write_left_is_removed_and_is_nobody_s_file(tiny_config, tmp_path):
+    (tmp_path / ".config.yaml.4711.tmp").touch()  # killed in its very first write
+    (tmp_path / "run.lock").touch()
+    with RunDir(tmp_path, tiny_config(), resume=False) as run:
+        run.begin()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step_00000003.pt.4711.tmp").write_bytes(b"half a checkpoint")
+    RunDir(tmp_path, tiny_config(), resume=True).close()
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_foreign_folder_is_left_as_it_was(tiny_config, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    (tmp_path / ".thesis.tex.4711.tmp").touch()
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
+        RunDir(tmp_path, tiny_config(), resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".thesis.tex.4711.tmp"}
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tiny_config, tmp_path):
@@ -75,7 +100,7 @@ def test_a_run_that_has_begun_stays_however_it_ends(tiny_config, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == kept
     with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "run", tiny_config(), resume=True):
         raise ZeroDivisionError  # going on with a run: nothing of it is removed
-    assert {path.name for path in (tmp_path / "run").iterdir()} == kept
+    assert {path.name for path in (tmp_path / "run").iterdir()} == kept | {"environment_2.json"}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,19 @@ from pretrain.run import precision
 CPU = torch.device("cpu")
 
 
-def test_auto_is_bf16_only_where_it_is_native(monkeypatch):
-    monkeypatch.setattr(precision, "_native_bf16", lambda device: True)
-    assert precision.choose_precision("auto", CPU).name == "bf16"
-    monkeypatch.setattr(precision, "_native_bf16", lambda device: False)
-    assert precision.choose_precision("auto", CPU).name == "fp32"
+@pytest.mark.parametrize(
+    ("capabilities", "name"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32"), ({}, "fp32")],
+)
+def test_auto_on_the_cpu_is_bf16_only_where_the_processor_computes_it(monkeypatch, capabilities, name):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert precision.choose_precision("auto", CPU).name == name
+
+
+@pytest.mark.parametrize(("capability", "name"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_on_a_gpu_is_bf16_from_ampere_on(monkeypatch, capability, name):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.choose_precision("auto", torch.device("cuda", 0)).name == name
 
 
 def test_autocast_computes_in_the_chosen_type():

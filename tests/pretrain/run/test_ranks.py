@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.signals import StopFlag
 from pretrain.model.momentum import shuffled_forward
 from pretrain.run.ranks import Ranks, any_rank, gather_rows, pick_device, start_ranks, stop_ranks
+from pretrain.run.watch import Watch
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):
@@ -26,8 +28,40 @@ def test_half_an_environment_is_named(monkeypatch):
         start_ranks("cpu", timeout_s=1)
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "backend", "device_id"),
+    [
+        ("auto", 8, "nccl", torch.device("cuda", 3)),
+        ("cuda", 8, "nccl", torch.device("cuda", 3)),
+        ("cpu", 8, "gloo", None),
+        ("auto", 0, "gloo", None),
+    ],
+)
+def test_the_backend_is_that_of_the_device_that_will_be_used(monkeypatch, device, gpus, backend, device_id):
+    joined, current = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **rest: joined.append((name, rest)))
+    for name, value in {"RANK": "11", "LOCAL_RANK": "3", "WORLD_SIZE": "16"}.items():
+        monkeypatch.setenv(name, value)
+    assert start_ranks(device, timeout_s=60) == Ranks(11, 3, 16)
+    ((name, rest),) = joined
+    assert (name, rest["device_id"]) == (backend, device_id)
+    assert current == ([3] if backend == "nccl" else [])  # object gathers use the current device
+
+
+def test_more_processes_than_gpus_are_refused_before_the_group_is_joined(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="start fewer processes"):
+        start_ranks("auto", timeout_s=60)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_asking_for_cuda_without_one_says_what_to_type():
+def test_asking_for_cuda_without_one_says_what_to_pass():
     assert pick_device("auto", Ranks()) == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"runtime\.device=cpu"):
         pick_device("cuda", Ranks())
@@ -48,7 +82,19 @@ def shuffle_in_process(rank, port, queue):
         return batch * 2
 
     keys = shuffled_forward(encode, images, ranks=ranks, seed=0, step=1)
-    queue.put((rank, keys.flatten().tolist(), seen, any_rank(rank == 1, ranks, torch.device("cpu"))))
+    agreed = any_rank(rank == 1, ranks, torch.device("cpu"))
+    stop = StopFlag()
+    stop.is_set = rank == 0
+    loss = torch.tensor(float("nan") if rank == 1 else 1.0)
+    heard = []
+    for late in (False, True):
+        watch = Watch(stop, ranks, torch.device("cpu"), late=late)
+        try:
+            watch.ask(loss, None, explain=lambda what: f"not finite here: {what}")
+            watch.settle()
+        except UserError as error:
+            heard.append((watch.stopping, str(error)))
+    queue.put((rank, keys.flatten().tolist(), seen, agreed, heard))
     stop_ranks(ranks)
 
 
@@ -63,8 +109,10 @@ def test_shuffled_keys_return_to_their_images_over_two_processes(free_port):
     for process in processes:
         process.join(timeout=60)
     for rank in range(2):
-        keys, seen, agreed = results[rank]
+        keys, seen, agreed, heard = results[rank]
         assert keys == [2 * (value + 10 * rank) for value in range(4)]  # own order
         assert agreed  # rank 1's flag reaches rank 0
+        # Rank 0 has the stop signal and rank 1 the bad loss: both learn of both, at once or late.
+        assert heard == [(True, f"not finite here: {'loss' if rank == 1 else None}")] * 2
         assert set(seen) != {value + 10.0 * rank for value in range(4)}  # each rank computed others' images too
     assert sorted(results[0][1] + results[1][1]) == [0, 1, 2, 3, 10, 11, 12, 13]

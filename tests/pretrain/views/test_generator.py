@@ -27,13 +27,13 @@ def images(count: int = 4, size: int = 12, seed: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize(("coupling", "layer_mode"), KINDS)
-@pytest.mark.parametrize("space", ["rgb", "lab", "ydbdr"])
-def test_the_inverse_is_exact(coupling: str, layer_mode: str, space: str) -> None:
-    generator = played(coupling=coupling, layer_mode=layer_mode, space=space, hidden_width=8)
-    values = generator.prepare(images())
-    assert (generator(values) - values).abs().max() > 0.1  # it does something
-    assert inverse_error(generator, values) < 1e-5
-    assert (generator.to_rgb(generator.from_rgb(images())) - images()).abs().max() < 1e-4
+def test_the_inverse_is_exact(coupling: str, layer_mode: str) -> None:
+    for space in ("rgb", "lab", "ydbdr"):
+        generator = played(coupling=coupling, layer_mode=layer_mode, space=space, hidden_width=8)
+        values = generator.prepare(images())
+        assert (generator(values) - values).abs().max() > 0.1  # it does something
+        assert inverse_error(generator, values) < 1e-5
+        assert (generator.to_rgb(generator.from_rgb(images())) - images()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("coupling", "layer_mode"), KINDS)

@@ -1,29 +1,22 @@
-"""Operations drawn once for a pair: exact against slow references, shared where they must be, pure, and refused in time."""
+"""Operations drawn once for a pair: exact against slow references, shared where they must be, and refused in time."""
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from pretrain.views.paired_ops import ChannelSplit, FrequencySplit, PatchDistance
-from pretrain.views.photometric import Blur, apply_blur
 from scipy import ndimage
 from skimage import color
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.views.paired import KeepChannels, Residual, apply_keep_channels, apply_residual, draw_pair, split_kernel
+from pretrain.views.colour import colour_space
+from pretrain.views.operations import CenterCrop, ColorJitter, Frame, HorizontalFlip, RandomResizedCrop, gaussian_blur
+from pretrain.views.paired import ChannelSplit, FrequencySplit, PatchDistance, keep_channels, split_kernel
 from pretrain.views.pipeline import ViewMaker
-from pretrain.views.recipes import (
-    CenterCrop,
-    ColorJitter,
-    HorizontalFlip,
-    JigsawSpec,
-    RandomResizedCrop,
-    Recipe,
-    drawn_once,
-)
+from pretrain.views.recipes import Recipe
 from pretrain.views.rng import PAIR_STREAM, sample_generator
 
 WHOLE = CenterCrop(resize_ratio=1.0)
@@ -60,10 +53,9 @@ def test_frequencies_are_scipys_gaussian_and_what_it_takes_away():
 def test_the_residual_clips_only_beyond_a_byte():
     image = np.zeros((31, 31, 3), dtype=np.uint8)
     image[15, 15] = 255  # a point: its residual is nearly 255 + 128
-    blur = Blur(split_kernel(2.0), 2.0)
-    found = apply_residual(Residual(blur), image)
+    found = FrequencySplit(2.0).apply(False, image, view=1)
     assert found[15, 15].tolist() == [255] * 3
-    difference = image.astype(int) - apply_blur(blur, image) + 128
+    difference = image.astype(int) - gaussian_blur(image, kernel=split_kernel(2.0), sigma=2.0) + 128
     np.testing.assert_array_equal(found, difference.clip(0, 255))
     assert (difference != found).sum() == 3
 
@@ -81,18 +73,15 @@ def test_patches_lie_at_exactly_the_distance(distance):
     image = noise(60, 70)
     places = set()
     for index in range(200):
-        first, second = draw_pair(
-            PatchDistance(24, distance), sample_generator(seed=0, epoch=0, index=index, stream=PAIR_STREAM),
-            height=60, width=70, size=24,
-        )  # fmt: skip
-        assert (second.top - first.top, second.left - first.left) == (distance, distance)
-        assert first.top >= 0 and second.top + 24 <= 60 and second.left + 24 <= 70
+        rng = sample_generator(seed=0, epoch=0, index=index, stream=PAIR_STREAM)
+        first = PatchDistance(24, distance).draw(rng, Frame(60, 70, 24))
+        assert first.top >= 0 and first.top + distance + 24 <= 60 and first.left + distance + 24 <= 70
         places.add((first.top, first.left))
     assert {top for top, _ in places} == set(range(60 - 24 - distance + 1))  # every place can come
     one, other = views(Recipe("r", (PatchDistance(24, distance),)), image, size=24)
-    if distance < 24:  # the overlap, pixel by pixel
-        np.testing.assert_array_equal(one[distance:, distance:], other[: 24 - distance, : 24 - distance])
-    assert any(np.array_equal(one, image[t : t + 24, x : x + 24]) for t in range(37) for x in range(47))
+    (place,) = [(t, x) for t in range(37) for x in range(47) if np.array_equal(one, image[t : t + 24, x : x + 24])]
+    top, left = place[0] + distance, place[1] + distance
+    np.testing.assert_array_equal(other, image[top : top + 24, left : left + 24])
 
 
 def test_patches_are_resized_to_another_view_size_and_refused_on_a_small_image():
@@ -113,8 +102,6 @@ def skimage_channels(space, image):
 @pytest.mark.filterwarnings("ignore:.*negative Z.*", "ignore:.*Conversion from CIE-LAB.*")
 @pytest.mark.parametrize("space", ["lab", "ydbdr", "hsv"])
 def test_channels_are_skimages_with_the_mean_for_what_is_left_out(space):
-    from pretrain.views.colour import colour_space
-
     image = textured(48, 48)
     first, rest = views(Recipe("r", (WHOLE, ChannelSplit(space, swap=0))), image)
     for view, kept in ((first, [0]), (rest, [1, 2])):
@@ -131,37 +118,36 @@ def test_a_view_is_a_function_of_its_own_channels(kept):
     other = image.copy()
     for channel in {0, 1, 2} - set(kept):
         other[..., channel] = 255 - other[..., channel]
-    change = KeepChannels("rgb", kept)
-    np.testing.assert_array_equal(apply_keep_channels(change, image), apply_keep_channels(change, other))
+    rgb = colour_space("rgb")
+    np.testing.assert_array_equal(keep_channels(rgb, kept, image), keep_channels(rgb, kept, other))
     other[..., kept[0]] ^= 64  # control: a kept channel shows
-    assert not np.array_equal(apply_keep_channels(change, image), apply_keep_channels(change, other))
+    assert not np.array_equal(keep_channels(rgb, kept, image), keep_channels(rgb, kept, other))
 
 
-def kinds(op, count=400):
-    """(class of view 1's change, class of view 2's change, kept channels) of many images."""
-    found = []
-    for index in range(count):
-        rng = sample_generator(seed=3, epoch=0, index=index, stream=PAIR_STREAM)
-        found.append(draw_pair(op, rng, height=48, width=48, size=48))
-    return found
+def swaps(op, count=400):
+    """Of many images: whether the views are swapped, None where the operation is not applied."""
+    rngs = (sample_generator(seed=3, epoch=0, index=index, stream=PAIR_STREAM) for index in range(count))
+    return [op.draw(rng, Frame(48, 48, 48)) for rng in rngs]
 
 
-def test_which_view_gets_which_part_is_drawn_for_the_image():
-    pairs = kinds(ChannelSplit("lab", swap=0.5))
-    assert all({first.kept, second.kept} == {(0,), (1, 2)} for first, second in pairs)
-    swapped = sum(first.kept == (1, 2) for first, _ in pairs)
-    assert 150 < swapped < 250
-    assert all(first.kept == (0,) for first, _ in kinds(ChannelSplit("lab", swap=0)))
-    assert all(first.kept == (1, 2) for first, _ in kinds(ChannelSplit("lab", swap=1)))
-    frequencies = kinds(FrequencySplit(1.0))
-    assert all({type(first), type(second)} == {Blur, Residual} for first, second in frequencies)
-    assert 150 < sum(isinstance(first, Residual) for first, _ in frequencies) < 250
+@pytest.mark.parametrize("op", [ChannelSplit("rgb"), FrequencySplit(1.0)], ids=lambda op: type(op).__name__)
+def test_which_view_gets_which_part_is_drawn_for_the_image(op):
+    assert 150 < sum(swaps(op)) < 250
+    assert not any(swaps(dataclasses.replace(op, swap=0))) and all(swaps(dataclasses.replace(op, swap=1)))
+    image = textured()
+    for view in (0, 1):
+        np.testing.assert_array_equal(op.apply(False, image, view), op.apply(True, image, 1 - view))
+        assert not np.array_equal(op.apply(False, image, view), op.apply(True, image, view))
 
 
 def test_a_split_happens_with_its_probability_and_to_both_views_or_none():
-    pairs = kinds(ChannelSplit("lab", p=0.25))
-    assert all((first is None) == (second is None) for first, second in pairs)
-    assert 70 < sum(first is not None for first, _ in pairs) < 130
+    assert 70 < sum(swap is not None for swap in swaps(ChannelSplit("lab", p=0.25))) < 130
+    whole = Recipe("r", (WHOLE, ChannelSplit("rgb", p=0.5)))
+    split = [
+        [not np.array_equal(view, textured(48, 48)) for view in views(whole, textured(48, 48), index=i)]
+        for i in range(20)
+    ]
+    assert all(first == second for first, second in split) and 0 < sum(first for first, _ in split) < 20
 
 
 def test_shared_crops_and_flips_are_the_same_and_others_are_not():
@@ -174,7 +160,6 @@ def test_shared_crops_and_flips_are_the_same_and_others_are_not():
         flips.add(first.tobytes())
         assert not np.array_equal(*views(apart, noise(), index=index))
     assert len(flips) == 20
-    assert [drawn_once(op) for op in (*shared.ops, *apart.ops)] == [True, True, False, False]
 
 
 RECIPES = [
@@ -185,7 +170,7 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_pairs_are_a_pure_function_and_pickle(recipe):
+def test_pairs_depend_on_the_arguments_alone_and_pickle(recipe):
     image = textured()
     image.setflags(write=False)
     make = ViewMaker(recipe, image_size=32)
@@ -203,9 +188,8 @@ def test_the_pair_s_draw_changes_no_other_operation():
     ops = (RandomResizedCrop(), ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8))
     plain = views(Recipe("r", ops), textured())
     split = views(Recipe("r", (*ops, FrequencySplit(1.0, swap=0))), textured())
-    blur = Blur(split_kernel(1.0), 1.0)
-    np.testing.assert_array_equal(split[0], apply_blur(blur, plain[0]))
-    np.testing.assert_array_equal(split[1], apply_residual(Residual(blur), plain[1]))
+    np.testing.assert_array_equal(split[0], FrequencySplit(1.0).apply(False, plain[0], view=0))
+    np.testing.assert_array_equal(split[1], FrequencySplit(1.0).apply(False, plain[1], view=1))
 
 
 def test_the_pair_s_draw_is_none_of_the_first_view_s():
@@ -228,7 +212,7 @@ def test_the_pair_s_draw_is_none_of_the_first_view_s():
 def test_what_pairs_cannot_be_is_refused_at_the_start(recipe):
     with pytest.raises(ConfigError, match="expected 2 views, found 3"):
         ViewMaker(recipe, image_size=32, num_views=3)
-    with pytest.raises(ConfigError, match=r"type method\.jigsaw=false"):
+    with pytest.raises(ConfigError, match=r"pass method\.jigsaw=false"):
         ViewMaker(recipe, image_size=32, patch_size=16)
 
 
@@ -237,6 +221,19 @@ def test_an_unknown_space_is_refused_at_the_start_with_the_nearest():
         ViewMaker(Recipe("r", (WHOLE, ChannelSplit("ydbdb"))), image_size=32)
 
 
-def test_patches_of_the_jigsaw_have_no_partner_to_share_with():
-    with pytest.raises(ConfigError, match="shared"):
-        JigsawSpec(crop=RandomResizedCrop(shared=True))
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FrequencySplit(0), "expected 0 < sigma"),
+        (lambda: FrequencySplit(float("nan")), "expected 0 < sigma"),
+        (lambda: FrequencySplit(1.0, swap=1.5), r"swap in \[0, 1\], found 1.5"),
+        (lambda: PatchDistance(0, 5), "a patch of 1 px or more"),
+        (lambda: PatchDistance(64, -1), "a distance of 0 px or more"),
+        (lambda: ChannelSplit("lab", p=-0.1), r"p in \[0, 1\]"),
+        (lambda: ChannelSplit("lab", swap=2), r"swap in \[0, 1\]"),
+        (lambda: ChannelSplit("lab", generator="g.safetensors"), "generator and sha256 together"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

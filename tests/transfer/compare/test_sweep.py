@@ -11,8 +11,8 @@ from PIL import Image
 from pretrain.base.errors import DataError
 from pretrain.config import load_run_config
 from pretrain.views.families import FAMILIES
+from pretrain.views.operations import RandomResizedCrop
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain, recipe_of, write_recipe
-from pretrain.views.recipes import RandomResizedCrop
 from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_labelled_image
 from transfer.compare.runner import StageFolder
 from transfer.compare.sweep import all_stages, plan_points, recipe_file, show_sweep

@@ -10,9 +10,9 @@ import pytest
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import load_run_config
-from pretrain.data.stream import recipe_of
 from pretrain.views.families import family_named
 from pretrain.views.pipeline import ViewMaker
+from pretrain.views.recipe_file import recipe_of
 from tests.transfer.sweep_bench import SweepBench, write_images, write_labelled_image
 from transfer.compare.stages import ROOT
 from transfer.compare.sweep_config import DetectionPart, load_sweep

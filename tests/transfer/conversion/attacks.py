@@ -168,6 +168,21 @@ def opcodes(canary: str) -> dict[str, Attack]:
         "opcode: BUILD of a function": Attack(
             pickled(b"c_codecs\nencode\n(N}" + body("__call__") + b"cposix\nsystem\nstb")
         ),
+        "opcode: BUILD of a record": Attack(
+            pickled(b"clogging\nFormatter\n)\x81(N}" + body("__setstate__") + body("__reduce__") + b"stb")
+        ),
+        "opcode: NEWOBJ": Attack(pickled(b"clogging.handlers\nWatchedFileHandler\n" + body((canary,)) + b"\x81")),
+        "opcode: NEWOBJ_EX": Attack(
+            b"\x80\x04}X\x01\x00\x00\x00xclogging.handlers\nWatchedFileHandler\n)"
+            + body({"filename": canary})
+            + b"\x92s."
+        ),
+        "opcode: getattr of a module": Attack(
+            pickled(
+                b"c__builtin__\ngetattr\nctorch\nos\n" + body("system") + b"\x86R" + body(shell.decode()) + b"\x85R"
+            ),
+            "pickle",
+        ),
         "opcode: dotted name": Attack(b"\x80\x04\x8c\x05numpy\x8c\x10ctypeslib.os.sys\x93."),
         "opcode: persistent id": Attack(HEAD + body("posix.system") + b"Q."),
         "opcode: extension": Attack(HEAD + b"\x82\x01."),
@@ -262,6 +277,8 @@ def bombs() -> dict[str, Attack]:
         ),
         "bomb: a list in itself": Attack(HEAD + b"]q\x00h\x00a."),
         "bomb: deep": Attack(HEAD + b"]" * 100_000 + b"a" * 99_999 + b"."),
+        "bomb: a deep tuple as a key": Attack(HEAD + b"})" + b"\x85" * 1_000_000 + b"K\x01s."),
+        "bomb: names": Attack(HEAD + b"".join(b"cmodule\nname%d\n0" % i for i in range(120_000)) + b"}."),
         "bomb: operations": Attack(HEAD + b"N0" * 600_000 + b"}."),
         "bomb: frame": Attack(b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}."),
         "bomb: text of 4 GB": Attack(HEAD + b"X\xff\xff\xff\xffabc."),

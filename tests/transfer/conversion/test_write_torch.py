@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
+from copy import copy
 
 import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
-from pretrain.base.weight_files.torch_files import TorchFile, open_torch_file, read_torch_file
-from pretrain.base.weight_files.zip_records import read_records
-from transfer.conversion.convert import _write
-from transfer.conversion.sources import open_backbone
+from pretrain.base.weight_files.torch_files import TorchFile, open_archive, open_torch_file, read_torch_file
+from transfer.conversion.export_detectron2 import write
+from transfer.conversion.sources import load_backbone
 from transfer.conversion.write_torch import write_torch_file
 
 TENSORS = {
@@ -26,14 +25,14 @@ ID = "archive/.data/serialization_id"  # torch hashes the checksums that it has 
 
 
 def records_of(path):
-    with open(path, "rb") as file:
-        records = read_records(file)
-        return {name: (r.size, r.checksum, zlib.crc32(pread(file, r))) for name, r in records.items() if name != ID}
-
-
-def pread(file, record):
-    file.seek(record.offset)
-    return file.read(record.size)
+    content = path.read_bytes()
+    archive, offsets = open_archive(path)
+    sizes = {record.filename: (record.file_size, record.CRC) for record in archive.infolist()}
+    return {
+        name: (size, crc, zlib.crc32(content[offsets[name] : offsets[name] + size]))
+        for name, (size, crc) in sizes.items()
+        if name != ID
+    }
 
 
 def test_every_record_is_that_of_torch_save(tmp_path):
@@ -66,18 +65,19 @@ def test_a_wrong_checksum_from_the_source_is_found_in_the_result(tmp_path):
     file = open_torch_file(tmp_path / "source.pth")
 
     def lying(tensor):
-        record = file.place(tensor)
-        return record and replace(record, checksum=record.checksum ^ 1)
+        return flipped(record) if (record := file.place(tensor)) else None
 
-    def right(record):
-        return replace(record, checksum=record.checksum ^ 1)
+    def flipped(record):
+        other = copy(record)
+        other.CRC ^= 1
+        return other
 
     read = file.content["model"]
     write_torch_file(
         tmp_path / "ours.pth",
         {"model": read},
         read,
-        file=TorchFile({}, place=lying, read=lambda r: file.read(right(r))),
+        file=TorchFile({}, place=lying, read=lambda r: file.read(flipped(r))),
     )
     with pytest.raises(CheckpointError, match="checksum"):
         read_torch_file(tmp_path / "ours.pth")
@@ -89,7 +89,7 @@ def test_damage_and_nan_are_found_while_the_file_is_written(tmp_path):
     state = ResNetEncoder("resnet18").state_dict()
     source = tmp_path / "source.pth"
     torch.save(state, source)
-    _write(tmp_path / "out.pth", open_backbone(source))
+    write(tmp_path / "out.pth", load_backbone(source))
     at = source.read_bytes().index(state["conv1.weight"].numpy().tobytes()[:64])
     with open(source, "r+b") as file:
         file.seek(at + 10)
@@ -97,8 +97,8 @@ def test_damage_and_nan_are_found_while_the_file_is_written(tmp_path):
         file.seek(at + 10)
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(CheckpointError, match=r"source\.pth.*checksum"):
-        _write(tmp_path / "out.pth", open_backbone(source))
+        write(tmp_path / "out.pth", load_backbone(source))
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, source)
     with pytest.raises(CheckpointError, match=r"NaN or infinity.*conv1\.weight"):
-        _write(tmp_path / "out.pth", open_backbone(source))
+        write(tmp_path / "out.pth", load_backbone(source))

@@ -1,9 +1,9 @@
-"""Damaged weight files by the thousand, and the rule that each of them is held against.
+"""Damaged weight files by the thousand, and the rule that each of them must keep.
 
 In: a seed. Out: counts of outcomes per format. A mutated file must end in a CheckpointError or in the original content; where a
 format has no checksum (safetensors, pickles, torch before 1.6, and a torch zip whose checksums the mutation mends), changed
 values cannot be told from intended ones, and are counted. The child's work runs in this process, which makes a thousand
-files a second possible; tests/transfer/conversion/test_attacks.py uses the real child.
+files a second possible; tests/transfer/conversion/test_attacks.py uses the real child too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import json
 import pickle
 import random
+import resource
 import warnings
 import zipfile
 from collections import Counter
@@ -94,24 +95,27 @@ def mend(whole: bytes, rng: random.Random) -> bytes:
     return stream.getvalue()
 
 
-class InProcess:
-    """The child's work, here."""
-
-    def __init__(self, file: BinaryIO, blob: BinaryIO, kind: str, offset: int, size: int) -> None:
-        self._arguments = (kind, file.fileno(), offset, size, blob.fileno())
-
-    def plan(self) -> dict[str, Any]:
-        """As pretrain/base/weight_files/pickle_process.py's: through JSON, an error as CheckpointError."""
-        plan: dict[str, Any] = json.loads(json.dumps(pickle_child.answer(*self._arguments)))
-        if "error" in plan:
-            raise CheckpointError(plan["error"])
-        return plan
+def ask_here(kind: str, file: BinaryIO, blob: BinaryIO, *, offset: int, size: int) -> dict[str, Any]:
+    """Stands in for torch_files.ask_child: through JSON, an error as CheckpointError."""
+    plan: dict[str, Any] = json.loads(json.dumps(pickle_child.answer(kind, file.fileno(), offset, size, blob.fileno())))
+    if "error" in plan:
+        raise CheckpointError(plan["error"])
+    return plan
 
 
 @contextmanager
-def reading_here(file: BinaryIO, blob: BinaryIO, kind: str, *, offset: int, size: int) -> Iterator[InProcess]:
-    """Stands in for pretrain.base.weight_files.pickle_process.reading."""
-    yield InProcess(file, blob, kind, offset, size)
+def child_in_this_process() -> Iterator[None]:
+    """The child's work, here: a thousand files a second. Memory is capped at what this process has and 1 GiB, as the child's is."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    original, torch_files.ask_child = torch_files.ask_child, ask_here  # type: ignore[assignment]
+    resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        torch_files.ask_child = original
 
 
 def is_original(found: Any) -> bool:
@@ -155,16 +159,12 @@ def fuzz(kind: str, count: int, folder: Path, *, seed: int, control: bool) -> tu
     path = folder / "mutated"
     ours: Counter[str] = Counter()
     raw: Counter[str] = Counter()
-    original, torch_files.reading = torch_files.reading, reading_here  # type: ignore[assignment]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for _ in range(count):
-                path.write_bytes(mend(whole, rng) if kind.endswith("mended") else mutate(whole, rng))
-                ours[outcome(read_weight_file, path)] += 1
-                if control and kind != "pickle":  # pickle.load of such files is not safe even here
-                    raw[outcome(read_raw(kind), path)] += 1
-                path.unlink()
-    finally:
-        torch_files.reading = original
+    with warnings.catch_warnings(), child_in_this_process():
+        warnings.simplefilter("ignore")
+        for _ in range(count):
+            path.write_bytes(mend(whole, rng) if kind.endswith("mended") else mutate(whole, rng))
+            ours[outcome(read_weight_file, path)] += 1
+            if control and kind != "pickle":  # pickle.load of such files is not safe even here
+                raw[outcome(read_raw(kind), path)] += 1
+            path.unlink()
     return ours, raw

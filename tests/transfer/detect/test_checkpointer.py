@@ -81,7 +81,9 @@ def test_a_checkpoint_with_optimizer_and_iteration_resumes(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [[1], {"blobs": 5}])
+@pytest.mark.parametrize(
+    "content", [[1], {"blobs": 5}, {"model": Path("x"), "__author__": ""}, {"w": ARRAYS["bias"], "o": object()}]
+)
 def test_a_file_without_tensors_is_refused(tmp_path, content):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match="holds no tensors"):

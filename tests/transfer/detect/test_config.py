@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -120,16 +119,8 @@ def test_demo_rows_differ_in_their_weights_only() -> None:
     assert {key for key in one if one[key] != other[key]} == {"MODEL.WEIGHTS"}
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_header_has_source_hardware_expected_result_and_its_own_command(run: str) -> None:
-    text = (CONFIG_ROOT / run).read_text()
-    for title in ("Source:", "Hardware:", "Expected:", "Command:"):
-        assert re.search(rf"^# {title} +\S", text, re.MULTILINE), title
-    assert f"python tools/train_net.py --config-file {run} " in text
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_detector_of_every_run_has_the_norms_that_its_family_names(run: str) -> None:
+@pytest.mark.parametrize("run", [run for run in RUNS if run.endswith("_random.yaml")])
+def test_detector_of_every_family_has_the_norms_that_it_names(run: str) -> None:
     config = load_detector_config(CONFIG_ROOT / run)
     model = build_without_memory(config)
     kinds = {
@@ -154,8 +145,10 @@ def test_detector_of_every_run_has_the_norms_that_its_family_names(run: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
-def test_detector_of_every_run_is_built_on_the_cpu(run: str) -> None:
+@pytest.mark.parametrize(
+    "run", ["voc/R_50_C4_24k_infomin.yaml", "coco/R_50_FPN_1x_supervised.yaml", "coco/R_50_FPN_moco_1x_random.yaml"]
+)
+def test_a_detector_of_each_family_and_initialisation_is_built_on_the_cpu(run: str) -> None:
     config = load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu"])
     model = build_model(config)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

@@ -42,10 +42,8 @@ def test_shipped_imagenet_file_writes_the_protocol_out():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_file_loads_and_says_source_hardware_and_command(path):
+def test_every_shipped_file_loads(path):
     load_linear_config(path)
-    header = path.read_text().partition("\nepochs")[0]
-    assert all(f"# {word}" in header for word in ("source", "hardware", "expected", "command"))
 
 
 def test_small_file_is_cached_and_insensitive_to_feature_scale():

@@ -15,7 +15,8 @@ from torch import nn
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.model.encoder import ResNetEncoder
-from pretrain.views.recipes import RECIPES, RandomResizedCrop
+from pretrain.views.operations import RandomResizedCrop
+from pretrain.views.recipes import RECIPES
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import (
     FrozenEncoder,

@@ -115,7 +115,7 @@ def test_an_encoder_that_moves_ends_the_readout_without_a_result(request_of, tmp
 
 
 def forbid_measuring(monkeypatch):
-    def measure(*arguments):
+    def measure(*arguments, **options):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(linear_run, "measure", measure)
@@ -130,13 +130,17 @@ def test_a_finished_readout_is_not_run_again(request_of, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("over", "word"),
-    [({"seed": 1}, "config"), ({"weights": "random:resnet34"}, "weights"), ({"init": "other"}, "init")],
+    [
+        ({"seed": 1}, r"config\.seed: 0 there, 1 now"),
+        ({"weights": "random:resnet34"}, "weights: "),
+        ({"init": "other"}, "init: "),
+    ],
 )
 def test_another_readout_does_not_replace_a_finished_one(request_of, tmp_path, monkeypatch, over, word):
     run(request_of(), tmp_path / "out")
     before = (tmp_path / "out" / RESULT_NAME).read_bytes()
     forbid_measuring(monkeypatch)
-    with pytest.raises(ConfigError, match=f"differs in {word}"):
+    with pytest.raises(ConfigError, match=f"finished readout with another configuration .*{word}"):
         run(request_of(**over), tmp_path / "out")
     assert (tmp_path / "out" / RESULT_NAME).read_bytes() == before
 
@@ -150,13 +154,13 @@ def test_a_damaged_result_is_named(request_of, tmp_path, content):
 
 def test_an_interrupted_readout_starts_again(request_of, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(linear_run, "measure", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(linear_run, "measure", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(request_of(), tmp_path / "out")
     assert (tmp_path / "out" / STARTED_NAME).exists()  # the report lists it as unfinished
     (tmp_path / "out" / f".{RESULT_NAME}.123.tmp").write_text("cut short by a kill")
     run(request_of(), tmp_path / "out")
-    assert (tmp_path / "out" / RESULT_NAME).exists() and not (tmp_path / "out" / STARTED_NAME).exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {RESULT_NAME, "run.lock"}
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(request_of, tmp_path):
@@ -203,13 +207,14 @@ def test_divergence_writes_no_result(request_of, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / RESULT_NAME).exists()
 
 
-def test_a_rate_that_ends_worse_than_guessing_is_said(request_of):
-    assert any("knows nothing" in line for line in run(request_of(learning_rate=1e6), None)[1])
-    assert not any("knows nothing" in line for line in run(request_of(learning_rate=1e-3, epochs=4), None)[1])
+def test_a_rate_that_is_far_too_high_is_announced_once_in_the_epoch_that_shows_it(request_of):
+    lines = [line for line in run(request_of(learning_rate=1e6), None)[1] if "constant answer" in line]
+    assert len(lines) == 1 and lines[0].startswith(("epoch 1:", "epoch 2:")) and "pass learning_rate=100000" in lines[0]
+    assert not any("constant answer" in line for line in run(request_of(learning_rate=1e-3, epochs=4), None)[1])
 
 
 def test_the_papers_protocol_says_that_it_is(request_of, monkeypatch):
-    monkeypatch.setattr(linear_run, "measure", lambda *a: [{"train_loss": 0.0, "top1": 1.0, "top5": 2.0}])
+    monkeypatch.setattr(linear_run, "measure", lambda *a, **options: [{"train_loss": 0.0, "top1": 1.0, "top5": 2.0}])
     request = replace(request_of(), config=LinearConfig(device="cpu", num_workers=0, seed=4))
     protocol = run_readout(request, None, announce=lambda text: None)["protocol"]
     assert protocol["is_paper"] and protocol["differs"] == [] and protocol["views"] == "a new view each epoch"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pretrain.base import plot_style
 from pretrain.good_views.discrete_world.regimes import (
     best_accuracy,
     demonstration_world,
@@ -115,7 +117,15 @@ def test_sweet_spot_outcomes_are_optimal_and_no_others(outcomes):
         assert outcome.optimal == (outcome.regime == "sweet spot")
 
 
-def test_picture_is_written(world, outcomes, tmp_path):
-    draw_regimes(tmp_path / "regimes.png", world, outcomes)
-    assert (tmp_path / "regimes.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["regimes.png"]
+def test_the_picture_has_a_point_for_every_pair_and_the_envelope_above_them(world, outcomes, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plot_style, "save_figure", lambda path, figure: figures.append(figure))
+    draw_regimes(Path("regimes.png"), world, outcomes)
+    left, right = figures[0].axes
+    points = {tuple(point) for cloud in left.collections for point in cloud.get_offsets().tolist()}
+    assert points == {(outcome.shared / BIT, outcome.accuracy) for outcome in outcomes}
+    assert sum(len(cloud.get_offsets()) for cloud in right.collections) == len(outcomes)
+    curves = {line.get_label(): line.get_xydata().tolist() for line in left.get_lines()}
+    assert curves["envelope, 8 labels"] == [[shared / BIT, best] for shared, best in envelope(outcomes, 2 * BIT)]
+    names = {cloud.get_label() for cloud in left.collections}
+    assert names == {"missing information", "sweet spot", "excess noise"}

@@ -37,7 +37,7 @@ def test_files_hold_every_pair(tmp_path):
     }
 
 
-def test_a_failed_write_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 

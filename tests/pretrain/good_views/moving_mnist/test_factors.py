@@ -1,4 +1,4 @@
-"""Sharings as data: the seven rows of the paper's table, and names that a user types."""
+"""Sharings as data: the seven rows of the paper's table, and names that a user gives."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_wrong_arrays_are_refused(tmp_path, arrays, message):
         load_digits(str(path), held_out_share=0.2)
 
 
-def test_a_missing_or_broken_file_is_refused_with_what_to_type(tmp_path):
+def test_a_missing_or_broken_file_is_refused_with_what_to_pass(tmp_path):
     with pytest.raises(DataError, match="torchvision:DIR"):
         load_digits(str(tmp_path / "none.npz"), held_out_share=0.2)
     for content in (b"no zip", b"PK\x03\x04 cut short", b""):

@@ -21,15 +21,15 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def config(tiny):
-    return replace(tiny, probe=ProbeConfig(num_train=400, num_test=400, weight_decay=1e-4, information_batches=1))
+    return replace(tiny, probe=ProbeConfig(num_train=400, num_test=400, weight_decay=1e-2, information_batches=1))
 
 
 def makers(worlds, config, seed=0):
     return PairMaker(worlds.train, config.scene, seed), PairMaker(worlds.held_out, config.scene, seed)
 
 
-class Told(nn.Module):
-    """Not an encoder: it is told the factors of the pairs in the order in which they are encoded."""
+class Knowing(nn.Module):
+    """Not an encoder: it is given the factors of the pairs in the order in which they are encoded."""
 
     def __init__(self, maker, split, view):
         super().__init__()
@@ -45,10 +45,14 @@ class Told(nn.Module):
 def test_features_that_hold_the_factors_leave_no_error(worlds, config):
     train, held_out = makers(worlds, config)
     seen = encode(
-        (Told(train, "probe_train", 1), Told(train, "probe_train", 2)), train, split="probe_train", num=400, device=CPU
+        (Knowing(train, "probe_train", 1), Knowing(train, "probe_train", 2)),
+        train,
+        split="probe_train",
+        num=400,
+        device=CPU,
     )
     unseen = encode(
-        (Told(held_out, "probe_test", 1), Told(held_out, "probe_test", 2)),
+        (Knowing(held_out, "probe_test", 1), Knowing(held_out, "probe_test", 2)),
         held_out,
         split="probe_test",
         num=400,
@@ -63,8 +67,8 @@ def test_features_that_hold_the_factors_leave_no_error(worlds, config):
 def test_the_features_of_one_view_do_not_answer_for_the_other(worlds, config):
     """Views of one pair share the digit here: the position and background of view 2 must be chance given those of view 1."""
     train, _ = makers(worlds, config)
-    told = (Told(train, "probe_train", 1), Told(train, "probe_train", 2))
-    first, second = encode(told, train, split="probe_train", num=400, device=CPU)
+    knowing = (Knowing(train, "probe_train", 1), Knowing(train, "probe_train", 2))
+    first, second = encode(knowing, train, split="probe_train", num=400, device=CPU)
     crossed = replace(first, position=second.position, background=second.background)
     errors = probe(first, crossed, train, weight_decay=1e-4)
     assert errors.background > 60 and errors.position > 10

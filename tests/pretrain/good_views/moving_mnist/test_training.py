@@ -1,4 +1,4 @@
-"""Training of a cell: what is shared is learned, the supervised row learns its task, and both say when they diverge."""
+"""Training of a cell: what is shared is learned, the supervised row learns its task, and both report when they diverge."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_supervised_position_is_in_pixels(worlds, tiny):
     assert supervised_errors(model, held_out, "position", config, device=CPU) == pytest.approx((13.8, 13.8), abs=0.8)
 
 
-def test_divergence_says_what_to_type(worlds, tiny, monkeypatch):
+def test_divergence_says_what_to_pass(worlds, tiny, monkeypatch):
     train, _ = makers(worlds, tiny)
     monkeypatch.setattr(
         "pretrain.good_views.moving_mnist.training.functional.cross_entropy",

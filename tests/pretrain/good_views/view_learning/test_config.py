@@ -12,7 +12,7 @@ from pretrain.good_views.view_learning.config import GameConfig, load_game_confi
 CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "views"
 
 
-def test_defaults_are_those_of_infomin_md_section_4() -> None:
+def test_defaults_are_those_of_the_specification_section_4() -> None:
     config = GameConfig()
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.generator_factor, optimizer.betas) == (2e-4, 5.0, (0.5, 0.999))

@@ -45,7 +45,7 @@ def test_infonce_is_the_mean_of_both_directions() -> None:
     assert float(network(*views(), index=torch.arange(8), step=0).detach()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_view_is_held_against_the_other_view_s_bank() -> None:
+def test_a_view_is_scored_against_the_other_view_s_bank() -> None:
     network = estimator(bound="memory_bank", temperature=0.3, num_negatives=12)
     index = torch.tensor([3, 1, 4, 15, 9, 2, 6, 5])
     one, two = (value.detach() for value in network.embed(*views()))

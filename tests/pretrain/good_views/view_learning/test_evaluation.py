@@ -1,4 +1,4 @@
-"""Pairs of views without leaks, features of both, figures that follow what the views share, and intervals over seeds."""
+"""Views by name, pairs of them without leaks, features of both, figures that follow what they share, intervals over seeds."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.strict import from_mapping, merge
 from pretrain.good_views.interval import t_interval
-from pretrain.good_views.view_learning.evaluation import ChannelViews, load_views
+from pretrain.good_views.view_learning import evaluation
 from pretrain.good_views.view_learning.evaluation import (
+    ChannelViews,
     EvaluationConfig,
     EvaluationData,
     evaluate_once,
+    evaluate_views,
     load_evaluation_config,
     load_evaluation_data,
+    load_views,
     pairs,
     summarize,
+    views_of,
 )
+from pretrain.views.colour import colour_space
+from pretrain.views.generator import Generator, GeneratorConfig
+from pretrain.views.generator_file import record_of, write_generator
 from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, SMALL, write_classes
 
 TINY = {
@@ -107,7 +114,7 @@ def test_the_interval_is_over_seeds() -> None:
 def test_data_that_cannot_be_evaluated_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match="train/train: expected a folder with one folder a class"):
         load_evaluation_data(folder / "train", config_of(), announce=print)
-    with pytest.raises(DataError, match="48 images do not fill a batch of 49; type batch_size=48"):
+    with pytest.raises(DataError, match="48 images do not fill a batch of 49; pass batch_size=48"):
         load_evaluation_data(folder, config_of(batch_size=49), announce=print)
     (tmp_path / "train").symlink_to(folder / "train")
     (tmp_path / "val").mkdir()
@@ -136,3 +143,74 @@ def test_our_own_files_load() -> None:
         for name in ("small", "stl10", "nyu")
     }
     assert kinds == {"small": "small", "stl10": "resnet18_half", "nyu": "resnet18_half"}
+
+
+def test_nothing_is_written_where_a_seed_fails_and_warnings_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("train", "val"):
+        write_classes(tmp_path / part, per_class=4)
+
+    def once(views, data, config, *, seed, device):
+        if seed == 1:
+            raise DataError("planted")
+        information = {"bound": "info_nce", "nats": 1.0, "low": 0.9, "high": 1.1, "saturated": True}
+        return {"seed": seed, "information": information, "probe": {"top1": 50.0}, "warning": "close to its ceiling"}
+
+    monkeypatch.setattr(evaluation, "evaluate_once", once)
+    config, messages = load_evaluation_config(None, ["batch_size=4", "image_size=16", "device=cpu"]), []
+
+    def evaluated(*seeds: int):
+        out = tmp_path / "out"
+        return evaluate_views(
+            "rgb", tmp_path, config, seeds=seeds, output_dir=out, command="", announce=messages.append
+        )
+
+    with pytest.raises(DataError, match="planted"):
+        evaluated(0, 1)
+    assert not (tmp_path / "out").exists() and any("close to its ceiling" in line for line in messages)
+    assert evaluated(0)["information"]["saturated"] and (tmp_path / "out" / "view_result.json").exists()
+
+
+def test_a_folder_of_games_gives_every_seed_its_own_generator(tmp_path: Path) -> None:
+    for seed in (0, 3):
+        generator = Generator(GeneratorConfig(hidden_width=4))
+        torch.nn.init.constant_(generator.blocks[0].first.layers[2].bias, seed + 1.0)
+        record = record_of(generator, mode="unsupervised", seed=seed, mean=(0, 0, 0), std=(1, 1, 1), training={})
+        write_generator(tmp_path / f"seed_{seed}" / "generator.safetensors", generator, record)
+    rgb = torch.rand(1, 3, 4, 4)
+    first, other = (views_of(str(tmp_path), seed) for seed in (0, 3))
+    assert (first.about["seed"], other.about["seed"]) == (0, 3)
+    difference = other.to_channels(rgb)[:, 0] - first.to_channels(rgb)[:, 0]
+    assert torch.allclose(difference, torch.full((1, 4, 4), 3.0), atol=1e-5)
+    assert views_of("lab", 7).name == "lab"
+    with pytest.raises(ConfigError, match="--seeds out of its own, found seed_0, seed_3"):
+        views_of(str(tmp_path), 1)
+
+
+def test_a_colour_space_is_its_normalised_channels() -> None:
+    rgb, space = torch.rand(2, 3, 4, 4), colour_space("lab")
+    views = load_views("LAB")
+    assert views.name == "lab" and views.about["channels"] == ["L", "a", "b"]
+    assert torch.equal(views.to_channels(rgb), space.normalize(space.to_space(rgb)))
+
+
+def test_a_generator_is_its_learned_channels_with_its_origin(tmp_path: Path) -> None:
+    generator = Generator(GeneratorConfig(hidden_width=4))
+    torch.nn.init.normal_(generator.blocks[0].first.layers[2].weight)
+    record = record_of(generator, mode="unsupervised", seed=5, mean=(0, 0, 0), std=(1, 1, 1), training={"steps": 2})
+    path = tmp_path / "generator.safetensors"
+    write_generator(path, generator, record)
+    views, rgb = load_views(str(path)), torch.rand(2, 3, 4, 4)
+    assert torch.equal(views.to_channels(rgb), generator.from_rgb(rgb).detach())
+    assert (views.about["seed"], views.about["mode"], views.about["training"]) == (5, "unsupervised", {"steps": 2})
+
+
+def test_what_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"path of a generator.*colour space.*did you mean 'ydbdr'"):
+        load_views("ydrdb")
+    with pytest.raises(CheckpointError, match="No such file"):
+        load_views(str(tmp_path / "absent.safetensors"))
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(CheckpointError, match="not a readable generator"):
+        load_views(str(tmp_path / "notes.txt"))

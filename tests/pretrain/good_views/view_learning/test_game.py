@@ -56,15 +56,15 @@ def test_the_estimator_raises_what_the_generator_then_lowers(bound: str) -> None
 class Ascending(Game):
     """Planted fault: the generator's loss has the wrong sign."""
 
-    def _descend(self, optimizer, loss, parameters, who):
-        super()._descend(optimizer, -loss if who == "generator" else loss, parameters, who)
+    def _descend(self, optimizer, loss, who):
+        super()._descend(optimizer, -loss if who == "generator" else loss, who)
 
 
 class Idle(Game):
     """Planted fault: the estimator descends what it should raise."""
 
-    def _descend(self, optimizer, loss, parameters, who):
-        super()._descend(optimizer, -loss if who == "estimator" else loss, parameters, who)
+    def _descend(self, optimizer, loss, who):
+        super()._descend(optimizer, -loss if who == "estimator" else loss, who)
 
 
 @pytest.mark.parametrize(("fault", "finds"), [(Ascending, generator_lowers), (Idle, estimator_raises)])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretrain.views.geometry import Crop, apply_crop
 
 from pretrain.base.errors import DataError
 from pretrain.good_views.view_learning.pixels import (
@@ -20,6 +19,7 @@ from pretrain.good_views.view_learning.pixels import (
     load_classes,
     load_images,
 )
+from pretrain.views.operations import Crop, resized_crop
 from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, write_classes
 
 
@@ -44,7 +44,7 @@ def test_a_box_of_whole_pixels_is_cut_out_and_enlarged_as_pillow_does() -> None:
     smooth = torch.from_numpy(np.linspace(0, 255, 24 * 20 * 3).reshape(1, 24, 20, 3).astype(np.uint8)).permute(
         0, 3, 1, 2
     )
-    theirs = apply_crop(Crop(4, 2, 12, 15, 30), smooth[0].permute(1, 2, 0).numpy())
+    theirs = resized_crop(Crop(4, 2, 12, 15, 30), smooth[0].permute(1, 2, 0).numpy())
     difference = cut(smooth, boxes(4, 2, 12, 15), size=30)[0] * 255 - torch.from_numpy(theirs.copy()).permute(2, 0, 1)
     assert difference[:, 2:-2, 2:-2].abs().max() < 1.5  # within the box; at its border Pillow sees nothing outside
 
@@ -88,9 +88,9 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked(tmp_path: Path
     (root / "cross" / "00.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1 of 6 images cannot be read:\n.*cross/00\.png.*\n.*skip_unreadable=true"):
         load_classes(root, side=None, announce=print)
-    said: list[str] = []
-    pixels = load_classes(root, side=None, skip_unreadable=True, announce=said.append)
-    assert pixels.labels.tolist() == [0, 1, 1, 2, 2] and "left out" in said[0]
+    messages: list[str] = []
+    pixels = load_classes(root, side=None, skip_unreadable=True, announce=messages.append)
+    assert pixels.labels.tolist() == [0, 1, 1, 2, 2] and "left out" in messages[0]
 
 
 def test_sizes_that_differ_are_refused_unless_a_side_is_given(tmp_path: Path) -> None:

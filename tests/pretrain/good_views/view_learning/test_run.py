@@ -1,4 +1,4 @@
-"""A run over seeds: its files, its variance, what it does when games diverge, and a recipe that needs no other file."""
+"""A run over seeds: its files, its variance, what it does when games diverge, and the recipe that it writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pretrain.good_views.view_learning.run import GameRunConfig, agreement, betw
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import load_generator
 from pretrain.views.pipeline import ViewMaker
-from pretrain.views.recipe_file import load_recipe, recipe_from_plain, recipe_to_plain
+from pretrain.views.recipe_file import load_recipe
 from tests.pretrain.good_views.view_learning.tiny_game import game_config, write_classes
 
 
@@ -27,9 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("classes"))
 
 
-def learned(folder: Path, out: Path, *, seeds: tuple[int, ...] = (0, 1), resume: bool = False, said=None, **over):
+def learned(folder: Path, out: Path, *, seeds: tuple[int, ...] = (0, 1), resume: bool = False, messages=None, **over):
     config = GameRunConfig(folder, None, seeds, game_config(**over))
-    announce = (said if said is not None else []).append
+    announce = (messages if messages is not None else []).append
     return learn_views(config, out, resume=resume, command="test", announce=announce)
 
 
@@ -66,11 +66,15 @@ def test_a_run_leaves_its_files_and_its_variance(run: Path) -> None:
     assert kept.record == first.record and kept.record.training["num_labelled"] == 24
 
 
-def test_the_recipe_needs_no_other_file_and_splits_as_the_generator_does(run: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "moved.yaml"
-    moved.write_bytes((run / "recipe.yaml").read_bytes())
-    recipe = load_recipe(moved)
-    assert recipe_from_plain(json.loads(json.dumps(recipe_to_plain(recipe))), where="a checkpoint") == recipe
+def moved(run: Path, folder: Path) -> Path:
+    """The run's recipe and its generator in `folder`."""
+    for name in ("recipe.yaml", "generator.safetensors"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    return folder / "recipe.yaml"
+
+
+def test_a_recipe_moved_with_its_generator_splits_as_the_generator_does(run: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(moved(run, tmp_path))
     image = torch.randint(256, (24, 24, 3), dtype=torch.uint8).numpy()
     maker = pickle.loads(pickle.dumps(ViewMaker(recipe, image_size=16)))  # as a loader process gets it
     views = maker(image, seed=0, epoch=0, index=3)
@@ -82,26 +86,19 @@ def test_the_recipe_needs_no_other_file_and_splits_as_the_generator_does(run: Pa
     assert spread[one, 1:].max() < 0.35 * spread[two, 1:].max() and spread[two, 0] < 0.35 * spread[one, 0]
 
 
-def test_a_recipe_may_name_a_generator_by_its_path(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "g.safetensors").write_bytes((run / "generator.safetensors").read_bytes())
-    text = "name: mine\nops:\n  - {op: RandomResizedCrop}\n  - {op: ChannelSplit, space: SPACE, generator: g.safetensors}\n"
-    (tmp_path / "r.yaml").write_text(text.replace("SPACE", "rgb"))
-    recipe = load_recipe(tmp_path / "r.yaml")
-    (tmp_path / "g.safetensors").unlink()  # it is part of the recipe now
-    ViewMaker(recipe, image_size=16)
-    with pytest.raises(UserError, match="g.safetensors"):
-        load_recipe(tmp_path / "r.yaml")
-    (tmp_path / "g.safetensors").write_bytes((run / "generator.safetensors").read_bytes())
-    (tmp_path / "r.yaml").write_text(text.replace("SPACE", "lab"))
+def test_a_recipe_whose_generator_is_missing_another_or_of_another_space_is_refused(run: Path, tmp_path: Path) -> None:
+    recipe, generator = moved(run, tmp_path), tmp_path / "generator.safetensors"
+    generator.write_bytes((run / "seed_1" / "generator.safetensors").read_bytes())
+    with pytest.raises(UserError, match="not the one that the recipe was made with"):
+        ViewMaker(load_recipe(recipe), image_size=16)
+    generator.unlink()
+    with pytest.raises(UserError, match="a recipe and its generator are moved together"):
+        ViewMaker(load_recipe(recipe), image_size=16)
+    text = "name: mine\nops:\n  - {op: RandomResizedCrop}\n  - {op: ChannelSplit, space: lab, generator: generator.safetensors}\n"
+    recipe.write_text(text)
+    generator.write_bytes((run / "generator.safetensors").read_bytes())
     with pytest.raises(ConfigError, match="the generator starts from rgb, found space: lab"):
-        ViewMaker(load_recipe(tmp_path / "r.yaml"), image_size=16)
-    plain = recipe_to_plain(recipe)
-    plain["ops"][1]["generator"] = "g.safetensors"
-    with pytest.raises(UserError, match="a path stands in a recipe file"):
-        ViewMaker(recipe_from_plain(plain, where="config"), image_size=16)
-    plain["ops"][1]["generator"] = recipe.ops[1].generator[:-400]
-    with pytest.raises(UserError, match="generator in the recipe"):
-        ViewMaker(recipe_from_plain(plain, where="config"), image_size=16)
+        ViewMaker(load_recipe(recipe), image_size=16)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -110,9 +107,9 @@ def test_more_seeds_are_added_to_a_finished_run_without_playing_the_old_ones_aga
 ) -> None:
     alone = learned(folder, tmp_path / "a", seeds=(0,))
     assert alone["agreement"] is None and alone["between_seeds"]["information"]["std"] is None
-    said: list[str] = []
-    both = learned(folder, tmp_path / "a", resume=True, said=said)
-    assert "seed 0 is finished" in said and len(both["seeds"]) == 2 and both["seeds"][0] == alone["seeds"][0]
+    messages: list[str] = []
+    both = learned(folder, tmp_path / "a", resume=True, messages=messages)
+    assert "seed 0 is finished" in messages and len(both["seeds"]) == 2 and both["seeds"][0] == alone["seeds"][0]
     with pytest.raises(ConfigError, match="another configuration"):
         learned(folder, tmp_path / "a", resume=True, image_size=18)
     with pytest.raises(ConfigError, match="already holds a run"):
@@ -124,13 +121,13 @@ def test_more_seeds_are_added_to_a_finished_run_without_playing_the_old_ones_aga
 
 @pytest.mark.usefixtures("without_pictures")
 def test_where_every_game_diverges_everything_but_a_recipe_is_written(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(UserError, match=r"every game diverged \(2 of 2 seeds; at step \d+.*no recipe.*Lower optimizer"):
-        learned(folder, tmp_path / "out", said=said, optimizer={"learning_rate": 30.0, "epochs": 20})
+        learned(folder, tmp_path / "out", messages=messages, optimizer={"learning_rate": 30.0, "epochs": 20})
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "result.json" in names and not {"recipe.yaml", "generator.safetensors"} & names
     assert load_generator(tmp_path / "out" / "seed_1" / "generator.safetensors").record.seed == 1
-    assert sum("diverged" in line for line in said) == 2
+    assert sum("diverged" in line for line in messages) == 2
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -150,7 +147,7 @@ def test_the_first_sound_seed_is_kept_where_another_diverged(
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="do not fill one batch"):
+    with pytest.raises(UserError, match="a batch has 99"):
         learned(folder, tmp_path / "out", optimizer={"batch_size": 99})
     config = GameRunConfig(folder, folder, (0,), game_config(mode="unsupervised"))
     with pytest.raises(ConfigError, match="leave --labelled out"):
@@ -159,10 +156,18 @@ def test_a_run_that_cannot_start_leaves_no_folder(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_labels_that_a_mode_does_not_use_are_said(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    learned(folder, tmp_path, said=said, seeds=(0,), mode="unsupervised", labels_per_class=2, optimizer={"epochs": 1})
-    assert "labels_per_class is not used" in said[0]
+def test_labels_that_a_mode_does_not_use_are_reported(folder: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    learned(
+        folder,
+        tmp_path,
+        messages=messages,
+        seeds=(0,),
+        mode="unsupervised",
+        labels_per_class=2,
+        optimizer={"epochs": 1},
+    )
+    assert "labels_per_class is not used" in messages[0]
 
 
 def outcome(seed: int, information: float) -> Outcome:

@@ -1,4 +1,4 @@
-"""Shapes, the cost that the docstring names, and what it refuses."""
+"""Encoders of views by name: shapes, the cost that a docstring names, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from pretrain.base.errors import ConfigError
-from pretrain.good_views.encoders import SmallEncoder
+from pretrain.good_views.encoders import (
+    VIEW_CHANNELS,
+    SmallEncoder,
+    ViewEncoderConfig,
+    build_view_encoder,
+    require_image_size,
+)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (2, 64), (3, 16)])
@@ -44,3 +50,23 @@ def test_wrong_channels_and_too_small_images_are_refused() -> None:
         SmallEncoder(1)(torch.rand(2, 1, 8, 8))
     with pytest.raises(ConfigError, match="at least 1"):
         SmallEncoder(0)
+
+
+@pytest.mark.parametrize("channels", VIEW_CHANNELS)
+@pytest.mark.parametrize(("kind", "dim"), [("small", 12), ("resnet18_half", 256), ("resnet50_half", 1024)])
+def test_encoders_take_one_view_s_channels(kind: str, dim: int, channels: int) -> None:
+    encoder = build_view_encoder(ViewEncoderConfig(kind=kind, width=4, feature_dim=12), channels).eval()
+    assert encoder(torch.zeros(2, channels, 32, 32)).shape == (2, dim) and encoder.feature_dim == dim
+
+
+def test_residual_encoders_have_no_max_pool_and_zero_residuals() -> None:
+    encoder = build_view_encoder(ViewEncoderConfig("resnet50_half"), 1)
+    assert encoder.stages(torch.zeros(2, 1, 32, 32))["res2"].shape[2:] == (16, 16)
+    assert (encoder.layer4[0].bn3.weight == 0).all()
+
+
+def test_sizes_are_checked() -> None:
+    with pytest.raises(ConfigError, match="at least 16 px, found 8"):
+        require_image_size(8)
+    with pytest.raises(ValueError, match="at least 1"):
+        ViewEncoderConfig(width=0)

@@ -1,0 +1,64 @@
+"""The readout that fits where the user names no configuration file: the paper's for many images, a small one for few.
+
+The paper's protocol (rate 30, a new view of every image in each epoch) is made for 1.28 million images and a ResNet-50's features
+at 224 px; on a small encoder and a few hundred images it diverges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from pretrain.base.config_files import shipped_configs
+from pretrain.base.errors import CheckpointError
+from pretrain.base.image_files import read_size
+from pretrain.data.source import list_images
+from pretrain.run.checkpoint import read_checkpoint
+from transfer.readout.config import LinearConfig, load_linear_config
+from transfer.readout.features import require_splits
+
+MANY_IMAGES = 50_000  # from here on the paper's protocol
+LARGEST_SIDE = 224
+STRIDE = 32
+SAMPLED = 64  # images whose size is looked at
+
+
+def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> tuple[LinearConfig, str]:
+    """(configuration, one sentence on why) for `weights` on `data`/train.
+
+    The image size is the one that the encoder was pre-trained with, where its checkpoint says so, else the images' own
+    (shorter side, at most 224, a multiple of 32). Raises ConfigError and DataError as loading does.
+    """
+    load_linear_config(None, overrides)  # a mistyped override is said before the images are looked at
+    require_splits(data)
+    images = list_images(data / "train")
+    if len(images) >= MANY_IMAGES:
+        return load_linear_config(None, overrides), f"the paper's protocol: {len(images)} training images"
+    size = trained_image_size(Path(weights)) if not weights.startswith("random:") else None
+    origin = "the encoder was pre-trained at" if size else "the images' own size,"
+    size = size or usual_side(images)
+    given = {word.partition("=")[0] for word in overrides}
+    sized = [] if "image_size" in given else [f"image_size={size}"]
+    config = load_linear_config(shipped_configs() / "linear" / "small.yaml", [*sized, *overrides])
+    at = f"{config.image_size} px ({origin} {size} px)" if sized else f"{config.image_size} px"
+    return config, (
+        f"a small readout at {at}: {len(images)} training images; for the paper's protocol pass --config-file imagenet_r50"
+    )
+
+
+def trained_image_size(weights: Path) -> int | None:
+    """views.image_size of the run that a checkpoint of ours comes from; None where the file does not say."""
+    try:
+        size = read_checkpoint(weights)["config"]["views"]["image_size"]
+    except (CheckpointError, KeyError, TypeError, IsADirectoryError):
+        return None
+    return size if isinstance(size, int) else None
+
+
+def usual_side(images: Sequence[Path]) -> int:
+    """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32)."""
+    step = max(1, len(images) // SAMPLED)
+    sides = sorted(min(read_size(path)) for path in islice(images, 0, None, step))
+    middle = sides[len(sides) // 2]
+    return max(STRIDE, min(LARGEST_SIDE, middle) // STRIDE * STRIDE)
