@@ -1,8 +1,8 @@
 """Convert a checkpoint to weights for Detectron2 (or another library), with proof.
 
-    python tools/convert_weights.py runs/pretrain/checkpoints/step_00015600.pt weights/infomin.pth
+    python tools/convert_weights.py runs/pretrain weights/infomin.pth       # the newest checkpoint of a run
+    python tools/convert_weights.py runs/pretrain weights/over_time         # every one, into a folder
     python tools/convert_weights.py step_00015600.pt weights/infomin.onnx --to onnx
-    python tools/convert_weights.py runs/pretrain weights/over_time         # every checkpoint of a run
     python tools/convert_weights.py --list-sources
     python tools/convert_weights.py --inspect unknown.pth
 
@@ -20,6 +20,8 @@ from pathlib import Path
 
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import CheckpointError, ConfigError, run_tool
+from transfer.conversion.convert import convert
+from transfer.conversion.convert_folder import convert_folder, is_one_file
 from transfer.conversion.inspection import inspect_file
 from transfer.conversion.layouts import LAYOUTS
 from transfer.conversion.sidecar import Sidecar, sidecar_path
@@ -28,7 +30,9 @@ from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, target_named
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=user_path, nargs="?", metavar="INPUT", help="checkpoint, or a folder of them")
+    parser.add_argument(
+        "input", type=user_path, nargs="?", metavar="INPUT", help="checkpoint, run, or a folder of them"
+    )
     parser.add_argument(
         "output",
         type=user_path,
@@ -45,6 +49,9 @@ def parse_arguments() -> argparse.Namespace:
         help="which copy of the encoder, for example query or key (default: the first in the list)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    parser.add_argument(
+        "--untrained", action="store_true", help="convert an encoder whose BatchNorms have never seen an image, too"
+    )
     parser.add_argument(
         "--inspect",
         type=user_path,
@@ -95,19 +102,16 @@ def main() -> None:
         "layout": arguments.source,
         "branch": arguments.branch,
         "overwrite": arguments.overwrite,
+        "untrained": arguments.untrained,
     }
-    if arguments.input.is_dir():
+    if arguments.input.is_dir() and not is_one_file(arguments.output, arguments.to):
         convert_all(arguments.input, arguments.output, options)
         return
-    from transfer.conversion.convert import convert
-
     print_sidecar(convert(arguments.input, arguments.output, **options), arguments.output)
 
 
 def convert_all(source_dir: Path, output_dir: Path, options: dict) -> None:
     """A folder: one line a checkpoint, the failures with their reasons last."""
-    from transfer.conversion.convert_folder import convert_folder
-
     outcomes = convert_folder(source_dir, output_dir, **options)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in outcomes:

@@ -117,3 +117,21 @@ def prune_checkpoints(directory: Path, *, keep_steps: set[int], newest: int = 2)
     for path in paths[:-newest]:
         if int(path.stem.removeprefix("step_")) not in keep_steps:
             path.unlink()
+
+
+CHECKPOINT_DIR = "checkpoints"  # of a run
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """`path` itself, or of a folder the newest checkpoint in it: a run, or a run's checkpoints/.
+
+    The newest by its step, whether it can be read or not: whoever converts it must hear of damage. Raises CheckpointError for
+    a folder without checkpoints of tools/pretrain.py.
+    """
+    if not path.is_dir():
+        return path
+    folder = path / CHECKPOINT_DIR if (path / CHECKPOINT_DIR).is_dir() else path
+    paths = sorted(folder.glob("step_*.pt"))
+    if not paths:
+        raise CheckpointError(f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it")
+    return paths[-1]

@@ -23,7 +23,7 @@ from detectron2.modeling import build_model
 
 from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save
 from transfer.conversion.convert import convert
-from transfer.conversion.names import to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sources import load_backbone
 from transfer.detect.checks import backbone_names
 from transfer.detect.config import load_detector_config, resolve_config_path
@@ -66,7 +66,7 @@ def main() -> int:
             start = time.perf_counter()
             sidecar = convert(path, weights, overwrite=True)
             seconds = time.perf_counter() - start
-            wanted = to_detectron2(load_backbone(path).tensors)
+            wanted = DETECTRON2.renamed(load_backbone(path).tensors)
             counts = [placed(model, weights, wanted) for model in models.values()]
             proof = sidecar.proof
             bad += counts != [TENSORS, TENSORS]

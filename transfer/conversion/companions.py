@@ -1,6 +1,6 @@
 """What JSON files beside the weights say about the input: Hugging Face's preprocessor_config.json, timm's config.json.
 
-In: the path of a weight file. Out: (the input contract, a note), or None where no such file lies there.
+In: the path of a weight file. Out: (the input contract, a note), or None where there is no such file.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def huggingface_contract(weights: Path, contract: InputContract) -> tuple[InputC
     preprocessor, config = (_read(weights.with_name(name)) for name in HUGGING_FACE_FILES)
     if preprocessor is None and config is None:
         return None
-    said = []
+    found = []
     if config is not None and config.get("model_type", "resnet") != "resnet":
         raise CheckpointError(
             f"{weights.with_name('config.json')}: expected model_type resnet, found {config['model_type']}"
         )
     if config is not None and config.get("downsample_in_bottleneck"):
         contract = replace(contract, stride_in_1x1=True)
-        said.append("stride in the 1x1 from config.json")
+        found.append("stride in the 1x1 from config.json")
     if config is not None and config.get("downsample_in_first_stage"):
         raise CheckpointError(
             f"{weights}: its first stage strides (downsample_in_first_stage), which Detectron2's does not"
         )
     if preprocessor is not None:
         contract = _normalisation(contract, preprocessor, weights)
-        said.append("mean and std from preprocessor_config.json")
-    return contract, "; ".join(said) or "config.json read; it changes nothing"
+        found.append("mean and std from preprocessor_config.json")
+    return contract, "; ".join(found) or "config.json read; it changes nothing"
 
 
 def _normalisation(contract: InputContract, values: dict[str, Any], weights: Path) -> InputContract:

@@ -2,20 +2,20 @@
 
 In: the content of a weight file. Out: `View`s. The first is the file as it is, without the segments that DDP, FSDP and
 torch.compile put into names; each further one is without one more envelope (a `state_dict`, an EMA container, Lightning's
-`model.`). transfer/conversion/sources.py holds the layouts against these, the least unwrapped first.
+`model.`). transfer/conversion/sources.py compares the layouts with these, the least unwrapped first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pretrain.base.errors import CheckpointError
-from transfer.conversion.layout_entry import Branch, Layout
+from transfer.conversion.layouts import Branch, Layout
 
 MAX_DEPTH = 6
 MAX_ENVELOPES = 4
@@ -51,11 +51,17 @@ Containers = dict[tuple[str, ...], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class View:
-    """A file seen without some of its envelopes. path: what was taken off; content: what is left, at its top."""
+    """A file seen without some of its envelopes.
+
+    path: what was taken off.
+    content: what is left, at its top.
+    prefix: what is still before the names in `containers` and is not part of them.
+    """
 
     path: tuple[str, ...]
     containers: Containers
     content: Mapping[str, Any]
+    prefix: str = ""
 
     @property
     def label(self) -> str:
@@ -63,8 +69,13 @@ class View:
         return "/".join(self.path)
 
     def places(self) -> str:
-        """ "container/key" for every tensor, a line each: what a layout's markers are held against."""
-        return "\n".join(f"{'.'.join(place)}/{key}" for place, tensors in self.containers.items() for key in tensors)
+        """ "container/key" for every tensor, a line each: what a layout's markers are compared with."""
+        return "\n".join(
+            f"{'.'.join(place)}/{key[len(self.prefix) :]}"
+            for place, tensors in self.containers.items()
+            for key in tensors
+            if key.startswith(self.prefix)
+        )
 
 
 def find_containers(
@@ -117,39 +128,34 @@ def _inside(view: View) -> Iterator[View]:
     for name in ENVELOPES:
         inner = {place[1:]: tensors for place, tensors in view.containers.items() if place[:1] == (name,)}
         if inner:
-            yield View((*view.path, name), inner, view.content[name])
+            yield View((*view.path, name), inner, view.content[name], view.prefix)
     for name in INNER_MODULES:
-        prefix = f"{name}."
-        stripped = {
-            place: {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            for place, tensors in view.containers.items()
-        }
-        stripped = {place: tensors for place, tensors in stripped.items() if tensors}
-        if stripped:
-            yield View((*view.path, prefix), stripped, view.content)
+        prefix = f"{view.prefix}{name}."
+        if any(key.startswith(prefix) for tensors in view.containers.values() for key in tensors):
+            yield replace(view, path=(*view.path, f"{name}."), prefix=prefix)
 
 
-def arranged(layout: Layout, view: View) -> Containers:
-    """`view`'s containers as `layout` wants them: tensors at the top also serve as the content of its one container."""
-    home = layout.container
-    if home and () in view.containers and home not in view.containers:
-        return {**{place: t for place, t in view.containers.items() if place != ()}, home: view.containers[()]}
-    return view.containers
+def arranged(layout: Layout, view: View) -> View:
+    """`view` as `layout` wants it: tensors at the top also serve as the content of its one container."""
+    home, top = layout.container, view.containers.get(())
+    if not home or top is None or home in view.containers:
+        return view
+    return replace(view, containers={**{place: t for place, t in view.containers.items() if place != ()}, home: top})
 
 
-def branch_tensors(containers: Containers, branch: Branch) -> dict[str, Tensor]:
-    """The tensors under a branch's container and prefix, without the prefix.
+def branch_tensors(view: View, branch: Branch) -> dict[str, Tensor]:
+    """The tensors under a branch's container and prefix, without the view's prefix and the branch's.
 
     Where the branch has a second container (haiku), whatever is nested in both is joined into one flat dictionary:
     "module/leaf", without haiku's "/~".
     """
     if branch.state is None:
-        tensors = containers.get(branch.container, {})
-        size = len(branch.prefix)
-        return {name[size:]: tensor for name, tensor in tensors.items() if name.startswith(branch.prefix)}
+        tensors = view.containers.get(branch.container, {})
+        prefix = view.prefix + branch.prefix
+        return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     joined: dict[str, Tensor] = {}
     for home in (branch.container, branch.state):
-        for place, tensors in containers.items():
+        for place, tensors in view.containers.items():
             if place[: len(home)] == home:
                 module = "/".join(place[len(home) :]).replace("/~", "")
                 joined |= {f"{module}/{leaf}": tensor for leaf, tensor in tensors.items()}

@@ -16,15 +16,12 @@ import torch
 
 from pretrain.base.atomic import sync_directory, sync_file, write_json
 from pretrain.base.errors import CheckpointError, ConfigError
-from transfer.conversion.export_detectron2 import AUTHOR
-from transfer.conversion.names import to_detectron2
+from pretrain.run.checkpoint import resolve_checkpoint
 from transfer.conversion.parity import prove
 from transfer.conversion.sidecar import Sidecar, detectron2_settings, parse_sidecar, sidecar_path
-from transfer.conversion.sources import Backbone, load_backbone, open_backbone
+from transfer.conversion.sources import UNKNOWN, Backbone, find_backbone, load_backbone
 from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, Target, check_expressible, target_named
-from transfer.conversion.values import refuse_infinite
 from transfer.conversion.weight_files import file_sha256
-from transfer.conversion.write_torch import write_torch_file
 
 
 def convert(
@@ -35,24 +32,29 @@ def convert(
     layout: str = "auto",
     branch: str | None = None,
     overwrite: bool = False,
+    untrained: bool = False,
 ) -> Sidecar:
     """Convert `source` to `output` for the target `to`, with its sidecar. Both are published after the proof, or nothing is.
 
+    source: a weight file, or the folder of a run of tools/pretrain.py: its newest checkpoint.
     overwrite: replace an OUTPUT that exists; it stays as it is until the new one is proven.
+    untrained: convert an encoder that was never trained, too.
 
     Raises CheckpointError (unknown layout, incomplete backbone, failed proof) or ConfigError (paths, target, source, branch).
     """
     target = target_named(to)
+    source = resolve_checkpoint(source)
     check_output(source, output, target=target, overwrite=overwrite)
     target.require()
-    backbone = open_backbone(source, source=layout, branch=branch)
+    backbone = load_backbone(source, source=layout, branch=branch)
+    if backbone.untrained and not untrained:
+        raise CheckpointError(
+            f"{source} ({backbone.layout}, {backbone.branch}): {backbone.untrained}. A detector that starts from it starts from "
+            "random weights; pass --untrained to convert it all the same"
+        )
     check_expressible(target, backbone)
     with _unpublished(output, target) as draft:
-        if target.write:
-            backbone.check()
-            target.write(draft, backbone)
-        else:
-            _write(draft, backbone)
+        target.write(draft, backbone)
         proof = prove(backbone, target.load(draft, backbone), other_branch=_other_branch(backbone))
         sidecar = Sidecar(
             weights_sha256=file_sha256(target.weights_path(draft)),
@@ -93,7 +95,7 @@ def check_output(source: Path, output: Path, *, target: Target, overwrite: bool)
     elif sidecar_path(output).exists():
         _check_sidecar_is_free(output, overwrite=overwrite)
     if output.exists() and not overwrite:
-        raise ConfigError(f"OUTPUT {output} exists; type another path, or --overwrite to replace it")
+        raise ConfigError(f"OUTPUT {output} exists; pass another path, or --overwrite to replace it")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,11 +110,11 @@ def _check_suffix(output: Path, target: Target) -> None:
     if target.suffix and output.suffix != target.suffix:
         raise ConfigError(
             f"OUTPUT expected a path that ends in {target.suffix} for {target.name} (readers choose by that), found {output}; "
-            f"type {output.with_suffix(target.suffix)}{meant}"
+            f"pass {output.with_suffix(target.suffix)}{meant}"
         )
     if target.files and others:
         raise ConfigError(
-            f"OUTPUT expected the name of a folder for {target.name}, found {output}; type {output.with_suffix('')}{meant}"
+            f"OUTPUT expected the name of a folder for {target.name}, found {output}; pass {output.with_suffix('')}{meant}"
         )
 
 
@@ -123,9 +125,9 @@ def _check_folder(source: Path, output: Path, target: Target) -> None:
     ours = {*target.files, sidecar_path(target.weights_path(output)).name}
     strange = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
     if strange:
-        raise ConfigError(f"OUTPUT {output} holds other files ({', '.join(strange[:4])}); type a folder of its own")
+        raise ConfigError(f"OUTPUT {output} holds other files ({', '.join(strange[:4])}); pass a folder of its own")
     if output.is_dir() and source.exists() and output.samefile(source.parent):
-        raise ConfigError(f"INPUT {source} lies in the folder OUTPUT, which would be replaced; type another OUTPUT")
+        raise ConfigError(f"INPUT {source} is in the folder OUTPUT, which would be replaced; pass another OUTPUT")
 
 
 def _check_sidecar_is_free(output: Path, *, overwrite: bool) -> None:
@@ -137,11 +139,11 @@ def _check_sidecar_is_free(output: Path, *, overwrite: bool) -> None:
         if overwrite or output.exists():  # a damaged sidecar of this very output
             return
         raise ConfigError(
-            f"{path} exists and is no sidecar; type another OUTPUT, or --overwrite to replace it"
+            f"{path} exists and is no sidecar; pass another OUTPUT, or --overwrite to replace it"
         ) from None
     owner = output.with_suffix(suffix)
     if owner != output and owner.exists():
-        raise ConfigError(f"{path} is the sidecar of {owner}; type an OUTPUT of another name")
+        raise ConfigError(f"{path} is the sidecar of {owner}; pass an OUTPUT of another name")
 
 
 @contextmanager
@@ -176,26 +178,13 @@ def _publish_folder(draft: Path, output: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _write(path: Path, backbone: Backbone) -> None:
-    """Detectron2's .pth. Raises CheckpointError for a damaged source, and for weights with NaN or infinity."""
-    tensors = to_detectron2(backbone.tensors)
-    content = {
-        "model": tensors,
-        "matching_heuristics": True,  # lets Detectron2 find backbone.bottom_up.* (FPN) and roi_heads.res5.* (C4)
-        "__author__": AUTHOR,
-        "arch": backbone.arch,
-    }
-    if not all(backbone.file.place(tensor) for tensor in tensors.values()):
-        backbone.check()  # of what was made into float32, only the original can be held against a checksum
-    refuse_infinite(write_torch_file(path, content, tensors, file=backbone.file), backbone.path)
-
-
 def _other_branch(backbone: Backbone) -> dict[str, torch.Tensor] | None:
     """Tensors of the file's other copy of the encoder, where it holds a second complete one."""
     others = [name for name in backbone.branches if name != backbone.branch]
     if not others:
         return None
     try:
-        return load_backbone(backbone.path, source=backbone.layout, branch=others[0]).tensors
+        source = "auto" if backbone.layout == UNKNOWN else backbone.layout
+        return find_backbone(backbone.file, backbone.path, source=source, branch=others[0]).tensors
     except CheckpointError:
         return None  # the other copy is incomplete or damaged; it is not the one that was asked for

@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from pretrain.base.errors import CheckpointError, ConfigError, UserError
+from pretrain.run.checkpoint import CHECKPOINT_DIR
 from transfer.conversion.convert import convert
 from transfer.conversion.sidecar import read_sidecar
 from transfer.conversion.targets import DEFAULT_TARGET, Target, target_named
 from transfer.conversion.weight_files import file_sha256
 
-CHECKPOINT_FOLDER = "checkpoints"  # of a run of tools/pretrain.py
 ENDINGS = (".pth.tar", ".pt.tar", ".pth", ".pt", ".ckpt", ".tar", ".safetensors", ".pkl", ".bin")
 
 
@@ -43,37 +43,45 @@ def convert_folder(
     layout: str = "auto",
     branch: str | None = None,
     overwrite: bool = False,
+    untrained: bool = False,
 ) -> list[Outcome]:
     """Convert every weight file of `source_dir` (a run: of its checkpoints/) into `output_dir`, lowest step first.
 
     A failure is an `Outcome`, not an exception: the others are still converted, and stay. overwrite: convert again what is
-    there. Raises ConfigError for what would stop all of them: the folders, the target, two files of one name.
+    there. untrained: encoders that were never trained, too. Raises ConfigError for what would stop all of them: the folders, the target, two files of one name.
     """
     target = target_named(to)
     target.require()
     if output_dir.suffix == target.suffix != "" or (output_dir.exists() and not output_dir.is_dir()):
         raise ConfigError(
-            f"INPUT {source_dir} is a folder, so OUTPUT must be one too, found {output_dir}; to convert one file, type its path"
+            f"INPUT {source_dir} is a folder, so OUTPUT must be one too, found {output_dir}; to convert one file, pass its path"
         )
     sources = find_checkpoints(source_dir)
     if output_dir.exists() and output_dir.samefile(sources[0].parent):
         raise ConfigError(
-            f"the checkpoints lie in OUTPUT {output_dir}, where converted files would be taken for such; type another"
+            f"the checkpoints are in OUTPUT {output_dir}, where converted files would be taken for such; pass another"
         )
     pairs = list(_pairs(sources, output_dir, target))
     outcomes = []
+    options = {"layout": layout, "branch": branch, "overwrite": overwrite, "untrained": untrained}
     with tqdm(pairs, unit="checkpoint", desc=f"to {target.name}") as bar:
         for source, output in bar:
             bar.set_postfix_str(source.name)
-            outcomes.append(_convert_one(source, output, target, layout=layout, branch=branch, overwrite=overwrite))
+            outcomes.append(_convert_one(source, output, target, options))
     return outcomes
+
+
+def is_one_file(output: Path, to: str) -> bool:
+    """Whether OUTPUT names one file of the target `to`, so that of a run's folder the newest checkpoint is meant."""
+    suffix = target_named(to).suffix
+    return bool(suffix) and output.suffix == suffix and not output.is_dir()
 
 
 def find_checkpoints(source_dir: Path) -> list[Path]:
     """Weight files of a folder, or of its checkpoints/, lowest step first. Raises ConfigError when there are none."""
     if not source_dir.is_dir():
         raise ConfigError(f"no folder at {source_dir}")
-    inner = source_dir / CHECKPOINT_FOLDER
+    inner = source_dir / CHECKPOINT_DIR
     folder = inner if inner.is_dir() else source_dir
     paths = [path for path in folder.iterdir() if _stem(path) is not None and path.is_file()]
     if not paths:
@@ -102,13 +110,12 @@ def _pairs(sources: list[Path], output_dir: Path, target: Target) -> Iterator[tu
     return zip(sources, outputs, strict=True)
 
 
-def _convert_one(
-    source: Path, output: Path, target: Target, *, layout: str, branch: str | None, overwrite: bool
-) -> Outcome:
+def _convert_one(source: Path, output: Path, target: Target, options: dict[str, Any]) -> Outcome:
+    """options: those of `convert`."""
     try:
-        if not overwrite and _is_there(source, output, target, layout, branch):
+        if not options["overwrite"] and _is_there(source, output, target, options["layout"], options["branch"]):
             return Outcome(source, output, "already there")
-        convert(source, output, to=target.name, layout=layout, branch=branch, overwrite=overwrite)
+        convert(source, output, to=target.name, **options)
     except UserError as error:
         return Outcome(source, output, "failed", str(error))
     return Outcome(source, output, "converted")
@@ -120,12 +127,12 @@ def _is_there(source: Path, output: Path, target: Target, layout: str, branch: s
         sidecar = read_sidecar(target.weights_path(output))
     except CheckpointError:
         return False
-    told = sidecar.source
-    wanted = branch or next(iter(told.get("branches", [])), None)
+    recorded = sidecar.source
+    wanted = branch or next(iter(recorded.get("branches", [])), None)
     return (
         source.is_file()
-        and told.get("sha256") == file_sha256(source)
-        and told.get("branch") == wanted
-        and layout in ("auto", told.get("layout"))
+        and recorded.get("sha256") == file_sha256(source)
+        and recorded.get("branch") == wanted
+        and layout in ("auto", recorded.get("layout"))
         and sidecar.target == target.name
     )

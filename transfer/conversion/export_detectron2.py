@@ -1,7 +1,7 @@
-"""Detectron2's own files: the legacy pickle, and how Detectron2 loads both kinds.
+"""Detectron2's own files: .pth (the default of a conversion) and the legacy pickle, and how Detectron2 loads both.
 
-In: a `Backbone`. Out: OUTPUT.pkl as Detectron2's model zoo has them; a `LoadedNetwork` through Detectron2's checkpointer.
-The default .pth is written by transfer/conversion/convert.py.
+In: a `Backbone`. Out: OUTPUT.pth, or OUTPUT.pkl as Detectron2's model zoo has them; a `LoadedNetwork` through Detectron2's
+checkpointer.
 """
 
 from __future__ import annotations
@@ -18,19 +18,33 @@ from torch import Tensor, nn
 
 from pretrain.model.encoder import STAGES
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork
-from transfer.conversion.names import from_detectron2, to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.conversion.sources import Backbone
+from transfer.conversion.values import refuse_infinite
+from transfer.conversion.write_torch import write_torch_file
 
 AUTHOR = "InfoMin Transfer"
 # numpy 2 moved its pickle helper. The old place is understood by numpy 1 and 2, and by this project's own reader.
 NEW_PLACE, OLD_PLACE = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
 
 
+def write(path: Path, backbone: Backbone) -> None:
+    """{"model": {name: tensor}, ...}: what Detectron2 reads from a .pth. Raises CheckpointError for a damaged source."""
+    tensors = DETECTRON2.renamed(backbone.tensors)
+    content = {
+        "model": tensors,
+        "matching_heuristics": True,  # lets Detectron2 find backbone.bottom_up.* (FPN) and roi_heads.res5.* (C4)
+        "__author__": AUTHOR,
+        "arch": backbone.arch,
+    }
+    refuse_infinite(write_torch_file(path, content, tensors, file=backbone.file), backbone.path)
+
+
 def write_pickle(path: Path, backbone: Backbone) -> None:
     """{"model": {name: array}, "__author__", "matching_heuristics"}: what Detectron2 reads from a .pkl."""
     content = {
-        "model": {name: tensor.numpy() for name, tensor in to_detectron2(backbone.tensors).items()},
+        "model": {name: tensor.numpy() for name, tensor in DETECTRON2.renamed(backbone.tensors).items()},
         "__author__": AUTHOR,
         "matching_heuristics": True,  # as in the .pth: one file for FPN, C4 and DC5
     }
@@ -59,7 +73,7 @@ def load_with_settings(path: Path, settings: Mapping[str, Any]) -> TorchNetwork:
     preprocessing = Preprocessing(
         settings["INPUT.FORMAT"], tuple(settings["MODEL.PIXEL_MEAN"]), tuple(settings["MODEL.PIXEL_STD"])
     )
-    return TorchNetwork(target, preprocessing, _stages, to_detectron2, from_detectron2)
+    return TorchNetwork(target, preprocessing, _stages, DETECTRON2)
 
 
 def detectron2_backbone(settings: Mapping[str, Any]) -> nn.Module:

@@ -18,8 +18,8 @@ from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
 from transfer.conversion.loaded_network import COUNTER, Preprocessing, TorchNetwork
+from transfer.conversion.names import HUGGING_FACE
 from transfer.conversion.sources import Backbone
-from transfer.conversion.target_names import from_huggingface, to_huggingface
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -50,10 +50,11 @@ def write(path: Path, backbone: Backbone) -> None:
     from transformers import ConvNextImageProcessor  # the one that transformers uses for its own ResNets
 
     path.mkdir()
-    norms = [name.removesuffix("running_var") for name in backbone.tensors if name.endswith("running_var")]
+    tensors = HUGGING_FACE.renamed(backbone.tensors)
+    norms = [name.removesuffix("running_var") for name in tensors if name.endswith("running_var")]
     counters = {f"{norm}{COUNTER}": torch.zeros((), dtype=torch.long) for norm in norms}  # else reported as missing
     with atomic_file(path / WEIGHTS_FILE) as file:
-        file.write(save(to_huggingface({**backbone.tensors, **counters}), metadata={"format": "pt"}))
+        file.write(save({**tensors, **counters}, metadata={"format": "pt"}))
     processor = ConvNextImageProcessor(
         size={"shortest_edge": IMAGE_SIZE},
         crop_pct=CROP_FRACTION,
@@ -70,14 +71,14 @@ def load(path: Path, backbone: Backbone) -> TorchNetwork:
     from transformers import AutoImageProcessor, ResNetModel
 
     with _without_progress_bar():
-        network, told = ResNetModel.from_pretrained(path, local_files_only=True, output_loading_info=True)
-    stray = {kind: sorted(map(str, names)) for kind, names in told.items() if names}
+        network, messages = ResNetModel.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    stray = {kind: sorted(map(str, names)) for kind, names in messages.items() if names}
     if stray:
         raise CheckpointError(f"{backbone.path}: Hugging Face's ResNetModel did not load every tensor: {stray}")
     processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
     scale = 1 / processor.rescale_factor
     mean, std = (tuple(scale * v for v in values) for values in (processor.image_mean, processor.image_std))
-    return TorchNetwork(network.eval(), Preprocessing("RGB", mean, std), _stages, to_huggingface, from_huggingface)
+    return TorchNetwork(network.eval(), Preprocessing("RGB", mean, std), _stages, HUGGING_FACE)
 
 
 def _stages(network: nn.Module, pixels: Tensor) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def _tidy(model: Any, backbone: Backbone) -> None:
     for node in model.graph.node:
         node.input[:] = [name.removeprefix(PREFIX) for name in node.input]
         del node.metadata_props[:]
-    del model.graph.value_info[:]  # shapes of what lies between, under the exporter's own names
+    del model.graph.value_info[:]  # shapes of what is between, under the exporter's own names
     del model.graph.metadata_props[:]
     _set_dimensions(model.graph.input[0], {0: "batch", 2: "height", 3: "width"})
     for output in model.graph.output:

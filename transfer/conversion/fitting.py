@@ -28,12 +28,20 @@ CIFAR_STEM = (
 )
 ONE_OR_TWO_CHANNELS = "its first convolution reads {0} channels, not the three of an image (CMC's encoders do so)"
 HALF_WIDTH = (
-    "it is half as wide as a ResNet-50 (CMC's width); type --source with the layout's name to ask for that target"
+    "it is half as wide as a ResNet-50 (CMC's width); pass --source with the layout's name to ask for that target"
 )
 SELECTIVE_KERNEL = "it has selective kernels (SimCLR v2's sk1), which Detectron2's blocks cannot express"
 EXTRA_MODULES = "its blocks hold more than convolutions and BatchNorm (squeeze-and-excitation, attention)"
 OTHER_NORM = "its BatchNorms have no running statistics (GroupNorm, or another normalisation)"
-DETECTOR = "it is a whole detector of Detectron2, not an encoder; convert the weights that it was fine-tuned from"
+# What can be done with a whole detector as it is; {} is its path.
+DETECTOR_USES = (
+    "evaluate it with `python tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS {0}`, or fine-tune all of it "
+    "with `python tools/train_net.py --trust --config-file CONFIG MODEL.WEIGHTS {0}`"
+)
+DETECTOR = (
+    "it is a whole detector of Detectron2 without a complete ResNet under backbone.* or backbone.bottom_up.*; "
+    + DETECTOR_USES.format("FILE")
+)
 PRE_ACTIVATION = "it is a pre-activation ResNet (v2), which Detectron2's blocks cannot express"
 OTHER_DEPTH = "it has {0} blocks in its stages, a depth that Detectron2 does not build (18, 34, 50, 101, 152)"
 

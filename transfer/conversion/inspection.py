@@ -6,23 +6,25 @@ In: a weight file. Out: lines of text. Nothing is converted; a file that cannot 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pretrain.base.errors import CheckpointError
+from pretrain.base.weight_files.torch_files import TorchFile
+from pretrain.run.checkpoint import resolve_checkpoint
 from transfer.conversion.containers import View, file_view
 from transfer.conversion.layouts import AUTOMATIC
 from transfer.conversion.sidecar import detectron2_settings
-from transfer.conversion.sources import Recognition, recognise, take_backbone
+from transfer.conversion.sources import Recognition, find_backbone, recognise
 from transfer.conversion.unknown import find_candidates
-from transfer.conversion.weight_files import file_sha256, read_weight_file
+from transfer.conversion.weight_files import file_sha256, open_weight_file
 
 NAMES_SHOWN = 3
 
 
 def inspect_file(path: Path) -> list[str]:
     """Lines about `path`. Raises CheckpointError only for a file that cannot be read or holds no tensors."""
-    content = read_weight_file(path)
-    view = file_view(content, path)
+    path = resolve_checkpoint(path)
+    file = open_weight_file(path, verify_all=True)
+    view = file_view(file.content, path)
     lines = [_line("file", f"{path.name}, {path.stat().st_size:,} bytes, sha256 {file_sha256(path)}")]
     lines += [
         _line("holds", f"{'/'.join(place) or 'top level'}: {len(tensors)} tensors ({_some(list(tensors))})")
@@ -33,10 +35,10 @@ def inspect_file(path: Path) -> list[str]:
     except CheckpointError as error:
         return [*lines, _line("layout", str(error)), *_prefixes(view)]
     if found is None:
-        return [*lines, _line("layout", "none that is known"), *_prefixes(view), *_verdict(content, path, None)]
+        return [*lines, _line("layout", "none that is known"), *_prefixes(view), *_verdict(file, path, None)]
     lines.append(_line("layout", f"{found.layout.name}: {found.layout.description}"))
     lines.append(_line("read in", found.layout.source))
-    return [*lines, *_prefixes(view), *_branches(found, content, path)]
+    return [*lines, *_prefixes(view), *_branches(found, file, path)]
 
 
 def _line(title: str, text: str) -> str:
@@ -62,18 +64,18 @@ def _prefixes(view: View) -> list[str]:
     return lines
 
 
-def _branches(found: Recognition, content: Any, path: Path) -> list[str]:
+def _branches(found: Recognition, file: TorchFile, path: Path) -> list[str]:
     lines = []
     for index, branch in enumerate(found.branches):
         lines.append(_line("branch", f"{branch}{' (default)' if index == 0 else f', --branch {branch}'}"))
-        lines += _verdict(content, path, branch)
+        lines += _verdict(file, path, branch)
     return lines
 
 
-def _verdict(content: Any, path: Path, branch: str | None) -> list[str]:
+def _verdict(file: TorchFile, path: Path, branch: str | None) -> list[str]:
     """What a conversion would do: the encoder with its input, or the refusal."""
     try:
-        backbone = take_backbone(content, path, branch=branch)
+        backbone = find_backbone(file, path, branch=branch)
     except CheckpointError as error:
         return [_line("refused", str(error))]
     contract = backbone.contract

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.base.contract import InputContract
+from transfer.conversion.names import TORCHVISION, Naming
 
 TensorMap = Mapping[str, Tensor]
 COUNTER = "num_batches_tracked"  # written by BatchNorm, read by nothing
@@ -75,18 +76,21 @@ class LoadedNetwork(Protocol):
 
 @dataclass(frozen=True)
 class TorchNetwork:
-    """A module in evaluation mode. run: (module, pixels) -> stages. to_native, from_native: names of the library's own."""
+    """A module in evaluation mode.
+
+    run: (module, pixels) -> stages.
+    naming: the library's names.
+    """
 
     module: nn.Module
     preprocessing: Preprocessing
     run: Callable[[nn.Module, Tensor], dict[str, Tensor]]
-    to_native: Callable[[TensorMap], dict[str, Tensor]] = dict
-    from_native: Callable[[TensorMap], dict[str, Tensor]] = dict
+    naming: Naming = TORCHVISION
 
     def tensors(self) -> dict[str, Tensor]:
         """See `LoadedNetwork`."""
         state = self.module.state_dict()
-        return self.from_native({name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)})
+        return self.naming.read({name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)})
 
     def stages(self, pixels: Tensor) -> dict[str, Tensor]:
         """See `LoadedNetwork`."""
@@ -96,7 +100,7 @@ class TorchNetwork:
     def with_tensors(self, tensors: TensorMap) -> TorchNetwork:
         """See `LoadedNetwork`."""
         module = copy.deepcopy(self.module)
-        strange = module.load_state_dict(self.to_native(tensors), strict=False).unexpected_keys
+        strange = module.load_state_dict(self.naming.renamed(tensors), strict=False).unexpected_keys
         assert not strange, strange
         return replace(self, module=module)
 
@@ -104,8 +108,7 @@ class TorchNetwork:
         """See `LoadedNetwork`."""
         module = copy.deepcopy(self.module)
         for block in STRIDED_BLOCKS:  # the strides of conv1 and conv2 exchanged: v1.5 <-> caffe/MSRA
-            # Names are all that is asked of `to_native`; the tensor is a stand-in.
-            names = [next(iter(self.to_native({f"{block}.conv{i}.weight": torch.empty(0)}))) for i in (1, 2)]
+            names = [self.naming.library_name(f"{block}.conv{i}.weight") for i in (1, 2)]
             first, second = (module.get_submodule(name.removesuffix(".weight")) for name in names)
             first.stride, second.stride = second.stride, first.stride
         return replace(self, module=module)

@@ -1,29 +1,116 @@
-"""Names of a ResNet's tensors: torchvision's and everybody else's, one table each, one-to-one.
+"""Names of a ResNet's parameters: torchvision's, and one function from these to every other library's.
 
-In: tensors under one naming. Out: the same tensors under another, or a CheckpointError naming what has no counterpart.
-Source of Detectron2's names: infomin.md 2.1; of the others: beside each table. Patterns are anchored and each name must match
-exactly one, so nothing is carried along by accident.
+A `Naming` enumerates the finite set of torchvision's names, writes each as its library does and inverts the table, so it is
+one-to-one by construction and a name that is not in it has no counterpart. To add a library: one function, one `Naming`.
+Source of Detectron2's names: docs/specification.md 2.1; of the others: beside each function.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pretrain.base.errors import CheckpointError
 
-NORM = r"(?P<leaf>weight|bias|running_mean|running_var)"
+LEAVES = ("weight", "bias", "running_mean", "running_var")
+MAX_BLOCKS = 64  # of a stage; the deepest ResNet in use (200 layers) has 36
 CAFFE2_EPS = (
     1e-5  # Detectron2's FrozenBatchNorm2d subtracts it from a variance of one, so that the scale is exactly one
 )
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a ResNet by its place.
+
+    stage: 0 for the stem, 1 to 4 for layer1 to layer4.
+    layer: which convolution of the block, 1 to 3; 0 for the shortcut.
+    norm: whether it belongs to the BatchNorm behind that convolution.
+    """
+
+    stage: int
+    block: int
+    layer: int
+    norm: bool
+    leaf: str
+
+    @property
+    def name(self) -> str:
+        """torchvision's name."""
+        if self.stage == 0:
+            return f"{'bn1' if self.norm else 'conv1'}.{self.leaf}"
+        layer = f"{'bn' if self.norm else 'conv'}{self.layer}" if self.layer else f"downsample.{int(self.norm)}"
+        return f"layer{self.stage}.{self.block}.{layer}.{self.leaf}"
+
+
+PLACES = [(0, 0, 1), *((s, b, layer) for s in (1, 2, 3, 4) for b in range(MAX_BLOCKS) for layer in (1, 2, 3, 0))]
+PARAMETERS = tuple(
+    Parameter(*place, norm, leaf)
+    for place in PLACES
+    for norm, leaf in ((False, "weight"), *((True, leaf) for leaf in LEAVES))
+)
+
+
+def _torchvision(p: Parameter) -> str:
+    return p.name
+
+
+def _detectron2(p: Parameter) -> str:
+    block = f"res{p.stage + 1}.{p.block}" if p.stage else "stem"
+    layer = f"conv{p.layer}" if p.layer else "shortcut"
+    return f"{block}.{layer}{'.norm' if p.norm else ''}.{p.leaf}"
+
+
+def _sequential(p: Parameter) -> str:
+    """nn.Sequential(*list(resnet.children())[:-1]), as in lightly's examples: conv1, bn1, relu, maxpool, then the layers."""
+    if p.stage == 0:
+        return f"{int(p.norm)}.{p.leaf}"
+    return p.name.replace(f"layer{p.stage}", str(p.stage + 3), 1)
+
+
+def _hugging_face(p: Parameter) -> str:
+    """transformers models/resnet/modeling_resnet.py (5.24); its counting starts at 0."""
+    kind = f"{'normalization' if p.norm else 'convolution'}.{p.leaf}"
+    if p.stage == 0:
+        return f"embedder.embedder.{kind}"
+    layer = f"layer.{p.layer - 1}" if p.layer else "shortcut"
+    return f"encoder.stages.{p.stage - 1}.layers.{p.block}.{layer}.{kind}"
+
+
+def _caffe2(p: Parameter) -> str:
+    """detectron2/checkpoint/c2_model_loading.py: s and b are an affine layer; rm and riv, where they are, its statistics."""
+    leaf = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}[p.leaf]
+    tail = f"bn_{leaf}" if p.norm else "w"
+    if p.stage == 0:
+        return f"{'res_' if p.norm else ''}conv1_{tail}"
+    branch = f"2{'abc'[p.layer - 1]}" if p.layer else "1"
+    return f"res{p.stage + 1}_{p.block}_branch{branch}_{tail}"
+
+
+def _simclr_port(p: Parameter) -> str:
+    """Separius/SimCLRv2-Pytorch resnet.py: net.0 stem, net.1..4 stages; a block's net is conv, (bn, relu), conv, ..."""
+    if p.stage == 0:
+        return f"net.0.{'1.0' if p.norm else '0'}.{p.leaf}"
+    if p.layer == 0:
+        layer = f"projection.{'bn.0' if p.norm else 'shortcut'}"
+    else:
+        layer = f"net.{2 * p.layer - 1}.0" if p.norm else f"net.{2 * p.layer - 2}"
+    return f"net.{p.stage}.blocks.{p.block}.{layer}.{p.leaf}"
+
+
+def _haiku(p: Parameter) -> str:
+    """nets.ResNet as deepmind-research byol/utils/networks.py uses it, without "/~": modules and leaves joined by "/"."""
+    norm = {"weight": "scale", "bias": "offset", "running_mean": "mean_ema/average", "running_var": "var_ema/average"}
+    kind, leaf = ("batchnorm", norm[p.leaf]) if p.norm else ("conv", "w")
+    if p.stage == 0:
+        return f"initial_{kind}/{leaf}"
+    layer = f"{kind}_{p.layer - 1}" if p.layer else f"shortcut_{kind}"
+    return f"block_group_{p.stage - 1}/block_{p.block}/{layer}/{leaf}"
 
 
 def _from_haiku(tensor: Tensor) -> Tensor:
@@ -33,221 +120,86 @@ def _from_haiku(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1)
 
 
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @dataclass(frozen=True)
 class Naming:
-    """table: (pattern, template) rows. words: what a named group of a pattern becomes in the template, where it changes.
+    """How one library calls the parameters of a ResNet.
 
+    write: the library's name of a parameter.
+    prefix: a pattern of what stands before these names in files, taken off before they are looked up.
     body: a pattern that only the stages' tensors match, with the group `at` where the encoder's own names begin; it finds
-    encoders in unknown files. array: what is done to each tensor.
+    encoders in unknown files.
+    array: what is done to a tensor of a file.
     """
 
     name: str
-    table: tuple[tuple[str, str], ...]
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    write: Callable[[Parameter], str]
+    prefix: str = ""
     body: str | None = None
     array: Callable[[Tensor], Tensor] = _unchanged
 
-    def rename(self, name: str) -> str:
-        """The torchvision name of `name`. Raises CheckpointError when it has none."""
-        found = [new for pattern, template in self.table if (new := self._match(name, pattern, template)) is not None]
-        if len(found) != 1:
-            raise CheckpointError(f"{name} has no name of its own in the other naming (candidates: {found or 'none'})")
-        return found[0]
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """torchvision's name -> the library's."""
+        return {parameter.name: self.write(parameter) for parameter in PARAMETERS}
+
+    @cached_property
+    def inverse(self) -> dict[str, str]:
+        """The library's name -> torchvision's."""
+        inverse = {theirs: ours for ours, theirs in self.names.items()}
+        assert len(inverse) == len(self.names), f"two parameters have one name in {self.name}"
+        return inverse
+
+    def torchvision(self, name: str) -> str | None:
+        """torchvision's name of a tensor of a file, None when it has none."""
+        match = re.match(self.prefix, name)
+        return None if match is None else self.inverse.get(name[match.end() :])
+
+    def read(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file under torchvision's names; those without one keep their own.
+
+        Raises CheckpointError for two that become one.
+        """
+        read: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            ours = self.torchvision(name)
+            if (ours or name) in read:
+                raise CheckpointError(f"{name} and another tensor both become {ours or name}")
+            read[ours or name] = tensor if ours is None else self.array(tensor)
+        return read
 
     def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors under their new names. Raises CheckpointError for a name without one and for two that become one."""
-        renamed: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            new = self.rename(name)
-            if new in renamed:
-                raise CheckpointError(f"{name} and another tensor both become {new}")
-            renamed[new] = self.array(tensor)
-        return renamed
+        """torchvision's names -> the library's; the tensors are not touched. Raises CheckpointError for any other name."""
+        return {self.library_name(name): tensor for name, tensor in tensors.items()}
 
-    def knows(self, name: str) -> bool:
-        """Whether `name` has a counterpart."""
-        return any(self._match(name, *row) is not None for row in self.table)
-
-    def _match(self, name: str, pattern: str, template: str) -> str | None:
-        match = re.fullmatch(pattern, name)
-        if match is None:
-            return None
-        parts = {key: self.words.get(key, {}).get(value, value) for key, value in match.groupdict().items()}
-        return template.format(**parts)
+    def library_name(self, name: str) -> str:
+        """The library's name of torchvision's `name`. Raises CheckpointError when it is no parameter of a ResNet."""
+        if name not in self.names:
+            raise CheckpointError(f"{name} is no parameter of a ResNet under torchvision's names")
+        return self.names[name]
 
 
-BLOCK = r"layer(?P<stage>[1-4])\.(?P<block>\d+)"
-STAGE = r"(?P<stage>res[2-5])\.(?P<block>\d+)"
-TO_DETECTRON2 = Naming(
-    "torchvision to detectron2",
-    (
-        (r"conv1\.weight", "stem.conv1.weight"),
-        (rf"bn1\.{NORM}", "stem.conv1.norm.{leaf}"),
-        (rf"{BLOCK}\.conv(?P<conv>[1-3])\.weight", "{stage}.{block}.conv{conv}.weight"),
-        (rf"{BLOCK}\.bn(?P<conv>[1-3])\.{NORM}", "{stage}.{block}.conv{conv}.norm.{leaf}"),
-        (rf"{BLOCK}\.downsample\.0\.weight", "{stage}.{block}.shortcut.weight"),
-        (rf"{BLOCK}\.downsample\.1\.{NORM}", "{stage}.{block}.shortcut.norm.{leaf}"),
-    ),
-    words={"stage": {"1": "res2", "2": "res3", "3": "res4", "4": "res5"}},
-)
-
-
-def _blocks(prefix: str, convolution: str, norm: str, shortcut: str, shortcut_norm: str) -> tuple[tuple[str, str], ...]:
-    """The four rows of a residual block, for namings that differ in punctuation only."""
-    return (
-        (prefix + convolution, "{stage}.{block}.conv{conv}.weight"),
-        (prefix + norm, "{stage}.{block}.bn{conv}.{leaf}"),
-        (prefix + shortcut, "{stage}.{block}.downsample.0.weight"),
-        (prefix + shortcut_norm, "{stage}.{block}.downsample.1.{leaf}"),
-    )
-
-
-def _layers(first: int, mark: str = "") -> dict[str, str]:
-    """A stage's word, counted from `first`, to torchvision's layer1..layer4."""
-    return {f"{mark}{first + index}": f"layer{index + 1}" for index in range(4)}
-
-
-TORCHVISION = Naming(
-    "torchvision",
-    (
-        (r"conv1\.weight", "conv1.weight"),
-        (rf"bn1\.{NORM}", "bn1.{leaf}"),
-        *_blocks(
-            r"(?P<stage>layer[1-4])\.(?P<block>\d+)\.",
-            r"conv(?P<conv>[1-3])\.weight",
-            rf"bn(?P<conv>[1-3])\.{NORM}",
-            r"downsample\.0\.weight",
-            rf"downsample\.1\.{NORM}",
-        ),
-    ),
-    body=r"(?:^|(?<=\.))(?P<at>)layer[1-4]\.\d+\.(conv|bn|downsample)",
-)
-DETECTRON2 = Naming(
-    "detectron2",
-    (
-        (r"stem\.conv1\.weight", "conv1.weight"),
-        (rf"stem\.conv1\.norm\.{NORM}", "bn1.{leaf}"),
-        *_blocks(
-            rf"{STAGE}\.",
-            r"conv(?P<conv>[1-3])\.weight",
-            rf"conv(?P<conv>[1-3])\.norm\.{NORM}",
-            r"shortcut\.weight",
-            rf"shortcut\.norm\.{NORM}",
-        ),
-    ),
-    words={"stage": _layers(2, "res")},
-)
-# nn.Sequential(*list(resnet.children())[:-1]), as in lightly's examples: 0 conv1, 1 bn1, 2 relu, 3 maxpool, 4..7 the layers.
-SEQUENTIAL = Naming(
-    "sequential",
-    (
-        (r"0\.weight", "conv1.weight"),
-        (rf"1\.{NORM}", "bn1.{leaf}"),
-        *_blocks(
-            r"(?P<stage>[4-7])\.(?P<block>\d+)\.",
-            r"conv(?P<conv>[1-3])\.weight",
-            rf"bn(?P<conv>[1-3])\.{NORM}",
-            r"downsample\.0\.weight",
-            rf"downsample\.1\.{NORM}",
-        ),
-    ),
-    words={"stage": _layers(4)},
-    body=r"(?:^|(?<=\.))(?P<at>)[4-7]\.\d+\.(conv|bn|downsample)",
-)
-# Read off transformers 5.24's ResNetModel (state_dict of a model built without memory).
+TORCHVISION = Naming("torchvision", _torchvision, body=r"(?:^|(?<=\.))(?P<at>)layer[1-4]\.\d+\.(conv|bn|downsample)")
+DETECTRON2 = Naming("detectron2", _detectron2)
+# A whole detector: FPN keeps the ResNet in backbone.bottom_up; C4 has stem to res4 in backbone and res5's blocks in its heads.
+DETECTOR = Naming("detectron2 detector", _detectron2, prefix=r"backbone\.(bottom_up\.)?|roi_heads\.(?=res5\.)")
+SEQUENTIAL = Naming("sequential", _sequential, body=r"(?:^|(?<=\.))(?P<at>)[4-7]\.\d+\.(conv|bn|downsample)")
 HUGGING_FACE = Naming(
     "hugging face",
-    (
-        (r"(?:resnet\.)?embedder\.embedder\.convolution\.weight", "conv1.weight"),
-        (rf"(?:resnet\.)?embedder\.embedder\.normalization\.{NORM}", "bn1.{leaf}"),
-        *_blocks(
-            r"(?:resnet\.)?encoder\.stages\.(?P<stage>[0-3])\.layers\.(?P<block>\d+)\.",
-            r"layer\.(?P<conv>[0-2])\.convolution\.weight",
-            rf"layer\.(?P<conv>[0-2])\.normalization\.{NORM}",
-            r"shortcut\.convolution\.weight",
-            rf"shortcut\.normalization\.{NORM}",
-        ),
-    ),
-    words={"stage": _layers(0), "conv": {"0": "1", "1": "2", "2": "3"}},
+    _hugging_face,
+    prefix=r"(resnet\.)?",
     body=r"(?:^|(?<=\.))(?P<at>)encoder\.stages\.[0-3]\.layers\.\d+\.(layer|shortcut)",
 )
-# detectron2/checkpoint/c2_model_loading.py: s and b are an affine layer; rm and riv, where they are, its statistics.
-AFFINE = r"(?P<leaf>s|b|rm|riv)"
-CAFFE2 = Naming(
-    "caffe2",
-    (
-        (r"conv1_w", "conv1.weight"),
-        (rf"res_conv1_bn_{AFFINE}", "bn1.{leaf}"),
-        *_blocks(
-            r"(?P<stage>res[2-5])_(?P<block>\d+)_",
-            r"branch2(?P<conv>[abc])_w",
-            rf"branch2(?P<conv>[abc])_bn_{AFFINE}",
-            r"branch1_w",
-            rf"branch1_bn_{AFFINE}",
-        ),
-    ),
-    words={
-        "stage": _layers(2, "res"),
-        "conv": {"a": "1", "b": "2", "c": "3"},
-        "leaf": {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"},
-    },
-)
-# Separius/SimCLRv2-Pytorch resnet.py: net.0 stem, net.1..4 stages; a block's net is conv, (bn, relu), conv, ...
-SIMCLR_PORT = Naming(
-    "simclr port",
-    (
-        (r"net\.0\.0\.weight", "conv1.weight"),
-        (rf"net\.0\.1\.0\.{NORM}", "bn1.{leaf}"),
-        *_blocks(
-            r"net\.(?P<stage>[1-4])\.blocks\.(?P<block>\d+)\.",
-            r"net\.(?P<conv>[024])\.weight",
-            rf"net\.(?P<conv>[135])\.0\.{NORM}",
-            r"projection\.shortcut\.weight",
-            rf"projection\.bn\.0\.{NORM}",
-        ),
-    ),
-    words={"stage": _layers(1), "conv": {"0": "1", "1": "1", "2": "2", "3": "2", "4": "3", "5": "3"}},
-)
-# haiku's nets.ResNet as deepmind-research byol/utils/networks.py uses it, without its "/~": modules and leaves joined by "/".
-HAIKU_NORM = r"(?P<leaf>scale|offset|mean_ema/average|var_ema/average)"
-HAIKU = Naming(
-    "haiku",
-    (
-        (r"res_net\d+/initial_conv/w", "conv1.weight"),
-        (rf"res_net\d+/initial_batchnorm/{HAIKU_NORM}", "bn1.{leaf}"),
-        *_blocks(
-            r"res_net\d+/block_group_(?P<stage>[0-3])/block_(?P<block>\d+)/",
-            r"conv_(?P<conv>[0-2])/w",
-            rf"batchnorm_(?P<conv>[0-2])/{HAIKU_NORM}",
-            r"shortcut_conv/w",
-            rf"shortcut_batchnorm/{HAIKU_NORM}",
-        ),
-    ),
-    words={
-        "stage": _layers(0),
-        "conv": {"0": "1", "1": "2", "2": "3"},
-        "leaf": {
-            "scale": "weight",
-            "offset": "bias",
-            "mean_ema/average": "running_mean",
-            "var_ema/average": "running_var",
-        },
-    },
-    array=_from_haiku,
-)
+CAFFE2 = Naming("caffe2", _caffe2)
+SIMCLR_PORT = Naming("simclr port", _simclr_port)
+HAIKU = Naming("haiku", _haiku, prefix=r"res_net\d+/", array=_from_haiku)
 NAMINGS = {
-    naming.name: naming for naming in (TORCHVISION, DETECTRON2, SEQUENTIAL, HUGGING_FACE, CAFFE2, SIMCLR_PORT, HAIKU)
+    naming.name: naming
+    for naming in (TORCHVISION, DETECTRON2, DETECTOR, SEQUENTIAL, HUGGING_FACE, CAFFE2, SIMCLR_PORT, HAIKU)
 }
-
-
-def to_detectron2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision names -> Detectron2 names; the tensors themselves are not touched."""
-    return TO_DETECTRON2.renamed(tensors)
-
-
-def from_detectron2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detectron2 names -> torchvision names: the inverse of `to_detectron2`."""
-    return DETECTRON2.renamed(tensors)
 
 
 def with_affine_statistics(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,12 +6,15 @@ The source network gets pixels as its contract says (RGB or BGR, (x / 255 - mean
 loaded by its own library from what was written, and gets the same pixels as its own settings prepare them. So file, names,
 settings and contract are all in the proof. Each control spoils one of them and must break the agreement, or the proof would
 not have noticed.
+
+An untrained network whose blocks all end in a scale of 0 shows nothing of its convolutions. There, agreement is shown as it
+is, then once more with these scales at 1 in both networks, and the controls spoil the second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from pretrain.model.encoder import STAGES, ResNetEncoder
 from transfer.conversion.loaded_network import LoadedNetwork
 from transfer.conversion.sidecar import BREAKS, OTHER_BRANCH, PROVEN_STAGES, TOLERANCE
 from transfer.conversion.sources import Backbone
+from transfer.conversion.values import silent_scales
 
 NUM_IMAGES = 4
 HEIGHT, WIDTH = 96, 128
@@ -59,6 +63,41 @@ def prove(backbone: Backbone, target: LoadedNetwork, *, other_branch: Mapping[st
     """
     placed = _count_placed(target, backbone)
     images = proof_images()
+    wanted, differences = _agreement(backbone, target, images)
+    seen = wanted
+    silent = silent_scales(backbone.tensors)
+    if silent and backbone.untrained:
+        tensors = {**backbone.tensors, **{name: torch.ones_like(backbone.tensors[name]) for name in silent}}
+        backbone, target = replace(backbone, tensors=tensors), target.with_tensors(tensors)
+        seen, more = _agreement(backbone, target, images)
+        differences = {stage: max(value, more[stage]) for stage, value in differences.items()}
+    with torch.no_grad():
+        controls = _controls(seen, target, images, backbone, other_branch)
+    blind = [name for name, value in controls.items() if not value > BREAKS and name != OTHER_BRANCH]
+    if blind:
+        zero = f" and the last scale of {len(silent)} blocks is 0" if silent else ""
+        raise CheckpointError(
+            f"{backbone.path}: spoiling {', '.join(blind)} changes nothing the proof can see ({seen['res5'].std():.1e} is the "
+            f"spread of res5{zero}), so agreement proves nothing. Has the encoder collapsed, or hardly been trained?"
+        )
+    return Proof(
+        tensors_placed=placed,
+        tensors_expected=len(backbone.tensors),
+        images=f"{NUM_IMAGES} x {HEIGHT} x {WIDTH}, 1 x {SECOND_HEIGHT} x {SECOND_WIDTH}",
+        tolerance=TOLERANCE,
+        relative_difference=differences,
+        negative_controls=controls,
+        activations={
+            stage: {"mean": wanted[stage].mean().item(), "std": wanted[stage].std().item()} for stage in STAGES
+        },
+    )
+
+
+def _agreement(backbone: Backbone, target: LoadedNetwork, images: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """(the source's stages, the largest difference of each): of all images, and of one that is smaller.
+
+    Raises CheckpointError when a stage differs.
+    """
     source = source_network(backbone)
     with torch.no_grad():
         wanted = _run_source(source, prepare(images, backbone.contract))
@@ -69,28 +108,11 @@ def prove(backbone: Backbone, target: LoadedNetwork, *, other_branch: Mapping[st
             _run_source(source, prepare(single, backbone.contract)), target.stages(target.preprocessing(single))
         )
         _check_agreement(again, backbone)
-        controls = _controls(wanted, target, images, backbone, other_branch)
-    blind = [name for name, value in controls.items() if not value > BREAKS and name != OTHER_BRANCH]
-    if blind:
-        raise CheckpointError(
-            f"{backbone.path}: spoiling {', '.join(blind)} changes nothing the proof can see ({wanted['res5'].std():.1e} is the "
-            "spread of res5), so agreement proves nothing. Has the encoder collapsed?"
-        )
-    return Proof(
-        tensors_placed=placed,
-        tensors_expected=len(backbone.tensors),
-        images=f"{NUM_IMAGES} x {HEIGHT} x {WIDTH}, 1 x {SECOND_HEIGHT} x {SECOND_WIDTH}",
-        tolerance=TOLERANCE,
-        relative_difference={stage: max(value, again[stage]) for stage, value in differences.items()},
-        negative_controls=controls,
-        activations={
-            stage: {"mean": wanted[stage].mean().item(), "std": wanted[stage].std().item()} for stage in STAGES
-        },
-    )
+    return wanted, {stage: max(value, again[stage]) for stage, value in differences.items()}
 
 
 def proof_images() -> Tensor:
-    """uint8 RGB (4, 3, 96, 128): smooth random colours with grain, a pure function of nothing."""
+    """uint8 RGB (4, 3, 96, 128): smooth random colours with grain, always the same."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(NUM_IMAGES, 3, 6, 8, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bicubic", align_corners=False)

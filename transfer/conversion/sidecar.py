@@ -1,6 +1,6 @@
 """The sidecar: a JSON file beside converted weights that says what they are, what they want, and how that was proven.
 
-In: `Sidecar` and the path of the weights. Out: PATH.json, or the sidecar read back, held against the weights and its own proof.
+In: `Sidecar` and the path of the weights. Out: PATH.json, or the sidecar read back, compared with the weights and checked by its own proof.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def read_sidecar(weights: Path) -> Sidecar:
 
 
 def parse_sidecar(weights: Path) -> Sidecar:
-    """The sidecar of a weight file as it stands, believed in nothing. Raises CheckpointError when it is no sidecar."""
+    """The sidecar of a weight file as it stands, nothing in it checked. Raises CheckpointError when it is no sidecar."""
     path = sidecar_path(weights)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

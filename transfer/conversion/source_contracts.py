@@ -13,9 +13,11 @@ from typing import Any
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
+from pretrain.base.strict import load_yaml
 from pretrain.run.checkpoint import FORMAT, KEYS
 from transfer.conversion.companions import huggingface_contract, timm_contract
-from transfer.conversion.layout_entry import IMAGENET_RGB, VISSL_TRUNK, Layout
+from transfer.conversion.fitting import DETECTOR_USES
+from transfer.conversion.layouts import IMAGENET_RGB, VISSL_TRUNK, Layout
 from transfer.conversion.sidecar import FORMAT as SIDECAR_FORMAT
 from transfer.conversion.sidecar import read_sidecar, sidecar_path
 
@@ -23,6 +25,7 @@ COMPANIONS = {"huggingface": huggingface_contract, "timm": timm_contract}
 # "__author__" of converters whose output is RGB with ImageNet's mean and deviation and v1.5 strides, wherever they got it:
 # facebookresearch/moco, HobbitLong/PyContrast, detectron2 tools/convert-torchvision-to-d2.py.
 RGB_AUTHORS = frozenset({"MOCO", "Yonglong", "torchvision"})
+DETECTOR_CONFIG = "config.yaml"  # Detectron2's dump into OUTPUT_DIR
 SHARDS = (
     "is a sharded VISSL checkpoint: it holds the names of files, not tensors. Join them first with VISSL's "
     "extra_scripts/convert_sharded_checkpoint.py, and convert what that writes"
@@ -49,6 +52,8 @@ def contract_of(layout: Layout, arch: str, content: Any, path: Path) -> tuple[In
         return _own_contract(content, path), notes
     if layout.naming == "detectron2":
         return _detectron2_contract(layout, content, path), notes
+    if layout.naming == "detectron2 detector":
+        return _detector_contract(path), notes
     contract = layout.by_arch.get(arch, layout.contract) or IMAGENET_RGB
     if layout.name.startswith(("mmselfsup", "openselfsup")) and _is_caffe_style(content):
         return replace(contract, stride_in_1x1=True), (
@@ -56,9 +61,9 @@ def contract_of(layout: Layout, arch: str, content: Any, path: Path) -> tuple[In
             "style caffe in the file's configuration: stride in the 1x1",
         )
     if layout.companion is not None:
-        said = _own_sidecar(path) or COMPANIONS[layout.companion](path, contract)
-        if said is not None:
-            return said[0], (*notes, said[1])
+        found = _own_sidecar(path) or COMPANIONS[layout.companion](path, contract)
+        if found is not None:
+            return found[0], (*notes, found[1])
     return contract, notes
 
 
@@ -87,6 +92,32 @@ def _detectron2_contract(layout: Layout, content: Any, path: Path) -> InputContr
             "that it was made from"
         )
     return read_sidecar(path).contract
+
+
+def _detector_contract(path: Path) -> InputContract:
+    """The contract in the configuration that a run of Detectron2 leaves beside its detectors."""
+    config = path.with_name(DETECTOR_CONFIG)
+    if not config.is_file():
+        raise CheckpointError(
+            f"{path} is a whole detector, and no {DETECTOR_CONFIG} beside it says which input it was trained on. Put the one of "
+            f"its run there to convert its backbone. The detector itself needs no conversion: {DETECTOR_USES.format(path)}"
+        )
+    values = load_yaml(config)
+    try:
+        model = values["MODEL"]
+        mean, std = (tuple(float(value) / 255 for value in model[key]) for key in ("PIXEL_MEAN", "PIXEL_STD"))
+        contract = {
+            **InputContract().to_dict(),
+            "channel_order": values["INPUT"]["FORMAT"],
+            "mean": mean,
+            "std": std,
+            "stride_in_1x1": model["RESNETS"]["STRIDE_IN_1X1"],
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{config} is not the whole configuration of a detector ({type(error).__name__}: {error})"
+        ) from None
+    return InputContract.from_dict(contract)
 
 
 def _is_caffe_style(content: Any) -> bool:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.weight_files.torch_files import TorchFile
-from transfer.conversion.containers import Containers, View, arranged, branch_tensors, file_view, levels
+from pretrain.run.checkpoint import resolve_checkpoint
+from transfer.conversion.containers import View, arranged, branch_tensors, file_view, levels
 from transfer.conversion.fitting import COUNTER, fit, listing, reason
-from transfer.conversion.layout_entry import Branch
-from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, Layout
+from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, Branch, Layout
 from transfer.conversion.names import NAMINGS, with_affine_statistics
 from transfer.conversion.source_contracts import contract_of, refuse_shards
 from transfer.conversion.unknown import find_candidates, only_complete
-from transfer.conversion.values import as_float32, check_values, type_notes
+from transfer.conversion.values import as_float32, check_values, type_notes, untrained_finding
 from transfer.conversion.weight_files import file_sha256, open_weight_file
 
 UNKNOWN = "unknown"
@@ -35,16 +34,14 @@ UNKNOWN_NOTE = (
 )
 
 
-def _nothing() -> None:
-    """The default of `Backbone.unchecked`."""
-
-
 @dataclass(frozen=True)
 class Backbone:
-    """tensors: torchvision names -> float32, exactly those of `arch`. branches: all that the file offers, default first.
+    """An encoder out of a file, its bytes compared with the file's checksums, every value finite.
 
-    notes: what was assumed or changed on the way, one sentence each. file: knows where its tensors' bytes lie. unchecked: what
-    `check` has still to do.
+    tensors: torchvision names -> float32, exactly those of `arch`.
+    branches: all that the file offers, the default first.
+    notes: what was assumed or changed on the way, one sentence each.
+    file: knows where the tensors' bytes are.
     """
 
     arch: str
@@ -56,11 +53,11 @@ class Backbone:
     path: Path
     notes: tuple[str, ...] = ()
     file: TorchFile = field(default_factory=lambda: TorchFile({}))
-    unchecked: Callable[[], None] = _nothing
 
-    def check(self) -> None:
-        """Hold the tensors' bytes against their checksums, then look for NaN and infinities. Raises CheckpointError."""
-        self.unchecked()
+    @functools.cached_property
+    def untrained(self) -> str | None:
+        """That the encoder was never trained, in a sentence; None where its BatchNorms have seen images."""
+        return untrained_finding(self.tensors)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -70,39 +67,30 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Recognition:
-    """A layout and where in the file its branches are: name -> (dictionaries of tensors, branch). view: of the first."""
+    """A layout and where in the file its branches are.
+
+    branches: name -> (the view that holds it, branch).
+    view: of the first.
+    """
 
     layout: Layout
-    branches: dict[str, tuple[Containers, Branch]]
+    branches: dict[str, tuple[View, Branch]]
     view: View
 
 
 def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
-    """Read `path`, recognise its layout (or hold it against `source`), take `branch` (default: the layout's first).
+    """Read `path`, recognise its layout (or take it as `source`), take `branch` (default: the layout's first).
 
     A file of no known layout is searched for the one prefix under which a complete ResNet stands (transfer/conversion/unknown.py).
-    Raises CheckpointError for a file that is damaged or whose backbone is not complete; ConfigError for a source or branch
-    that does not exist.
+    The folder of a run of tools/pretrain.py is its newest checkpoint. Raises CheckpointError for a file that is damaged or whose
+    backbone is not complete; ConfigError for a source or branch that does not exist.
     """
-    backbone = open_backbone(path, source=source, branch=branch)
-    backbone.check()
-    return backbone
+    path = resolve_checkpoint(path)
+    return find_backbone(open_weight_file(path), path, source=source, branch=branch)
 
 
-def open_backbone(path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
-    """`load_backbone` for who looks at no value before `Backbone.check`, or reads the tensors through `Backbone.file`."""
-    file = open_weight_file(path)
-    return _find_backbone(file, path, source=source, branch=branch)
-
-
-def take_backbone(content: Any, path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
-    """`load_backbone` for a content that is already read and verified."""
-    backbone = _find_backbone(TorchFile(content), path, source=source, branch=branch)
-    backbone.check()
-    return backbone
-
-
-def _find_backbone(file: TorchFile, path: Path, *, source: str, branch: str | None) -> Backbone:
+def find_backbone(file: TorchFile, path: Path, *, source: str = "auto", branch: str | None = None) -> Backbone:
+    """`load_backbone` for a file that is open. path: for messages, and for what is beside the file."""
     content = file.content
     layouts = AUTOMATIC if source == "auto" else (_layout_named(source),)
     refuse_shards(content, path)
@@ -116,12 +104,12 @@ def _find_backbone(file: TorchFile, path: Path, *, source: str, branch: str | No
     chosen = branch or branches[0]
     if chosen not in branches:
         raise ConfigError(
-            f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; type one of these"
+            f"--branch {chosen}: {path} (layout {layout.name}) holds {', '.join(branches)}; pass one of these"
         )
     where = f"{path} ({layout.name}, {chosen})"
     arch, tensors = complete_tensors(found, chosen, where=where, on_request=source != "auto", file=file)
     contract, notes = contract_of(layout, arch, found.view.content, path)
-    stored = branch_tensors(*found.branches[chosen])
+    check_values(file, branch_tensors(*found.branches[chosen]).values(), tensors, path)
     return Backbone(
         arch=arch,
         tensors=as_float32(tensors, path),
@@ -130,9 +118,8 @@ def _find_backbone(file: TorchFile, path: Path, *, source: str, branch: str | No
         branch=chosen,
         branches=branches,
         path=path,
-        notes=(*notes, *type_notes(tensors)),
+        notes=(*notes, *type_notes(tensors), *filter(None, [untrained_finding(tensors)])),
         file=file,
-        unchecked=functools.partial(check_values, file, stored.values(), tensors, path),
     )
 
 
@@ -140,7 +127,7 @@ def matches(layout: Layout, view: View) -> bool:
     """Whether every marker and key of `layout` is in `view`, and none of what must be absent."""
     if not all(_holds(view, key) for key in layout.keys) or any(_holds(view, key) for key in layout.absent_keys):
         return False
-    places = View((), arranged(layout, view), view.content).places()
+    places = arranged(layout, view).places()
     return all(re.search(marker, places, re.MULTILINE) for marker in layout.markers) and not any(
         re.search(marker, places, re.MULTILINE) for marker in layout.absent
     )
@@ -164,7 +151,7 @@ def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognitio
             continue
         names = list(dict.fromkeys(layout.name for layout, _ in found))
         if len(names) > 1:
-            raise CheckpointError(f"{path} fits several layouts ({', '.join(names)}); type --source and one of them")
+            raise CheckpointError(f"{path} fits several layouts ({', '.join(names)}); pass --source and one of them")
         layout, several = found[0][0], len(found) > 1
         branches = {
             f"{inner.label}/{name}" if several and index else name: (arranged(layout, inner), branch)
@@ -177,8 +164,8 @@ def recognise(view: View, layouts: tuple[Layout, ...], path: Path) -> Recognitio
 
 def _as_asked(layout: Layout, view: View, path: Path) -> Recognition:
     """`layout` because the user says so, though its markers are not all there."""
-    containers = arranged(layout, view)
-    branches = {name: (containers, b) for name, b in layout.branches.items() if branch_tensors(containers, b)}
+    home = arranged(layout, view)
+    branches = {name: (home, b) for name, b in layout.branches.items() if branch_tensors(home, b)}
     if not branches:
         raise CheckpointError(
             f"{path} is not of layout {layout.name}: no tensor under "
@@ -208,6 +195,7 @@ def _take_unknown(file: TorchFile, view: View, path: Path, branch: str | None) -
         )
     file.verify(tensor for candidate in candidates if candidate.complete for tensor in candidate.tensors.values())
     chosen = only_complete(candidates, path, branch)
+    check_values(file, (), chosen.tensors, path)
     return Backbone(
         arch=chosen.fit.arch,
         tensors=as_float32(chosen.tensors, path),
@@ -216,9 +204,8 @@ def _take_unknown(file: TorchFile, view: View, path: Path, branch: str | None) -
         branch=chosen.name,
         branches=(chosen.name, *(c.name for c in candidates if c.complete and c is not chosen)),
         path=path,
-        notes=(UNKNOWN_NOTE, *type_notes(chosen.tensors)),
+        notes=(UNKNOWN_NOTE, *type_notes(chosen.tensors), *filter(None, [untrained_finding(chosen.tensors)])),
         file=file,
-        unchecked=functools.partial(check_values, file, (), chosen.tensors, path),
     )
 
 
@@ -229,37 +216,32 @@ def complete_tensors(
 
     Raises CheckpointError with what is wrong, and why where the cause is a known one.
     """
-    containers, branch = found.branches[chosen]
-    tensors = backbone_tensors(containers, branch, found.layout)
+    view, branch = found.branches[chosen]
+    tensors = backbone_tensors(view, branch, found.layout)
     result = fit(tensors, on_request=on_request)
     if not result.complete:
         why = reason(tensors)
         raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
     if branch.twin is not None:
-        file.verify(branch_tensors(containers, branch).values())
-        _check_twin(tensors, found.layout, containers, branch, where)
+        file.verify(branch_tensors(view, branch).values())
+        _check_twin(tensors, found.layout, view, branch, where)
     return result.arch, {name: tensors[name] for name in result.names}
 
 
-def backbone_tensors(containers: Containers, branch: Branch, layout: Layout) -> dict[str, Tensor]:
+def backbone_tensors(view: View, branch: Branch, layout: Layout) -> dict[str, Tensor]:
     """A branch's tensors under torchvision's names; what has no such name keeps its own, what may be there is left out."""
-    naming = NAMINGS[layout.naming]
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in branch_tensors(containers, branch).items():
-        if name.endswith(COUNTER) or any(re.fullmatch(pattern, name) for pattern in layout.extra):
-            continue
-        if naming.knows(name):
-            tensors[naming.rename(name)] = naming.array(tensor)
-        else:
-            tensors[name] = tensor
+    stored = {
+        name: tensor
+        for name, tensor in branch_tensors(view, branch).items()
+        if not (name.endswith(COUNTER) or any(re.fullmatch(pattern, name) for pattern in layout.extra))
+    }
+    tensors = NAMINGS[layout.naming].read(stored)
     return with_affine_statistics(tensors) if layout.naming == "caffe2" else tensors
 
 
-def _check_twin(
-    tensors: Mapping[str, Tensor], layout: Layout, containers: Containers, branch: Branch, where: str
-) -> None:
+def _check_twin(tensors: Mapping[str, Tensor], layout: Layout, view: View, branch: Branch, where: str) -> None:
     """Raises CheckpointError when the copy of the branch under its other prefix is not the same encoder."""
-    twin = backbone_tensors(containers, Branch(branch.twin or "", branch.container), layout)
+    twin = backbone_tensors(view, Branch(branch.twin or "", branch.container), layout)
     if not twin:
         return
     wrong = [name for name in sorted({*tensors, *twin}) if not _equal(tensors.get(name), twin.get(name))]

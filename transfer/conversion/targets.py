@@ -31,18 +31,23 @@ INSTALL = "python -m pip install -r requirements/export.txt"
 class Target:
     """One kind of output.
 
-    write: None for the default one, which transfer/conversion/convert.py writes itself. load: what was written, by the target's library.
-    suffix: of a file, "" for a folder; `files`: what a folder holds, the weights first. libraries: what must be importable.
+    write: a backbone into a path, neither flushed nor published.
+    load: what was written, by the target's library.
+    usage: one line that loads OUTPUT; {output} and {arch} are filled in.
+    suffix: of a file, "" for a folder.
+    files: what a folder holds, the weights first.
+    libraries: what must be importable.
     carries: fields of the input contract that may differ from the default, mean and std always may: a target whose own
-    preprocessing cannot say BGR does not carry channel_order. has: whether the target knows an architecture.
-    usage: one line that loads OUTPUT; {output} and {arch} are filled in. detectron2: whether a detector can start from it.
+    preprocessing cannot say BGR does not carry channel_order.
+    has: whether the target knows an architecture.
+    detectron2: whether a detector can start from it.
     """
 
     name: str
     description: str
+    write: Callable[[Path, Backbone], None]
     load: Callable[[Path, Backbone], LoadedNetwork]
     usage: str
-    write: Callable[[Path, Backbone], None] | None = None
     suffix: str = ""
     files: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
@@ -68,13 +73,13 @@ class Target:
         return None
 
     def require(self) -> None:
-        """Raises ConfigError with what to type when a library is missing."""
+        """Raises ConfigError with what to run when a library is missing."""
         for library in self.libraries:
             try:
                 importlib.import_module(library)
             except ImportError as error:
                 raise ConfigError(
-                    f"--to {self.name} needs {library}, which cannot be imported ({error}); type: {INSTALL}"
+                    f"--to {self.name} needs {library}, which cannot be imported ({error}); run: {INSTALL}"
                 ) from None
 
 
@@ -94,6 +99,7 @@ TARGETS: tuple[Target, ...] = (
     Target(
         name="detectron2",
         description="Detectron2 weights, one file for FPN, C4 and DC5 (the default)",
+        write=export_detectron2.write,
         load=export_detectron2.load,
         usage="python tools/train_net.py --config-file CONFIG MODEL.WEIGHTS {output}",
         suffix=".pth",
@@ -173,5 +179,5 @@ def check_expressible(target: Target, backbone: Backbone) -> None:
     if finding is not None:
         able = [entry.name for entry in TARGETS if entry.finding(backbone.arch, backbone.contract) is None]
         raise ConfigError(
-            f"{backbone.path}: {finding}; type --to {' or '.join(able)}" if able else f"{backbone.path}: {finding}"
+            f"{backbone.path}: {finding}; pass --to {' or '.join(able)}" if able else f"{backbone.path}: {finding}"
         )

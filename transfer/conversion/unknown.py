@@ -64,8 +64,8 @@ def _candidate(place: tuple[str, ...], prefix: str, naming: Naming, tensors: Map
     for name, tensor in under.items():
         if name.endswith(COUNTER):
             continue
-        if naming.knows(name):
-            backbone[naming.rename(name)] = tensor
+        if (ours := naming.torchvision(name)) is not None:
+            backbone[ours] = tensor
         elif BACKBONE_SEGMENTS.match(name) or (naming is not TORCHVISION and re.search(naming.body or "", name)):
             backbone[name] = tensor  # in the encoder's own place, but nothing of a ResNet: it must not be dropped
         else:
@@ -89,7 +89,7 @@ def only_complete(candidates: list[Candidate], path: Path, branch: str | None) -
     if branch is not None:
         named = [candidate for candidate in candidates if candidate.name == branch]
         if not named:
-            raise ConfigError(f"--branch {branch}: {path} holds {_names(candidates) or 'no ResNet'}; type one of these")
+            raise ConfigError(f"--branch {branch}: {path} holds {_names(candidates) or 'no ResNet'}; pass one of these")
         if not named[0].complete:
             raise CheckpointError(f"{path} ({branch}): {named[0].why}")
         return named[0]
@@ -100,12 +100,12 @@ def only_complete(candidates: list[Candidate], path: Path, branch: str | None) -
     if len(complete) > 1:
         raise CheckpointError(
             f"{path} is of no known layout and holds {len(complete)} complete copies of an encoder ({_names(complete)}); "
-            "type --branch and one of them"
+            "pass --branch and one of them"
         )
     if complete:
         raise CheckpointError(
             f"{path} is of no known layout; {complete[0].name} is complete, but {rivals[0].name} is not ({rivals[0].why}); "
-            f"type --branch {complete[0].name} if that is the one you mean"
+            f"pass --branch {complete[0].name} if that is the one you mean"
         )
     raise CheckpointError(f"{path}: {best_reason(candidates)}")
 

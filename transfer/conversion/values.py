@@ -1,10 +1,11 @@
-"""Number types and values of weights: float32 out, and nothing that is not a number.
+"""Number types and values of weights: float32 out, nothing that is not a number, and whether training has moved them.
 
 In: a backbone's tensors as the file has them. Out: contiguous float32, a sentence for each other type, or a CheckpointError.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import TorchFile
 from transfer.conversion.fitting import listing
+
+UNTRAINED = "it was never trained"
 
 
 def type_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -41,7 +44,7 @@ def as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def check_values(file: TorchFile, stored: Iterable[Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Checksums of what is `stored`, then values of what was made of it: damage is told from weights that diverged."""
+    """Checksums of what is `stored`, then values of what was made of it: damage is no divergence of the training."""
     file.verify(stored)
     refuse_infinite([name for name, tensor in tensors.items() if not _is_finite(tensor)], path)
 
@@ -50,6 +53,33 @@ def refuse_infinite(names: Sequence[str], path: Path) -> None:
     """Raises CheckpointError naming the tensors, if there are any."""
     if names:
         raise CheckpointError(f"{path}: NaN or infinity in the weights{listing('tensors', names)}")
+
+
+def untrained_finding(tensors: Mapping[str, Tensor]) -> str | None:
+    """One sentence where no BatchNorm has ever seen an image: every running mean is 0 and every variance 1. Else None.
+
+    tensors: torchvision's names. One training step moves all statistics; those that a file lacks and the reader fills in
+    (caffe2's: variances of 1 - 1e-5) are not these.
+    """
+    means = [tensor for name, tensor in tensors.items() if name.endswith("running_mean")]
+    variances = [tensor for name, tensor in tensors.items() if name.endswith("running_var")]
+    if any(bool(mean.any()) for mean in means) or any(bool((variance != 1).any()) for variance in variances):
+        return None
+    scales = silent_scales(tensors)
+    silent = f"; the last scale of {len(scales)} blocks is 0, as it was initialised" if scales else ""
+    return (
+        f"{UNTRAINED} (or its statistics were not saved): all {len(means)} running means of its BatchNorms are 0 and all "
+        f"variances 1{silent}"
+    )
+
+
+def silent_scales(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The last scale of every block where it is all zero, so that the block's convolutions have no effect on its output."""
+    last: dict[str, str] = {}  # block -> its last BatchNorm's scale; bn3 comes behind bn2
+    for name in tensors:
+        if match := re.fullmatch(r"(layer[1-4]\.\d+)\.bn\d\.weight", name):
+            last[match[1]] = max(name, last.get(match[1], ""))
+    return [name for name in last.values() if not bool(tensors[name].any())]
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -15,6 +15,7 @@ torch 0.4 to 2.14, numpy 1 and 2; jax, haiku and DeepMind's BYOL in their reposi
 from __future__ import annotations
 
 import array
+import functools
 import json
 import math
 import os
@@ -146,9 +147,7 @@ def stands_for(*labels: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 def find(module: str, name: str) -> Frozen:
     """The stand-in for a name. Raises Refused for one that says that the file was made to run code."""
-    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module).replace(
-        "numpy._core.", "numpy.core."
-    )
+    module = "builtins" if module == "__builtin__" else module.replace("numpy._core.", "numpy.core.")
     label = f"{module}.{name}"
     if RUNNING & {module, label, *name.split(".")[:-1]}:
         raise Refused(
@@ -217,14 +216,12 @@ class Array:
 def tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
     """Gradients and hooks are left out; the third of `rest` is the number type, where it is not the storage's."""
     kind = rest[2] if len(rest) > 2 else None
-    if isinstance(storage, Inert):  # of a number type that is not known
-        return Inert(storage, offset, size, stride)
-    if not isinstance(storage, Storage):
+    dtype = kind.label.removeprefix("torch.") if isinstance(kind, Frozen) else getattr(storage, "dtype", "")
+    if isinstance(storage, Storage) and dtype in DTYPES:
+        return TensorRecord(storage, offset, size, stride, dtype)
+    if not isinstance(storage, (Storage, Inert)):
         raise Refused("the pickle builds a tensor from something that is no storage")
-    dtype = kind.label.removeprefix("torch.") if isinstance(kind, Frozen) else storage.dtype
-    return (
-        TensorRecord(storage, offset, size, stride, dtype) if dtype in DTYPES else Inert(storage, offset, size, stride)
-    )
+    return find("torch", "Tensor")(storage, offset, size, stride)  # of a number type that is not known
 
 
 @stands_for("torch.storage._load_from_bytes")
@@ -264,9 +261,8 @@ def empty_array(kind: Any, shape: Any, dtype: Any) -> Array:
 @stands_for("numpy.core.numeric._frombuffer")
 def array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     """Of pickle protocol 5."""
-    return Array(
-        dtype if isinstance(dtype, ArrayType) else ArrayType(dtype), shape, order == "F", bytes(memoryview(data))
-    )
+    kind = dtype if isinstance(dtype, ArrayType) else ArrayType(dtype)
+    return Array(kind, shape, order == "F", bytes(memoryview(data)))
 
 
 @stands_for("numpy.core.multiarray.scalar")
@@ -274,7 +270,7 @@ def scalar(dtype: Any, data: Any) -> Any:
     """One number from its bytes."""
     data = data.encode("latin1") if isinstance(data, str) else data
     if not Array(dtype).is_of_numbers():
-        return Inert(data)
+        return find("numpy", "generic")(data)
     return struct.unpack((">" if dtype.swapped else "<") + ARRAYS[dtype.text][1], data)[0]
 
 
@@ -282,7 +278,7 @@ def scalar(dtype: Any, data: Any) -> Any:
 def encode_text(text: Any, encoding: Any) -> bytes:
     """The one use that pickles of bytes make of it."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refused(f"the pickle encodes text as {encoding!r:.40}; only latin1 is expected")
+        raise Refused("the pickle encodes text in an unknown way; only latin1 is expected")
     return text.encode("latin1")
 
 
@@ -311,19 +307,26 @@ def sequence(kind: type, value: Any = ()) -> Any:
 
 def path_text(*parts: Any) -> str:
     """A path as its text."""
-    return "/".join(map(str, parts))
+    if not all(isinstance(part, str) for part in parts):
+        raise Refused("the pickle makes a path of something that is no text")
+    return os.path.join(*parts) if parts else "."
 
 
-for made in (list, tuple, set, frozenset):
-    stands_for(f"builtins.{made.__name__}")(lambda *arguments, kind=made: sequence(kind, *arguments))
-stands_for("torch.Size")(lambda *arguments: sequence(tuple, *arguments))
-stands_for("builtins.complex")(complex)
-stands_for("numpy.dtype")(ArrayType)
-stands_for("collections.defaultdict")(lambda *arguments: Table(*arguments[1:]))  # the factory is not called
-for made_name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
-    stands_for(f"pathlib.{made_name}", f"pathlib._local.{made_name}")(path_text)
 BYOL = ("online_params", "target_params", "online_state", "target_state", "opt_state")
-stands_for("byol.byol_experiment._ByolExperimentState")(lambda *values: Table(list(zip(BYOL, values, strict=True))))
+SHORT: dict[str, Callable[..., Any]] = {
+    **{f"builtins.{kind.__name__}": functools.partial(sequence, kind) for kind in (list, tuple, set, frozenset)},
+    "builtins.complex": complex,
+    "collections.defaultdict": lambda *arguments: Table(*arguments[1:]),  # the factory is not called
+    "torch.Size": functools.partial(sequence, tuple),
+    "numpy.dtype": ArrayType,
+    "byol.byol_experiment._ByolExperimentState": lambda *values: Table(list(zip(BYOL, values, strict=True))),
+    **{
+        f"{module}.{kind}Path": path_text
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("", "Posix", "PurePosix", "Windows", "PureWindows")
+    },
+}
+STAND_INS.update({label: stand_in(label, build) for label, build in SHORT.items()})
 
 
 class PlanUnpickler(pickle.Unpickler):
@@ -338,13 +341,15 @@ class PlanUnpickler(pickle.Unpickler):
         return find(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
-        """A torch storage: ('storage', type, key, device, number of elements[, view])."""
+        """('storage', type, key, device, number of elements[, view]), or a class of modules: ('module', class, file, source)."""
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Frozen):
+            return pid[1]
         if self.storages is None or type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             raise Refused("the pickle points to something outside it that is no torch storage")
         kind, key, numel, view = pid[1], pid[2], pid[4], pid[5] if len(pid) == 6 else None
         if not isinstance(kind, Frozen) or type(key) is not str or type(numel) is not int or numel < 0:
             raise Refused("the pickle describes a torch storage in an unknown way")
-        name = kind.label.removeprefix("torch.").removesuffix("Storage")
+        name = kind.label.removeprefix("torch.").removeprefix("cuda.").removesuffix("Storage")
         dtype = "uint8" if name == "storage.Untyped" else STORAGES.get(name)
         if dtype is None:
             return Inert(kind, key, numel)
@@ -370,11 +375,18 @@ class Plan:
         self._nodes = self._text = 0
 
     def of(self, value: Any) -> dict[str, Any]:
-        """The whole answer. Each record is described once, so records may refer to each other in circles."""
+        """The whole answer. Each record is described once, so records may refer to each other in circles.
+
+        Of a record beyond the limits (a whole data set, say) only the name is kept: nobody needs more.
+        """
         tree = self._encode(value)
         while self._waiting:
             number, found = self._waiting.pop()
-            self.objects[number] = [type(found).label, self._encode(found.arguments), self._encode(found.state)]
+            try:
+                content = [self._encode(found.arguments), self._encode(found.state)]
+            except Refused:
+                content = [["tuple", []], None]
+            self.objects[number] = [type(found).label, *content]
         return {"tree": tree, "tensors": self.tensors, "objects": self.objects}
 
     def _encode(self, value: Any, depth: int = 0) -> Any:
@@ -404,7 +416,7 @@ class Plan:
         if isinstance(value, TensorRecord) or (isinstance(value, Array) and value.is_of_numbers()):
             return ["tensor", self._number(value, self.tensors)]
         if isinstance(value, Array):  # of text or of objects
-            value = Inert(value.shape, value.data)
+            value = find("numpy", "ndarray")(value.shape, value.data)
         if isinstance(value, Inert):
             if value.content is not None:
                 return self._encode(value.content, depth)
@@ -416,12 +428,13 @@ class Plan:
     def _number(self, value: Any, described: list[Any]) -> int:
         """Its place in the list of those that are described; an object that appears twice is described once."""
         if id(value) not in self._numbers:
-            self._numbers[id(value)] = len(described), value
             if isinstance(value, Inert):
+                entry = None
                 self._waiting.append((len(described), value))
-                described.append(None)
             else:
-                described.append(self._tensor(value if isinstance(value, TensorRecord) else self._write(value)))
+                entry = self._tensor(value if isinstance(value, TensorRecord) else self._write(value))
+            self._numbers[id(value)] = len(described), value
+            described.append(entry)
         return self._numbers[id(value)][0]
 
     def _tensor(self, value: TensorRecord) -> list[Any]:
@@ -434,16 +447,14 @@ class Plan:
     def _write(self, value: Array) -> TensorRecord:
         """Put an array's bytes into the blob, in the order of this machine's."""
         dtype, letter = ARRAYS[value.dtype.text]
-        shape = value.shape
-        if (
-            type(value.data) is not bytes
-            or len(value.data) != math.prod(shape) * struct.calcsize(letter)
-            or min(shape, default=0) < 0
-        ):
-            raise Refused(f"the pickle holds an array of shape {tuple(shape)!s:.60} whose bytes do not fill it")
+        shape, width = value.shape, struct.calcsize(letter)
+        if type(shape) is not tuple or any(type(length) is not int or length < 0 for length in shape):
+            raise Refused("the pickle gives an array a shape that is not made of whole numbers")
+        if type(value.data) is not bytes or len(value.data) != math.prod(shape) * width:
+            raise Refused(f"the pickle holds an array of shape {shape!s:.60} whose bytes do not fill it")
         data = value.data
         if value.dtype.swapped:
-            swapped = array.array({1: "B", 2: "H", 4: "I", 8: "Q"}[struct.calcsize(letter)], data)
+            swapped = array.array({1: "B", 2: "H", 4: "I", 8: "Q"}[width], data)
             swapped.byteswap()
             data = swapped.tobytes()
         key = [self._blob_size, len(data)]

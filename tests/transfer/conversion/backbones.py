@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pretrain.base.contract import InputContract
+from pretrain.base.weight_files.torch_files import TorchFile
 from tests.transfer.conversion.checkpoints import encoder_state
-from transfer.conversion.sources import Backbone
+from transfer.conversion.sources import Backbone, find_backbone
 
 BGR = InputContract(channel_order="BGR", mean=(0.4, 0.45, 0.48), std=(0.2, 0.21, 0.22))
 ODD_RGB = InputContract(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
@@ -19,6 +21,11 @@ def backbone_of(
     tensors = {name: t for name, t in encoder_state(arch, seed).items() if not name.endswith("num_batches_tracked")}
     contract = contract or InputContract()
     return Backbone(arch, tensors, contract, "torchvision", "backbone", ("backbone",), Path(path))
+
+
+def taken(content: Any, path: Path, **options: Any) -> Backbone:
+    """`load_backbone` for a file with this content, which is not written."""
+    return find_backbone(TorchFile(content), path, **options)
 
 
 def passed_proof(tensors: int = 100) -> dict:

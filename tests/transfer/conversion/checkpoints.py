@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from tests.transfer.conversion.checkpoints_libraries import (
@@ -37,6 +36,7 @@ from tests.transfer.conversion.checkpoints_libraries import (
     sequential,
     solo_learn,
     solo_learn_momentum,
+    stable_pretraining,
     torchvision_model,
     vissl,
     vissl_linear,
@@ -99,6 +99,7 @@ MAKERS: dict[str, tuple[Maker, ...]] = {
     "openselfsup": (densecl,),
     "mmselfsup-extracted": (mmselfsup_extracted,),
     "solo-learn": (solo_learn, solo_learn_momentum),
+    "stable-pretraining": (stable_pretraining,),
     "lightly": (lightly, lightly_moco, lightly_dino),
     "lightly-sequential": (lightly_sequential, lightly_sequential_momentum),
     "torchvision": (torchvision_model, flat, moco_lincls),
@@ -112,6 +113,7 @@ PICKLES = ("byol-deepmind", "caffe2", "detectron2-converted")  # written as pick
 TWO_BRANCHES = (
     ours, moco_v1, moco_v2, moco_v3, pycontrast, pycontrast_jigsaw, pixpro, dino, byol_deepmind, byol_lucidrains,
     mmselfsup_moco, mmselfsup_byol, densecl, solo_learn_momentum, lightly_moco, lightly_dino, lightly_sequential_momentum,
+    stable_pretraining,
 )  # fmt: skip
 
 
@@ -137,21 +139,9 @@ def arrays(value: Any) -> Any:
     return {key: arrays(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
-# What tests/transfer/conversion/test_convert.py proves file by file: all that hold the statistics too. A few at once, the rest when asked.
-QUICK = (ours, caffe2_with_statistics)  # converted with proof by `make check` too; all others are slow
-CONVERTED = [
-    pytest.param(maker, marks=() if maker in QUICK else pytest.mark.slow)
-    for makers in MAKERS.values()
-    for maker in makers
-    if maker is not caffe2
-]
-
-
 __all__ = [  # what the tests take from here, wherever it is written
-    "CONVERTED",
     "MAKERS",
     "PICKLES",
-    "QUICK",
     "TWO_BRANCHES",
     "Maker",
     "State",
@@ -205,6 +195,7 @@ __all__ = [  # what the tests take from here, wherever it is written
     "simsiam",
     "solo_learn",
     "solo_learn_momentum",
+    "stable_pretraining",
     "swav",
     "swav_released",
     "torchvision_model",

@@ -93,6 +93,13 @@ def _classifier(prefix: str = "classifier.") -> State:
     return {f"{prefix}weight": torch.randn(9, 8), f"{prefix}bias": torch.randn(9)}
 
 
+def stable_pretraining(query: State, key: State) -> dict[str, Any]:
+    """stable-pretraining's teacher and student; the teacher is what its wrapper evaluates. As torch.save sees plain values."""
+    buffers = {f"backbone.{name}ema_coefficient": torch.tensor(0.99) for name in ("", "base_", "final_")}
+    state = {**prefixed(query, "backbone.teacher."), **prefixed(key, "backbone.student."), **buffers}
+    return lightning({**state, **normed_head("projector.student."), **normed_head("projector.teacher.")})
+
+
 def lightly(query: State, key: State) -> dict[str, Any]:
     """lightly's SimCLR benchmark."""
     heads = {**normed_head("projection_head.layers."), **_classifier("online_classifier.classification_head.")}

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_backbone
 
 from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.contract import InputContract
 from pretrain.model.encoder import STAGES, backbone_shapes
-from tests.transfer.conversion.checkpoints import MAKERS, encoder_state, save, torchvision_model
+from tests.transfer.conversion.checkpoints import caffe2_with_statistics, encoder_state, save, torchvision_model
 from transfer.conversion.convert import convert
-from transfer.conversion.names import to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.conversion.targets import target_named
-from transfer.detect.checks import backbone_names
 
 R50 = (3, 4, 6, 3)
 SMALL = {
@@ -55,7 +51,7 @@ def test_detectron2_builds_exactly_these_tensors(arch):
         built = build_backbone(configured(detectron2_settings(arch, InputContract())), ShapeSpec(channels=3))
     found = {n: tuple(t.shape) for n, t in built.state_dict().items() if not n.endswith("num_batches_tracked")}
     state = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(arch).items()}
-    assert found == {name: tuple(tensor.shape) for name, tensor in to_detectron2(state).items()}
+    assert found == {name: tuple(tensor.shape) for name, tensor in DETECTRON2.renamed(state).items()}
 
 
 @pytest.mark.parametrize(("arch", "key"), [("resnet50w2", "STEM_OUT_CHANNELS"), ("resnext50_32x4d", "WIDTH_PER_GROUP")])
@@ -66,7 +62,7 @@ def test_the_control_is_a_setting_left_at_its_default(arch, key):
         built = build_backbone(configured(settings), ShapeSpec(channels=3))
     shapes = {
         tuple(t.shape)
-        for t in to_detectron2(
+        for t in DETECTRON2.renamed(
             {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(arch).items()}
         ).values()
     }
@@ -74,12 +70,11 @@ def test_the_control_is_a_setting_left_at_its_default(arch, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet18", *SMALL])
-@pytest.mark.parametrize("maker", [torchvision_model, *MAKERS["caffe2"]], ids=lambda maker: maker.__name__)
+@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("maker", [torchvision_model, caffe2_with_statistics], ids=lambda maker: maker.__name__)
 def test_small_encoders_of_every_kind_are_proven(tmp_path, monkeypatch, arch, maker):
     """Grouped, widened, with the stride in the 3x3 (torchvision's) and in the 1x1 (caffe2's, BGR)."""
-    if arch in SMALL:
-        monkeypatch.setitem(ARCHITECTURES, arch, SMALL[arch])
+    monkeypatch.setitem(ARCHITECTURES, arch, SMALL[arch])
     layout = "torchvision" if maker is torchvision_model else "caffe2"
     path = save(maker(encoder_state(arch), encoder_state(arch)), tmp_path, layout=layout)
     sidecar = convert(path, tmp_path / "out.pth")
@@ -90,57 +85,8 @@ def test_small_encoders_of_every_kind_are_proven(tmp_path, monkeypatch, arch, ma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet34", "resnet101", "resnext50_32x4d", "wide_resnet50_2", "resnet50w2"])
+@pytest.mark.parametrize("arch", ["resnet34", "resnext50_32x4d"])
 def test_real_encoders_are_proven(tmp_path, arch):
     torch.save(encoder_state(arch), tmp_path / "in.pth")
     sidecar = convert(tmp_path / "in.pth", tmp_path / "out.pth")
     assert sidecar.arch == arch and sidecar.proof["tensors_placed"] == len(backbone_shapes(arch))
-
-
-def detector(name, arch):
-    """A Mask R-CNN with FPN or C4 for a small encoder, on the CPU."""
-    config = get_cfg()
-    config.MODEL.DEVICE = "cpu"
-    config.MODEL.RESNETS.NORM = "BN"
-    config.MODEL.WEIGHTS = ""
-    for key, value in detectron2_settings(arch, InputContract()).items():
-        config.merge_from_list([key, value])
-    if name == "FPN":
-        config.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-        config.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-        config.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-        config.MODEL.FPN.OUT_CHANNELS = 8
-        config.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-        config.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-        config.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
-        config.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-        config.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
-        config.MODEL.ROI_BOX_HEAD.NUM_FC, config.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 8
-    else:
-        config.MODEL.RESNETS.OUT_FEATURES = ["res4"]
-    return build_model(config)
-
-
-def placed(model, weights, tensors):
-    """How many backbone tensors of a detector, res5 of C4's heads included, hold `tensors` after Detectron2's own loading."""
-    logging.getLogger("fvcore.common.checkpoint").setLevel(logging.CRITICAL)
-    DetectionCheckpointer(model).load(str(weights))
-    wanted, state = to_detectron2(tensors), model.state_dict()
-    names = backbone_names(model)
-    assert sorted(names.values()) == sorted(wanted)
-    return sum(torch.equal(state[name], wanted[short]) for name, short in names.items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["FPN", "C4"])
-def test_detectors_take_every_tensor_and_a_spoiled_file_counts_fewer(tmp_path, monkeypatch, kind):
-    arch = "small bottleneck"
-    monkeypatch.setitem(ARCHITECTURES, arch, SMALL[arch])
-    state = {name: t for name, t in encoder_state(arch).items() if not name.endswith("num_batches_tracked")}
-    torch.save(state, tmp_path / "in.pth")
-    convert(tmp_path / "in.pth", tmp_path / "out.pth")
-    assert placed(detector(kind, arch), tmp_path / "out.pth", state) == 265
-    content = torch.load(tmp_path / "out.pth", weights_only=True)
-    content["model"] = {name.replace("res5.", "layer4."): tensor for name, tensor in content["model"].items()}
-    torch.save(content, tmp_path / "spoiled.pth")
-    assert placed(detector(kind, arch), tmp_path / "spoiled.pth", state) == 265 - 50

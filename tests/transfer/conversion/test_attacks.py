@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 
@@ -74,7 +73,10 @@ INERT = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted({name.partition(":")[0] for name in NAMES}))
+KINDS = sorted({name.partition(":")[0] for name in NAMES} - {"bomb"})
+
+
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param("bomb", marks=pytest.mark.slow)])
 def test_the_reader_refuses_all_or_makes_inert_records(tmp_path, kind):
     """Bombs with the real child, whose caps stop them; the rest in this process, where torch and numpy are loaded."""
     inert = set()
@@ -209,7 +211,7 @@ def read_by_detectron2_itself(folder: Path) -> bool:
     (folder / "d2").mkdir()
     path, canary = written(folder / "d2", "pickle: os.mkdir")
     with pytest.raises(Exception, match=".*"):
-        DetectionCheckpointer(build_model(detector())).load(str(path))
+        DetectionCheckpointer(nn.Linear(1, 1)).load(str(path))
     return canary.exists()
 
 

@@ -25,7 +25,7 @@ def beside(tmp_path):
     return write
 
 
-def test_without_files_nothing_is_said(beside):
+def test_without_files_nothing_is_known(beside):
     assert huggingface_contract(beside(), RGB) is None and timm_contract(beside(), RGB) is None
 
 

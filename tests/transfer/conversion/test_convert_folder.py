@@ -35,17 +35,17 @@ def run_dir(tmp_path, checkpoint):
     return tmp_path / "run"
 
 
-def told(outcomes):
+def statuses(outcomes):
     return [(outcome.source.name[:13], outcome.status) for outcome in outcomes]
 
 
 @pytest.mark.slow
-def test_the_good_ones_are_kept_the_bad_one_is_told_and_a_second_call_does_only_what_is_left(
+def test_the_good_ones_are_kept_the_bad_one_is_named_and_a_second_call_does_only_what_is_left(
     tmp_path, run_dir, checkpoint
 ):
     out = tmp_path / "out"
     first = convert_folder(run_dir, out, to="torchvision")
-    assert told(first) == [
+    assert statuses(first) == [
         ("step_00000040", "converted"),
         ("step_00000080", "failed"),
         ("step_00000120", "converted"),
@@ -135,10 +135,16 @@ def test_outputs_take_the_targets_ending(tmp_path, fake_convert):
     for to, name in {"detectron2": "checkpoint_0020.pth", "huggingface": "checkpoint_0020"}.items():
         convert_folder(tmp_path / "in", tmp_path / "out", to=to, branch="key")
         assert fake_convert[-1][1] == tmp_path / "out" / name
-        assert fake_convert[-1][2] == {"to": to, "layout": "auto", "branch": "key", "overwrite": False}
+        assert fake_convert[-1][2] == {
+            "to": to,
+            "layout": "auto",
+            "branch": "key",
+            "overwrite": False,
+            "untrained": False,
+        }
 
 
-def test_what_would_stop_all_of_them_is_said_at_once(tmp_path):
+def test_what_would_stop_all_of_them_is_refused_at_once(tmp_path):
     source = tmp_path / "in"
     with pytest.raises(ConfigError, match="no folder at"):
         convert_folder(source, tmp_path / "out")
@@ -150,7 +156,7 @@ def test_what_would_stop_all_of_them_is_said_at_once(tmp_path):
         convert_folder(source, tmp_path / "out", to="keras")
     with pytest.raises(ConfigError, match="OUTPUT must be one too"):
         convert_folder(source, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match="the checkpoints lie in OUTPUT"):
+    with pytest.raises(ConfigError, match="the checkpoints are in OUTPUT"):
         convert_folder(source, source)
     (source / "a.pth").touch()
     with pytest.raises(ConfigError, match=r"a\.pt, a\.pth would all become .*a\.pth"):

@@ -13,7 +13,7 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import backbone_of
 from transfer.conversion.export_detectron2 import AUTHOR, detectron2_backbone, load, write_pickle
-from transfer.conversion.names import to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.parity import prove
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.conversion.weight_files import read_weight_file
@@ -35,14 +35,14 @@ def test_the_pickle_is_a_dictionary_of_arrays_as_in_the_model_zoo(pickled, backb
     content = np.load(pickled, allow_pickle=True)  # any unpickler will do
     assert set(content) == {"model", "__author__", "matching_heuristics"}
     assert content["__author__"] == AUTHOR and content["matching_heuristics"] is True
-    wanted = to_detectron2(backbone.tensors)
+    wanted = DETECTRON2.renamed(backbone.tensors)
     assert set(content["model"]) == set(wanted)
     assert all(np.array_equal(content["model"][name], tensor.numpy()) for name, tensor in wanted.items())
 
 
 def test_the_projects_own_reader_knows_everything_in_it(pickled, backbone):
     model = read_weight_file(pickled)["model"]
-    assert all(torch.equal(model[name], tensor) for name, tensor in to_detectron2(backbone.tensors).items())
+    assert all(torch.equal(model[name], tensor) for name, tensor in DETECTRON2.renamed(backbone.tensors).items())
 
 
 def test_numpy_1_can_read_it_too(pickled):

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import ODD_RGB, backbone_of
 from transfer.conversion.export_huggingface import WEIGHTS_FILE, load, write
+from transfer.conversion.names import HUGGING_FACE
 from transfer.conversion.parity import proof_images, prove
-from transfer.conversion.target_names import from_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_its_image_processor_prepares_pixels_as_the_proof_does(folder, backbone)
 
 
 def test_every_tensor_comes_back_bit_equal_under_torchvisions_names(folder, backbone):
-    back = from_huggingface(load_file(folder / WEIGHTS_FILE))
+    back = HUGGING_FACE.read(load_file(folder / WEIGHTS_FILE))
     assert {name for name in back if not name.endswith("num_batches_tracked")} == set(backbone.tensors)
     assert all(torch.equal(back[name], tensor) for name, tensor in backbone.tensors.items())
 

@@ -1,4 +1,4 @@
-"""Tensors are held against the encoders that Detectron2 builds; those that it does not are refused with the reason."""
+"""Tensors are compared with the encoders that Detectron2 builds; others are refused with the reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
 from pretrain.model.encoder import backbone_shapes
+from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.checkpoints import encoder_state, prefixed, pycontrast_cmc
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.fitting import fit, reason
-from transfer.conversion.sources import load_backbone, take_backbone
+from transfer.conversion.sources import load_backbone
 
 PATH = Path("x.pth")
 
@@ -23,7 +24,7 @@ def meta(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_encoder_is_told_from_every_other(arch):
+def test_every_encoder_is_distinguished_from_every_other(arch):
     found = fit(meta(arch), on_request=True)
     assert (found.arch, found.complete, found.placed) == (arch, True, len(backbone_shapes(arch)))
 
@@ -72,7 +73,7 @@ def test_what_detectron2_cannot_build_is_refused_with_the_reason(spoil, message)
     assert message in (reason(tensors) or "")
     for content in (tensors, {"state_dict": prefixed(tensors, "module.")}, {"odd": prefixed(tensors, "trunk.")}):
         with pytest.raises(CheckpointError, match=message):
-            take_backbone(content, PATH)
+            taken(content, PATH)
 
 
 def test_the_control_of_these_refusals_is_a_plain_resnet():
@@ -87,18 +88,18 @@ def test_a_vision_transformer_is_refused_as_one():
     }
     for content in (vit, {"teacher": prefixed(vit, "backbone."), "student": prefixed(vit, "module.backbone.")}):
         with pytest.raises(CheckpointError, match="vision transformer"):
-            take_backbone(content, PATH)
+            taken(content, PATH)
 
 
-def test_a_detector_is_refused_as_one():
+def test_a_detector_of_another_backbone_says_what_can_be_done_with_it():
     content = {
         "model": {
-            "backbone.bottom_up.stem.conv1.weight": torch.zeros(2),
+            "backbone.bottom_up.stem.conv.weight": torch.zeros(2),
             "roi_heads.box_head.fc1.weight": torch.zeros(2),
         }
     }
-    with pytest.raises(CheckpointError, match="whole detector"):
-        take_backbone(content, PATH)
+    with pytest.raises(CheckpointError, match=r"whole detector.*--eval-only.*MODEL.WEIGHTS FILE.*--trust"):
+        taken(content, PATH)
 
 
 def test_selective_kernels_are_refused_as_such():
@@ -109,19 +110,19 @@ def test_selective_kernels_are_refused_as_such():
         }
     }
     with pytest.raises(CheckpointError, match="selective kernels"):
-        take_backbone(content, PATH)
+        taken(content, PATH)
 
 
 @pytest.mark.slow
 def test_cmc_s_two_encoders_are_refused_with_their_channels():
     with pytest.raises(CheckpointError, match=r"pycontrast-cmc.*1 and 2 colour channels.*half as wide"):
-        take_backbone(pycontrast_cmc(), PATH)
+        taken(pycontrast_cmc(), PATH)
 
 
 def test_a_half_width_encoder_is_converted_only_when_asked_for(tmp_path):
     half = encoder_state("resnet50_half")
     torch.save(half, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="half as wide as a ResNet-50 .*type --source"):
+    with pytest.raises(CheckpointError, match="half as wide as a ResNet-50 .*pass --source"):
         load_backbone(tmp_path / "x.pth")
     found = load_backbone(tmp_path / "x.pth", source="torchvision")
     assert found.arch == "resnet50_half" and len(found.tensors) == 265
@@ -131,4 +132,4 @@ def test_a_half_width_encoder_is_converted_only_when_asked_for(tmp_path):
 def test_a_mixed_file_names_what_belongs_to_the_other_encoder():
     mixed = {**tiny_state("tiny18"), "layer3.0.conv1.weight": tiny_state("tiny50")["layer3.0.conv1.weight"]}
     with pytest.raises(CheckpointError, match=r"1 of another shape: layer3\.0\.conv1\.weight"):
-        take_backbone(mixed, PATH)
+        taken(mixed, PATH)

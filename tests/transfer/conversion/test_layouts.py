@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
-from tests.transfer.conversion.checkpoints import MAKERS, TWO_BRANCHES, deep_copy, prefixed, save
+from tests.transfer.conversion.backbones import taken
+from tests.transfer.conversion.checkpoints import (
+    MAKERS,
+    TWO_BRANCHES,
+    deep_copy,
+    moco_v2,
+    prefixed,
+    save,
+    stable_pretraining,
+)
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.containers import file_view
-from transfer.conversion.layouts import AUTOMATIC, LAYOUTS
-from transfer.conversion.sources import load_backbone, matches, take_backbone
+from transfer.conversion.export_detectron2 import AUTHOR
+from transfer.conversion.layouts import AUTOMATIC, FAIR_BGR, LAYOUTS, MSRA_BGR, OUR_AUTHOR, Branch, Layout
+from transfer.conversion.names import NAMINGS
+from transfer.conversion.sources import load_backbone, matches
 
 pytestmark = pytest.mark.usefixtures("tiny_architectures")
 PATH = Path("misleading_name_moco_v2.pth")  # the name plays no part
@@ -35,12 +49,39 @@ def made(name, maker):
 def test_every_layout_has_a_maker_and_an_entry_of_its_own():
     names = [layout.name for layout in LAYOUTS]
     assert len(set(names)) == len(names)
-    # tests/transfer/conversion/test_convert.py makes the first; tests/transfer/conversion/test_fitting.py the second, test_source_contracts.py the third
-    assert set(MAKERS) == set(names) - {"infomin-transfer-converted", "pycontrast-cmc", "simclr-v1"}
+    # test_convert.py makes the first, test_fitting.py the second, test_source_contracts.py the other two.
+    assert set(MAKERS) == set(names) - {
+        "infomin-transfer-converted",
+        "pycontrast-cmc",
+        "simclr-v1",
+        "detectron2-detector",
+    }
 
 
-def test_every_layout_names_what_it_was_read_from():
-    assert all(layout.source and layout.description and layout.markers for layout in LAYOUTS)
+def test_every_entry_is_well_formed():
+    for layout in LAYOUTS:
+        for pattern in (*layout.markers, *layout.absent, *layout.extra):
+            re.compile(pattern)
+        assert layout.source and layout.description and layout.markers
+        assert layout.naming in NAMINGS and layout.branches and layout.companion in (None, "timm", "huggingface")
+        assert all(branch.prefix == "" or branch.prefix.endswith(".") for branch in layout.branches.values())
+
+
+def test_our_author_is_the_one_that_the_converter_writes():
+    assert f"__author__={AUTHOR}" == OUR_AUTHOR
+
+
+def test_a_layout_has_one_container_or_none():
+    one = Layout("x", "", "", (), {"a": Branch("a.", ("m",)), "b": Branch("b.", ("m",))})
+    two = Layout("x", "", "", (), {"a": Branch("", ("m",)), "b": Branch("", ("n",))})
+    apart = Layout("x", "", "", (), {"a": Branch("", ("m",), state=("n",))})
+    assert (one.container, two.container, apart.container) == (("m",), None, None)
+
+
+def test_bgr_contracts_are_round_figures_in_detectron2_s_units():
+    assert [round(255 * value, 6) for value in MSRA_BGR.mean] == [103.53, 116.28, 123.675]
+    assert [round(255 * value, 6) for value in MSRA_BGR.std] == [1.0, 1.0, 1.0]
+    assert [round(255 * value, 6) for value in FAIR_BGR.std] == [57.375, 57.12, 58.395] and not FAIR_BGR.stride_in_1x1
 
 
 @EACH
@@ -86,40 +127,26 @@ def inside_every_block(name):
     )
 
 
-WRAPPERS = {
-    "DDP": lambda name: f"module.{name}",
-    "compile": lambda name: f"_orig_mod.{name}",
-    "DDP of compile": lambda name: f"module._orig_mod.{name}",
-    "compile of DDP": lambda name: f"_orig_mod.module.{name}",
-    "FSDP": lambda name: f"_fsdp_wrapped_module.{name}",
-    "FSDP of every block": inside_every_block,
-}
 ENVELOPES = {
     "checkpoint": lambda content: {"checkpoint": content, "epoch": 3},
     "ema": lambda content: {"ema": content, "decay": 0.99},
-    "twice": lambda content: {"net": {"weights": content}},
 }
 FLAT_NAMES = ("byol-deepmind", "caffe2")  # haiku's and caffe2's are no torch modules: nothing of torch can wrap them
-TORCH = [file for file in FILES if file[0] not in FLAT_NAMES]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "maker"), TORCH, ids=[f"{n}-{m.__name__}" for n, m in TORCH])
-@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
-def test_wrapped_names_are_seen_through(name, maker, wrapper):
-    content = made(name, maker)
-    stripped = renamed(content, lambda key: key.removeprefix("module."))
-    found = take_backbone(renamed(stripped, wrapper), PATH)
-    assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
-
-
-@pytest.mark.slow
 @EACH
-@pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
-def test_envelopes_are_seen_through(name, maker, envelope):
-    """Dictionaries around a whole file."""
-    found = take_backbone(envelope(made(name, maker)), PATH)
+def test_wrapped_names_in_two_dictionaries_are_seen_through(name, maker):
+    content = made(name, maker)
+    if name not in FLAT_NAMES:
+        content = renamed(content, lambda key: f"module._orig_mod.{inside_every_block(key.removeprefix('module.'))}")
+    found = taken({"net": {"weights": content}}, PATH)
     assert found.layout == name and torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
+def test_other_envelopes_are_seen_through(envelope):
+    found = taken(envelope(made("moco", moco_v2)), PATH)
+    assert found.layout == "moco" and torch.equal(found.tensors["bn1.weight"], tiny_state()["bn1.weight"])
 
 
 ONE_CONTAINER = [
@@ -148,24 +175,28 @@ OUTER = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "maker"), ONE_CONTAINER, ids=[f"{n}-{m.__name__}" for n, m in ONE_CONTAINER])
-@pytest.mark.parametrize("outer", OUTER.values(), ids=OUTER)
-def test_lightning_and_moving_averages_are_seen_through(name, maker, outer):
-    found = take_backbone(outer(tensors_of(made(name, maker))), PATH)
-    # An extracted file is told from any other by its author alone.
+def test_lightning_is_seen_through(name, maker):
+    found = taken(OUTER["Lightning of compile"](tensors_of(made(name, maker))), PATH)
+    # An extracted file is known by its author alone.
     assert found.layout == ("torchvision" if name == "mmselfsup-extracted" else name)
     assert torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
+
+
+@pytest.mark.parametrize("outer", OUTER.values(), ids=OUTER)
+def test_moving_averages_and_bare_states_are_seen_through(outer):
+    found = taken(outer(tensors_of(made("moco", moco_v2))), PATH)
+    assert found.layout == "moco" and torch.equal(found.tensors["bn1.weight"], tiny_state()["bn1.weight"])
 
 
 def test_weights_and_their_moving_average_are_two_branches():
     live, averaged = tiny_state("tiny18", 0), tiny_state("tiny18", 1)
     content = {"state_dict": prefixed(live, "module."), "state_dict_ema": averaged, "epoch": 5}
-    found = take_backbone(content, PATH)
+    found = taken(content, PATH)
     assert (found.layout, found.branches) == ("torchvision", ("backbone", "state_dict_ema/backbone"))
     assert torch.equal(found.tensors["conv1.weight"], live["conv1.weight"])
-    taken = take_backbone(content, PATH, branch="state_dict_ema/backbone")
-    assert torch.equal(taken.tensors["conv1.weight"], averaged["conv1.weight"])
+    other = taken(content, PATH, branch="state_dict_ema/backbone")
+    assert torch.equal(other.tensors["conv1.weight"], averaged["conv1.weight"])
 
 
 def places(content, tensor):
@@ -201,8 +232,13 @@ def with_nan(tensor):
     return broken
 
 
+@EACH
+def test_a_dropped_tensor_is_refused_and_named(name, maker):
+    with pytest.raises(CheckpointError, match=r"1 missing: layer3\.1\.bn2\.weight"):
+        taken(spoil(name, maker, "layer3.1.bn2.weight", lambda tensor: None), PATH)
+
+
 DAMAGES = {
-    "dropped": ("layer3.1.bn2.weight", lambda tensor: None, r"1 missing: layer3\.1\.bn2\.weight"),
     "dropped stem": ("bn1.weight", lambda tensor: None, r"1 missing: bn1\.weight"),
     "another shape": (
         "layer3.1.bn2.weight",
@@ -211,13 +247,15 @@ DAMAGES = {
     ),
     "NaN": ("layer3.1.bn2.weight", with_nan, r"NaN or infinity .* layer3\.1\.bn2\.weight"),
 }
+# One file of every naming: which layout it is makes no difference to these.
+NAMED = {layout.naming: layout.name for layout in reversed(LAYOUTS) if layout.name in MAKERS}
 
 
-@EACH
+@pytest.mark.parametrize("name", NAMED.values())
 @pytest.mark.parametrize(("tensor", "change", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_tensor_is_refused_and_named(name, maker, tensor, change, message):
+def test_a_damaged_tensor_is_refused_and_named(name, tensor, change, message):
     with pytest.raises(CheckpointError, match=message):
-        take_backbone(spoil(name, maker, tensor, change), PATH)
+        taken(spoil(name, MAKERS[name][0], tensor, change), PATH)
 
 
 EXTRA_NAMES = {
@@ -236,12 +274,7 @@ def test_a_tensor_that_nothing_explains_is_refused_and_named(name, maker):
             block = key.rpartition(".")[0].rpartition(".")[0]
             dictionary[EXTRA_NAMES.get(name, f"{block}.squeeze.weight")] = torch.zeros(3)
     with pytest.raises(CheckpointError, match="1 not of a ResNet: .*(squeeze|res4_1_branch2e_w)"):
-        take_backbone(content, PATH)
-
-
-@EACH
-def test_the_control_of_these_damages_is_the_whole_file(name, maker):
-    assert take_backbone(deep_copy(made(name, maker)), PATH).layout == name
+        taken(content, PATH)
 
 
 def library_state(name):
@@ -260,7 +293,7 @@ def library_state(name):
 @pytest.mark.parametrize("name", ["torchvision", "timm", "ResNetModel", "classifier"])
 def test_the_libraries_own_models_are_recognised(name):
     state, layout = library_state(name)
-    found = take_backbone(dict(state), PATH)
+    found = taken(dict(state), PATH)
     assert (found.layout, found.arch, len(found.tensors)) == (layout, "resnet18", 100)
 
 
@@ -269,4 +302,20 @@ def test_the_libraries_own_models_are_recognised(name):
 def test_timm_s_other_networks_are_refused(name):
     state = pytest.importorskip("timm").create_model(name).state_dict()
     with pytest.raises(CheckpointError, match="Refused|deep stem|squeeze|no running|blocks in its stages|avg-down"):
-        take_backbone(dict(state), PATH)
+        taken(dict(state), PATH)
+
+
+@pytest.mark.xfail(raises=CheckpointError, reason="unknown classes are not read yet", strict=False)
+def test_stable_pretraining_s_own_file_holds_omegaconf_objects(tmp_path):
+    """Classes of a library that need not be installed, pickled by their names; the reader must neither need nor run them."""
+    content = made("stable-pretraining", stable_pretraining)
+    with pytest.MonkeyPatch.context() as patch:
+        library = types.ModuleType("omegaconf.dictconfig")
+        patch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+        patch.setitem(sys.modules, "omegaconf.dictconfig", library)
+        library.DictConfig = type("DictConfig", (), {"__module__": "omegaconf.dictconfig"})
+        config = library.DictConfig()
+        config._content = {"lr": 0.1, "method": "moco"}
+        torch.save({**content, "hyper_parameters": config}, tmp_path / "last.ckpt")
+    found = load_backbone(tmp_path / "last.ckpt")
+    assert (found.layout, found.branches) == ("stable-pretraining", ("teacher", "student"))

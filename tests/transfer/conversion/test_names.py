@@ -1,4 +1,4 @@
-"""torchvision's names to Detectron2's: one-to-one, reversible, and as the reference's string rules say."""
+"""Every library's names: one-to-one, as an independent writer has them, and nothing passes by accident."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
 from pretrain.model.encoder import backbone_shapes
+from tests.transfer.conversion.backbones import backbone_of
 from tests.transfer.conversion.checkpoints import caffe2, haiku, huggingface_names, prefixed, simclr_port
 from tests.transfer.conversion.checkpoints_libraries import children
-from transfer.conversion.names import NAMINGS, from_detectron2, to_detectron2, with_affine_statistics
+from transfer.conversion.export_huggingface import configuration
+from transfer.conversion.names import DETECTOR, DETECTRON2, HUGGING_FACE, NAMINGS, with_affine_statistics
 
 
 def meta_tensors(arch):
@@ -18,7 +20,7 @@ def meta_tensors(arch):
 
 
 def reference_name(key: str) -> str:
-    """infomin.md 2.1, step by step."""
+    """docs/specification.md 2.1, step by step."""
     if "layer" not in key:
         key = "stem." + key
     for number in (1, 2, 3, 4):
@@ -28,26 +30,13 @@ def reference_name(key: str) -> str:
     return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_names_are_the_reference_rules_and_come_back(arch):
-    tensors = meta_tensors(arch)
-    renamed = to_detectron2(tensors)
-    assert list(renamed) == [reference_name(name) for name in tensors]
-    assert all(renamed[reference_name(name)] is tensor for name, tensor in tensors.items())
-    assert list(from_detectron2(renamed)) == list(tensors)
+def reference_names(state):
+    return {reference_name(name): tensor for name, tensor in state.items()}
 
 
-def test_resnet50_has_265_tensors():
-    assert len(to_detectron2(meta_tensors("resnet50"))) == 265
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["fc.weight", "layer5.0.conv1.weight", "module.conv1.weight", "xlayer1.0.conv1.weight", "bn1.num_batches_tracked"],
-)
-def test_a_name_that_is_no_backbone_tensor_is_refused(name):
-    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        to_detectron2({name: torch.zeros(1)})
+def in_c4_detector(state):
+    names = reference_names(state).items()
+    return {f"{'roi_heads' if name.startswith('res5') else 'backbone'}.{name}": tensor for name, tensor in names}
 
 
 def flat_haiku(state):
@@ -60,7 +49,8 @@ def flat_haiku(state):
     }
 
 
-# Written by string rules in tests/transfer/checkpoints*.py; here each must come back.
+# String rules that know nothing of transfer/conversion/names.py.
+JUNK = ("conv1_b", "fc1000_w", "fc1000_b")
 WRITERS = {
     "torchvision": dict,
     "sequential": children,
@@ -70,42 +60,98 @@ WRITERS = {
         k: t for k, t in simclr_port(state, state)["resnet"].items() if not k.startswith("fc.")
     },
     "haiku": flat_haiku,
-    "detectron2": to_detectron2,
+    "detectron2": reference_names,
+    "detectron2 detector": in_c4_detector,
 }
-JUNK = ("conv1_b", "fc1000_w", "fc1000_b")
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext101_32x8d"])
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_every_naming_has_one_torchvision_name_for_each_tensor(naming, arch):
-    shapes = backbone_shapes(arch)
-    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    renamed = NAMINGS[naming].renamed(WRITERS[naming](state))
-    assert {name: tuple(tensor.shape) for name, tensor in renamed.items()} == shapes
+def test_every_naming_reads_and_writes_what_an_independent_writer_makes(naming):
+    for arch in ("resnet18", "resnet50", "resnext101_32x8d"):
+        state = meta_tensors(arch)
+        written = WRITERS[naming](state)
+        read = NAMINGS[naming].read(written)
+        assert {name: tensor.shape for name, tensor in read.items()} == {n: t.shape for n, t in state.items()}
+        written = {name: t for name, t in written.items() if not name.endswith("num_batches_tracked")}
+        assert {NAMINGS[naming].library_name(name) for name in state} == {
+            name[len(name) - len(NAMINGS[naming].library_name(NAMINGS[naming].torchvision(name))) :] for name in written
+        }
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_architecture_is_in_the_finite_set_and_no_two_parameters_share_a_name(naming):
+    names = NAMINGS[naming].names
+    assert set(names) >= {name for arch in ARCHITECTURES for name in backbone_shapes(arch)}
+    assert len(NAMINGS[naming].inverse) == len(set(names.values())) == len(names)
+
+
+def test_detectron2_s_names_are_the_reference_s_in_their_order():
+    for arch in ARCHITECTURES:
+        tensors = meta_tensors(arch)
+        renamed = DETECTRON2.renamed(tensors)
+        assert list(renamed) == [reference_name(name) for name in tensors]
+        assert all(renamed[reference_name(name)] is tensor for name, tensor in tensors.items())
+    assert len(DETECTRON2.renamed(meta_tensors("resnet50"))) == 265
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_a_naming_knows_its_own_names_alone(naming):
-    state = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes("resnet18").items()}
-    for name in WRITERS[naming](state):
-        assert (
-            NAMINGS[naming].knows(name)
-            and not NAMINGS[naming].knows(f"x{name}")
-            and not NAMINGS[naming].knows(f"{name}x")
-        )
-        assert not any(NAMINGS[other].knows(name) for other in NAMINGS if other != naming)
+    known = NAMINGS[naming].torchvision
+    for name in WRITERS[naming](meta_tensors("resnet18")):
+        assert known(name) and not known(f"x{name}") and not known(f"{name}x")
+        assert not any(NAMINGS[other].torchvision(name) for other in NAMINGS if other != naming)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fc.weight",
+        "layer5.0.conv1.weight",
+        "layer1.0.conv4.weight",
+        "module.conv1.weight",
+        "xlayer1.0.conv1.weight",
+        "bn1.num_batches_tracked",
+    ],
+)
+def test_a_name_that_is_no_backbone_tensor_is_refused(name):
+    for naming in NAMINGS.values():
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+            naming.renamed({name: torch.zeros(1)})
+
+
+def test_a_detector_s_other_tensors_have_no_name():
+    for name in (
+        "backbone.fpn_lateral2.weight",
+        "roi_heads.res4.0.conv1.weight",
+        "roi_heads.res5.norm.weight",
+        "res2.0.conv1.weight",
+    ):
+        assert DETECTOR.torchvision(name) is None
+    assert DETECTOR.torchvision("backbone.bottom_up.res2.0.conv1.weight") == "layer1.0.conv1.weight"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_hugging_face_s_names_are_those_of_transformers_network(arch):
+    from transformers import ResNetModel
+
+    backbone = backbone_of(arch)
+    with torch.device("meta"):
+        network = ResNetModel(configuration(backbone))
+    shapes = {name: t.shape for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert {name: t.shape for name, t in HUGGING_FACE.renamed(backbone.tensors).items()} == shapes
 
 
 def test_haiku_s_axes_become_torch_s():
     weight = torch.randn(64, 3, 7, 7)
-    taken = NAMINGS["haiku"].renamed(flat_haiku({"conv1.weight": weight, "bn1.weight": torch.arange(64.0)}))
-    assert torch.equal(taken["conv1.weight"], weight) and torch.equal(taken["bn1.weight"], torch.arange(64.0))
+    read = NAMINGS["haiku"].read(flat_haiku({"conv1.weight": weight, "bn1.weight": torch.arange(64.0)}))
+    assert torch.equal(read["conv1.weight"], weight) and torch.equal(read["bn1.weight"], torch.arange(64.0))
 
 
 def test_two_names_that_become_one_are_refused():
     names = prefixed({"embedder.embedder.convolution.weight": torch.zeros(1)}, "resnet.")
     with pytest.raises(CheckpointError, match=r"both become conv1\.weight"):
-        NAMINGS["hugging face"].renamed({**names, "embedder.embedder.convolution.weight": torch.zeros(1)})
+        HUGGING_FACE.read({**names, "embedder.embedder.convolution.weight": torch.zeros(1)})
 
 
 def test_a_scale_and_shift_get_the_statistics_of_the_identity():

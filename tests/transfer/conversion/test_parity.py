@@ -11,13 +11,15 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion.backbones import backbone_of
 from transfer.conversion.export_detectron2 import load_with_settings
-from transfer.conversion.names import to_detectron2
+from transfer.conversion.names import DETECTRON2
 from transfer.conversion.parity import compare, prepare, proof_images, prove, source_network
 from transfer.conversion.sidecar import TOLERANCE, detectron2_settings
 
+pytestmark = pytest.mark.usefixtures("tiny_architectures")
+
 
 def write(path, tensors):
-    torch.save({"model": to_detectron2(tensors), "matching_heuristics": True, "__author__": "test"}, path)
+    torch.save({"model": DETECTRON2.renamed(tensors), "matching_heuristics": True, "__author__": "test"}, path)
     return path
 
 
@@ -27,18 +29,17 @@ def run_proof(tmp_path, backbone, tensors=None, settings=None, **more):
     return prove(backbone, load_with_settings(weights, settings), **more)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arch", ["resnet18", "tiny50"])
 def test_the_right_weights_agree_at_every_stage(tmp_path, arch):
     proof = run_proof(tmp_path, backbone_of(arch))
-    assert proof.tensors_placed == proof.tensors_expected == {"resnet18": 100, "resnet50": 265}[arch]
+    assert proof.tensors_placed == proof.tensors_expected == {"resnet18": 100, "tiny50": 265}[arch]
     assert list(proof.relative_difference) == ["stem", "res2", "res3", "res4", "res5"]
     assert max(proof.relative_difference.values()) <= TOLERANCE
     assert {"channel order", "pixel std of 1", "two tensors swapped"} <= set(proof.negative_controls)
-    assert ("stride placement" in proof.negative_controls) == (arch == "resnet50")
+    assert ("stride placement" in proof.negative_controls) == (arch == "tiny50")
     assert min(proof.negative_controls.values()) > 100 * TOLERANCE
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "contract",
     [
@@ -47,7 +48,7 @@ def test_the_right_weights_agree_at_every_stage(tmp_path, arch):
     ],
 )
 def test_other_contracts_are_proven_too(tmp_path, contract):
-    assert max(run_proof(tmp_path, backbone_of(contract=contract)).relative_difference.values()) <= TOLERANCE
+    assert max(run_proof(tmp_path, backbone_of("tiny50", contract=contract)).relative_difference.values()) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -66,10 +67,9 @@ def test_settings_that_contradict_the_contract_fail_the_proof(tmp_path, spoiled)
         run_proof(tmp_path, backbone, settings=settings)
 
 
-@pytest.mark.slow
 def test_stride_in_the_1x1_fails_the_proof(tmp_path):
-    backbone = backbone_of("resnet50")
-    settings = {**detectron2_settings("resnet50", backbone.contract), "MODEL.RESNETS.STRIDE_IN_1X1": True}
+    backbone = backbone_of("tiny50")
+    settings = {**detectron2_settings("tiny50", backbone.contract), "MODEL.RESNETS.STRIDE_IN_1X1": True}
     with pytest.raises(CheckpointError, match="res3"):
         run_proof(tmp_path, backbone, settings=settings)
 

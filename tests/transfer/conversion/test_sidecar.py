@@ -102,7 +102,7 @@ def test_two_equal_branches_and_a_stem_that_is_not_exposed_are_no_failure():
 def test_settings_are_the_rgb_figures_of_the_reference():
     settings = detectron2_settings("resnet50", InputContract())
     assert settings["INPUT.FORMAT"] == "RGB"
-    assert settings["MODEL.PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53])  # infomin.md 2.2
+    assert settings["MODEL.PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53])  # docs/specification.md 2.2
     assert settings["MODEL.PIXEL_STD"] == pytest.approx([58.395, 57.12, 57.375])
     assert settings["MODEL.RESNETS.STRIDE_IN_1X1"] is False
     assert (settings["MODEL.RESNETS.DEPTH"], settings["MODEL.RESNETS.RES2_OUT_CHANNELS"]) == (50, 256)

@@ -12,15 +12,15 @@ import torch
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
 from tests.transfer.conversion import checkpoints
+from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.layouts import LAYOUTS
 from transfer.conversion.sidecar import FORMAT, detectron2_settings
 from transfer.conversion.source_contracts import contract_of, refuse_shards
-from transfer.conversion.sources import take_backbone
 
 PATH = Path("x.pth")
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
-SELF_SAID = ("infomin-transfer", "infomin-transfer-converted", "detectron2-converted")
+SELF_SAID = ("infomin-transfer", "infomin-transfer-converted", "detectron2-converted", "detectron2-detector")
 OTHER_THAN_RGB = {"simclr-v1", "simclr-port", "simclr-spijkervet", "simclr-sthalles", "caffe2"}
 
 
@@ -41,8 +41,8 @@ def test_simclr_reaches_detectron2_without_mean_and_with_255():
 @pytest.mark.usefixtures("tiny_architectures")
 def test_simclr_v1_in_torchvision_s_names_is_found_only_when_named():
     content = {"state_dict": checkpoints.torchvision_model(tiny_state(), tiny_state())}
-    assert take_backbone(content, PATH).contract == InputContract()
-    asked = take_backbone(content, PATH, source="simclr-v1")
+    assert taken(content, PATH).contract == InputContract()
+    asked = taken(content, PATH, source="simclr-v1")
     assert asked.layout == "simclr-v1" and asked.contract.std == (1.0, 1.0, 1.0) and "[0, 1]" in asked.notes[0]
 
 
@@ -104,14 +104,14 @@ def test_our_checkpoint_without_its_parts_is_refused():
 )
 def test_sharded_vissl_checkpoints_are_refused_with_the_script_that_joins_them(content):
     with pytest.raises(CheckpointError, match="convert_sharded_checkpoint"):
-        take_backbone(content, PATH)
+        taken(content, PATH)
 
 
 @pytest.mark.usefixtures("tiny_architectures")
 def test_a_consolidated_vissl_checkpoint_is_no_shard():
     content = checkpoints.vissl(tiny_state(), tiny_state())
     refuse_shards(content, PATH)
-    assert take_backbone(content, PATH).layout == "vissl"
+    assert taken(content, PATH).layout == "vissl"
 
 
 @pytest.mark.usefixtures("tiny_architectures")
@@ -123,16 +123,16 @@ def test_a_consolidated_vissl_checkpoint_is_no_shard():
         (torch.float64, "float64; rounded to float32"),
     ],
 )
-def test_other_number_types_are_said_and_converted(dtype, words):
+def test_other_number_types_are_named_and_converted(dtype, words):
     changed = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tiny_state().items()}
-    found = take_backbone(changed, PATH)
+    found = taken(changed, PATH)
     assert found.notes == (f"100 tensors are {words}",)
     assert all(t.dtype == torch.float32 and torch.equal(t, changed[name].float()) for name, t in found.tensors.items())
-    assert take_backbone(dict(tiny_state()), PATH).notes == ()
+    assert taken(dict(tiny_state()), PATH).notes == ()
 
 
 @pytest.mark.usefixtures("tiny_architectures")
 def test_whole_numbers_are_refused():
     broken = {name: (t.to(torch.int8) if name == "layer1.0.conv1.weight" else t) for name, t in tiny_state().items()}
     with pytest.raises(CheckpointError, match="expected floating-point weights, found torch.int8"):
-        take_backbone(broken, PATH)
+        taken(broken, PATH)

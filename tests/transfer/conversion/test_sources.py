@@ -7,9 +7,11 @@ import torch
 
 from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.checkpoints import densecl, encoder_state, moco_v2, ours, pycontrast, torchvision_model
+from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.sources import load_backbone
 
-QUERY, KEY = encoder_state(seed=0), encoder_state(seed=1)
+QUERY, KEY = tiny_state(seed=0), tiny_state(seed=1)
+pytestmark = pytest.mark.usefixtures("tiny_architectures")
 
 
 @pytest.fixture
@@ -60,16 +62,16 @@ def test_one_missing_tensor_is_named(saved, name):
 
 
 def test_a_tensor_of_another_shape_is_named(saved):
-    content = {**torchvision_model(QUERY, KEY), "conv1.weight": torch.randn(64, 3, 3, 3)}
+    content = {**torchvision_model(QUERY, KEY), "conv1.weight": torch.randn(4, 3, 3, 3)}
     with pytest.raises(
-        CheckpointError, match=r"1 of another shape: conv1\.weight \(64, 3, 3, 3\), expected \(64, 3, 7, 7\)"
+        CheckpointError, match=r"1 of another shape: conv1\.weight \(4, 3, 3, 3\), expected \(4, 3, 7, 7\)"
     ):
         load_backbone(saved(content))
 
 
 def test_a_tensor_that_nothing_explains_is_named(saved):
     with pytest.raises(CheckpointError, match=r"1 not of a ResNet: layer1\.0\.se\.fc1\.weight"):
-        load_backbone(saved({**QUERY, "layer1.0.se.fc1.weight": torch.zeros(4, 64)}))
+        load_backbone(saved({**QUERY, "layer1.0.se.fc1.weight": torch.zeros(4, 4)}))
 
 
 def test_the_source_named_by_the_user_is_held_against_the_file(saved):
@@ -124,7 +126,7 @@ def test_half_precision_becomes_float32_with_the_same_values(saved):
 
 
 def test_our_checkpoint_without_its_parts_is_refused(saved):
-    content = ours(QUERY, KEY)
+    content = ours(QUERY, KEY, arch="tiny18")
     del content["contract"]
     with pytest.raises(CheckpointError, match="lacks parts"):
         load_backbone(saved(content))
@@ -132,7 +134,7 @@ def test_our_checkpoint_without_its_parts_is_refused(saved):
 
 def test_tensors_own_their_memory(saved):
     """A view into a larger storage would be saved with all of that storage."""
-    whole = torch.randn(2, 64, 3, 7, 7)
+    whole = torch.randn(2, 4, 3, 7, 7)
     found = load_backbone(saved({**QUERY, "conv1.weight": whole[1]})).tensors["conv1.weight"]
     assert found.untyped_storage().nbytes() == found.numel() * 4 and torch.equal(found, whole[1])
 
@@ -141,3 +143,18 @@ def test_tensors_own_their_memory(saved):
 def test_a_file_without_tensors_is_refused(saved, content):
     with pytest.raises(CheckpointError, match="holds no tensors"):
         load_backbone(saved(content))
+
+
+def test_a_run_is_its_newest_checkpoint_and_damage_in_it_is_named(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(ours(QUERY, KEY, arch="tiny18"), folder / "step_00000040.pt")
+    torch.save(ours(KEY, QUERY, arch="tiny18"), folder / "step_00000120.pt")
+    for place in (tmp_path / "run", folder):
+        found = load_backbone(place)
+        assert found.path.name == "step_00000120.pt" and torch.equal(found.tensors["bn1.bias"], KEY["bn1.bias"])
+    (folder / "step_00000120.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match=r"step_00000120\.pt"):
+        load_backbone(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"without checkpoints of tools/pretrain\.py"):
+        load_backbone(tmp_path)

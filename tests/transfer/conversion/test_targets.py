@@ -60,7 +60,7 @@ def test_what_a_contract_needs_decides_which_targets_can(contract, able):
         if target.name in able:
             check_expressible(target, backbone)
         else:
-            hint = f"type --to {' or '.join(able)}" if able else "cannot say"
+            hint = f"pass --to {' or '.join(able)}" if able else "cannot say"
             with pytest.raises(ConfigError, match=re.escape(hint)):
                 check_expressible(target, backbone)
 
@@ -83,13 +83,13 @@ def test_an_architecture_that_a_target_does_not_have_names_those_that_do(monkeyp
     spec = Architecture(bottleneck=True, layers=(3, 4, 6, 3), groups=groups, width_per_group=width)
     monkeypatch.setitem(ARCHITECTURES, arch, spec)
     backbone = dataclasses.replace(backbone_of(), arch=arch)
-    with pytest.raises(ConfigError, match=f"huggingface has no {arch}; type --to {' or '.join(able)}"):
+    with pytest.raises(ConfigError, match=f"huggingface has no {arch}; pass --to {' or '.join(able)}"):
         check_expressible(target_named("huggingface"), backbone)
     assert [target.name for target in TARGETS if target.finding(arch, backbone.contract) is None] == able
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
-def test_a_missing_library_is_said_with_what_to_type(monkeypatch, target):
+def test_a_missing_library_is_named_with_what_to_run(monkeypatch, target):
     target.require()  # the control: they are here
 
     def absent(name):

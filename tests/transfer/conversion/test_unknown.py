@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError, ConfigError
+from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.checkpoints import prefixed
 from tests.transfer.conversion.checkpoints_libraries import children, huggingface_names
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.containers import file_view
-from transfer.conversion.sources import take_backbone
 from transfer.conversion.unknown import find_candidates
 
 pytestmark = pytest.mark.usefixtures("tiny_architectures")
@@ -32,7 +32,7 @@ def without(state, name):
 def test_a_unique_prefix_is_taken_whatever_it_is_called(rename, naming, arch):
     state = tiny_state(arch)
     content = {"training": {"f_theta": prefixed(rename(state), "wing.trunk.") | {"wing.mlp.weight": torch.ones(2, 2)}}}
-    found = take_backbone(content, PATH)
+    found = taken(content, PATH)
     assert (found.layout, found.branch, found.arch) == ("unknown", "training/f_theta/wing.trunk", arch)
     assert all(torch.equal(tensor, state[name]) for name, tensor in found.tensors.items())
     assert "no known layout" in found.notes[0]
@@ -42,28 +42,28 @@ def test_a_unique_prefix_is_taken_whatever_it_is_called(rename, naming, arch):
 
 def test_two_complete_copies_need_a_choice():
     content = {"nets": {**prefixed(tiny_state(seed=0), "one."), **prefixed(tiny_state(seed=1), "two.")}}
-    with pytest.raises(CheckpointError, match=r"2 complete copies .*\(nets/one, nets/two\); type --branch"):
-        take_backbone(content, PATH)
-    found = take_backbone(content, PATH, branch="nets/two")
+    with pytest.raises(CheckpointError, match=r"2 complete copies .*\(nets/one, nets/two\); pass --branch"):
+        taken(content, PATH)
+    found = taken(content, PATH, branch="nets/two")
     assert torch.equal(found.tensors["conv1.weight"], tiny_state(seed=1)["conv1.weight"])
     assert set(found.branches) == {"nets/one", "nets/two"} and found.branches[0] == "nets/two"
     with pytest.raises(ConfigError, match=r"--branch nets/three: .* holds nets/one, nets/two"):
-        take_backbone(content, PATH, branch="nets/three")
+        taken(content, PATH, branch="nets/three")
 
 
 def test_one_encoder_saved_twice_is_one():
     content = {"nets": {**prefixed(tiny_state(), "one."), **prefixed(tiny_state(), "again.")}}
-    assert take_backbone(content, PATH).branch == "nets/one"
+    assert taken(content, PATH).branch == "nets/one"
 
 
 def test_a_complete_copy_beside_a_damaged_one_is_not_taken_in_silence():
     damaged = without(tiny_state(seed=0), "layer2.0.conv1.weight")
     content = {"nets": {**prefixed(damaged, "one."), **prefixed(tiny_state(seed=1), "two.")}}
     with pytest.raises(CheckpointError, match=r"nets/two is complete, but nets/one is not .*layer2\.0\.conv1\.weight"):
-        take_backbone(content, PATH)
-    assert take_backbone(content, PATH, branch="nets/two").branch == "nets/two"
+        taken(content, PATH)
+    assert taken(content, PATH, branch="nets/two").branch == "nets/two"
     with pytest.raises(CheckpointError, match=r"1 missing: layer2\.0\.conv1\.weight"):
-        take_backbone(content, PATH, branch="nets/one")
+        taken(content, PATH, branch="nets/one")
 
 
 @pytest.mark.parametrize(
@@ -78,16 +78,16 @@ def test_a_complete_copy_beside_a_damaged_one_is_not_taken_in_silence():
 )
 def test_an_incomplete_prefix_is_refused_with_what_it_lacks(spoil, message):
     with pytest.raises(CheckpointError, match=message):
-        take_backbone({"wing": prefixed(spoil(tiny_state()), "trunk.")}, PATH)
+        taken({"wing": prefixed(spoil(tiny_state()), "trunk.")}, PATH)
 
 
 def test_the_file_s_other_tensors_do_no_harm():
     content = {
         "wing": {**prefixed(tiny_state(), "trunk."), **{f"trunk.head.{i}.weight": torch.ones(2) for i in range(5)}}
     }
-    assert take_backbone(content, PATH).layout == "unknown"
+    assert taken(content, PATH).layout == "unknown"
 
 
 def test_a_file_without_any_resnet_says_what_it_holds():
     with pytest.raises(CheckpointError, match=r"no known layout.*weights: 1 tensors \(a, \.\.\.\).*pycontrast"):
-        take_backbone({"weights": {"a": torch.zeros(2)}}, PATH)
+        taken({"weights": {"a": torch.zeros(2)}}, PATH)

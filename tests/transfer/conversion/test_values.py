@@ -50,6 +50,6 @@ def test_checksums_come_before_values():
         check_values(TorchFile({}, verify=verify), (), {"a": torch.tensor([float("nan")])}, PATH)
 
 
-def test_other_types_are_said():
+def test_other_types_are_named():
     notes = type_notes({"a": torch.ones(1), "b": torch.ones(1).half(), "c": torch.ones(1).double()})
     assert len(notes) == 2 and "float16; converted to float32, exactly" in notes[0] and "rounded" in notes[1]

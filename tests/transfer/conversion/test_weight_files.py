@@ -112,6 +112,13 @@ def test_absent_empty_folder_and_foreign_files_are_told_apart(tmp_path):
             read_weight_file(tmp_path / name)
 
 
+def test_a_git_lfs_pointer_is_named_with_what_to_do(tmp_path):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 94000000\n"
+    (tmp_path / "resnet.pth").write_text(pointer)
+    with pytest.raises(CheckpointError, match=r"Git LFS pointer of \d+ bytes.*git lfs pull"):
+        read_weight_file(tmp_path / "resnet.pth")
+
+
 def test_integers_and_strings_of_a_pickle_stay_what_they_are(tmp_path):
     path = tmp_path / "file.pkl"
     path.write_bytes(pickle.dumps({"__author__": "someone", "n": 3, "model": {"w": np.zeros(2)}}, protocol=2))

@@ -10,8 +10,8 @@ import torch
 
 from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import TorchFile, open_archive, open_torch_file, read_torch_file
-from transfer.conversion.convert import _write
-from transfer.conversion.sources import open_backbone
+from transfer.conversion.export_detectron2 import write
+from transfer.conversion.sources import load_backbone
 from transfer.conversion.write_torch import write_torch_file
 
 TENSORS = {
@@ -89,7 +89,7 @@ def test_damage_and_nan_are_found_while_the_file_is_written(tmp_path):
     state = ResNetEncoder("resnet18").state_dict()
     source = tmp_path / "source.pth"
     torch.save(state, source)
-    _write(tmp_path / "out.pth", open_backbone(source))
+    write(tmp_path / "out.pth", load_backbone(source))
     at = source.read_bytes().index(state["conv1.weight"].numpy().tobytes()[:64])
     with open(source, "r+b") as file:
         file.seek(at + 10)
@@ -97,8 +97,8 @@ def test_damage_and_nan_are_found_while_the_file_is_written(tmp_path):
         file.seek(at + 10)
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(CheckpointError, match=r"source\.pth.*checksum"):
-        _write(tmp_path / "out.pth", open_backbone(source))
+        write(tmp_path / "out.pth", load_backbone(source))
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, source)
     with pytest.raises(CheckpointError, match=r"NaN or infinity.*conv1\.weight"):
-        _write(tmp_path / "out.pth", open_backbone(source))
+        write(tmp_path / "out.pth", load_backbone(source))

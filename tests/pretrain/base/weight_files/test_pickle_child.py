@@ -92,6 +92,12 @@ def test_a_record_in_itself_is_described_once():
     assert plan["objects"] == [["library.Node", ["tuple", []], ["dict", [["parent", ["object", 0]]]]]]
 
 
+def test_of_a_record_beyond_the_limits_only_the_name_is_kept(monkeypatch):
+    monkeypatch.setattr(pickle_child, "MAX_NODES", 50)
+    plan = plan_of(pickle.dumps({"weights": np.ones(3), "data": collections.UserDict(enumerate(range(100)))}))
+    assert plan["objects"] == [["collections.UserDict", ["tuple", []], None]] and len(plan["tensors"]) == 1
+
+
 def test_the_message_names_what_the_pickle_wanted():
     assert "names os.system, which is not needed for weights and could run code" in plan_of(b"cos\nsystem\n.")["error"]
 
