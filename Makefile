@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 CODE := pretrain transfer tools tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test check format lint types layers fast-tests bench clean
+.PHONY: help setup demo study test check format lint types layers fast-tests docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,7 +27,7 @@ test: setup  ## every test, at most 12 minutes on 2 cores
 
 check: setup format lint types layers fast-tests  ## format, lint, types, layers and fast tests, about a minute
 
-format: setup  ## is the code formatted? (mend: .venv/bin/ruff format .)
+format: setup  ## is the code formatted? (to format it: .venv/bin/ruff format .)
 	$(VENV)/ruff format --check $(CODE)
 
 lint: setup  ## ruff's rules
@@ -36,16 +36,19 @@ lint: setup  ## ruff's rules
 types: setup  ## mypy, strict, over pretrain/ and transfer/
 	$(VENV)/mypy
 
-layers: setup  ## who may import whom, how long a module may be
+layers: setup  ## who may import whom
 	$(VENV)/python -m pytest -q tests/test_layers.py
 
 fast-tests: setup  ## the tests that are not marked slow
 	$(PYTEST) -q -m "not slow"
+
+docs: setup  ## build the documentation strictly into docs/_build/html
+	$(VENV)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
 bench: setup  ## how long each stage of the smallest whole study takes, from nothing
 	@rm -rf runs/bench
 	@$(VENV)/python tools/study.py --config-file configs/study/smoke.yaml --output-dir runs/bench
 
 clean:  ## remove caches and build leftovers (runs/ and .venv stay)
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

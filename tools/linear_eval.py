@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output-dir", type=user_path, help="where linear_result.json goes; without it the result is only printed"
     )
     parser.add_argument(
-        "--init-name", help="name of the row in the report, e.g. infomin (default: random, or the file's name)"
+        "--init-name", help="name of the row in the report, e.g. infomin (default: read from the weights)"
     )
     parser.add_argument(
         "--branch", help="of a checkpoint with several encoders: query, key, student, teacher ... (default: its first)"
@@ -44,9 +44,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    from transfer.conversion.initialisation import initialisation_name
     from transfer.readout.config import load_linear_config
     from transfer.readout.defaults import default_readout
-    from transfer.readout.run import Request, default_init_name, run_readout
+    from transfer.readout.run import Request, run_readout
 
     if arguments.config_file is not None:
         config = load_linear_config(arguments.config_file, arguments.overrides)
@@ -57,7 +58,7 @@ def main() -> None:
         weights=arguments.weights,
         data=arguments.data,
         config=config,
-        init=arguments.init_name or default_init_name(arguments.weights),
+        init=arguments.init_name or initialisation_name(arguments.weights),
         branch=arguments.branch,
         command=shlex.join(["python", *sys.argv]),
     )

@@ -1,6 +1,6 @@
 """Measure how much information the two views of a pre-training run share, in nats.
 
-python tools/measure_views.py --checkpoint runs/infomin/checkpoints/step_00001000.pt --data HELD_OUT_IMAGES --json out.json
+python tools/measure_views.py --checkpoint runs/infomin --data HELD_OUT_IMAGES --json out.json
 """
 
 import sys
@@ -18,7 +18,9 @@ from pretrain.base.errors import run_tool
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=user_path, required=True, help="of tools/pretrain.py")
+    parser.add_argument(
+        "--checkpoint", type=user_path, required=True, help="of tools/pretrain.py: a file, or a run for its newest"
+    )
     parser.add_argument("--data", type=user_path, required=True, help="folder of images that the run has not seen")
     parser.add_argument("--json", type=user_path, help="where the result goes; without it, it is only printed")
     parser.add_argument("--batch-size", type=int, default=256, help="pairs a batch: log of it is the ceiling (256)")

@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from transfer.compare.report import write_report
+    from transfer.compare.page import write_report
 
     files = write_report(arguments.runs, arguments.output)
     unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""

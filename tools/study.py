@@ -14,8 +14,8 @@ import argparse
 
 from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
-from transfer.compare.stages import plan_stages
-from transfer.compare.study import run_study, show_plan
+from transfer.compare.runner import show_plan
+from transfer.compare.study import plan_stages, run_study
 from transfer.compare.study_config import load_study
 
 

@@ -169,6 +169,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return nested
 
 
+def require(condition: bool, message: str) -> None:
+    """For __post_init__ of a configuration: raise the ValueError that `from_mapping` reports with file and key."""
+    if not condition:
+        raise ValueError(message)
+
+
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str | Origin) -> T:
     """Build the frozen dataclass `cls` from nested values. `where` names the source in error messages.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.strict import from_mapping
 from pretrain.config import RunConfig, locate_generators
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
@@ -29,7 +29,7 @@ from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ImageSource
 from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
 from pretrain.model.contrast import MomentumContrast, build_method
-from pretrain.run.checkpoint import read_checkpoint
+from pretrain.run.checkpoint import newest_checkpoint, read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.pipeline import ViewMaker, normalize
@@ -43,7 +43,7 @@ MAIN_BOUND = "info_nce"
 class MeasureRequest:
     """What to measure.
 
-    checkpoint: of tools/pretrain.py.
+    checkpoint: of tools/pretrain.py, or the folder of a run, which stands for its newest one.
     data: folder of images.
     batch_size: N pairs; a pair's negatives are the N - 1 other images of its batch, so log N is the ceiling.
     passes: times that every image is seen, each time in new views and with other images.
@@ -88,6 +88,18 @@ class Critic:
         return query.float(), key.float()
 
 
+def find_checkpoint(path: Path) -> Path:
+    """`path`, or the newest readable checkpoint of a run's folder. Raises CheckpointError where the folder has none."""
+    if not path.is_dir():
+        return path
+    found = newest_checkpoint(path / "checkpoints", quarantine=False)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint or the folder of a run, found no checkpoints/step_*.pt in it"
+        )
+    return found[0]
+
+
 def load_critic(path: Path, precision: Precision) -> Critic:
     """Read a checkpoint of tools/pretrain.py. Raises CheckpointError for any other file."""
     state = read_checkpoint(path)
@@ -107,13 +119,14 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
     than the views need.
     """
     precision = choose_precision(request.precision, pick_device(request.device, Ranks()))
-    critic = load_critic(request.checkpoint, precision)
+    checkpoint = find_checkpoint(request.checkpoint)
+    critic = load_critic(checkpoint, precision)
     recipe = recipe_of(critic.config.views.recipe, critic.config.views.overrides)
     source = ImageSource(request.data)
     _check_enough(request, len(source))
     if recipe.smallest_side > 1:
         refuse_small_images(source, recipe.smallest_side, Ranks())
-    record = read_record(request.checkpoint.parent.parent)
+    record = read_record(checkpoint.parent.parent)
     trained_on = record is not None and record.fingerprint == source.fingerprint()
     if trained_on:
         announce(f"{request.data} holds the images that this run was trained on: the figures are not held-out ones")
@@ -138,7 +151,7 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
     return {
         "format": RESULT_FORMAT,
         "version": 1,
-        "checkpoint": str(request.checkpoint),
+        "checkpoint": str(checkpoint),
         "step": critic.step,
         "recipe": recipe.name,
         "data": {"folder": str(request.data), "num_images": len(source), "same_as_training": trained_on},

@@ -25,6 +25,7 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html.parser import HTMLParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -382,7 +383,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def record_report(folder: Path) -> dict[str, Any]:
-    """The lines of report.md and report.csv, and the sha of the page's text without its pictures, for made-up run folders."""
+    """The lines of report.md and report.csv, and the sha of the page's elements and words, for made-up run folders."""
     with working_directory(folder):  # the report names runs by the path they were given with
         module("run folders").write_example(Path("runs"))
         run_tool("report", "runs", "--output", "report")
@@ -393,12 +394,29 @@ def record_report(folder: Path) -> dict[str, Any]:
             found = found.replace(f"{path}/", "")
         return found
 
-    page = re.sub(r"data:[^\"')]*", "data:", re.sub(r"<svg.*?</svg>", "<svg/>", text("index.html"), flags=re.S))
     return {
         "report.md": text("report.md").splitlines(),
         "report.csv": text("report.csv").splitlines(),
-        "index.html without pictures": sha(page),
+        "index.html: elements and words, without pictures": sha(page_content(text("index.html"))),
     }
+
+
+def page_content(html: str) -> str:
+    """Elements with their attributes (pictures' data left out) and words in order, however the markup is written."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.append(f"<{tag} {sorted((key, value) for key, value in attrs if key != 'src')}>")
+
+        def handle_endtag(self, tag: str) -> None:
+            found.append(f"</{tag}>")
+
+        def handle_data(self, data: str) -> None:
+            found.extend(data.split())
+
+    Reader().feed(re.sub(r"<style>.*?</style>", "", html, flags=re.S))
+    return "\n".join(found)
 
 
 @contextlib.contextmanager

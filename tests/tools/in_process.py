@@ -38,7 +38,7 @@ class Done:
 def run_tool_here(tool: str, *words: object, cwd: Path | None = None) -> Done:
     """`python tools/TOOL WORDS...` in `cwd`. An exception that would be a traceback is raised."""
     script = os.path.relpath(TOOLS / tool, cwd)  # also becomes argv[0], which some results quote
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()  # as a real one, with a buffer
     with (
         mock.patch.object(sys, "argv", [script, *map(str, words)]),
         mock.patch.object(sys, "path", [str(TOOLS), *sys.path]),  # as Python puts it there; the script takes it out
@@ -51,4 +51,4 @@ def run_tool_here(tool: str, *words: object, cwd: Path | None = None) -> Done:
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
+    return Done(code, out.buffer.getvalue().decode(), err.getvalue())

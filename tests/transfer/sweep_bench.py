@@ -9,19 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.transfer.fake_tools import write_tools
 from transfer.compare.sweep import run_sweep
-from transfer.compare.sweep_config import SweepConfig, build_sweep
+from transfer.compare.sweep_config import Sweep, load_sweep
 
 FAKE_TOOL = """
-import json, pathlib, sys
-tool, words = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
-root = pathlib.Path(sys.argv[0]).resolve().parents[1]
-after = lambda name: words[words.index(name) + 1]
-def write(path, value):
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(path).write_text(json.dumps(value))
-with open(root / "calls.txt", "a") as calls:
-    calls.write(tool + " " + " ".join(words) + "\\n")
 planted = json.loads((root / "planted.json").read_text())
 def figures(name):
     setting, _, seed = name.rpartition("_seed")
@@ -29,8 +21,6 @@ def figures(name):
 def estimate(nats, saturated):
     return {"bound": "info_nce", "nats": nats, "low": nats - 0.1, "high": nats + 0.1, "ceiling": 5.5,
             "saturated": saturated, "num_pairs": 100, "num_negatives": 244}
-if (root / f"break_{tool}").exists():
-    sys.exit(7)
 if tool == "pretrain":
     recipe = [word for word in words if word.startswith("views.recipe=")][0].partition("=")[2]
     assert pathlib.Path(recipe).is_file(), recipe
@@ -40,12 +30,12 @@ elif tool == "measure_views":
     write(after("--json"), {"information": estimate(nats, saturated)})
 elif tool == "linear_eval":
     name = pathlib.Path(after("--output-dir")).parts[-2]
-    write(after("--output-dir") + "/linear_result.json", {"format": "infomin-transfer/linear-result", "top1": figures(name)[2]})
+    write(after("--output-dir") + "/linear_result.json", readout(figures(name)[2]))
 elif tool == "convert_weights":
     write(words[1], {})
 elif tool == "train_net":
     name = pathlib.Path(after("OUTPUT_DIR")).parts[-2]
-    write(after("OUTPUT_DIR") + "/result.json", {"metrics": {"bbox": {"AP": figures(name)[2]}}})
+    write(after("OUTPUT_DIR") + "/result.json", detection({"bbox": {"AP": figures(name)[2]}}))
 elif tool == "evaluate_views":
     nats, saturated, top1 = figures(pathlib.Path(after("--output-dir")).parts[-2])
     write(after("--output-dir") + "/view_result.json", {"information": estimate(nats, saturated), "probe": {"top1": top1}})
@@ -58,6 +48,7 @@ method: {queue_size: 16, batchnorm_images: 4}
 views: {recipe: infomin, image_size: 32, blur_kernel: 5}
 optimizer: {batch_size: 8, epochs: 1}
 data: {root: nowhere, num_workers: 0}
+runtime: {precision: fp32}
 """
 # recipe name -> seed -> (nats, saturated, accuracy): a planted reverse U with its top at 0.2.
 REVERSE_U = {
@@ -82,9 +73,7 @@ class SweepBench:
 
     def __init__(self, root: Path) -> None:
         self.root, self.output, self.data = root, root / "runs" / "out", root / "data"
-        (root / "tools").mkdir()
-        for name in TOOLS:
-            (root / "tools" / f"{name}.py").write_text(FAKE_TOOL)
+        write_tools(root, TOOLS, FAKE_TOOL)
         (root / "pretrain.yaml").write_text(PRETRAIN)
         (root / "linear.yaml").write_text("epochs: 1\n")
         (root / "detector.yaml").write_text("SOLVER: {}\n")
@@ -97,18 +86,21 @@ class SweepBench:
         """What the fake tools find."""
         (self.root / "planted.json").write_text(json.dumps(figures))
 
-    def config(self, **over) -> SweepConfig:
-        """The sweep, with other values."""
+    def config(
+        self, *, overrides=(), pretrain_config="pretrain.yaml", readout_data=None, linear_config=None, **over
+    ) -> Sweep:
+        """The sweep, with other values: as the flags of tools/sweep_views.py name them. overrides: key=value."""
         values = {
             "family": "crop",
             "settings": ["0.9", "0.05", "0.2"],
             "seeds": [0, 1],
             "data": self.data,
-            "pretrain_config": self.root / "pretrain.yaml",
+            "pretrain": {"config_file": pretrain_config and self.root / pretrain_config},
+            "readout": {"data": readout_data, "config_file": linear_config},
             "measure_batch": 12,
             **over,
         }
-        return build_sweep(**values)
+        return load_sweep(None, flags=values, overrides=overrides)
 
     def run(self, **over) -> tuple[int, list[str]]:
         """Run the sweep -> exit code, names of the tools that were called."""

@@ -1,193 +1,215 @@
-"""The report's page: one HTML file with everything inside it, readable without scripts, on paper too.
+"""The report: run directories in, one self-contained page, a Markdown file and a CSV out. Read `write_report` first.
 
-In: runs and groups. Out: the page as text. Whatever comes from a run (names, paths, commands, classes) is escaped.
+Every figure was read from a run directory or, marked as such, from published.yaml. The page has everything inside it and is
+readable without scripts, on paper too; whatever comes from a run (names, paths, commands, classes) is escaped.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.base.errors import DataError
-from transfer.compare.groups import Comparison, ReadoutGroup, metric_label
-from transfer.compare.plots import Picture, detection_curves, pretraining_curves, readout_curves, seed_dots, sheet
-from transfer.compare.runs import PretrainRun, Runs, shared_root
-from transfer.compare.samples import SAMPLES_NOTE, SampleRow, sample_rows
-from transfer.compare.style import STYLE_SHEET
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pretrain.base.atomic import write_text
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.figures import spread
+from transfer.compare.plots import (
+    SAMPLES_NOTE,
+    Picture,
+    detection_curves,
+    pretraining_curves,
+    readout_curves,
+    sample_rows,
+    seed_dots,
+    sheet,
+)
+from transfer.compare.results import DetectionRun, LinearRun, PretrainRun, Runs, read_runs, shared_root
+from transfer.compare.statistics import Group, group_detection, group_readouts
 from transfer.compare.tables import (
-    BASELINE,
     Table,
+    detection_headline,
     detection_tables,
-    headline,
-    published_comparison,
-    published_readout_comparison,
+    published_detection_table,
+    published_readout_table,
+    readout_headline,
     readout_tables,
 )
 
+TEMPLATES = Path(__file__).with_name("templates")
+CSV_COLUMNS = ("table", "experiment", "initialisation", "metric", "level", "seed", "value", "std", "n", "run")
 NUMERIC = re.compile(r"(n/a.*|[-+]?\d.*|)$")  # cells of a column that is set flush right
-# (anchor, heading, body) of a section
-Section = tuple[str, str, str]
+Detections = Sequence[Group[DetectionRun]]
+Readouts = Sequence[Group[LinearRun]]
 
 
-def render_html(runs: Runs, comparisons: Sequence[Comparison], readouts: Sequence[ReadoutGroup]) -> str:
+@dataclass(frozen=True)
+class ReportFiles:
+    """What was written."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    num_runs: int
+    num_unfinished: int
+
+
+def write_report(paths: Sequence[Path], output_dir: Path) -> ReportFiles:
+    """Read every run at or below `paths` and write index.html, report.md and report.csv (replacing an older report's).
+
+    Raises DataError for a path without runs or with a damaged result, ConfigError for an output that cannot be written.
+    """
+    runs = read_runs(paths)
+    detections, readouts = group_detection(runs.detection), group_readouts(runs.linear)
+    contents = {
+        "index.html": render_html(runs, detections, readouts),
+        "report.md": render_markdown(runs, detections, readouts),
+        "report.csv": render_csv(detections, readouts),
+    }
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            write_text(output_dir / name, text)
+    except OSError as error:
+        raise ConfigError(f"cannot write the report to {output_dir}: {error.strerror or error}") from None
+    html, markdown, table = (output_dir / name for name in contents)
+    return ReportFiles(html, markdown, table, num_runs=len(runs), num_unfinished=len(runs.unfinished))
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def render_html(runs: Runs, detections: Detections, readouts: Readouts) -> str:
     """The whole page."""
     root = shared_root(runs)
-    sections: list[Section] = [
-        ("detection", "Detection", "".join(map(_detection, comparisons))),
-        ("readout", "Linear readout", "".join(map(_readout, readouts))),
-        ("pretraining", "Pre-training", "".join(_pretraining(run, root) for run in runs.pretraining)),
-        ("conversion", "Proof of conversion", _proofs(comparisons)),
-        ("runs", "Runs and commands", _run_list(runs, root)),
-        ("environment", "Environment", _environments(runs, root)),
+
+    def short(path: Path) -> str:
+        return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"short": short, "text_columns": _text_columns}
+    finished = [run for run in runs.pretraining if run.steps is not None]
+    counts = {"pre-training run": finished, "linear readout": runs.linear, "detection run": runs.detection}
+    headlines = [*map(detection_headline, detections), *map(readout_headline, readouts)]
+    commands = [
+        *(("pre-training", run.path, run.commands) for run in finished),
+        *(("readout", run.path, (run.command,)) for run in runs.linear),
+        *(("detection", run.path, (run.command,)) for run in runs.detection),
     ]
-    sections = [section for section in sections if section[2]]
-    contents = "".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections)
-    body = "".join(
-        f'<section id="{anchor}"><h2>{escape(heading)}</h2>{html}</section>' for anchor, heading, html in sections
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>InfoMin Transfer: report</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n"
-        f"<header><h1>InfoMin Transfer: report</h1>{_summary(runs, comparisons, readouts)}"
-        f"<nav><ul>{contents}</ul></nav></header>\n<main>{body}</main>\n</body>\n</html>\n"
-    )
-
-
-def _summary(runs: Runs, comparisons: Sequence[Comparison], readouts: Sequence[ReadoutGroup]) -> str:
-    pretraining = sum(run.steps is not None for run in runs.pretraining)
-    counts = (
-        (pretraining, "pre-training run"),
-        (len(runs.linear), "linear readout"),
-        (len(runs.detection), "detection run"),
-    )
-    text = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in counts if n)
-    html = f"<p class=lede>{escape(text) or 'No finished run'}.</p>"
-    if runs.unfinished:
-        n = len(runs.unfinished)
-        html += f'<p class=warning>{n} unfinished run{"" if n == 1 else "s"}: listed under <a href="#runs">runs</a>, in no average.</p>'
-    found = [sentence for group in comparisons if (sentence := headline(group))]
-    found += [sentence for readout in readouts if (sentence := _readout_headline(readout))]
-    return html + "".join(f"<p class=finding>{escape(sentence)}</p>" for sentence in found)
-
-
-def _readout_headline(group: ReadoutGroup) -> str | None:
-    cells = {row[0]: (row[1], row[2]) for row in readout_tables(group)[0].rows}
-    if BASELINE not in cells or len(cells) < 2:
-        return None
-    return "Readout top-1: " + "; ".join(f"{row} {value} % (n = {n})" for row, (n, value) in cells.items()) + "."
-
-
-def _table(table: Table) -> str:
-    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
-    kinds = ["" if all(map(NUMERIC.match, column)) else " class=text" for column in columns]
-    head = "".join(f"<th scope=col{kind}>{escape(c)}</th>" for c, kind in zip(table.columns, kinds, strict=True))
-    rows = ""
-    for row in table.rows:
-        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
-        rows += f"<tr><th scope=row>{escape(row[0])}</th>{cells}</tr>"
-    notes = "".join(f"<p class=note>{escape(note)}</p>" for note in table.notes if note)
-    return (
-        f"<figure class=table><h4>{escape(table.title)}</h4><div class=scroll><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>{notes}</figure>"
+    return environment.get_template("report.html.j2").render(
+        root=root,
+        counts=", ".join(f"{len(n)} {name}{_plural(n)}" for name, n in counts.items() if n),
+        headlines=[sentence for sentence in headlines if sentence],
+        detections=list(map(_detection, detections)),
+        readouts=list(map(_readout, readouts)),
+        pretraining=[_pretraining(run, short(run.path)) for run in runs.pretraining],
+        proofs=_proofs(detections),
+        commands=commands,
+        unfinished=runs.unfinished,
+        environments=_environments(runs.pretraining, short),
+        samples_note=SAMPLES_NOTE,
     )
 
 
-def _picture(picture: Picture | None) -> str:
-    if picture is None:
-        return ""
-    return (
-        f'<figure class=picture><img src="{escape(picture.data_uri)}" alt="{escape(picture.alt)}" width="{picture.width}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-    )
+def _plural(values: Sequence[Any]) -> str:
+    return "" if len(values) == 1 else "s"
 
 
-def _detection(group: Comparison) -> str:
-    tables = [*detection_tables(group), published_comparison(group)]
-    facts = f"Trained on {group.train_data}, tested on {group.test_data}."
-    metric = "bbox/AP50" if "bbox/AP50" in group.metrics else (group.metrics or ("",))[0]
-    dots = None
-    if len(group.runs) > 1 and metric:
-        label = metric_label(metric)
-        dots = seed_dots(list(group.runs), lambda row: group.figures(row, metric), label=label, baseline=BASELINE)
-    html = f"<h3>{escape(group.title)}</h3><p class=facts>{escape(facts)}</p>"
-    html += (
-        "".join(_table(table) for table in tables[:-1] if table) + _picture(dots) + _picture(detection_curves(group))
-    )
-    html += _table(tables[-1]) if tables[-1] else ""
-    return html + _samples(sample_rows(group))
+def _text_columns(table: Table) -> list[bool]:
+    """For every column whether it holds text rather than figures."""
+    columns: Iterable[tuple[str, ...]] = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
+    return [not all(map(NUMERIC.match, column)) for column in columns]
 
 
-def _samples(rows: Sequence[SampleRow]) -> str:
-    if not rows:
-        return ""
-    html = f"<h4>Detections beside ground truth</h4><p class=note>{escape(SAMPLES_NOTE)}</p>"
-    for row in rows:
-        cells = "".join(
-            f'<figure><img src="{escape(uri)}" alt="{escape(row.name)}: {escape(title)}" width="320">'
-            f"<figcaption><b>{escape(title)}</b>, {count} box{'' if count == 1 else 'es'}</figcaption></figure>"
-            for title, uri, count in row.cells
-        )
-        note = f"<p class=note>{escape(row.note)}</p>" if row.note else ""
-        strip = f'<div class=strip style="--columns: {len(row.cells)}">{cells}</div>' if cells else ""
-        html += f"<div class=sample><p class=facts>{escape(row.name)}</p>{note}{strip}</div>"
-    return html
+def _detection(group: Group[DetectionRun]) -> dict[str, Any]:
+    return {
+        "title": group.title,
+        "facts": f"Trained on {group.first.train_data}, tested on {group.first.test_data}.",
+        "tables": detection_tables(group),
+        "pictures": _present(seed_dots(group), detection_curves(group)),
+        "published": published_detection_table(group),
+        "samples": sample_rows(group),
+    }
 
 
-def _readout(group: ReadoutGroup) -> str:
-    published = published_readout_comparison(group)
-    tables = (*readout_tables(group), *([published] if published else []))
-    return f"<h3>{escape(group.title)}</h3>" + "".join(map(_table, tables)) + _picture(readout_curves(group))
+def _readout(group: Group[LinearRun]) -> dict[str, Any]:
+    tables = [*readout_tables(group), published_readout_table(group)]
+    return {
+        "title": group.title,
+        "tables": [table for table in tables if table],
+        "pictures": _present(readout_curves(group)),
+    }
 
 
-def _pretraining(run: PretrainRun, root: Path | None) -> str:
-    method, arch, size = (
-        run.setting("method", "name"),
-        run.setting("encoder", "arch"),
-        run.setting("views", "image_size"),
-    )
-    state = "unfinished" if run.steps is None else f"{run.steps:,} steps"
-    title = f"{_short(run.path, root)}: {method or '?'}, {arch or '?'}, {size or '?'} px, {state}"
-    html = f"<h3>{escape(title)}</h3><p class=facts>Images: {escape(str(run.setting('data', 'root') or '?'))}</p>"
-    html += _last_figures(run) + _picture(pretraining_curves(run))
+def _present(*pictures: Picture | None) -> list[Picture]:
+    return [picture for picture in pictures if picture]
+
+
+def _pretraining(run: PretrainRun, name: str) -> dict[str, Any]:
+    method, arch = run.setting("method", "name"), run.setting("encoder", "arch")
+    size, state = run.setting("views", "image_size"), "unfinished" if run.steps is None else f"{run.steps:,} steps"
+    last = [(key, f"{value:.4g}") for key, value in (run.log or ({},))[-1].items() if isinstance(value, (int, float))]
+    views, note = None, ""
     if run.views is not None:
         try:
-            html += "<h4>Views</h4>" + _picture(sheet(run.views))
+            views = sheet(run.views)
         except DataError as error:
-            html += f"<p class=note>no views sheet: {escape(str(error))}</p>"
-    settings = escape(json.dumps(run.config, indent=2, default=str))
-    return html + (
-        f"<details><summary>Resolved configuration</summary><pre>{settings}</pre></details>" if run.config else ""
-    )
+            note = f"no views sheet: {error}"
+    return {
+        "title": f"{name}: {method or '?'}, {arch or '?'}, {size or '?'} px, {state}",
+        "images": run.setting("data", "root") or "?",
+        "last": Table("Last logged step", tuple(key for key, _ in last), (tuple(value for _, value in last),)),
+        "logged": bool(run.log),
+        "pictures": _present(pretraining_curves(run)),
+        "views": views,
+        "note": note,
+        "config": json.dumps(run.config, indent=2, default=str) if run.config else "",
+    }
 
 
-def _last_figures(run: PretrainRun) -> str:
-    if not run.log:
-        return ""
-    cells = [(key, f"{value:.4g}") for key, value in run.log[-1].items() if isinstance(value, (int, float))]
-    return _table(Table("Last logged step", tuple(key for key, _ in cells), (tuple(value for _, value in cells),)))
-
-
-def _proofs(comparisons: Sequence[Comparison]) -> str:
+def _proofs(detections: Detections) -> list[tuple[str, Table]]:
     """Each converted weight file once, with what its sidecar says."""
     sidecars: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for group in comparisons:
-        for row in group.runs.values():
-            for run in row.values():
-                if run.sidecar:
-                    key = str(run.sidecar.get("weights_sha256", run.weights))
-                    sidecars.setdefault(key, (run.weights, run.sidecar))
-    html = ""
-    for weights, sidecar in sidecars.values():
-        rows = [(name, _value(value)) for name, value in _flat(sidecar) if not name.startswith(("format", "version"))]
-        html += f"<h3>{escape(Path(weights).name)}</h3>" + _table(
-            Table("Sidecar and proof", ("item", "value"), tuple(rows))
-        )
-    return html
+    for run in (run for group in detections for row in group.runs.values() for run in row.values()):
+        if run.sidecar:
+            sidecars.setdefault(str(run.sidecar.get("weights_sha256", run.weights)), (run.weights, run.sidecar))
+    return [
+        (Path(weights).name, _items("Sidecar and proof", {k: v for k, v in sidecar.items() if not _is_header(k)}))
+        for weights, sidecar in sidecars.values()
+    ]
+
+
+def _is_header(key: str) -> bool:
+    return key.startswith(("format", "version"))
+
+
+def _environments(pretraining: Sequence[PretrainRun], short: Any) -> list[Table]:
+    """Each environment once, under the first run that had it."""
+    shown: list[Mapping[str, Any]] = []
+    tables = []
+    for run in pretraining:
+        if run.environment and run.environment not in shown:
+            shown.append(run.environment)
+            tables.append(_items(short(run.path), run.environment))
+    return tables
+
+
+def _items(title: str, values: Mapping[str, Any]) -> Table:
+    """A nested mapping as a table of two columns."""
+    return Table(title, ("item", "value"), tuple((name, _as_text(value)) for name, value in _flat(values)))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -197,42 +219,87 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-def _value(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_value, value)) or "none"
+        return ", ".join(map(_as_text, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 
-def _run_list(runs: Runs, root: Path | None) -> str:
-    html = f"<p class=facts>Paths below {escape(str(root))}</p>" if root else ""
-    entries = [("pre-training", run.path, run.commands) for run in runs.pretraining if run.steps is not None]
-    entries += [("readout", run.path, (run.command,)) for run in runs.linear]
-    entries += [("detection", run.path, (run.command,)) for run in runs.detection]
-    for kind, path, commands in entries:
-        html += f"<p class=run><b>{escape(_short(path, root))}</b> ({kind})</p>"
-        html += "".join(f"<pre class=command>{escape(line)}</pre>" for line in commands if line)
+# --- the text files ---------------------------------------------------------------------------------------------------
+
+
+def render_csv(detections: Detections, readouts: Readouts) -> str:
+    """Long form: a line (level "run") for every figure of every finished run, then one (level "mean") a row and metric."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    groups: list[tuple[str, Group[Any]]] = [
+        *(("detection", group) for group in detections),
+        *(("readout", group) for group in readouts),
+    ]
+    for table, group in groups:
+        for row, members in group.runs.items():
+            for metric in group.metrics:
+                key = (table, group.title, row, metric)
+                figures = group.figures(row, metric)
+                for seed, value in figures.items():
+                    writer.writerow(
+                        (*key, "run", seed, repr(value) if math.isfinite(value) else "", "", "", members[seed].path)
+                    )
+                summary = spread(list(figures.values()))
+                if summary is not None:
+                    std = "" if summary.std is None else repr(summary.std)
+                    writer.writerow((*key, "mean", "", repr(summary.mean), std, summary.n, ""))
+    return buffer.getvalue()
+
+
+def render_markdown(runs: Runs, detections: Detections, readouts: Readouts) -> str:
+    """Tables, unfinished runs and commands as GitHub-flavoured Markdown."""
+    parts = ["# InfoMin Transfer: report", ""]
+    for group in detections:
+        parts += [f"## Detection: {_plain(group.title)}", ""]
+        sentence = detection_headline(group)
+        parts += [_plain(sentence), ""] if sentence else []
+        parts += _markdown_tables(*detection_tables(group), published_detection_table(group))
+    for readout in readouts:
+        parts += [f"## Linear readout: {_plain(readout.title)}", ""]
+        parts += _markdown_tables(*readout_tables(readout), published_readout_table(readout))
     if runs.unfinished:
-        html += "<h3>Unfinished runs</h3><ul>"
-        for run in runs.unfinished:
-            html += f"<li>{escape(_short(run.path, root))} ({escape(run.kind)}): no {escape(run.missing)}; in no average</li>"
-        html += "</ul>"
-    return html
+        parts += ["## Unfinished runs (in no average)", ""]
+        parts += [f"- {run.kind}: {_plain(str(run.path))} (no {run.missing})" for run in runs.unfinished] + [""]
+    commands = all_commands(runs)
+    if commands:
+        text = "\n".join(line for _, line in commands)
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any inside
+        parts += ["## Commands", "", fence, text, fence, ""]
+    return "\n".join(parts)
 
 
-def _environments(runs: Runs, root: Path | None) -> str:
-    html = ""
-    shown: list[Mapping[str, Any]] = []
-    for run in runs.pretraining:
-        if run.environment and run.environment not in shown:
-            shown.append(run.environment)
-            rows = tuple((name, _value(value)) for name, value in _flat(run.environment))
-            html += _table(Table(_short(run.path, root), ("item", "value"), rows))
-    return html
+def all_commands(runs: Runs) -> list[tuple[Path, str]]:
+    """(run directory, command as typed) of every run, without repetition."""
+    pairs = [(run.path, command) for run in runs.pretraining for command in run.commands]
+    pairs += [(run.path, run.command) for run in runs.linear if run.command]
+    pairs += [(run.path, run.command) for run in runs.detection if run.command]
+    return list(dict.fromkeys(pairs))
 
 
-def _short(path: Path, root: Path | None) -> str:
-    return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
+def _plain(text: str) -> str:
+    """Text that Markdown and the HTML in it leave alone."""
+    for mark in "\\`*_|[]<>":
+        text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
+    return text.replace("\n", " ")
+
+
+def _markdown_tables(*tables: Table | None) -> list[str]:
+    lines = []
+    for table in tables:
+        if table is not None:
+            lines += [f"### {_plain(table.title)}", "", "| " + " | ".join(map(_plain, table.columns)) + " |"]
+            lines.append("|" + "|".join("---" if i == 0 else "---:" for i in range(len(table.columns))) + "|")
+            lines += ["| " + " | ".join(map(_plain, row)) + " |" for row in table.rows]
+            lines += ["", *(line for note in table.notes for line in (_plain(note), ""))]
+    return lines

@@ -1,6 +1,6 @@
-"""The report's pictures: curves as SVG, detections beside ground truth and sheets as JPEG or PNG, all as data URIs.
+"""The report's pictures, all as data URIs: curves as SVG, sheets as PNG, detections beside ground truth as JPEG.
 
-In: runs and groups. Out: `Picture` values, or None where there is nothing to draw. Matplotlib runs without a display.
+A picture is None (or a note in its place) where there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -8,47 +8,48 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
-from transfer.compare.groups import Comparison, ReadoutGroup, metric_label
-from transfer.compare.runs import DetectionRun, PretrainRun, is_number
+from pretrain.base.plot_style import BLUE, BROWN, GREEN, GREY, PURPLE, QUIET, RED, TEAL, plot_style
+from transfer.compare.results import DetectionRun, LinearRun, PretrainRun, is_number
+from transfer.compare.statistics import BASELINE, Group, metric_label
 
-COLOURS = {"random": "#6b7280", "supervised": "#b45309", "infomin": "#1d4ed8"}
-OTHER_COLOURS = ("#047857", "#7c3aed", "#be123c", "#0e7490")
+COLOURS = {"random": GREY, "supervised": BROWN, "infomin": BLUE}
+OTHER_COLOURS = (GREEN, PURPLE, RED, TEAL)
 BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 BROKEN_LINES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 PANEL_INCHES = (4.0, 2.9)
 SMOOTHING = 0.04  # share of a curve that the running mean spans
 MAX_SHEET_PIXELS = 1600
 LABEL_LENGTH = 27
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.hashsalt": "infomin-transfer",  # the same page from the same runs, byte for byte
-    "svg.fonttype": "path",
-}
+MAX_SAMPLES = 8
+SAMPLE_WIDTH = 320  # pixels of a drawn image
+SCORE_SHOWN = 0.3
+MAX_BELOW = 5
+SAMPLES_NOTE = (
+    f"Predictions with a score of {SCORE_SHOWN} or more; where a model has none, its best {MAX_BELOW} of those it left."
+)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """data_uri: for an <img>. alt: what it shows, for who cannot see it. caption: what to read off it. width: pixels."""
+    """One picture of the page.
+
+    data_uri: for an <img>.
+    alt: what it shows, for readers who cannot see it.
+    caption: what to read off it.
+    width: in pixels.
+    """
 
     data_uri: str
     alt: str
@@ -122,7 +123,7 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
     """Loss (with ln(K + 1), a loss that knows nothing), contrastive accuracy and learning rate over steps."""
     if not run.log:
         return None
-    with matplotlib.rc_context(STYLE):
+    with plot_style():
         figure, axes = _panels(
             ("Loss", "Contrastive accuracy", "Learning rate"),
             (("step", "nats"), ("step", "share of queries"), ("step", "")),
@@ -136,7 +137,7 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
         queue = run.setting("method", "queue_size")
         if isinstance(queue, int) and queue > 0:
             chance = math.log(queue + 1)
-            axes[0].axhline(chance, color="#9ca3af", linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
+            axes[0].axhline(chance, color=QUIET, linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
             axes[0].legend(loc="best")
         axes[2].set_ylim(bottom=0)
         axes[1].set_ylim(0, max(1.0, axes[1].get_ylim()[1]) if axes[1].get_ylim()[1] > 0.5 else None)
@@ -144,11 +145,11 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
         return _svg(figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption)
 
 
-def detection_curves(group: Comparison) -> Picture | None:
+def detection_curves(group: Group[DetectionRun]) -> Picture | None:
     """Training loss, AP over iterations and learning rate: one thin line a seed, one colour an initialisation."""
-    metric = _leading_metric(group)
+    metric = group.leading_metric
     rows = list(group.runs)
-    with matplotlib.rc_context(STYLE):
+    with plot_style():
         titles = ("Training loss", metric_label(metric) if metric else "AP", "Learning rate")
         figure, axes = _panels(titles, (("iteration", "total loss"), ("iteration", "AP points"), ("iteration", "")))
         drawn = False
@@ -177,10 +178,6 @@ def detection_curves(group: Comparison) -> Picture | None:
         )
 
 
-def _leading_metric(group: Comparison) -> str:
-    return "bbox/AP50" if "bbox/AP50" in group.metrics else (group.metrics or ("",))[0]
-
-
 def ap_over_iterations(run: DetectionRun, metric: str) -> list[tuple[int, float]]:
     """(iteration, AP) from the run's history; from Detectron2's metrics.json where the history is empty."""
     points = [(at, figures[metric]) for at, figures in run.history if is_number(figures.get(metric))]
@@ -189,15 +186,15 @@ def ap_over_iterations(run: DetectionRun, metric: str) -> list[tuple[int, float]
     return points
 
 
-def seed_dots(
-    rows: Sequence[str], figures: Callable[[str], Mapping[int, float]], *, label: str, baseline: str
-) -> Picture | None:
-    """Every seed as a dot, by initialisation; runs of one seed are joined, the mean is a bar."""
-    values = {row: figures(row) for row in rows}
+def seed_dots(group: Group[DetectionRun]) -> Picture | None:
+    """The leading metric of every seed as a dot, by initialisation; runs of one seed are joined, the mean is a bar."""
+    rows, metric = list(group.runs), group.leading_metric
+    values = {row: group.figures(row, metric) for row in rows}
     finite = {row: {seed: v for seed, v in by_seed.items() if math.isfinite(v)} for row, by_seed in values.items()}
-    if not any(finite.values()):
+    if len(rows) < 2 or not any(finite.values()):
         return None
-    with matplotlib.rc_context(STYLE):
+    label = metric_label(metric)
+    with plot_style():
         figure = Figure(figsize=(1.6 + 1.3 * len(rows), 2.9), layout="constrained")
         axis = figure.add_subplot()
         for seed in sorted({seed for by_seed in finite.values() for seed in by_seed}):
@@ -214,13 +211,13 @@ def seed_dots(
         axis.set(xlim=(-0.5, len(rows) - 0.5), ylabel=label, title=label)
         axis.grid(visible=False, axis="x")
         caption = "A dot a seed, seeds joined; bar: mean. The axis does not start at zero."
-        return _svg(figure, alt=f"{label} of every seed by initialisation, baseline {baseline}", caption=caption)
+        return _svg(figure, alt=f"{label} of every seed by initialisation, baseline {BASELINE}", caption=caption)
 
 
-def readout_curves(group: ReadoutGroup) -> Picture | None:
+def readout_curves(group: Group[LinearRun]) -> Picture | None:
     """Top-1, training loss and learning rate of the classifier over epochs."""
     rows = list(group.runs)
-    with matplotlib.rc_context(STYLE):
+    with plot_style():
         titles = ("Readout top-1", "Readout training loss", "Learning rate")
         figure, axes = _panels(titles, (("epoch", "%"), ("epoch", "nats"), ("epoch", "")))
         drawn = False
@@ -254,3 +251,82 @@ def encode_image(image: Image.Image, kind: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One test image.
+
+    cells: (column title, data URI, number of boxes).
+    note: why there is no picture, else empty.
+    """
+
+    name: str
+    cells: tuple[tuple[str, str, int], ...]
+    note: str = ""
+
+
+def sample_rows(group: Group[DetectionRun]) -> tuple[SampleRow, ...]:
+    """Up to MAX_SAMPLES images that every shown run has; of each initialisation the run of its lowest seed."""
+    shown = {row: next((run for run in runs.values() if run.samples), None) for row, runs in group.runs.items()}
+    runs = {row: run for row, run in shown.items() if run is not None}
+    if not runs:
+        return ()
+    by_file = {row: {str(sample.get("file")): sample for sample in run.samples} for row, run in runs.items()}
+    first = next(iter(by_file.values()))
+    files = [file for file in first if all(file in samples for samples in by_file.values())]
+    colours = _class_colours(runs.values())
+    return tuple(
+        _row(file, {_title(row, runs[row]): by_file[row][file] for row in runs}, colours)
+        for file in files[:MAX_SAMPLES]
+    )
+
+
+def _title(row: str, run: DetectionRun) -> str:
+    return f"{row} (seed {run.seed})"
+
+
+def _class_colours(runs: Any) -> dict[str, str]:
+    names = list(dict.fromkeys(name for run in runs for name in run.class_names))
+    return {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(names)}
+
+
+def _row(file: str, samples: Mapping[str, Mapping[str, Any]], colours: Mapping[str, str]) -> SampleRow:
+    name = Path(file).name
+    try:
+        image = Image.fromarray(read_image(Path(file)))
+        columns = {"ground truth": next(iter(samples.values())).get("ground_truth", ())}
+        columns |= {title: shown_predictions(sample.get("predictions", ())) for title, sample in samples.items()}
+        cells = [
+            (title, encode_image(draw_boxes(image, boxes, colours), "JPEG"), len(boxes))
+            for title, boxes in columns.items()
+        ]
+    except DataError as error:
+        return SampleRow(name, (), f"no picture: {error}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # pictures decide no figure
+        return SampleRow(name, (), f"no picture: samples.json holds boxes of another form ({error!r})")
+    return SampleRow(name, tuple(cells))
+
+
+def shown_predictions(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those with a score of SCORE_SHOWN or more; if there is none, the best MAX_BELOW."""
+    ranked = sorted(predictions, key=lambda box: -float(box["score"]))
+    return [box for box in ranked if float(box["score"]) >= SCORE_SHOWN] or ranked[:MAX_BELOW]
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Image.Image:
+    """A copy of `image`, SAMPLE_WIDTH px wide, with each {"box": [x1, y1, x2, y2] px, "class", "score"?} drawn and named."""
+    scale = SAMPLE_WIDTH / image.width
+    canvas = image.resize((SAMPLE_WIDTH, max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=11)
+    for box in boxes:
+        x1, y1, x2, y2 = (float(value) * scale for value in box["box"])
+        name = str(box.get("class", "?"))
+        colour = colours.get(name, BOX_COLOURS[0])
+        draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=2)
+        text = f"{name} {float(box['score']):.2f}" if "score" in box else name
+        left, top, right, bottom = draw.textbbox((x1 + 2, max(0.0, y1 - 14)), text, font=font)
+        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)
+        draw.text((x1 + 2, max(0.0, y1 - 14)), text, fill="white", font=font)
+    return canvas

@@ -1,26 +1,229 @@
-"""One command of a study: shown while it runs, kept in a log, and asked to stop on Ctrl-C and SIGTERM.
+"""Running stages: which are done already, from what; the others one after another, shown, logged and asked to stop on signals.
 
-In: a command line, a log file, a stream to show it on. Out: its exit code, and the signal that stopped it, if any.
+In an output folder: logs/, .stages/ (a record a stage) and what the commands fill. A stage that is done, from the same
+command and the same inputs, is reused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import json
 import os
 import pty
+import shlex
+import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
-from collections.abc import Iterator, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from pretrain.base.atomic import lock_folder, write_json
+from pretrain.base.errors import ConfigError, DataError, Terminated
+from transfer.compare.stages import CHECKPOINT, ROOT, Stage
+
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+Say = Callable[[str], None]
+
+# --- the output folder ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a stage's last run.
+
+    fingerprint: of its command and files.
+    inputs: token of each needed stage.
+    token: names this very result, empty until the stage has finished; a stage that is run again gets a new one, so
+        that what was made from the old result is made again too.
+    seconds: how long it took.
+    """
+
+    fingerprint: str
+    inputs: dict[str, str]
+    token: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The output folder of a study or sweep, and its records of stages."""
+
+    path: Path
+    root: Path = ROOT
+
+    def record_path(self, stage: Stage) -> Path:
+        """Where a stage's record is kept."""
+        return self.path / ".stages" / f"{stage.name}.json"
+
+    def log_path(self, stage: Stage) -> Path:
+        """What a stage's command printed."""
+        return self.path / "logs" / f"{stage.name}.log"
+
+    def record(self, stage: Stage) -> Record | None:
+        """The stage's record, None where it never ran here (or the record cannot be read)."""
+        try:
+            return Record(**json.loads(self.record_path(stage).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def wanted(self, stage: Stage, tokens: Mapping[str, str]) -> Record:
+        """What the stage's record must say for its result to be reused, token and seconds aside."""
+        return Record(stage.fingerprint(), {name: tokens[name] for name in stage.needs})
+
+    def is_done(self, stage: Stage, tokens: Mapping[str, str]) -> bool:
+        """True when the stage finished with this command on these very inputs and its result is still there."""
+        record = self.record(stage)
+        if record is None or not record.token or not (self.path / stage.result).is_file():
+            return False
+        return dataclasses.replace(record, token="", seconds=0.0) == self.wanted(stage, tokens)
+
+    def command(self, stage: Stage) -> list[str]:
+        """The stage's command line, with paths as short as the working directory allows. Raises DataError for a result
+        of pre-training that names no checkpoint."""
+        places = {"{output}": shown(self.path), "{root}": shown(self.root)}
+        words = []
+        for word in stage.command:
+            word = CHECKPOINT.sub(lambda match: shown(self._checkpoint(self.path / match[1])), word)
+            for placeholder, path in places.items():
+                word = word.replace(placeholder + "/", "" if path == "." else path + "/").replace(placeholder, path)
+            words.append(word)
+        return [shown(Path(sys.executable)), *words]
+
+    def _checkpoint(self, run: Path) -> Path:
+        path = run / "result.json"
+        if not path.exists():  # asked for a plan before pre-training has run
+            return run / "checkpoints" / "LAST.pt"
+        try:
+            return run / str(json.loads(path.read_text(encoding="utf-8"))["checkpoint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: expected the key `checkpoint`, found {error!r}") from None
+
+    def prepare(self, stage: Stage, wanted: Record) -> None:
+        """Room for a run: what another command left is removed; what this one left is kept if it can go on from it.
+
+        Raises ConfigError when the stage's folder holds files that no study put there.
+        """
+        folder, before = self.path / stage.folder, self.record(stage)
+        if folder.exists() and before is None and any(folder.iterdir()):
+            raise ConfigError(f"{folder} holds files that this command did not make; name another --output-dir")
+        same = before is not None and before == wanted
+        if folder.exists() and not (stage.resumes and same):
+            shutil.rmtree(folder)
+        for path in (self.record_path(stage), self.log_path(stage), folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.record_path(stage), dataclasses.asdict(wanted))
+
+    def finish(self, stage: Stage, wanted: Record, seconds: float) -> None:
+        """Record that the stage has finished."""
+        token = uuid.uuid4().hex
+        write_json(
+            self.record_path(stage), dataclasses.asdict(dataclasses.replace(wanted, token=token, seconds=seconds))
+        )
+
+
+@contextmanager
+def open_folder(path: Path, *, root: Path = ROOT) -> Iterator[StageFolder]:
+    """Create or re-enter an output folder and hold it. Raises ConfigError when it is in use or cannot be written."""
+    path = path.absolute()
+    with lock_folder(path, ".lock"):
+        yield StageFolder(path, root)
+
+
+def shown(path: Path) -> str:
+    """A path as a person at the present working directory would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+# --- stages, one after another ----------------------------------------------------------------------------------------
+
+
+def show_plan(stages: Sequence[Stage], output_dir: Path, *, say: Say) -> None:
+    """Say every stage's command and whether it is done already; nothing is run or written."""
+    folder = StageFolder(output_dir.absolute())
+    tokens: dict[str, str] = {}
+    for number, stage in enumerate(stages, 1):
+        done = set(stage.needs) <= set(tokens) and folder.is_done(stage, tokens)
+        record = folder.record(stage)
+        if done and record:
+            tokens[stage.name] = record.token
+        say(f"[{number}/{len(stages)}] {stage.title}{': done already' if done else ''}")
+        say(f"$ {shlex.join(folder.command(stage))}")
+
+
+def run_stages(stages: Sequence[Stage], folder: StageFolder, *, say: Say, out: BinaryIO) -> tuple[int, Stage | None]:
+    """Run what is not done yet -> (0, None), or the exit code of the stage that failed and that stage.
+
+    out: where the commands' own output is shown. Raises KeyboardInterrupt or Terminated when stopped by a signal, after
+    the running command has ended.
+    """
+    tokens: dict[str, str] = {}
+    for number, stage in enumerate(stages, 1):
+        label = f"[{number}/{len(stages)}]"
+        if not folder.is_done(stage, tokens):
+            code = _run_stage(stage, folder, tokens, label, say=say, out=out)
+            if code != 0:
+                return code, stage
+        else:
+            record = folder.record(stage)
+            say(f"{label} {stage.title}: done already ({show_seconds(record.seconds if record else 0)})")
+        record = folder.record(stage)
+        assert record is not None
+        tokens[stage.name] = record.token
+    return 0, None
+
+
+def _run_stage(
+    stage: Stage, folder: StageFolder, tokens: dict[str, str], label: str, *, say: Say, out: BinaryIO
+) -> int:
+    """Run one stage's command -> its exit code; 1 for a command that ended well but left no result."""
+    wanted = folder.wanted(stage, tokens)
+    command = folder.command(stage)
+    folder.prepare(stage, wanted)
+    typed = shlex.join(command)
+    say(f"{label} {stage.title} ...\n$ {typed}")
+    start = time.monotonic()
+    outcome = run_logged(command, log_path=folder.log_path(stage), out=out, saves_on_sigterm=stage.resumes)
+    seconds = time.monotonic() - start
+    finished = outcome.code == 0 and (folder.path / stage.result).is_file()
+    if finished:
+        folder.finish(stage, wanted, seconds)
+        say(f"{label} {stage.title}: done in {show_seconds(seconds)}\n")
+    if outcome.stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if outcome.stopped_by is not None:
+        raise Terminated(f"during `{stage.title}`; the same command goes on from there")
+    if finished:
+        return 0
+    why = (
+        f"exit code {outcome.code}"
+        if outcome.code
+        else f"no {shown(folder.path / stage.result)} although its exit code is 0"
+    )
+    say(f"{label} {stage.title}: FAILED after {show_seconds(seconds)}, {why}")
+    say(f"  its log    {shown(folder.log_path(stage))}")
+    say(f"  to repeat  {typed}")
+    say("  What is done is kept: the same command goes on from here.")
+    return outcome.code or 1
+
+
+def show_seconds(seconds: float) -> str:
+    """75 -> `1m15s`."""
+    whole = round(seconds)
+    return f"{whole}s" if whole < 60 else f"{whole // 60}m{whole % 60:02d}s"
+
+
+# --- one command ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

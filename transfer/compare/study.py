@@ -1,64 +1,57 @@
 """Run a study from end to end: data, pre-training, conversion, measurements of every initialisation, report.
 
-In: `StudyConfig`, an output folder. Out, in that folder: data/, pretrain/, weights/, readout/, detect/, report/, logs/,
-study.json. Stages that are done already, from the same command and the same inputs, are reused.
+In the output folder: data/, pretrain/, weights/, readout/, detect/, report/, logs/, study.json. Stages that are done
+already, from the same command and the same inputs, are reused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import signal
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pretrain.base.atomic import write_json
-from pretrain.base.errors import Terminated
-from transfer.compare.runner import run_logged
-from transfer.compare.stages import Stage, plan_stages
-from transfer.compare.study_config import ROOT, StudyConfig
-from transfer.compare.study_folder import StudyFolder, open_folder, shown
-from transfer.compare.study_table import Verdict, collect_scores, format_table, judge
+from pretrain.base.figures import spread
+from transfer.compare.results import read_result
+from transfer.compare.runner import Say, StageFolder, open_folder, run_stages, show_seconds, shown
+from transfer.compare.stages import (
+    ROOT,
+    Stage,
+    convert_stage,
+    detect_stage,
+    pretrain_stage,
+    readout_stage,
+    rooted,
+    tool_stage,
+)
+from transfer.compare.study_config import (
+    METRICS,
+    NO_WEIGHTS,
+    PRETRAINED,
+    Expectation,
+    InitConfig,
+    StudyConfig,
+    detection_files,
+    pretrain_file,
+    readout_file,
+)
 
-Say = Callable[[str], None]
-
-
-def show_plan(stages: Sequence[Stage], output_dir: Path, *, say: Say) -> None:
-    """Say every stage's command and whether it is done already; nothing is run or written."""
-    folder = StudyFolder(output_dir.absolute())
-    tokens: dict[str, str] = {}
-    for number, stage in enumerate(stages, 1):
-        done = set(stage.needs) <= set(tokens) and folder.is_done(stage, tokens)
-        record = folder.record(stage)
-        if done and record:
-            tokens[stage.name] = record.token
-        say(f"[{number}/{len(stages)}] {stage.title}{': done already' if done else ''}")
-        say(f"$ {shlex.join(folder.command(stage))}")
-
-
-def run_stages(stages: Sequence[Stage], folder: StudyFolder, *, say: Say, out: BinaryIO) -> tuple[int, Stage | None]:
-    """Run what is not done yet -> (0, None), or the exit code of the stage that failed and that stage.
-
-    out: where the commands' own output is shown. Raises KeyboardInterrupt or Terminated when stopped by a signal, after
-    the running command has ended.
-    """
-    tokens: dict[str, str] = {}
-    for number, stage in enumerate(stages, 1):
-        label = f"[{number}/{len(stages)}]"
-        if not folder.is_done(stage, tokens):
-            code = _run_stage(stage, folder, tokens, label, say=say, out=out)
-            if code != 0:
-                return code, stage
-        else:
-            record = folder.record(stage)
-            say(f"{label} {stage.title}: done already ({show_seconds(record.seconds if record else 0)})")
-        record = folder.record(stage)
-        assert record is not None
-        tokens[stage.name] = record.token
-    return 0, None
+DATA = "{output}/data"
+CONVERTED = "{output}/weights/pretrained.pth"
+COLUMNS = {
+    "bbox/AP50": "box AP50",
+    "bbox/AP": "box AP",
+    "bbox/AP75": "box AP75",
+    "segm/AP50": "mask AP50",
+    "segm/AP": "mask AP",
+    "segm/AP75": "mask AP75",
+    "readout/top1": "readout top-1",
+}
 
 
 def run_study(
@@ -81,42 +74,8 @@ def run_study(
         return (0, verdicts) if code == 0 else (code, ())
 
 
-def _run_stage(
-    stage: Stage, folder: StudyFolder, tokens: dict[str, str], label: str, *, say: Say, out: BinaryIO
-) -> int:
-    """Run one stage's command -> its exit code; 1 for a command that ended well but left no result."""
-    wanted = folder.wanted(stage, tokens)
-    command = folder.command(stage)
-    folder.prepare(stage, wanted)
-    typed = shlex.join(command)
-    say(f"{label} {stage.title} ...\n$ {typed}")
-    start = time.monotonic()
-    outcome = run_logged(command, log_path=folder.log_path(stage), out=out, saves_on_sigterm=stage.resumes)
-    seconds = time.monotonic() - start
-    finished = outcome.code == 0 and (folder.path / stage.result).is_file()
-    if finished:
-        folder.finish(stage, wanted, seconds)
-        say(f"{label} {stage.title}: done in {show_seconds(seconds)}\n")
-    if outcome.stopped_by == signal.SIGINT:
-        raise KeyboardInterrupt
-    if outcome.stopped_by is not None:
-        raise Terminated(f"during `{stage.title}`; the same command goes on from there")
-    if finished:
-        return 0
-    why = (
-        f"exit code {outcome.code}"
-        if outcome.code
-        else f"no {shown(folder.path / stage.result)} although its exit code is 0"
-    )
-    say(f"{label} {stage.title}: FAILED after {show_seconds(seconds)}, {why}")
-    say(f"  its log    {shown(folder.log_path(stage))}")
-    say(f"  to repeat  {typed}")
-    say("  What is done is kept: the same command goes on from here.")
-    return outcome.code or 1
-
-
 def _conclude(
-    config: StudyConfig, folder: StudyFolder, stages: tuple[Stage, ...], *, seconds: float, say: Say
+    config: StudyConfig, folder: StageFolder, stages: tuple[Stage, ...], *, seconds: float, say: Say
 ) -> tuple[Verdict, ...]:
     """Say and write down the table and the verdicts."""
     scores = collect_scores(stages, folder.path)
@@ -138,7 +97,203 @@ def _conclude(
     return verdicts
 
 
-def show_seconds(seconds: float) -> str:
-    """75 -> `1m15s`."""
-    whole = round(seconds)
-    return f"{whole}s" if whole < 60 else f"{whole // 60}m{whole % 60:02d}s"
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan_stages(config: StudyConfig) -> tuple[Stage, ...]:
+    """All stages of a study: preparation, then seed by seed all initialisations, then the report."""
+    measurements = (*_readouts(config), *_detections(config))
+    folders = ["{output}/" + stage.folder for stage in measurements]
+    if config.pretrain:
+        folders.append("{output}/pretrain")
+    report = tool_stage(
+        "report",
+        *(*folders, "--output", "{output}/report"),
+        name="report",
+        title="report",
+        folder="report",
+        result="report/index.html",
+        needs=tuple(stage.name for stage in measurements) + (("pretrain",) if config.pretrain else ()),
+    )
+    return (*_preparation(config), *measurements, report)
+
+
+def _preparation(config: StudyConfig) -> list[Stage]:
+    """Data, pre-training and conversion, as far as the study has them."""
+    stages = []
+    if config.data:
+        data = tool_stage(
+            "make_demo_data",
+            *("--output-dir", DATA, *config.data.arguments),
+            name="data",
+            title="make the data set",
+            folder="data",
+            result="data/dataset.json",
+        )
+        stages.append(data)
+    if config.pretrain:
+        pretrain = pretrain_stage(
+            name="pretrain",
+            title="pre-train",
+            folder="pretrain",
+            config_file=pretrain_file(config.pretrain),
+            overrides=[text.replace("{data}", DATA) for text in config.pretrain.overrides],
+            needs=["data"] if config.data else [],
+        )
+        convert = convert_stage(
+            name="convert",
+            title="convert the weights and prove them equal",
+            folder="weights",
+            pretrain=pretrain,
+            branch=config.pretrain.branch,
+        )
+        stages += [pretrain, convert]
+    return stages
+
+
+def _detections(config: StudyConfig) -> list[Stage]:
+    """Fine-tuning of every initialisation, seed by seed."""
+    part = config.detect
+    if part is None:
+        return []
+
+    def stage(init: InitConfig, config_file: Path, seed: int) -> Stage:
+        def fill(text: str) -> str:
+            return text.replace("{data}", DATA).replace("{init}", init.name)
+
+        return detect_stage(
+            name=f"detect-{init.name}-seed{seed}",
+            title=f"fine-tune from {init.name}, seed {seed}",
+            folder=f"detect/{init.name}_seed{seed}",
+            weights=_weights(init) or "",
+            init=init.name,
+            seed=seed,
+            train_data=fill(part.train_data),
+            test_data=fill(part.test_data),
+            config_file=config_file,
+            overrides=list(map(fill, part.overrides)),
+            needs=_inputs(config, init),
+            files=_outside(init),
+        )
+
+    files = detection_files(config)
+    return [stage(init, file, seed) for seed in part.seeds for init, file in zip(config.inits, files, strict=True)]
+
+
+def _readouts(config: StudyConfig) -> list[Stage]:
+    """Linear readout of every initialisation, seed by seed."""
+    part = config.readout
+    if part is None:
+        return []
+    return [
+        readout_stage(
+            name=f"readout-{init.name}-seed{seed}",
+            title=f"linear readout of {init.name}, seed {seed}",
+            folder=f"readout/{init.name}_seed{seed}",
+            weights=_weights(init) or f"random:{part.arch}",
+            init=init.name,
+            seed=seed,
+            data=part.data.replace("{data}", DATA),
+            config_file=readout_file(part),
+            overrides=part.overrides,
+            needs=_inputs(config, init),
+            files=_outside(init),
+        )
+        for seed in part.seeds
+        for init in config.inits
+    ]
+
+
+def _weights(init: InitConfig) -> str | None:
+    """The weight file that a measurement of `init` starts from; None for random weights."""
+    if init.weights == NO_WEIGHTS:
+        return None
+    return CONVERTED if init.weights == PRETRAINED else rooted(ROOT / init.weights)
+
+
+def _inputs(config: StudyConfig, init: InitConfig) -> list[str]:
+    return [*(["data"] if config.data else []), *(["convert"] if init.weights == PRETRAINED else [])]
+
+
+def _outside(init: InitConfig) -> list[Path]:
+    """The weight file that comes from outside, if one does."""
+    return [] if init.weights in (NO_WEIGHTS, PRETRAINED) else [ROOT / init.weights]
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+# metric -> initialisation -> seed -> percent
+Scores = dict[str, dict[str, dict[int, float]]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One expectation compared with the figures. details: the figures it was decided on."""
+
+    expectation: Expectation
+    held: bool
+    details: str
+
+    def line(self) -> str:
+        """For people: `held: ...` or `FAILED: ...`."""
+        wanted = self.expectation
+        margin = f" by more than {wanted.margin:g}" if wanted.margin else ""
+        scope = "in every seed" if wanted.every_seed else "on average"
+        claim = f"{COLUMNS[wanted.metric]}: {wanted.higher} above {wanted.lower}{margin} {scope}"
+        return f"{'held' if self.held else 'FAILED'}: {claim} ({self.details})"
+
+
+def collect_scores(stages: Sequence[Stage], output_dir: Path) -> Scores:
+    """Read the result file of every measurement. Raises DataError for one that is not what its tool writes."""
+    scores: Scores = {}
+    for stage in stages:
+        if stage.init is None or stage.seed is None:
+            continue
+        found = read_result(output_dir / stage.result).metrics
+        for metric in METRICS:
+            value = found.get(metric.removeprefix("readout/"))
+            if value is not None:
+                scores.setdefault(metric, {}).setdefault(stage.init, {})[stage.seed] = float(value)
+    return scores
+
+
+def format_table(scores: Scores, inits: Sequence[str]) -> str:
+    """Rows: initialisations. Columns: what was measured. Cells: mean ± sample standard deviation (number of seeds)."""
+    metrics = [metric for metric in COLUMNS if metric in scores]
+    rows = [["initialisation", *(COLUMNS[metric] for metric in metrics)]]
+    rows += [
+        [init, *(format_cell(list(scores[metric].get(init, {}).values())) for metric in metrics)] for init in inits
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def format_cell(values: Sequence[float]) -> str:
+    """[20, 22] -> `21.0 ± 1.4 (2)`; one value has no deviation, none is a dash."""
+    figures = spread(values)
+    if figures is None:
+        return "-"
+    return f"{figures.cell()} ({figures.n})"
+
+
+def judge(expectation: Expectation, scores: Scores) -> Verdict:
+    """Compare one expectation with the figures; a missing figure means that it did not hold."""
+    measured: Mapping[str, Mapping[int, float]] = scores.get(expectation.metric, {})
+    higher, lower = measured.get(expectation.higher, {}), measured.get(expectation.lower, {})
+    seeds = sorted(set(higher) & set(lower))
+    if not seeds or set(higher) != set(lower):
+        return Verdict(expectation, False, "figures are missing")
+    if expectation.every_seed:
+        details = "; ".join(f"seed {seed}: {higher[seed]:.1f} against {lower[seed]:.1f}" for seed in seeds)
+        return Verdict(expectation, all(higher[seed] - lower[seed] > expectation.margin for seed in seeds), details)
+    means = statistics.fmean(higher.values()), statistics.fmean(lower.values())
+    details = f"{means[0]:.1f} against {means[1]:.1f}, {len(seeds)} seeds"
+    return Verdict(expectation, means[0] - means[1] > expectation.margin, details)

@@ -1,7 +1,4 @@
-"""What a study is: data, one pre-training, initialisations to compare, seeds, and what is expected to come out.
-
-In: a YAML file of configs/study/ and key=value overrides. Out: `StudyConfig`, frozen.
-"""
+"""What a study is: data, one pre-training, initialisations to compare, seeds, and what is expected to come out."""
 
 from __future__ import annotations
 
@@ -11,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import load_config
+from transfer.compare.stages import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
 METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75", "readout/top1")
 PLACEHOLDERS = ("data", "init")
@@ -92,7 +90,11 @@ class Expectation:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A whole study. Relative files are looked up from the project's root; stages left out are not run."""
+    """A whole study; parts that are left out are not run.
+
+    Configuration files of pretrain and readout are looked up as given, then among the shipped ones; the detector's and weight
+    files from the project's root.
+    """
 
     inits: tuple[InitConfig, ...]
     data: DataConfig | None = None
@@ -132,7 +134,11 @@ def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
                 raise ConfigError(
                     f"{config_file}: {key}: {{data}} stands for the embedded data set, but there is no `data` part"
                 )
-    for path in (*detection_files(config), *pretrain_files(config), *readout_files(config), *weight_files(config)):
+    if config.pretrain:
+        pretrain_file(config.pretrain)
+    if config.readout:
+        readout_file(config.readout)
+    for path in (*detection_files(config), *weight_files(config)):
         if not path.is_file():
             raise ConfigError(f"{config_file}: no file at {path} (relative paths start at the project's root)")
     return config
@@ -158,14 +164,14 @@ def detection_files(config: StudyConfig) -> tuple[Path, ...]:
     return tuple(ROOT / config.detect.config_file.replace("{init}", init.name) for init in config.inits)
 
 
-def pretrain_files(config: StudyConfig) -> tuple[Path, ...]:
-    """The pre-training configuration file, if there is one."""
-    return (ROOT / config.pretrain.config_file,) if config.pretrain else ()
+def pretrain_file(part: PretrainConfig) -> Path:
+    """The pre-training's configuration file. Raises ConfigError where there is none."""
+    return find_config(part.config_file, "pretrain", "views").absolute()
 
 
-def readout_files(config: StudyConfig) -> tuple[Path, ...]:
-    """The readout's configuration file, if one is named."""
-    return (ROOT / config.readout.config_file,) if config.readout and config.readout.config_file else ()
+def readout_file(part: ReadoutConfig) -> Path | None:
+    """The readout's configuration file, None where none is named. Raises ConfigError for one that is not there."""
+    return find_config(part.config_file, "linear", "views").absolute() if part.config_file else None
 
 
 def weight_files(config: StudyConfig) -> tuple[Path, ...]:

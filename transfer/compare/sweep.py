@@ -1,87 +1,102 @@
 """Run a sweep along a family of views: how much information each setting's views share, and what they are worth.
 
-In: `SweepConfig`, an output folder. Out, in that folder: recipes/, one folder a point (pretrain/, information/, readout/ or
-detect/), logs/, and sweep.json, table.md, curve.png, views.png, recipe.yaml (the best setting). What is done already, from
-the same command and the same files, is reused, so that settings and seeds can be added later.
+In the output folder: recipes/, one folder a point (pretrain/, information/, readout/ or detect/), logs/, and sweep.json,
+table.md, curve.png, views.png, recipe.yaml (the best setting). What is done already, from the same command and the same
+files, is reused, so that settings and seeds can be added later.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pretrain.base.atomic import write_json, write_text
+from pretrain.base.errors import DataError
 from pretrain.data.source import list_images
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain, write_recipe
-from transfer.compare.study import Say, run_stages, show_plan, show_seconds
-from transfer.compare.study_config import ROOT
-from transfer.compare.study_folder import StudyFolder, open_folder, shown
-from transfer.compare.sweep_config import SweepConfig
-from transfer.compare.sweep_figures import Row, SweetSpot, collect_rows, find_sweet_spot, findings, format_table
+from transfer.compare.results import read_information, read_probe, read_result
+from transfer.compare.runner import Say, StageFolder, open_folder, run_stages, show_plan, show_seconds, shown
+from transfer.compare.stages import (
+    ROOT,
+    Stage,
+    checkpoint_of,
+    convert_stage,
+    detect_stage,
+    measure_stage,
+    pretrain_stage,
+    readout_stage,
+    rooted,
+    tool_stage,
+)
+from transfer.compare.sweep_config import FOLDED, Sweep
+from transfer.compare.sweep_figures import Figures, Row, SweetSpot, find_sweet_spot, findings, format_table
 from transfer.compare.sweep_plots import draw_curve, draw_views
-from transfer.compare.sweep_stages import all_stages, plan_points, recipe_file
 
 RESULT_NAME = "sweep.json"
 RESULT_FORMAT = "infomin-transfer/sweep-result"
+PROBE_RESULT = "view_result.json"
 
 
-def show_sweep(config: SweepConfig, output_dir: Path, *, say: Say) -> None:
+def show_sweep(sweep: Sweep, output_dir: Path, *, say: Say) -> None:
     """Say every command and whether it is done already; nothing is run or written."""
-    show_plan(all_stages(plan_points(config)), output_dir, say=say)
+    show_plan(all_stages(plan_points(sweep)), output_dir, say=say)
 
 
-def run_sweep(config: SweepConfig, output_dir: Path, *, say: Say, out: BinaryIO, root: Path = ROOT) -> int:
+def run_sweep(sweep: Sweep, output_dir: Path, *, say: Say, out: BinaryIO, root: Path = ROOT) -> int:
     """Run what is not done yet, then say and write the results -> 0, or the exit code of the command that failed.
 
     out: where the commands' own output is shown. root: the project whose tools/ are run. Raises KeyboardInterrupt or
     Terminated when stopped by a signal, after the running command has ended.
     """
-    points = plan_points(config)
+    points = plan_points(sweep)
     start = time.monotonic()
     with open_folder(output_dir, root=root) as folder:
         (folder.path / "recipes").mkdir(exist_ok=True)
-        for setting in config.settings:
-            write_recipe(folder.path / recipe_file(config, setting), config.recipe(setting))
-        held_out = list_images(config.data / "val")
-        draw_views(folder.path / "views.png", config, held_out[:: max(1, len(held_out) // 4)])
+        for setting in sweep.settings:
+            write_recipe(folder.path / recipe_file(sweep, setting), sweep.recipe(setting))
+        held_out = list_images(sweep.data / "val")
+        draw_views(folder.path / "views.png", sweep, held_out[:: max(1, len(held_out) // 4)])
         code, _ = run_stages(all_stages(points), folder, say=say, out=out)
         if code != 0:
             return code
-        _conclude(config, folder, collect_rows(points, folder.path), seconds=time.monotonic() - start, say=say)
+        _conclude(sweep, folder, collect_rows(points, folder.path), seconds=time.monotonic() - start, say=say)
     return 0
 
 
-def _conclude(config: SweepConfig, folder: StudyFolder, rows: tuple[Row, ...], *, seconds: float, say: Say) -> None:
+def _conclude(sweep: Sweep, folder: StageFolder, rows: tuple[Row, ...], *, seconds: float, say: Say) -> None:
     """Write table, picture, recipe and result; say the table and what it shows."""
-    spot = find_sweet_spot(rows, config.family)
+    spot = find_sweet_spot(rows, sweep.family)
     best = spot.setting if spot else None
-    table = format_table(rows, config.family, accuracy_name=config.unit_of_accuracy, best=best)
-    shown_findings = (*findings(rows, config.family), *_on_the_best(config, spot))
+    table = format_table(rows, sweep.family, accuracy_name=sweep.unit_of_accuracy, best=best)
+    shown_findings = (*findings(rows, sweep.family), *_on_the_best(sweep, spot))
     lines = [
-        f"# Sweep: {config.family.name}",
+        f"# Sweep: {sweep.family.name}",
         "",
-        f"{config.family.parameter}; source: {config.family.source}",
+        f"{sweep.family.parameter}; source: {sweep.family.source}",
         "",
         table,
         "",
     ]
     bullets = [f"  - {line.strip()}" if line.startswith(" ") else f"- {line}" for line in shown_findings]
     write_text(folder.path / "table.md", "\n".join([*lines, *bullets]) + "\n")
-    draw_curve(folder.path / "curve.png", rows, config.family, accuracy_name=config.unit_of_accuracy, best=best)
+    draw_curve(folder.path / "curve.png", rows, sweep.family, accuracy_name=sweep.unit_of_accuracy, best=best)
     if spot is not None:
         header = (
-            f"Best of a sweep along {config.family.name}: {config.family.parameter}.\n"
-            f"{spot.line(config.family)}, {config.unit_of_accuracy}\n"
+            f"Best of a sweep along {sweep.family.name}: {sweep.family.parameter}.\n"
+            f"{spot.line(sweep.family)}, {sweep.unit_of_accuracy}\n"
             + "".join(f"{note}\n" for note in spot.notes)
             + "Use: python tools/pretrain.py --config-file CONFIG --output-dir RUN data.root=IMAGES views.recipe=THIS_FILE"
         )
-        write_recipe(folder.path / "recipe.yaml", config.recipe(spot.setting), header=header)
+        write_recipe(folder.path / "recipe.yaml", sweep.recipe(spot.setting), header=header)
     else:
         (folder.path / "recipe.yaml").unlink(missing_ok=True)
-    write_json(folder.path / RESULT_NAME, _result(config, rows, spot, shown_findings))
+    write_json(folder.path / RESULT_NAME, _result(sweep, rows, spot, shown_findings))
     say(f"\n{table}\n(mean ± standard deviation over seeds)\n")
     for line in shown_findings:
         say(line)
@@ -91,48 +106,51 @@ def _conclude(config: SweepConfig, folder: StudyFolder, rows: tuple[Row, ...], *
         say("no recipe.yaml: without a downstream measure no setting is the best")
 
 
-def _on_the_best(config: SweepConfig, spot: SweetSpot | None) -> tuple[str, ...]:
+def _on_the_best(sweep: Sweep, spot: SweetSpot | None) -> tuple[str, ...]:
     if spot is None:
         return ()
-    paper = config.family.sweet_spot
+    paper = sweep.family.sweet_spot
     return (
-        spot.line(config.family),
+        spot.line(sweep.family),
         *(f"  {note}" for note in spot.notes),
         *(() if paper is None else (f"  the paper's sweet spot, at its scale, is {show_setting(paper)}",)),
     )
 
 
 def _result(
-    config: SweepConfig, rows: tuple[Row, ...], spot: SweetSpot | None, shown_findings: tuple[str, ...]
+    sweep: Sweep, rows: tuple[Row, ...], spot: SweetSpot | None, shown_findings: tuple[str, ...]
 ) -> dict[str, Any]:
     def entry(row: Row) -> dict[str, Any]:
         accuracy = row.accuracy
         return {
             "setting": row.setting,
-            "recipe": recipe_to_plain(config.recipe(row.setting)),
+            "recipe": recipe_to_plain(sweep.recipe(row.setting)),
             "information": asdict(row.nats),
             "saturated": row.saturated,
             "accuracy": None if accuracy is None else asdict(accuracy),
-            "seeds": {str(seed): asdict(point) for seed, point in row.figures.items()},
+            "seeds": {
+                str(seed): {**asdict(point.information), "accuracy": point.accuracy}
+                for seed, point in row.figures.items()
+            },
         }
 
     return {
         "format": RESULT_FORMAT,
         "version": 1,
-        "family": config.family.name,
-        "parameter": config.family.parameter,
-        "unit": config.family.unit,
-        "source": config.family.source,
-        "settings": list(config.settings),
-        "seeds": list(config.seeds),
-        "data": str(config.data),
-        "pretrain_config": str(config.pretrain_config),
-        "overrides": list(config.overrides),
-        "downstream": {"kind": config.downstream, "figure": config.unit_of_accuracy},
-        "measure_batch": config.measure_batch,
+        "family": sweep.family.name,
+        "parameter": sweep.family.parameter,
+        "unit": sweep.family.unit,
+        "source": sweep.family.source,
+        "settings": list(sweep.settings),
+        "seeds": list(sweep.seeds),
+        "data": str(sweep.data),
+        "pretrain_config": str(sweep.pretrain_config),
+        "overrides": list(sweep.overrides),
+        "downstream": {"kind": sweep.downstream, "figure": sweep.unit_of_accuracy},
+        "measure_batch": sweep.measure_batch,
         "points": [entry(row) for row in rows],
         "sweet_spot": _spot(spot),
-        "paper_sweet_spot": config.family.sweet_spot,
+        "paper_sweet_spot": sweep.family.sweet_spot,
         "findings": [line.strip() for line in shown_findings],
     }
 
@@ -142,3 +160,152 @@ def _spot(spot: SweetSpot | None) -> dict[str, Any] | None:
         return None
     setting: Setting = spot.setting
     return {"setting": setting, "accuracy": asdict(spot.accuracy), "notes": list(spot.notes)}
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting with one seed.
+
+    stages: in order.
+    information, accuracy: result files, below the sweep's folder; accuracy is None where it is not measured.
+    """
+
+    setting: Setting
+    seed: int
+    stages: tuple[Stage, ...]
+    information: str
+    accuracy: str | None
+
+
+def recipe_file(sweep: Sweep, setting: Setting) -> str:
+    """recipes/NAME-HASH.yaml, below the sweep's folder: another content is another file, and so another command."""
+    recipe = sweep.recipe(setting)
+    content = json.dumps(recipe_to_plain(recipe), sort_keys=True)
+    return f"recipes/{recipe.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.yaml"
+
+
+def plan_points(sweep: Sweep) -> tuple[Point, ...]:
+    """All points of a sweep."""
+    return tuple(_point(sweep, setting, seed) for seed in sweep.seeds for setting in sweep.settings)
+
+
+def all_stages(points: tuple[Point, ...]) -> tuple[Stage, ...]:
+    """Every point's stages, in order."""
+    return tuple(stage for point in points for stage in point.stages)
+
+
+def _point(sweep: Sweep, setting: Setting, seed: int) -> Point:
+    name = f"{sweep.recipe(setting).name}_seed{seed}"
+    title = f"{sweep.family.name} {show_setting(setting)}, seed {seed}"
+    if sweep.pair_encoders:
+        return _pair_point(sweep, setting, seed, name, title)
+    assert sweep.pretrain_config is not None
+    pretrain = pretrain_stage(
+        name=f"{name}-pretrain",
+        title=f"{title}: pre-train",
+        folder=f"{name}/pretrain",
+        config_file=sweep.pretrain_config,
+        overrides=_overrides(sweep, setting, seed),
+    )
+    measure = measure_stage(
+        name=f"{name}-measure",
+        title=f"{title}: measure the information",
+        folder=f"{name}/information",
+        pretrain=pretrain,
+        data=sweep.data / "val",
+        batch_size=sweep.measure_batch,
+    )
+    init = name.rpartition("_seed")[0]
+    rest: tuple[Stage, ...] = ()
+    if sweep.downstream == "readout":
+        readout = readout_stage(
+            name=f"{name}-readout",
+            title=f"{title}: linear readout",
+            folder=f"{name}/readout",
+            weights=checkpoint_of(pretrain.folder),
+            init=init,
+            seed=seed,
+            data=str(sweep.readout_data),
+            config_file=sweep.linear_config,
+            needs=[pretrain.name],
+        )
+        rest = (readout,)
+    elif sweep.detection is not None:
+        convert = convert_stage(
+            name=f"{name}-convert",
+            title=f"{title}: convert the weights and prove them equal",
+            folder=f"{name}/weights",
+            pretrain=pretrain,
+            branch="query",
+        )
+        detect = detect_stage(
+            name=f"{name}-detect",
+            title=f"{title}: fine-tune",
+            folder=f"{name}/detect",
+            weights=f"{{output}}/{convert.result}",
+            init=init,
+            seed=seed,
+            train_data=sweep.detection.train_data,
+            test_data=sweep.detection.test_data,
+            config_file=sweep.detection.config_file,
+            needs=[convert.name],
+        )
+        rest = (convert, detect)
+    return Point(setting, seed, (pretrain, measure, *rest), measure.result, rest[-1].result if rest else None)
+
+
+def _pair_point(sweep: Sweep, setting: Setting, seed: int, name: str, title: str) -> Point:
+    """Two small encoders on the two parts of the channels: one command, one result with both figures."""
+    files = [sweep.pretrain_config] if sweep.pretrain_config else []
+    folder = f"{name}/views"
+    stage = tool_stage(
+        "evaluate_views",
+        *("--views", show_setting(setting), "--data", str(sweep.data), "--output-dir", f"{{output}}/{folder}"),
+        *(part for path in files for part in ("--config-file", rooted(path))),
+        *("--seeds", str(seed), "--", *sweep.overrides),
+        name=f"{name}-views",
+        title=f"{title}: train two encoders, measure, probe",
+        folder=folder,
+        result=f"{folder}/{PROBE_RESULT}",
+        files=files,
+    )
+    return Point(setting, seed, (stage,), stage.result, None if sweep.downstream == "none" else stage.result)
+
+
+def _overrides(sweep: Sweep, setting: Setting, seed: int) -> tuple[str, ...]:
+    """The user's own, less what the recipe file says, then data, seed and recipe."""
+    replaced = {"data.root", "seed", "views.recipe", *(f"views.{key}" for key in FOLDED)}
+    return (
+        *(text for text in sweep.overrides if text.partition("=")[0] not in replaced),
+        *(f"views.{key}=null" for key in sweep.unset),
+        f"data.root={sweep.data / 'train'}",
+        f"seed={seed}",
+        f"views.recipe={{output}}/{recipe_file(sweep, setting)}",
+    )
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def collect_rows(points: Sequence[Point], folder: Path) -> tuple[Row, ...]:
+    """Read the result files of all points, settings in their order. Raises DataError for a file that is none of ours."""
+    rows: dict[Setting, Row] = {}
+    for point in points:
+        accuracy = None if point.accuracy is None else _accuracy(folder / point.accuracy)
+        figures = Figures(read_information(folder / point.information), accuracy)
+        rows.setdefault(point.setting, Row(point.setting)).figures[point.seed] = figures
+    return tuple(rows.values())
+
+
+def _accuracy(path: Path) -> float:
+    """Percent: of a probe on both views, of a readout, or a detector's box AP."""
+    if path.name == PROBE_RESULT:
+        return read_probe(path)
+    metrics = read_result(path).metrics
+    value = metrics.get("top1", metrics.get("bbox/AP"))
+    if value is None:
+        raise DataError(f"{path} has no box AP: nothing tells how good this setting is")
+    return float(value)

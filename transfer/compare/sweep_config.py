@@ -1,17 +1,21 @@
 """What a sweep is: a family of views, its settings, seeds, a pre-training, how it is measured.
 
-In: the command line's values. Out: `SweepConfig`, checked before anything runs: settings, labels, sizes and numbers of images.
+`SweepConfig` is what a YAML file and the command line say; `Sweep` is that, checked before anything runs (settings, labels,
+sizes and numbers of images), with what follows from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import read_size
+from pretrain.base.same_run import flat
+from pretrain.base.strict import Origin, from_mapping, load_yaml, merge, overridden_keys, parse_overrides
 from pretrain.config import load_run_config
 from pretrain.data.source import ClassFolders, list_images
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
@@ -27,6 +31,26 @@ Downstream = Literal["readout", "detection", "none"]
 
 
 @dataclass(frozen=True)
+class PretrainPart:
+    """config_file and overrides: for tools/pretrain.py; of family colour, for tools/evaluate_views.py."""
+
+    config_file: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReadoutPart:
+    """The linear readout as the measure.
+
+    data: class folders train/ and val/; those of the sweep unless given.
+    config_file: for tools/linear_eval.py; None: the paper's protocol.
+    """
+
+    data: Path | None = None
+    config_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class DetectionPart:
     """Fine-tuning as the measure: a Detectron2 configuration, and SPECs of labelled images (tools/train_net.py)."""
 
@@ -37,12 +61,41 @@ class DetectionPart:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A whole sweep. data: a folder with train/ (pre-training) and val/ (held-out pairs).
+    """What is asked for.
 
-    pretrain_config, overrides: for tools/pretrain.py, or tools/evaluate_views.py where `pair_encoders` is true. readout_data:
-    class folders train/ and val/, `data` unless given; linear_config: for tools/linear_eval.py. measure_batch: pairs a batch,
-    whose log is I_NCE's ceiling. base: the recipe that settings change. unset: views.KEYs that are folded into it.
+    family: crop, jitter, blur, frequency, distance, colour or stacking.
+    data: a folder with train/ (pre-training) and val/ (held-out pairs).
+    settings: of the family; None: its own.
+    downstream: what tells how good a setting is; none: only the information is measured.
+    measure_batch: held-out pairs a batch, whose log is I_NCE's ceiling.
+    """
+
+    family: str
+    data: Path
+    settings: tuple[float | str, ...] | None = None
+    seeds: tuple[int, ...] = (0,)
+    pretrain: PretrainPart = field(default_factory=PretrainPart)
+    downstream: Downstream = "readout"
+    readout: ReadoutPart = field(default_factory=ReadoutPart)
+    detection: DetectionPart | None = None
+    measure_batch: int = 256
+
+
+PARTS = {"pretrain", "readout", "detection"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep.
+
+    data: a folder with train/ (pre-training) and val/ (held-out pairs).
+    pretrain_config, overrides: for tools/pretrain.py, or tools/evaluate_views.py where `pair_encoders` is true.
+    readout_data: class folders train/ and val/.
+    linear_config: for tools/linear_eval.py.
+    measure_batch: pairs a batch.
+    base: the recipe that settings change.
     queue_size: None without a queue.
+    unset: views.KEYs that are folded into the recipe.
     """
 
     family: Family
@@ -79,28 +132,36 @@ class SweepConfig:
         return {"readout": "readout top-1 (%)", "detection": "box AP (%)", "none": "none"}[self.downstream]
 
 
-def build_sweep(
-    *,
-    family: str,
-    settings: Sequence[str] | None,
-    seeds: Sequence[int],
-    data: Path,
-    pretrain_config: Path | None,
-    overrides: Sequence[str] = (),
-    downstream: Downstream = "readout",
-    readout_data: Path | None = None,
-    linear_config: Path | None = None,
-    detection: DetectionPart | None = None,
-    measure_batch: int = 256,
-) -> SweepConfig:
-    """Check everything that can be checked before the first run. settings None: the family's own.
+def load_sweep(config_file: Path | None, *, flags: Mapping[str, Any], overrides: Sequence[str]) -> Sweep:
+    """Read a file (None: flags alone), the nested values of flags over it, then key=value, and check all of it.
 
-    Raises ConfigError or DataError saying what to type instead.
+    An override whose key is the sweep's own changes the sweep; every other one goes to the pre-training, where it replaces
+    the file's for the same key. Raises ConfigError or DataError that says what to pass instead.
     """
-    chosen = family_named(family)
+    own = [text for text in overrides if _is_own(text)]
+    others = [text for text in overrides if not _is_own(text)]
+    parse_overrides(others)  # refuses one without `=`, and a key that is given twice
+    values = merge(load_yaml(find_config(config_file, "sweep"), "sweep") if config_file else {}, flags)
+    origin = Origin(str(config_file or "command line"), (*flat(flags), *overridden_keys(own)))
+    config = from_mapping(SweepConfig, merge(values, parse_overrides(own)), where=origin)
+    keys = {text.partition("=")[0] for text in others}
+    kept = [text for text in config.pretrain.overrides if text.partition("=")[0] not in keys]
+    return check_sweep(replace(config, pretrain=replace(config.pretrain, overrides=(*kept, *others))))
+
+
+def _is_own(override: str) -> bool:
+    """Whether the key is one of SweepConfig's: `data=...` is, `data.num_workers=...` is the pre-training's."""
+    first, dot, _ = override.partition("=")[0].partition(".")
+    return first in PARTS or (not dot and first in {entry.name for entry in fields(SweepConfig)})
+
+
+def check_sweep(config: SweepConfig) -> Sweep:
+    """Check everything that can be checked before the first run. Raises ConfigError or DataError that says what to pass instead."""
+    family = family_named(config.family)
+    seeds, data = config.seeds, config.data
     if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**31 for seed in seeds):
         raise ConfigError(f"--seeds: expected one or more different numbers in [0, 2^31), found {list(seeds)}")
-    if downstream == "detection" and detection is None:
+    if config.downstream == "detection" and config.detection is None:
         raise ConfigError("--downstream detection needs --detect-config, --train-data and --test-data")
     for split in ("train", "val"):
         if not (data / split).is_dir():
@@ -108,33 +169,31 @@ def build_sweep(
                 f"no folder {data / split}; --data expects a folder with train/ (to pre-train on) and val/ (held-out images to "
                 "measure on), and in both of them one folder a class where the readout is the measure"
             )
-    if detection is not None:
-        detection = _checked(detection)
-    for path in (pretrain_config, linear_config):
-        if path is not None and not path.is_file():
-            raise ConfigError(f"no configuration file at {path}")
-    plan = _pair_encoder_plan if family in PAIR_ENCODER_FAMILIES else _pretraining_plan
-    config = SweepConfig(
-        family=chosen,
-        settings=_settings(chosen, settings),
-        seeds=tuple(seeds),
+    detection = _checked(config.detection) if config.detection else None
+    pretrain_config = config.pretrain.config_file and find_config(config.pretrain.config_file, "views", "pretrain")
+    linear_config = config.readout.config_file and find_config(config.readout.config_file, "linear", "views")
+    plan = _pair_encoder_plan if family.name in PAIR_ENCODER_FAMILIES else _pretraining_plan
+    sweep = Sweep(
+        family=family,
+        settings=_settings(family, config.settings),
+        seeds=seeds,
         data=data,
         pretrain_config=pretrain_config,
-        overrides=tuple(overrides),
-        downstream=downstream,
-        readout_data=readout_data or data,
+        overrides=config.pretrain.overrides,
+        downstream=config.downstream,
+        readout_data=config.readout.data or data,
         linear_config=linear_config,
-        detection=detection if downstream == "detection" else None,
-        **{"measure_batch": measure_batch, **plan(pretrain_config, overrides, data)},
+        detection=detection if config.downstream == "detection" else None,
+        **{"measure_batch": config.measure_batch, **plan(pretrain_config, config.pretrain.overrides, data)},
     )
-    if config.pair_encoders and (downstream == "detection" or config.readout_data != data or linear_config):
+    if sweep.pair_encoders and (sweep.downstream == "detection" or sweep.readout_data != data or linear_config):
         raise ConfigError(
-            f"family {chosen.name} trains two small encoders and probes them on --data; leave --downstream detection, "
+            f"family {family.name} trains two small encoders and probes them on --data; leave --downstream detection, "
             "--readout-data and --linear-config out"
         )
-    _check_labels(config)
-    _check_images(config)
-    return config
+    _check_labels(sweep)
+    _check_images(sweep)
+    return sweep
 
 
 def _checked(part: DetectionPart) -> DetectionPart:
@@ -149,13 +208,17 @@ def _checked(part: DetectionPart) -> DetectionPart:
     return replace(part, config_file=path)
 
 
-def _settings(family: Family, texts: Sequence[str] | None) -> tuple[Setting, ...]:
-    values = family.settings if texts is None else tuple(family.parse(text) for text in texts)
+def _settings(family: Family, given: Sequence[float | str] | None) -> tuple[Setting, ...]:
+    values = family.settings if given is None else tuple(family.parse(_as_typed(value)) for value in given)
     if len(values) < 2 or len(set(values)) != len(values):
         raise ConfigError(
             f"--settings: expected two or more different ones, found {' '.join(map(show_setting, values))}"
         )
     return tuple(sorted(values, key=family.place))
+
+
+def _as_typed(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.12g}"
 
 
 def _pretraining_plan(config_file: Path | None, overrides: Sequence[str], data: Path) -> dict[str, Any]:
@@ -184,51 +247,51 @@ def _pair_encoder_plan(config_file: Path | None, overrides: Sequence[str], data:
     }
 
 
-def _check_labels(config: SweepConfig) -> None:
+def _check_labels(sweep: Sweep) -> None:
     """The readout needs class folders, and so does a probe on two small encoders, asked for or not."""
-    if config.downstream != "readout" and not config.pair_encoders:
+    if sweep.downstream != "readout" and not sweep.pair_encoders:
         return
     for split in ("train", "val"):
         try:
-            classes = ClassFolders.load(config.readout_data / split).classes
+            classes = ClassFolders.load(sweep.readout_data / split).classes
         except DataError as error:
-            raise DataError(f"{error}; {_without_labels(config)}") from None
+            raise DataError(f"{error}; {_without_labels(sweep)}") from None
         if len(classes) < 2:
             raise DataError(
-                f"{config.readout_data / split}: a readout needs two classes or more, found only {classes[0]!r}; "
-                f"{_without_labels(config)}"
+                f"{sweep.readout_data / split}: a readout needs two classes or more, found only {classes[0]!r}; "
+                f"{_without_labels(sweep)}"
             )
 
 
-def _without_labels(config: SweepConfig) -> str:
-    if config.pair_encoders:
-        return f"family {config.family.name} probes what it has learned and needs labelled images"
+def _without_labels(sweep: Sweep) -> str:
+    if sweep.pair_encoders:
+        return f"family {sweep.family.name} probes what it has learned and needs labelled images"
     return (
         "the accuracy of a setting is read off labelled images (--readout-data FOLDER names others than --data); to measure "
-        "the information alone, type --downstream none"
+        "the information alone, pass --downstream none"
     )
 
 
-def _check_images(config: SweepConfig) -> None:
+def _check_images(sweep: Sweep) -> None:
     """Enough images for the batch, the queue and the measurement, and large enough for every setting."""
-    train, held_out = list_images(config.data / "train"), list_images(config.data / "val")
-    batch, queue = config.batch_size, config.queue_size
+    train, held_out = list_images(sweep.data / "train"), list_images(sweep.data / "val")
+    batch, queue = sweep.batch_size, sweep.queue_size
     if len(train) < batch:
         raise DataError(
-            f"{config.data / 'train'}: {len(train)} images do not fill one batch of {batch}; type "
-            f"{'' if config.pair_encoders else 'optimizer.'}batch_size={max(2, len(train))} or less, or add images"
+            f"{sweep.data / 'train'}: {len(train)} images do not fill one batch of {batch}; pass "
+            f"{'' if sweep.pair_encoders else 'optimizer.'}batch_size={max(2, len(train))} or less, or add images"
         )
     if queue is not None and len(train) < queue:
         raise DataError(
-            f"{config.data / 'train'}: {len(train)} images for a queue of K = {queue} keys, which would hold an image's own "
-            f"older views as negatives; type method.queue_size={max(batch, len(train) // 2)} or less, or add images"
+            f"{sweep.data / 'train'}: {len(train)} images for a queue of K = {queue} keys, which would hold an image's own "
+            f"older views as negatives; pass method.queue_size={max(batch, len(train) // 2)} or less, or add images"
         )
-    if len(held_out) < config.measure_batch or config.measure_batch < 2:
+    if len(held_out) < sweep.measure_batch or sweep.measure_batch < 2:
         raise DataError(
-            f"{config.data / 'val'}: {len(held_out)} held-out images do not fill one batch of {config.measure_batch} pairs; type "
+            f"{sweep.data / 'val'}: {len(held_out)} held-out images do not fill one batch of {sweep.measure_batch} pairs; pass "
             f"--measure-batch {max(2, len(held_out))} or less, or add images"
         )
-    needed = {setting: config.recipe(setting).smallest_side for setting in config.settings}
+    needed = {setting: sweep.recipe(setting).smallest_side for setting in sweep.settings}
     if max(needed.values()) > 1:
         _check_sides([*train, *held_out], needed)
 
@@ -241,6 +304,6 @@ def _check_sides(paths: Sequence[Path], needed: dict[Setting, int]) -> None:
         listed = ", ".join(f"{show_setting(setting)} ({side} px)" for setting, side in needed.items())
         possible = " ".join(map(show_setting, fitting)) or "none of them"
         raise DataError(
-            f"{path}: its shorter side has {shortest} px; the settings need at least {listed}. Use larger images, or type "
+            f"{path}: its shorter side has {shortest} px; the settings need at least {listed}. Use larger images, or pass "
             f"--settings with what fits ({possible})"
         )

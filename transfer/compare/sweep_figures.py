@@ -1,23 +1,16 @@
-"""A sweep's figures: information and accuracy at each setting, where the sweet spot lies, and what can be said of the curve.
-
-In: the result files of finished points. Out: `Row`s, `SweetSpot`, findings in words, a Markdown table.
-"""
+"""A sweep's figures: information and accuracy at each setting, where the sweet spot lies, and what can be said of the curve."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from scipy import stats
 
-from pretrain.base.errors import DataError
+from pretrain.base.figures import Spread, spread
 from pretrain.views.families import STACK, Family, Setting, show_setting
-from transfer.compare.statistics import Spread, spread
-from transfer.compare.sweep_stages import Point
+from transfer.compare.results import Information
 
 CLEAR_RANK = 0.9  # a rank correlation from here on counts as a direction
 SATURATED_MARK = "*"
@@ -25,13 +18,9 @@ SATURATED_MARK = "*"
 
 @dataclass(frozen=True)
 class Figures:
-    """One point: I_NCE in nats with its interval and ceiling, and the downstream accuracy in percent (None: not measured)."""
+    """One point. accuracy: downstream, in percent; None where it is not measured."""
 
-    nats: float
-    low: float
-    high: float
-    ceiling: float | None
-    saturated: bool
+    information: Information
     accuracy: float | None
 
 
@@ -45,7 +34,7 @@ class Row:
     @property
     def nats(self) -> Spread:
         """I_NCE over seeds."""
-        value = spread([point.nats for point in self.figures.values()])
+        value = spread([point.information.nats for point in self.figures.values()])
         assert value is not None
         return value
 
@@ -57,7 +46,12 @@ class Row:
     @property
     def saturated(self) -> bool:
         """Whether an estimate of any seed has run into its ceiling."""
-        return any(point.saturated for point in self.figures.values())
+        return any(point.information.saturated for point in self.figures.values())
+
+    @property
+    def ceilings(self) -> set[float]:
+        """The largest values that the estimates can take."""
+        return {c for point in self.figures.values() if (c := point.information.ceiling) is not None}
 
 
 @dataclass(frozen=True)
@@ -70,59 +64,10 @@ class SweetSpot:
 
     def line(self, family: Family) -> str:
         """For people."""
-        deviation = "" if self.accuracy.std is None else f" ± {self.accuracy.std:.1f}"
         return (
-            f"sweet spot: {family.name} {show_setting(self.setting)} ({self.accuracy.mean:.1f}{deviation} %, "
+            f"sweet spot: {family.name} {show_setting(self.setting)} ({self.accuracy.cell()} %, "
             f"{self.accuracy.n} seed{'s' if self.accuracy.n > 1 else ''})"
         )
-
-
-def collect_rows(points: Sequence[Point], folder: Path) -> tuple[Row, ...]:
-    """Read the result files of all points, settings in their order. Raises DataError for a file that is none of ours."""
-    rows: dict[Setting, Row] = {}
-    for point in points:
-        rows.setdefault(point.setting, Row(point.setting)).figures[point.seed] = _read_point(point, folder)
-    return tuple(rows.values())
-
-
-def _read_point(point: Point, folder: Path) -> Figures:
-    information, path = _read(folder / point.information), folder / point.information
-    try:
-        values = information["information"]
-        if values["bound"] != "info_nce":
-            raise DataError(f"{path}: expected an estimate of info_nce, found {values['bound']!r}")
-        accuracy = None
-        if point.accuracy is not None:
-            path = folder / point.accuracy
-            accuracy = _accuracy(_read(path))
-        ceiling = values["ceiling"]
-        return Figures(
-            nats=float(values["nats"]),
-            low=float(values["low"]),
-            high=float(values["high"]),
-            ceiling=None if ceiling is None else float(ceiling),
-            saturated=bool(values["saturated"]),
-            accuracy=accuracy,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a result file of this project: {error!r}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a result file of this project: {error!r}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path} is not a result file of this project: expected keys, found {type(values).__name__}")
-    return values
-
-
-def _accuracy(result: dict[str, Any]) -> float:
-    """Percent: of a readout, of a probe on both views, or a detector's box AP."""
-    if "probe" in result:
-        return float(result["probe"]["top1"])
-    return float(result["metrics"]["bbox"]["AP"] if "metrics" in result else result["top1"])
 
 
 def is_ordered(family: Family) -> bool:
@@ -230,11 +175,11 @@ def format_table(rows: Sequence[Row], family: Family, *, accuracy_name: str, bes
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:
         mark = SATURATED_MARK if row.saturated else ""
-        ceilings = {point.ceiling for point in row.figures.values() if point.ceiling is not None}
-        cells = [show_setting(row.setting), f"{_cell(row.nats, 2)}{mark}", f"{max(ceilings):.2f}" if ceilings else "-"]
+        ceilings = row.ceilings
+        cells = [show_setting(row.setting), f"{row.nats.cell(2)}{mark}", f"{max(ceilings):.2f}" if ceilings else "-"]
         if best is not None:
             value = row.accuracy
-            text = "-" if value is None else _cell(value, 1)
+            text = "-" if value is None else value.cell()
             cells.append(f"**{text}**" if row.setting == best else text)
         lines.append(f"| {' | '.join([*cells, str(row.nats.n)])} |")
     if any(row.saturated for row in rows):
@@ -243,7 +188,3 @@ def format_table(rows: Sequence[Row], family: Family, *, accuracy_name: str, bes
             f"{SATURATED_MARK} saturated: close to the ceiling log(K + 1), where the estimate says little more.",
         ]
     return "\n".join(lines)
-
-
-def _cell(value: Spread, digits: int) -> str:
-    return f"{value.mean:.{digits}f}" + ("" if value.std is None else f" ± {value.std:.{digits}f}")

@@ -1,7 +1,4 @@
-"""A sweep's pictures: information against accuracy, both against the setting, and the views themselves along the sweep.
-
-In: `Row`s; images. Out: PNG files, written atomically. Matplotlib runs without a display.
-"""
+"""A sweep's pictures: information against accuracy, both against the setting, and the views themselves along the sweep."""
 
 from __future__ import annotations
 
@@ -10,21 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pretrain.base.atomic import atomic_file
 from pretrain.base.image_files import read_image
+from pretrain.base.plot_style import BLUE, GREEN, QUIET, RED, plot_style, save_figure
 from pretrain.views.families import Family, Setting, show_setting
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.sheet import draw_strips, save_png
-from transfer.compare.plots import STYLE
-from transfer.compare.sweep_config import SweepConfig
+from transfer.compare.sweep_config import Sweep
 from transfer.compare.sweep_figures import Row, is_ordered
 
-INFORMATION, ACCURACY, BEST, CEILING = "#047857", "#1d4ed8", "#be123c", "#9ca3af"
+INFORMATION, ACCURACY, BEST, CEILING = GREEN, BLUE, RED, QUIET
 SHEET_IMAGES = 4
 DPI = 140
 LABEL_WIDTH = 60  # characters of an axis label before it breaks into a second line
@@ -35,16 +29,14 @@ def draw_curve(path: Path, rows: Sequence[Row], family: Family, *, accuracy_name
 
     Hollow points are saturated estimates. Without accuracy there is only the right panel, with the information.
     """
-    with matplotlib.rc_context(STYLE):
+    with plot_style():
         panels = 1 if best is None else 2
         figure = Figure(figsize=(5.4 * panels, 3.8), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
         if best is not None:
             _information_against_accuracy(axes[0], rows, family, accuracy_name, best)
         _against_setting(axes[-1], rows, family, accuracy_name, best)
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=DPI)
+        save_figure(path, figure, dpi=DPI)
 
 
 def _error(values: Sequence[Any]) -> list[float] | None:
@@ -97,7 +89,7 @@ def _against_setting(axis: Axes, rows: Sequence[Row], family: Family, accuracy_n
     for position, row in zip(x, rows, strict=True):
         face = "white" if row.saturated else INFORMATION
         axis.plot(position, row.nats.mean, "o", color=INFORMATION, markerfacecolor=face, markersize=5)
-    ceilings = {point.ceiling for row in rows for point in row.figures.values() if point.ceiling is not None}
+    ceilings = {ceiling for row in rows for ceiling in row.ceilings}
     if any(row.saturated for row in rows) and ceilings:
         axis.axhline(max(ceilings), color=CEILING, linestyle="--", linewidth=1)
         axis.annotate(
@@ -130,12 +122,12 @@ def _against_setting(axis: Axes, rows: Sequence[Row], family: Family, accuracy_n
     axis.axvline(place, color=BEST, linewidth=1, linestyle=":")
 
 
-def draw_views(path: Path, config: SweepConfig, images: Sequence[Path]) -> None:
+def draw_views(path: Path, sweep: Sweep, images: Sequence[Path]) -> None:
     """The same images at every setting, one row a setting: both views of each, beside one another."""
     pixels = [read_image(image) for image in images[:SHEET_IMAGES]]
     strips = []
-    for setting in config.settings:
-        make = ViewMaker(config.recipe(setting), image_size=config.image_size)
-        samples = [make(image, seed=config.seeds[0], epoch=0, index=index) for index, image in enumerate(pixels)]
+    for setting in sweep.settings:
+        make = ViewMaker(sweep.recipe(setting), image_size=sweep.image_size)
+        samples = [make(image, seed=sweep.seeds[0], epoch=0, index=index) for index, image in enumerate(pixels)]
         strips.append((show_setting(setting), samples))
-    save_png(path, draw_strips(pixels, strips, title=config.family.name))
+    save_png(path, draw_strips(pixels, strips, title=sweep.family.name))

@@ -82,6 +82,10 @@ def runtime_values(config: CfgNode, given: frozenset[str] = frozenset()) -> list
             )
         config.MODEL.DEVICE = "cpu"
         said.append("MODEL.DEVICE is cuda but this machine has no CUDA device: running on the CPU")
+    elif config.MODEL.DEVICE == "cpu" and "MODEL.DEVICE" not in given and torch.cuda.is_available():
+        said.append(
+            "MODEL.DEVICE is cpu, as the configuration file says: pass MODEL.DEVICE cuda to use the CUDA device"
+        )
     spare = max(1, torch.get_num_threads() // 2)  # on a CPU the loaders take their cores from the model
     if config.MODEL.DEVICE == "cpu" and "DATALOADER.NUM_WORKERS" not in given and spare < config.DATALOADER.NUM_WORKERS:
         config.DATALOADER.NUM_WORKERS = spare

@@ -26,6 +26,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from transfer.conversion.initialisation import initialisation_name
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
 from transfer.detect.config import check_supported, load_detector_config, resolve_config_path, runtime_values
@@ -300,19 +301,12 @@ def figures_table(metrics: Mapping[str, Mapping[str, float | None]]) -> list[str
 
 
 def init_name(run: DetectionRun) -> str:
-    """How the report labels this initialisation, unless --init says otherwise: as the evaluated detector's own run says, by
-    the weights, then by the file's name."""
-    weights = run.config.MODEL.WEIGHTS
+    """How the report labels this initialisation, unless --init says otherwise: as the evaluated detector's own run says, else
+    by its weights."""
     trained = (run.weights.trained or {}).get("init")
     if run.options.eval_only and isinstance(trained, str):
         return trained
-    if not weights:
-        return "random"
-    layout = ((run.weights.sidecar or {}).get("source") or {}).get("layout", "")
-    if weights.startswith("detectron2://ImageNetPretrained") or layout == "torchvision":
-        return "supervised"
-    suffix = Path(run.options.config_file).stem.rpartition("_")[2]
-    return suffix if suffix not in ("random", "supervised") else "other"
+    return initialisation_name(run.config.MODEL.WEIGHTS, sidecar=run.weights.sidecar or {})
 
 
 def _num_train_images(config: CfgNode, data: PreparedData | None) -> int:

@@ -38,11 +38,6 @@ class Request:
     command: str
 
 
-def default_init_name(weights: str) -> str:
-    """`random` for random weights, else the weight file's stem."""
-    return "random" if weights.partition(":")[0] == "random" else Path(weights).stem
-
-
 def run_readout(request: Request, output_dir: Path | None, *, announce: Callable[[str], None]) -> dict[str, Any]:
     """The whole readout; returns the content of linear_result.json, which is written if there is an `output_dir`.
 

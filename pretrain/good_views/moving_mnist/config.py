@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.base.strict import load_config
+from pretrain.base.strict import load_config, require
 
 DIGIT_SIZE = 28  # pixels of MNIST's images, pasted unscaled
 
@@ -40,17 +40,17 @@ class SceneConfig:
     same_background: Literal["image", "class"] = "image"
 
     def __post_init__(self) -> None:
-        _require(self.canvas > DIGIT_SIZE, f"canvas expected more than a digit's {DIGIT_SIZE}, found {self.canvas}")
-        _require(self.num_frames >= 2, f"num_frames expected 2 or more (motion), found {self.num_frames}")
-        _require(self.future_steps >= 0, f"future_steps expected 0 or more, found {self.future_steps}")
+        require(self.canvas > DIGIT_SIZE, f"canvas expected more than a digit's {DIGIT_SIZE}, found {self.canvas}")
+        require(self.num_frames >= 2, f"num_frames expected 2 or more (motion), found {self.num_frames}")
+        require(self.future_steps >= 0, f"future_steps expected 0 or more, found {self.future_steps}")
         low, high = self.speed
-        _require(0 <= low <= high, f"speed expected [low, high] with 0 <= low <= high, found {list(self.speed)}")
-        _require(high <= self.free_range, f"speed expected at most {self.free_range} (the free range), found {high}")
-        _require(
+        require(0 <= low <= high, f"speed expected [low, high] with 0 <= low <= high, found {list(self.speed)}")
+        require(high <= self.free_range, f"speed expected at most {self.free_range} (the free range), found {high}")
+        require(
             0 < self.background_brightness <= 1,
             f"background_brightness expected in (0, 1], found {self.background_brightness}",
         )
-        _require(
+        require(
             self.background_size >= self.canvas,
             f"background_size expected at least the canvas's {self.canvas}, found {self.background_size}",
         )
@@ -80,7 +80,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.input_pixels, self.width, self.feature_dim, self.num_points, self.head_dim)
-        _require(min(sizes) > 0, f"sizes expected positive, found {sizes}")
+        require(min(sizes) > 0, f"sizes expected positive, found {sizes}")
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 2, f"batch_size expected 2 or more (negatives), found {self.batch_size}")
-        _require(min(self.steps, self.supervised_steps) > 0, "steps and supervised_steps expected positive")
-        _require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
-        _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        require(self.batch_size >= 2, f"batch_size expected 2 or more (negatives), found {self.batch_size}")
+        require(min(self.steps, self.supervised_steps) > 0, "steps and supervised_steps expected positive")
+        require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+        require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class ProbeConfig:
     information_batches: int = 20
 
     def __post_init__(self) -> None:
-        _require(self.num_train >= 20 and self.num_test >= 20, "num_train and num_test expected 20 or more")
-        _require(self.weight_decay > 0, f"weight_decay expected positive, found {self.weight_decay}")
-        _require(self.information_batches > 0, "information_batches expected positive")
+        require(self.num_train >= 20 and self.num_test >= 20, "num_train and num_test expected 20 or more")
+        require(self.weight_decay > 0, f"weight_decay expected positive, found {self.weight_decay}")
+        require(self.information_batches > 0, "information_batches expected positive")
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class MovingMnistConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
     def __post_init__(self) -> None:
-        _require(0 < self.held_out_share < 1, f"held_out_share expected in (0, 1), found {self.held_out_share}")
-        _require(
+        require(0 < self.held_out_share < 1, f"held_out_share expected in (0, 1), found {self.held_out_share}")
+        require(
             self.encoder.input_pixels <= self.scene.canvas and self.scene.canvas % self.encoder.input_pixels == 0,
             f"encoder.input_pixels expected to divide scene.canvas {self.scene.canvas}, found {self.encoder.input_pixels}",
         )
@@ -141,8 +141,3 @@ class MovingMnistConfig:
 def load_moving_mnist_config(path: Path | None, overrides: Sequence[str] = ()) -> MovingMnistConfig:
     """The paper's scale without a file. Raises ConfigError naming file and key."""
     return load_config(MovingMnistConfig, path, overrides, "views")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

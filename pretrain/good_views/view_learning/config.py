@@ -10,16 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.base.strict import from_mapping, read_config
+from pretrain.base.strict import from_mapping, read_config, require
 from pretrain.good_views.encoders import ViewEncoderConfig, require_image_size
 from pretrain.views.generator import GeneratorConfig
 
 Mode = Literal["unsupervised", "semi-supervised", "supervised"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class GameDataConfig:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.side is None or self.side > 0, f"side expected positive, found {self.side}")
+        require(self.side is None or self.side > 0, f"side expected positive, found {self.side}")
 
 
 @dataclass(frozen=True)
@@ -58,11 +53,11 @@ class EstimatorConfig:
     gradient_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.embedding_dim is None or self.embedding_dim > 0, "embedding_dim expected positive")
-        _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
-        _require(self.num_negatives > 0, f"num_negatives expected positive, found {self.num_negatives}")
-        _require(0 <= self.bank_momentum < 1, f"bank_momentum expected in [0, 1), found {self.bank_momentum}")
-        _require(self.gradient_penalty >= 0, f"gradient_penalty expected at least 0, found {self.gradient_penalty}")
+        require(self.embedding_dim is None or self.embedding_dim > 0, "embedding_dim expected positive")
+        require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        require(self.num_negatives > 0, f"num_negatives expected positive, found {self.num_negatives}")
+        require(0 <= self.bank_momentum < 1, f"bank_momentum expected in [0, 1), found {self.bank_momentum}")
+        require(self.gradient_penalty >= 0, f"gradient_penalty expected at least 0, found {self.gradient_penalty}")
 
     @property
     def dim(self) -> int:
@@ -90,10 +85,10 @@ class GameOptimizerConfig:
     labelled_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0 and self.generator_factor > 0, "rates expected positive")
-        _require(self.epochs > 0, f"epochs expected positive, found {self.epochs}")
-        _require(self.batch_size >= 2 and self.labelled_batch_size >= 1, "batch sizes expected at least 2 and 1")
-        _require(all(0 <= beta < 1 for beta in self.betas), f"betas expected in [0, 1), found {self.betas}")
+        require(self.learning_rate > 0 and self.generator_factor > 0, "rates expected positive")
+        require(self.epochs > 0, f"epochs expected positive, found {self.epochs}")
+        require(self.batch_size >= 2 and self.labelled_batch_size >= 1, "batch sizes expected at least 2 and 1")
+        require(all(0 <= beta < 1 for beta in self.betas), f"betas expected in [0, 1), found {self.betas}")
 
 
 @dataclass(frozen=True)
@@ -122,8 +117,8 @@ class GameRuntimeConfig:
     save_every_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.log_every_steps > 0, f"log_every_steps expected positive, found {self.log_every_steps}")
-        _require(self.save_every_steps is None or self.save_every_steps > 0, "save_every_steps expected positive")
+        require(self.log_every_steps > 0, f"log_every_steps expected positive, found {self.log_every_steps}")
+        require(self.save_every_steps is None or self.save_every_steps > 0, "save_every_steps expected positive")
 
 
 @dataclass(frozen=True)
@@ -153,9 +148,9 @@ class GameConfig:
     def __post_init__(self) -> None:
         require_image_size(self.image_size)
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {self.crop_scale}")
-        _require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
-        _require(self.information_weight >= 0 and self.classification_weight >= 0, "weights expected at least 0")
+        require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {self.crop_scale}")
+        require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
+        require(self.information_weight >= 0 and self.classification_weight >= 0, "weights expected at least 0")
 
     @property
     def uses_labels(self) -> bool:

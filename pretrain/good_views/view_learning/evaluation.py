@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.strict import load_config
+from pretrain.base.strict import load_config, require
 from pretrain.config import to_plain
 from pretrain.data.order import GlobalBatches
 from pretrain.data.source import some_of_each_class
@@ -50,11 +50,6 @@ GENERATOR, GENERATOR_SUFFIX = "generator.safetensors", ".safetensors"
 HELD_OUT = 2**32  # added to the seed for crops of held-out images
 FEATURE_BATCH = 512
 Pairs = Iterator[tuple[Tensor, Tensor]]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -85,10 +80,10 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require_image_size(self.image_size)
-        _require(self.batch_size >= 2 and self.epochs > 0, "batch_size expected at least 2, epochs at least 1")
-        _require(self.temperature > 0 and self.learning_rate > 0, "temperature and learning_rate expected positive")
-        _require(self.held_out_passes > 0 and self.probe_weight_decay > 0, "held_out_passes and probe_weight_decay > 0")
-        _require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
+        require(self.batch_size >= 2 and self.epochs > 0, "batch_size expected at least 2, epochs at least 1")
+        require(self.temperature > 0 and self.learning_rate > 0, "temperature and learning_rate expected positive")
+        require(self.held_out_passes > 0 and self.probe_weight_decay > 0, "held_out_passes and probe_weight_decay > 0")
+        require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class expected positive")
 
 
 def load_evaluation_config(path: Path | None, overrides: Sequence[str] = ()) -> EvaluationConfig:

@@ -1,4 +1,4 @@
-"""From a configuration to batches: bad recipes and folders end before step one."""
+"""From a configuration to batches: bad folders end before step one, bad images are replaced or end the run on every rank."""
 
 from __future__ import annotations
 

@@ -106,12 +106,14 @@ def test_a_critic_that_knows_the_image_is_saturated_and_says_so(tiny_config, tmp
 
 
 def test_the_training_images_are_not_held_out_ones_and_that_is_reported(run, image_folder, tmp_path):
-    run = Path(shutil.copytree(run.parent.parent, tmp_path / "run")) / "checkpoints" / run.name
+    copy = Path(shutil.copytree(run.parent.parent, tmp_path / "run"))
+    run = copy / "checkpoints" / run.name
     _, record = check_image_set(
         image_folder, skip_unreadable=False, recorded=None, ranks=Ranks(), announce=lambda text: None
     )
     write_record(run.parent.parent, record)
-    result, messages = measure(run, image_folder)
+    result, messages = measure(copy, image_folder)  # the run stands for its newest checkpoint
+    assert result["checkpoint"] == str(run)
     assert result["data"]["same_as_training"] and "not held-out ones" in messages[0]
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "000.png").unlink()
@@ -157,7 +159,7 @@ def test_too_few_pairs_are_counted(run, image_folder, tmp_path):
 
 def test_what_is_no_checkpoint_of_ours_is_refused(image_folder, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
-    for path in (tmp_path / "other.pt", tmp_path / "absent.pt"):
+    for path in (tmp_path / "other.pt", tmp_path / "absent.pt", tmp_path):
         with pytest.raises(CheckpointError):
             measure(path, image_folder)
 

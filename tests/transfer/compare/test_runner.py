@@ -1,8 +1,9 @@
-"""Commands of a study: what they print is shown and logged, also through a terminal."""
+"""Commands of a study or sweep: shown and logged, also through a terminal; the output folder, its lock and its records."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from transfer.compare.runner import run_logged
+from pretrain.base.errors import ConfigError, DataError
+from transfer.compare.runner import StageFolder, open_folder, run_logged, show_seconds
+from transfer.compare.stages import Stage, checkpoint_of
 
 
 def python(code: str) -> list[str]:
@@ -52,3 +55,53 @@ def test_on_a_terminal_the_command_sees_a_terminal_and_the_log_has_plain_lines(t
 def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         run_logged([str(tmp_path / "absent")], log_path=tmp_path / "log", out=io.BytesIO())
+
+
+STAGE = Stage(
+    "convert",
+    "t",
+    ("{root}/tools/x.py", checkpoint_of("pretrain"), "coco:{output}/a:{output}/b"),
+    folder="w",
+    result="w/r",
+)
+
+
+def test_commands_are_short_from_the_projects_root_and_whole_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StageFolder(tmp_path / "runs" / "s", root=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    short = ["tools/x.py", "runs/s/pretrain/checkpoints/LAST.pt", "coco:runs/s/a:runs/s/b"]
+    assert folder.command(STAGE)[1:] == short
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert folder.command(STAGE)[1:] == [f"{tmp_path}/tools/x.py", short[1].removeprefix("runs/"), "coco:s/a:s/b"]
+
+
+def test_a_pre_training_result_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "result.json").write_text(json.dumps({"steps": 3}))
+    with pytest.raises(DataError, match="expected the key `checkpoint`"):
+        StageFolder(tmp_path).command(STAGE)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"fingerprint": "x"}', '{"other": 1}'])
+def test_a_damaged_record_means_that_the_stage_is_not_done(tmp_path: Path, text: str) -> None:
+    with open_folder(tmp_path) as folder:
+        folder.prepare(STAGE, folder.wanted(STAGE, {}))
+        (tmp_path / "w").mkdir()
+        (tmp_path / "w" / "r").touch()
+        folder.finish(STAGE, folder.wanted(STAGE, {}), 1.0)
+        assert folder.is_done(STAGE, {})  # the control
+        folder.record_path(STAGE).write_text(text)
+        assert not folder.is_done(STAGE, {})
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ConfigError, match="cannot write"), open_folder(tmp_path / "out"):
+        pass
+
+
+def test_seconds_read_well() -> None:
+    assert [show_seconds(value) for value in (0.4, 59.4, 59.6, 3725)] == ["0s", "59s", "1m00s", "62m05s"]

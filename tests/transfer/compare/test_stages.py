@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer.compare.stages import Stage, plan_stages, with_bases
+from transfer.compare.stages import Stage, with_bases
+from transfer.compare.study import plan_stages
 from transfer.compare.study_config import DetectConfig, InitConfig, ReadoutConfig, StudyConfig
 
 
@@ -27,6 +28,11 @@ def test_bases_are_followed_in_both_spellings_and_circles_end(tmp_path: Path) ->
     for name, text in {"a": "_BASE_: [b.yaml, c.yaml]", "b": "base: c.yaml", "c": "_BASE_: a.yaml"}.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     assert sorted(path.name for path in with_bases((tmp_path / "a.yaml",))) == ["a.yaml", "b.yaml", "c.yaml"]
+
+
+def test_a_base_among_the_shipped_configurations_counts(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: methods/moco_v2.yaml\n")
+    assert [path.name for path in with_bases((tmp_path / "mine.yaml",))] == ["mine.yaml", "moco_v2.yaml"]
 
 
 def test_weights_from_outside_reach_both_measurements_and_their_content_counts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The study driver, run on fake tools: scripts that write the result files of the real ones in no time."""
+"""Studies: what is refused, the driver on fake commands (tests/transfer/fake_tools.py), figures and verdicts."""
 
 from __future__ import annotations
 
@@ -14,50 +14,37 @@ from pathlib import Path
 import pytest
 
 from pretrain.base.errors import ConfigError
-from transfer.compare.stages import plan_stages
-from transfer.compare.study import run_study, show_plan, show_seconds
-from transfer.compare.study_config import StudyConfig, load_study
-from transfer.compare.study_table import Verdict
+from tests.transfer.fake_tools import write_tools
+from transfer.compare.runner import open_folder, show_plan
+from transfer.compare.stages import ROOT
+from transfer.compare.study import (
+    Scores,
+    Verdict,
+    format_cell,
+    format_table,
+    judge,
+    plan_stages,
+    run_study,
+)
+from transfer.compare.study_config import Expectation, StudyConfig, load_study
 
 FAKE_TOOL = """
-import json, os, pathlib, signal, sys, time
-def stop(signum, frame):
-    (root / "asked_to_stop").write_text(str(signum))
-    sys.exit(128 + signum)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
-tool, words = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
-root = pathlib.Path(sys.argv[0]).resolve().parents[1]
-after = lambda name: words[words.index(name) + 1]
-def write(folder, name, value):
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    (pathlib.Path(folder) / name).write_text(json.dumps(value))
-with open(root / "calls.txt", "a") as calls:
-    calls.write(tool + " " + " ".join(words) + "\\n")
-print("hello from", tool)
-if (root / f"slow_{tool}").exists():
-    pathlib.Path(after("--output-dir")).mkdir(parents=True, exist_ok=True)
-    (pathlib.Path(after("--output-dir")) / "half.pt").touch()
-    (root / "ready").touch()
-    time.sleep(60)
-if (root / f"break_{tool}").exists():
-    sys.exit(7)
 if tool == "make_demo_data":
-    write(after("--output-dir"), "dataset.json", {})
+    write(after("--output-dir") + "/dataset.json", {})
 elif tool == "pretrain":
     (root / "resumed").touch() if (pathlib.Path(after("--output-dir")) / "half.pt").exists() else None
-    write(after("--output-dir"), "result.json", {"checkpoint": "checkpoints/step_5.pt"})
+    write(after("--output-dir") + "/result.json", {"checkpoint": "checkpoints/step_5.pt"})
 elif tool == "convert_weights":
-    write(pathlib.Path(words[1]).parent, pathlib.Path(words[1]).name, {})
+    write(words[1], {})
 elif tool == "linear_eval":
     top1 = {"random": 30.0, "infomin": 50.0}[after("--init-name")] + int(words[-1].removeprefix("seed="))
-    write(after("--output-dir"), "linear_result.json", {"format": "infomin-transfer/linear-result", "top1": top1})
+    write(after("--output-dir") + "/linear_result.json", readout(top1))
 elif tool == "train_net":
     ap = {"random": 10.0, "infomin": 12.0}[after("--config-file").split("_")[-1][:-5]] + 2 * int(after("SEED"))
     metrics = {"bbox": {"AP": ap / 2, "AP50": ap, "AP75": ap / 4}, "segm": {"AP": None, "AP50": ap - 1}}
-    write(after("OUTPUT_DIR"), "result.json", {"format": "infomin-transfer/detection-result", "metrics": metrics})
+    write(after("OUTPUT_DIR") + "/result.json", detection(metrics))
 elif tool == "report":
-    write(after("--output"), "index.html", {})
+    write(after("--output") + "/index.html", {})
 """
 TOOLS = ("make_demo_data", "pretrain", "convert_weights", "linear_eval", "train_net", "report")
 STUDY = """
@@ -77,9 +64,7 @@ class Bench:
 
     def __init__(self, root: Path) -> None:
         self.root, self.output = root, root / "runs" / "out"
-        (root / "tools").mkdir()
-        for name in TOOLS:
-            (root / "tools" / f"{name}.py").write_text(FAKE_TOOL)
+        write_tools(root, TOOLS, FAKE_TOOL)
         (root / "base.yaml").write_text("SOLVER: {MAX_ITER: 5}\n")
         for name in ("detect_random", "detect_infomin", "pretrain"):
             (root / f"{name}.yaml").write_text("x: 1\n")
@@ -106,7 +91,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, commands_run_here: None) -> Bench:
     return Bench(tmp_path)
 
 
@@ -226,13 +211,6 @@ def test_a_plan_shows_commands_and_writes_nothing(bench: Bench) -> None:
     assert sum(line.startswith("$ ") for line in said) == len(plan_stages(bench.config()))
 
 
-def test_an_output_directory_that_is_a_file_is_refused(bench: Bench) -> None:
-    bench.output.parent.mkdir()
-    bench.output.touch()
-    with pytest.raises(ConfigError, match="cannot write"):
-        bench.run()
-
-
 DRIVER = """
 import pathlib, sys
 from pretrain.base.errors import run_tool
@@ -274,11 +252,97 @@ def test_a_stage_that_cannot_resume_is_interrupted_and_starts_in_an_empty_folder
 
 
 def test_a_second_study_in_the_same_folder_is_refused(bench: Bench) -> None:
-    from transfer.compare.study_folder import open_folder
-
     with open_folder(bench.output), pytest.raises(ConfigError, match="in use"):
         bench.run()
 
 
-def test_seconds_read_well() -> None:
-    assert [show_seconds(value) for value in (0.4, 59.4, 59.6, 3725)] == ["0s", "59s", "1m00s", "62m05s"]
+# --- the file --------------------------------------------------------------------------------------------------------
+
+SHIPPED = sorted((ROOT / "configs" / "study").glob("*.yaml"))
+SMALLEST = """
+data: {}
+inits: [{name: random, weights: none}]
+readout: {data: "{data}/unlabelled", arch: resnet18}
+"""
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_study_loads_and_plans(path: Path) -> None:
+    config = load_study(path)
+    assert plan_stages(config)[-1].name == "report"
+
+
+def test_the_study_expects_infomin_above_random_in_every_seed() -> None:
+    config = load_study(ROOT / "configs" / "study" / "study.yaml")
+    assert config.detect is not None and len(config.detect.seeds) >= 3
+    claims = [(e.metric, e.higher, e.lower, e.every_seed) for e in config.expect]
+    assert ("bbox/AP50", "infomin", "random", True) in claims
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("redout.data=x", "did you mean `readout`"),
+        ("inits=[{name: a/b, weights: none}]", "letters, digits"),
+        ("inits=[{name: a, weights: none}, {name: a, weights: none}]", "different names"),
+        ("inits=[]", "one or more"),
+        ("inits=[{name: a, weights: pretrained}]", "need a `pretrain` part"),
+        ("inits=[{name: a, weights: nowhere.pth}]", "no file at"),
+        ("readout.seeds=[1,1]", "seeds"),
+        ("readout.seeds=[]", "seeds"),
+        ("readout.data='{dta}/x'", "found {dta}"),
+        ("data=null", "no `data` part"),
+        ("readout.config_file=configs/linear/absent.yaml", "no configuration file at"),
+        ("readout=null", "nothing to measure"),
+        ("pretrain={config_file: configs/pretrain/absent.yaml}", "no configuration file at"),
+        ("expect=[{metric: box/AP, higher: random, lower: random}]", "expected one of bbox/AP"),
+        ("expect=[{metric: bbox/AP, higher: random, lower: random}]", "not measured"),
+        ("expect=[{metric: readout/top1, higher: random, lower: other}]", "'other'"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(SMALLEST)
+    load_study(path)  # the control: sound without the override
+    with pytest.raises(ConfigError, match=message):
+        load_study(path, [override])
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
+
+SCORES: Scores = {"bbox/AP50": {"random": {0: 10.0, 1: 20.0}, "infomin": {0: 12.0, 1: 19.0}}}
+
+
+def test_cells_show_mean_sample_deviation_and_number() -> None:
+    assert format_cell([20.0, 22.0, 24.0]) == "22.0 ± 2.0 (3)"
+    assert format_cell([20.0]) == "20.0 (1)"
+    assert format_cell([]) == "-"
+
+
+def test_columns_line_up_and_what_was_not_measured_has_none() -> None:
+    lines = format_table(SCORES, ["random", "infomin"]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "AP50" in lines[0] and "mask" not in lines[0] and "readout" not in lines[0]
+    assert lines[2].split() == ["random", "15.0", "±", "7.1", "(2)"]
+
+
+@pytest.mark.parametrize(
+    ("every_seed", "margin", "held"), [(True, 0.0, False), (False, 0.0, True), (False, 0.5, False), (True, -2.0, True)]
+)
+def test_an_expectation_is_compared_with_every_seed_or_the_mean(every_seed: bool, margin: float, held: bool) -> None:
+    # infomin - random: +2 and -1; means 15.5 and 15.0, and 0.5 is not more than 0.5
+    wanted = Expectation("bbox/AP50", higher="infomin", lower="random", margin=margin, every_seed=every_seed)
+    verdict = judge(wanted, SCORES)
+    assert verdict.held is held
+    assert verdict.line().startswith("held" if held else "FAILED")
+
+
+def test_a_missing_seed_or_metric_is_not_a_success() -> None:
+    wanted = Expectation("bbox/AP50", higher="infomin", lower="random", margin=-100)
+    assert not judge(wanted, {"bbox/AP50": {"random": {0: 1.0}, "infomin": {0: 2.0, 1: 2.0}}}).held
+    assert not judge(wanted, {}).held
+
+
+def test_a_figure_that_could_not_be_computed_is_left_out(bench: Bench) -> None:
+    bench.run()
+    assert "segm/AP" not in json.loads((bench.output / "study.json").read_text())["scores"]

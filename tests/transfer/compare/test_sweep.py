@@ -1,4 +1,4 @@
-"""The sweep driver on fake tools: every figure reaches table, picture and recipe; what is done is reused."""
+"""The sweep driver on fake tools: every figure reaches table, picture and recipe; what is done is reused; its commands."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.base.errors import DataError
+from pretrain.config import load_run_config
 from pretrain.views.families import FAMILIES
 from pretrain.views.operations import RandomResizedCrop
-from pretrain.views.recipe_file import load_recipe, recipe_from_plain
+from pretrain.views.recipe_file import load_recipe, recipe_from_plain, recipe_of, write_recipe
 from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_labelled_image
-from transfer.compare.sweep import show_sweep
+from transfer.compare.runner import StageFolder
+from transfer.compare.sweep import all_stages, plan_points, recipe_file, show_sweep
+from transfer.compare.sweep_config import DetectionPart
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path, commands_run_here, monkeypatch):
+    """Without pictures, which take most of a sweep's time here and have their own tests."""
+    for name in ("draw_curve", "draw_views"):
+        monkeypatch.setattr(f"transfer.compare.sweep.{name}", lambda path, *arguments, **options: path.touch())
     return SweepBench(tmp_path)
 
 
-def test_planted_figures_come_out_with_the_sweet_spot_marked(bench):
+@pytest.fixture(scope="module")
+def plan_bench(tmp_path_factory):
+    """Read only."""
+    return SweepBench(tmp_path_factory.mktemp("sweep"))
+
+
+def test_planted_figures_come_out_with_the_sweet_spot_marked(tmp_path, commands_run_here):
+    bench = SweepBench(tmp_path)
     code, tools = bench.run()
     assert code == 0
     assert tools == ["pretrain", "measure_views", "linear_eval"] * 6
@@ -91,8 +105,6 @@ def test_information_alone_needs_no_labels_and_names_no_best(bench):
 
 
 def test_detection_converts_and_fine_tunes(bench):
-    from transfer.compare.sweep_config import DetectionPart
-
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
     part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
     code, tools = bench.run(downstream="detection", detection=part, seeds=[1])
@@ -147,3 +159,54 @@ def test_a_planted_flat_curve_is_not_called_a_reverse_u(bench):
     assert len(notes) == 2 and all("within the spread over seeds" in note for note in notes)
     assert any("not by more than the spread" in line for line in bench.result()["findings"])
     assert FAMILIES["crop"].sweet_spot == 0.2
+
+
+def test_a_detection_without_box_ap_is_refused_by_name(bench):
+    train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
+    bench.plant({name: [(n, s, None) for n, s, _ in entries] for name, entries in REVERSE_U.items()})
+    part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
+    with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/result.json has no box AP"):
+        bench.run(downstream="detection", detection=part, seeds=[1])
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_points_come_seed_by_seed_with_unlike_names(plan_bench):
+    points = plan_points(plan_bench.config())
+    assert [(point.seed, point.setting) for point in points[:4]] == [(0, 0.05), (0, 0.2), (0, 0.9), (1, 0.05)]
+    names = [stage.name for stage in all_stages(points)]
+    assert len(set(names)) == len(names) == 18
+    known: set[str] = set()
+    for stage in all_stages(points):
+        assert set(stage.needs) <= known
+        known.add(stage.name)
+
+
+def test_the_run_that_a_command_describes_has_the_setting_s_views(plan_bench, tmp_path):
+    """The command's own words, read by the tool's own reader, give the recipe that the sweep means."""
+    overrides = ["views.crop_scale=[0.5,0.8]", "views.jitter_strength=0.25", "optimizer.epochs=7", "seed=5"]
+    config = plan_bench.config(overrides=overrides, family="blur", settings=["1", "2"], seeds=[3])
+    (tmp_path / "recipes").mkdir()
+    for point in plan_points(config):
+        write_recipe(tmp_path / recipe_file(config, point.setting), config.recipe(point.setting))
+        words = StageFolder(tmp_path).command(point.stages[0])
+        run = load_run_config(config.pretrain_config, [word for word in words if "=" in word])
+        assert recipe_of(run.views.recipe, run.views.overrides) == config.recipe(point.setting)
+        assert (run.seed, run.optimizer.epochs, run.data.root) == (3, 7, plan_bench.data / "train")
+        assert run.views.crop_scale is None and run.views.blur_kernel is None
+
+
+def test_a_recipe_file_is_named_after_its_content(plan_bench):
+    names = {recipe_file(plan_bench.config(), setting) for setting in (0.05, 0.2)}
+    assert len(names) == 2 and all(name.startswith("recipes/crop_0.") for name in names)
+    other = plan_bench.config(overrides=["views.jitter_strength=2"])
+    assert recipe_file(other, 0.2) not in names
+    assert recipe_file(plan_bench.config(), 0.2) in names
+
+
+def test_the_measurement_reads_held_out_images_and_the_last_checkpoint(plan_bench):
+    point = plan_points(plan_bench.config())[0]
+    words = " ".join(point.stages[1].command)
+    assert f"--data {plan_bench.data / 'val'}" in words and "{checkpoint:crop_0.05_seed0/pretrain}" in words
+    assert point.stages[1].needs == (point.stages[0].name,)

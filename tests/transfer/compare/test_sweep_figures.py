@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from pretrain.base.errors import DataError
 from pretrain.views.families import FAMILIES
-from transfer.compare.sweep_figures import Figures, Row, collect_rows, find_sweet_spot, findings, format_table
-from transfer.compare.sweep_stages import Point
+from transfer.compare.results import Information
+from transfer.compare.sweep_figures import Figures, Row, find_sweet_spot, findings, format_table
 
 
 def row(setting, *, nats=(1.0,), accuracy=(50.0,), saturated=False):
@@ -18,7 +15,7 @@ def row(setting, *, nats=(1.0,), accuracy=(50.0,), saturated=False):
     return Row(
         setting,
         {
-            seed: Figures(n, n - 0.1, n + 0.1, 5.5, saturated, a)
+            seed: Figures(Information(n, n - 0.1, n + 0.1, 5.5, saturated), a)
             for seed, (n, a) in enumerate(zip(nats, accuracies, strict=True))
         },
     )
@@ -61,7 +58,7 @@ def test_one_seed_cannot_tell():
     assert len(spot.notes) == 2 and all("whether that is chance is not known" in note for note in spot.notes)
 
 
-def test_unordered_settings_are_held_against_the_runner_up():
+def test_unordered_settings_are_compared_with_the_runner_up():
     rows = [row("rgb", accuracy=(50.0, 52.0)), row("lab", accuracy=(40.0, 40.1)), row("yuv", accuracy=(51.0, 52.0))]
     spot = find_sweet_spot(rows, COLOUR)
     assert spot.setting == "yuv" and len(spot.notes) == 1 and spot.notes[0].startswith("rgb is 0.5 points lower")
@@ -125,26 +122,3 @@ def test_the_table_marks_best_and_saturated():
     assert lines[3] == "| 0.2 | 1.00 ± 0.00* | 5.50 | **50.5 ± 0.7** | 2 |"
     assert lines[5].startswith("* saturated")
     assert "saturated" not in format_table(rows[:1], CROP, accuracy_name="top-1", best=None)
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["{", "[]", "{}", '{"information": {"bound": "nwj", "nats": 1}}', '{"information": {"bound": "info_nce"}}'],
-)
-def test_a_foreign_result_file_is_refused(tmp_path, content):
-    (tmp_path / "i.json").write_text(content)
-    with pytest.raises(DataError, match="i.json"):
-        collect_rows([Point(0.2, 0, (), "i.json", None)], tmp_path)
-
-
-def test_accuracy_is_read_from_each_kind_of_result(tmp_path):
-    estimate = {"bound": "info_nce", "nats": 1, "low": 0.9, "high": 1.1, "ceiling": 5, "saturated": False}
-    (tmp_path / "i.json").write_text(json.dumps({"information": estimate}))
-    for content, expected in (
-        ({"top1": 40.5}, 40.5),
-        ({"metrics": {"bbox": {"AP": 12.5}}}, 12.5),
-        ({"information": estimate, "probe": {"top1": 33.0}}, 33.0),
-    ):
-        (tmp_path / "a.json").write_text(json.dumps(content))
-        (found,) = collect_rows([Point(0.2, 0, (), "i.json", "a.json")], tmp_path)
-        assert found.accuracy.mean == expected

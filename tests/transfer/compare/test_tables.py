@@ -5,22 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transfer.compare.groups import group_detection, group_readouts
-from transfer.compare.published import VOC_DATA
-from transfer.compare.runs import read_detection, read_linear
-from transfer.compare.statistics import Spread, paired_difference
+from pretrain.base.figures import Spread
+from transfer.compare.published import load_published
+from transfer.compare.results import read_detection, read_linear
+from transfer.compare.statistics import group_detection, group_readouts, paired_difference
 from transfer.compare.tables import (
     UNVERIFIED_MARK,
+    detection_headline,
     detection_tables,
     format_difference,
     format_spread,
-    headline,
-    published_comparison,
-    published_readout_comparison,
+    published_detection_table,
+    published_readout_table,
+    readout_headline,
     readout_tables,
 )
 
 SCORES = {"random": [20.0, 22.0, 21.0], "infomin": [26.0, 27.0, 31.0]}
+VOC_DATA = load_published().detection[0].data
 VOC = {"train_data": VOC_DATA[0], "test_data": VOC_DATA[1], "iterations": 24_000, "num_train_images": 16_551}
 
 
@@ -79,9 +81,9 @@ def test_differences_are_paired_by_seed(group_of):
     assert row[2:] == format_difference(expected)
 
 
-def test_without_a_random_row_there_is_no_difference_and_no_headline(group_of):
+def test_without_a_random_row_there_is_no_difference_and_no_detection_headline(group_of):
     group = group_of({"infomin": [26.0], "supervised": [28.0]})
-    assert len(detection_tables(group)) == 1 and headline(group) is None
+    assert len(detection_tables(group)) == 1 and detection_headline(group) is None
 
 
 def test_n_is_a_range_where_a_metric_lacks_a_seed(group_of, make_detection, tmp_path):
@@ -101,14 +103,14 @@ def test_a_repeated_run_is_said_to_be_left_out(make_detection, tmp_path):
 
 
 def test_the_headline_says_who_won_in_how_many_seeds(group_of):
-    assert headline(group_of()) == (
+    assert detection_headline(group_of()) == (
         "demo/R_18_FPN_small, box AP50: random 21.0 ± 1.0 (n = 3); infomin 28.0 ± 2.6 (n = 3, above random in 3 of 3 seeds)."
     )
 
 
 def test_published_figures_stand_beside_ours_and_recalled_ones_are_marked(group_of):
     group = group_of(config_file="transfer/configs/voc/R_50_C4_24k_infomin.yaml", **VOC)
-    table = published_comparison(group)
+    table = published_detection_table(group)
     rows = cells(table)
     assert rows["supervised"]["box AP50"] == "81.3" and rows["infomin"]["box AP50"] == f"82.7{UNVERIFIED_MARK}"
     assert rows["ours: infomin (n = 3)"]["box AP50"] == "28.0 ± 2.6"
@@ -118,7 +120,7 @@ def test_published_figures_stand_beside_ours_and_recalled_ones_are_marked(group_
 
 def test_every_cell_of_an_unverified_figure_carries_the_mark(group_of):
     group = group_of(config_file="transfer/configs/coco/R_50_FPN_1x_infomin.yaml")
-    rows = cells(published_comparison(group))
+    rows = cells(published_detection_table(group))
     assert rows["infomin"]["box AP"] == "40.6" and rows["infomin"]["box AP50"] == f"60.6{UNVERIFIED_MARK}"
 
 
@@ -132,11 +134,11 @@ def test_every_cell_of_an_unverified_figure_carries_the_mark(group_of):
 )
 def test_runs_that_differ_from_the_published_ones_are_not_called_comparable(group_of, over, words):
     group = group_of(config_file="x/voc/R_50_C4_24k_infomin.yaml", **{**VOC, **over})
-    assert any("NOT COMPARABLE" in note and words in note for note in published_comparison(group).notes)
+    assert any("NOT COMPARABLE" in note and words in note for note in published_detection_table(group).notes)
 
 
 def test_own_configurations_have_no_published_table(group_of):
-    assert published_comparison(group_of()) is None
+    assert published_detection_table(group_of()) is None
 
 
 def test_readout_table_shows_mean_deviation_n_and_protocol(readout_of):
@@ -145,6 +147,11 @@ def test_readout_table_shows_mean_deviation_n_and_protocol(readout_of):
     assert (row["n"], row["top-1"]) == ("2", f"56.5 ± {np.std([55, 58], ddof=1):.1f}")
     assert any("not the paper's protocol: image_size=64" in note for note in tables[0].notes)
     assert tables[1].rows[0][2:4] == ("+24.5", "2/2")
+
+
+def test_the_readouts_headline_names_every_row(readout_of):
+    group = readout_of({"random": [31.0, 33.0], "infomin": [55.0, 58.0]})
+    assert readout_headline(group) == "Readout top-1: random 32.0 ± 1.4 % (n = 2); infomin 56.5 ± 2.1 % (n = 2)."
 
 
 def test_top5_of_few_classes_is_named_for_what_it_is(readout_of):
@@ -157,7 +164,7 @@ def test_top5_of_few_classes_is_named_for_what_it_is(readout_of):
 def test_imagenet_readouts_of_a_resnet50_stand_beside_the_published_ones(readout_of):
     classes = [str(i) for i in range(1000)]
     group = readout_of({"infomin": [70.0]}, arch="resnet50", classes=classes)
-    rows = cells(published_readout_comparison(group))
+    rows = cells(published_readout_table(group))
     assert rows["InfoMin, 200 epochs"]["top-1"] == "70.1" and rows["ours: infomin (n = 1)"]["top-1"] == "70.0"
 
 

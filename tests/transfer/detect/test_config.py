@@ -287,6 +287,14 @@ def test_device_that_is_there_is_used(monkeypatch) -> None:
     assert config.MODEL.DEVICE == "cuda"
 
 
+@pytest.mark.parametrize(("words", "warned"), [([], True), (["MODEL.DEVICE", "cpu"], False)])
+def test_a_file_that_keeps_the_demo_on_the_cpu_of_a_gpu_machine_is_reported(monkeypatch, words, warned) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = load_detector_config(CONFIG_ROOT / "demo/R_18_FPN_infomin.yaml", words)
+    said = runtime_values(config, frozenset(words[::2]))
+    assert config.MODEL.DEVICE == "cpu" and any("pass MODEL.DEVICE cuda" in sentence for sentence in said) is warned
+
+
 def test_missing_seed_is_drawn_and_recorded_and_a_given_one_kept() -> None:
     config = load_detector_config(CONFIG_ROOT / RUNS[0], ["MODEL.DEVICE", "cpu"])
     said = runtime_values(config)

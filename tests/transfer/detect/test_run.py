@@ -18,10 +18,8 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserEr
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.write import write_dataset
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
-from transfer.detect.loading import WeightsPlan
 from transfer.detect.run import (
     LONG_MESSAGE,
-    DetectionRun,
     RunOptions,
     _explained_download,
     _is_short,
@@ -263,21 +261,6 @@ def test_folder_without_permission_is_said(options, tmp_path: Path) -> None:
 
 
 # --- names and the screen ---------------------------------------------------------------------------------------------
-
-
-def test_initialisation_is_named_by_the_weights_then_by_the_file(options) -> None:
-    assert init_name(prepare_run(options())) == "random"
-    catalog = ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl")
-    assert init_name(prepare_run(options(*catalog))) == "supervised"
-
-    def converted(layout: str, config_file: str) -> DetectionRun:
-        config = load_detector_config(CONFIG_ROOT / config_file, ["MODEL.WEIGHTS", "w.pth"])
-        plan = WeightsPlan("converted", "w.pth", {"source": {"layout": layout}})
-        return DetectionRun(RunOptions(config_file), config, None, plan, ())
-
-    assert init_name(converted("torchvision", SMALL)) == "supervised"
-    assert init_name(converted("pycontrast", "demo/R_18_FPN_infomin.yaml")) == "infomin"
-    assert init_name(converted("pycontrast", SMALL)) == "other"  # trained weights under the file of random ones
 
 
 def test_dumps_of_hundreds_of_lines_stay_off_the_screen() -> None:

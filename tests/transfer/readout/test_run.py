@@ -13,11 +13,11 @@ from torch import nn
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, UserError
-from transfer.compare.runs import read_linear
+from transfer.compare.results import read_linear
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
-from transfer.readout.run import RESULT_NAME, STARTED_NAME, Request, default_init_name, run_readout
+from transfer.readout.run import RESULT_NAME, STARTED_NAME, Request, run_readout
 
 TINY = LinearConfig(
     epochs=2,
@@ -211,13 +211,6 @@ def test_a_rate_that_is_far_too_high_is_announced_once_in_the_epoch_that_shows_i
     lines = [line for line in run(request_of(learning_rate=1e6), None)[1] if "constant answer" in line]
     assert len(lines) == 1 and lines[0].startswith(("epoch 1:", "epoch 2:")) and "pass learning_rate=100000" in lines[0]
     assert not any("constant answer" in line for line in run(request_of(learning_rate=1e-3, epochs=4), None)[1])
-
-
-@pytest.mark.parametrize(
-    ("weights", "name"), [("random:resnet18", "random"), ("runs/weights/pretrained.pth", "pretrained")]
-)
-def test_the_row_is_named_after_the_weights(weights, name):
-    assert default_init_name(weights) == name
 
 
 def test_the_papers_protocol_says_that_it_is(request_of, monkeypatch):

@@ -1,7 +1,8 @@
-"""One run directory as the report sees it: a detection run, a linear readout or a pre-training run.
+"""The one reader of results: finding run folders, and reading what a run left in one.
 
-In: the folder of a run. Out: `DetectionRun`, `LinearRun`, `PretrainRun`. What decides a figure must be there and of its
-type, or DataError names the file; curves and pictures are taken as far as they can be read.
+What decides a figure must be there and of its type, or DataError names the file; curves and pictures are taken as far as
+they can be read. A run without its result file is unfinished: it is listed and its curves may be drawn, but its figures
+enter no table.
 """
 
 from __future__ import annotations
@@ -10,20 +11,39 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from pretrain.base.errors import DataError
 from pretrain.base.strict import load_yaml
 
+SEARCH_DEPTH = 3
+LINEAR_RESULT = "linear_result.json"
+KINDS = {
+    "infomin-transfer/detection-result": "detection",
+    "infomin-transfer/linear-result": "linear",
+    "infomin-transfer/pretrain-result": "pre-training",
+}
+EXPECTED = (
+    "a pre-training run (result.json, or config.yaml with environment.json or log.jsonl), "
+    "a detection run (result.json, or metrics.json) or a linear readout (linear_result.json)"
+)
 Metrics = Mapping[str, float]  # "bbox/AP50" -> AP points
+Keys = Mapping[str, type | tuple[type, ...]]
+MISSING = object()  # is of no type that is asked for
 
 
 @dataclass(frozen=True)
 class DetectionRun:
-    """A finished fine-tuning. metrics: "bbox/AP50" -> points. history: (iteration, metrics). curve: metrics.json's rows."""
+    """A finished fine-tuning.
+
+    metrics: "bbox/AP50" -> AP points; what could not be computed is left out.
+    history: (iteration, metrics).
+    curve: rows of Detectron2's metrics.json.
+    """
 
     path: Path
     init: str
@@ -61,6 +81,11 @@ class LinearRun:
     top5: float
     history: tuple[Mapping[str, Any], ...]
 
+    @property
+    def metrics(self) -> Metrics:
+        """ "top1" and "top5" -> percent."""
+        return {"top1": self.top1, "top5": self.top5}
+
 
 @dataclass(frozen=True)
 class PretrainRun:
@@ -78,6 +103,21 @@ class PretrainRun:
         """`group.key` of the configuration, None where there is none."""
         values = self.config.get(group)
         return values.get(key) if isinstance(values, Mapping) else None
+
+
+@dataclass(frozen=True)
+class Information:
+    """An estimate of the information that two views share, in nats, with its 95 % interval.
+
+    ceiling: the largest value that the estimate can take, None where there is none.
+    saturated: the estimate is close to its ceiling.
+    """
+
+    nats: float
+    low: float
+    high: float
+    ceiling: float | None
+    saturated: bool
 
 
 @dataclass(frozen=True)
@@ -104,7 +144,7 @@ class Runs:
         return finished + len(self.linear) + len(self.detection) + len(self.unfinished)
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def _load_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises DataError if it is absent, damaged or something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -130,19 +170,24 @@ def _load_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(rows)
 
 
-def _require(
-    path: Path, result: Mapping[str, Any], format_name: str, keys: Mapping[str, type | tuple[type, ...]]
-) -> None:
+def _require(path: Path, result: Mapping[str, Any], format_name: str, keys: Keys) -> None:
     """Raises DataError unless the file is of this format, version 1, with these keys of these types."""
     if result.get("format") != f"infomin-transfer/{format_name}" or result.get("version") != 1:
         found = f"{result.get('format')!r} version {result.get('version')!r}"
         raise DataError(f"{path}: expected infomin-transfer/{format_name} version 1, found {found}")
-    wrong = [key for key, kind in keys.items() if not isinstance(result.get(key), kind)]
+    _with_keys(path, result, keys)
+
+
+def _with_keys(path: Path, values: Any, keys: Keys) -> Mapping[str, Any]:
+    """`values`, which has these keys of these types. Raises DataError otherwise."""
+    values = values if isinstance(values, dict) else {}
+    wrong = [key for key, kind in keys.items() if not isinstance(values.get(key, MISSING), kind)]
     if wrong:
         raise DataError(
             f"{path}: expected the keys {', '.join(keys)}; missing or of another type: {', '.join(wrong)}; "
             "remove this run from the list, or run it again"
         )
+    return values
 
 
 def is_number(value: Any) -> bool:
@@ -172,7 +217,7 @@ def _objects(values: Any, *, numbered_by: str = "") -> list[Mapping[str, Any]]:
 def read_detection(path: Path) -> DetectionRun:
     """A finished detection run. Raises DataError for a damaged or incomplete result.json."""
     file = path / "result.json"
-    result = load_json(file)
+    result = _load_json(file)
     text = dict.fromkeys(("init", "weights", "config_file", "command", "train_data", "test_data"), str)
     numbers = dict.fromkeys(("seed", "iterations", "num_train_images"), int)
     _require(file, result, "detection-result", {**text, **numbers, "class_names": list, "metrics": dict})
@@ -187,7 +232,9 @@ def read_detection(path: Path) -> DetectionRun:
         class_names=tuple(map(str, result["class_names"])),
         metrics=_flatten(result["metrics"]),
         history=tuple(
-            sorted(((int(entry["iteration"]), _flatten(entry.get("metrics"))) for entry in history), key=_first)
+            sorted(
+                ((int(entry["iteration"]), _flatten(entry.get("metrics"))) for entry in history), key=lambda at: at[0]
+            )
         ),
         curve=tuple(curve[iteration] for iteration in sorted(curve)),  # a resumed run repeats rows: the last one holds
         samples=_read_samples(path / "samples.json"),
@@ -195,22 +242,18 @@ def read_detection(path: Path) -> DetectionRun:
     )
 
 
-def _first(entry: tuple[int, Metrics]) -> int:
-    return entry[0]
-
-
 def _read_samples(path: Path) -> tuple[Mapping[str, Any], ...]:
     """Pictures decide no figure: a file that cannot be read means no pictures."""
     try:
-        return tuple(_objects(load_json(path).get("images"))) if path.exists() else ()
+        return tuple(_objects(_load_json(path).get("images"))) if path.exists() else ()
     except DataError:
         return ()
 
 
 def read_linear(path: Path) -> LinearRun:
     """A finished readout. Raises DataError for a damaged or incomplete linear_result.json."""
-    file = path / "linear_result.json"
-    result = load_json(file)
+    file = path / LINEAR_RESULT
+    result = _load_json(file)
     plain: dict[str, type | tuple[type, ...]] = dict.fromkeys(("init", "weights", "arch", "command"), str)
     plain |= {**dict.fromkeys(("seed", "num_train", "num_val"), int), **dict.fromkeys(("top1", "top5"), (int, float))}
     _require(file, result, "linear-result", {**plain, "classes": list, "protocol": dict, "history": list})
@@ -225,14 +268,14 @@ def read_linear(path: Path) -> LinearRun:
 
 def read_pretraining(path: Path) -> PretrainRun:
     """A pre-training run, finished or not. Raises DataError for a damaged result.json, ConfigError for such a config.yaml."""
-    result = load_json(path / "result.json") if (path / "result.json").exists() else None
+    result = _load_json(path / "result.json") if (path / "result.json").exists() else None
     if result is not None:
         _require(path / "result.json", result, "pretrain-result", {"steps": int})
     environment = path / "environment.json"
     return PretrainRun(
         path=path,
         config=load_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {},
-        environment=load_json(environment) if environment.exists() else {},
+        environment=_load_json(environment) if environment.exists() else {},
         commands=tuple(_read_commands(path / "command.txt")),
         log=tuple(_objects(_load_lines(path / "log.jsonl"), numbered_by="step")),
         steps=result["steps"] if result is not None else None,
@@ -253,6 +296,107 @@ def _is_script(line: str) -> bool:
         return shlex.split(line)[0].endswith(".py")
     except (ValueError, IndexError):  # a line cut short by a kill
         return False
+
+
+def read_result(path: Path) -> DetectionRun | LinearRun:
+    """The measurement whose result file is `path`. Raises DataError for a damaged or incomplete one."""
+    return read_linear(path.parent) if path.name == LINEAR_RESULT else read_detection(path.parent)
+
+
+def read_information(path: Path) -> Information:
+    """I_NCE out of what tools/measure_views.py or tools/evaluate_views.py wrote. Raises DataError for another file."""
+    values = _load_json(path).get("information")
+    figures = dict.fromkeys(("nats", "low", "high"), (int, float))
+    kinds: Keys = {"bound": str, **figures, "ceiling": (int, float, NoneType), "saturated": bool}
+    values = _with_keys(path, values, kinds)
+    if values["bound"] != "info_nce":
+        raise DataError(f"{path}: expected an estimate of info_nce, found {values['bound']!r}")
+    ceiling = values["ceiling"]
+    return Information(
+        **{name: float(values[name]) for name in figures},
+        ceiling=None if ceiling is None else float(ceiling),
+        saturated=values["saturated"],
+    )
+
+
+def read_probe(path: Path) -> float:
+    """Top-1 (%) of the probe on both encoders out of view_result.json. Raises DataError for another file."""
+    return float(_with_keys(path, _load_json(path).get("probe"), {"top1": (int, float)})["top1"])
+
+
+def read_runs(paths: Sequence[Path]) -> Runs:
+    """Read every run at or below `paths`. Raises DataError for a path without any run and for a damaged result file."""
+    found: dict[Path, str] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise DataError(f"no folder at {path}; expected {EXPECTED}, or a folder that holds such runs")
+        here = dict(_search(path, SEARCH_DEPTH))
+        if not here:
+            raise DataError(
+                f"no run in {path} nor {SEARCH_DEPTH} levels below; found {_listing(path)}; expected {EXPECTED}"
+            )
+        found |= {run.resolve(): kind for run, kind in here.items()}
+    pretraining, linear, detection, unfinished = [], [], [], []
+    for path, kind in sorted(found.items()):
+        if kind == "pre-training":
+            run = read_pretraining(path)
+            pretraining.append(run)
+            if run.steps is None:
+                unfinished.append(UnfinishedRun(path, kind, "result.json"))
+        elif kind == "linear":
+            if (path / LINEAR_RESULT).exists():
+                linear.append(read_linear(path))
+            else:
+                unfinished.append(UnfinishedRun(path, kind, LINEAR_RESULT))
+        elif (path / "result.json").exists():
+            detection.append(read_detection(path))
+        else:
+            unfinished.append(UnfinishedRun(path, kind, "result.json"))
+    return Runs(tuple(pretraining), tuple(linear), tuple(detection), tuple(unfinished))
+
+
+def _search(path: Path, depth: int) -> Iterator[tuple[Path, str]]:
+    kind = kind_of(path)
+    if kind is not None:
+        yield path, kind
+    elif depth > 0:
+        for child in _entries(path):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from _search(child, depth - 1)
+
+
+def _entries(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot look into the folder {path}: {error.strerror or error}") from None
+
+
+def kind_of(path: Path) -> str | None:
+    """ "pre-training", "linear" or "detection" for a run directory, finished or not; None for any other folder."""
+    names = {entry.name for entry in _entries(path)}
+    if names & {"linear_result.json", "linear_started.json"}:
+        return "linear"
+    if "result.json" in names:
+        kind = KINDS.get(_format_of(path / "result.json"))
+        if kind is not None:
+            return kind
+    if "config.yaml" in names and names & {"log.jsonl", "environment.json", "command.txt"}:
+        return "pre-training"
+    return "detection" if "metrics.json" in names or {"config.yaml", "log.txt"} <= names else None
+
+
+def _format_of(path: Path) -> str:
+    """Many programs write a result.json: one that is not ours, or damaged, makes no run of its folder by itself."""
+    try:
+        return str(_load_json(path).get("format"))
+    except DataError:
+        return ""
+
+
+def _listing(path: Path) -> str:
+    names = [entry.name for entry in _entries(path)]
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "an empty folder"
 
 
 def shared_root(runs: Runs) -> Path | None:

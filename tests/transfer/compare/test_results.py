@@ -1,4 +1,4 @@
-"""One run directory: figures must be whole, curves and pictures are taken as far as they go."""
+"""Reading runs: figures must be whole, curves and pictures are taken as far as they go; and which folders are runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ import json
 import pytest
 
 from pretrain.base.errors import ConfigError, DataError
-from transfer.compare.runs import is_number, read_detection, read_linear, read_pretraining, shared_root
-from transfer.compare.search import read_runs
+from transfer.compare.results import (
+    is_number,
+    kind_of,
+    read_detection,
+    read_information,
+    read_linear,
+    read_pretraining,
+    read_probe,
+    read_result,
+    read_runs,
+    shared_root,
+)
 
 
 def change(path, **over):
@@ -47,7 +57,7 @@ def test_an_iteration_that_a_resumed_run_repeats_counts_once_with_its_last_value
     assert curve[0]["total_loss"] == 5.5
 
 
-@pytest.mark.parametrize("key", ["init", "weights", "seed", "iterations", "metrics", "class_names", "command"])
+@pytest.mark.parametrize("key", ["init", "seed", "metrics", "class_names"])
 def test_a_detection_result_without_a_key_is_refused_by_name(detection, key):
     result = json.loads((detection / "result.json").read_text())
     del result[key]
@@ -161,3 +171,119 @@ def test_numbers_are_finite_and_no_booleans(value, number):
 
 def test_the_shared_root_holds_every_run(example_runs):
     assert shared_root(read_runs([example_runs])) == example_runs
+
+
+def test_a_measurement_is_read_by_its_result_file(detection, linear):
+    assert read_result(detection / "result.json").metrics["bbox/AP50"] == 20.0
+    assert read_result(linear / "linear_result.json").metrics == {"top1": 50.0, "top5": 90.0}
+
+
+ESTIMATE = {"bound": "info_nce", "nats": 1, "low": 0.9, "high": 1.1, "ceiling": 5, "saturated": False}
+
+
+def test_information_and_probe_are_read(tmp_path):
+    (tmp_path / "i.json").write_text(json.dumps({"information": ESTIMATE, "probe": {"top1": 33.0}}))
+    found = read_information(tmp_path / "i.json")
+    assert (found.nats, found.low, found.high, found.ceiling, found.saturated) == (1.0, 0.9, 1.1, 5.0, False)
+    assert read_probe(tmp_path / "i.json") == 33.0
+    (tmp_path / "i.json").write_text(json.dumps({"information": {**ESTIMATE, "ceiling": None}}))
+    assert read_information(tmp_path / "i.json").ceiling is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        json.dumps({"information": {**ESTIMATE, "bound": "nwj"}}),
+        '{"information": {"bound": "info_nce"}}',
+    ],
+)
+def test_a_file_without_an_estimate_is_refused_by_name(tmp_path, content):
+    (tmp_path / "i.json").write_text(content)
+    for read in (read_information, read_probe):
+        with pytest.raises(DataError, match="i.json"):
+            read(tmp_path / "i.json")
+
+
+# --- finding runs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_found_whole_and_unfinished_runs_stand_apart(example_runs):
+    runs = read_runs([example_runs])
+    assert (len(runs.pretraining), len(runs.linear), len(runs.detection)) == (1, 6, 6)
+    assert [(run.path.name, run.kind, run.missing) for run in runs.unfinished] == [
+        ("infomin_seed3", "detection", "result.json")
+    ]
+    assert len(runs) == 14
+
+
+def test_runs_may_be_named_one_by_one_and_twice(example_runs):
+    one = example_runs / "detect" / "random_seed0"
+    assert len(read_runs([one, one, one.parent / "." / "random_seed0"])) == 1
+    assert len(read_runs([one, example_runs])) == 14
+
+
+def test_unfinished_runs_of_each_kind_are_listed(tmp_path, make_pretraining):
+    make_pretraining(tmp_path / "pretrain", finished=False)
+    for name, files in (
+        ("linear", ["linear_started.json"]),
+        ("detect_a", ["config.yaml", "log.txt"]),
+        ("detect_b", ["metrics.json"]),
+    ):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+    runs = read_runs([tmp_path])
+    assert {(run.path.name, run.kind) for run in runs.unfinished} == {
+        ("pretrain", "pre-training"), ("linear", "linear"), ("detect_a", "detection"), ("detect_b", "detection"),
+    }  # fmt: skip
+    assert len(runs.pretraining) == 1 and not runs.detection and not runs.linear  # its curves may be drawn
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"format": 3}', '{"format": "someone/else"}'])
+def test_a_foreign_result_file_makes_no_run_and_stops_no_report(example_runs, content):
+    (example_runs / "notes" / "result.json").write_text(content)
+    assert kind_of(example_runs / "notes") is None
+    assert len(read_runs([example_runs])) == 14
+
+
+def test_a_damaged_result_of_a_run_stops_the_report_by_name(example_runs):
+    (example_runs / "detect" / "random_seed1" / "result.json").write_text('{"format": ')
+    with pytest.raises(DataError, match=r"random_seed1/result\.json"):
+        read_runs([example_runs])
+
+
+@pytest.mark.parametrize("make", ["nothing", "file", "empty", "foreign", "too deep"])
+def test_a_path_without_runs_is_refused_with_what_was_found(tmp_path, make_linear, make):
+    path = tmp_path / "x"
+    if make == "file":
+        path.write_text("x")
+    elif make != "nothing":
+        path.mkdir()
+    if make == "foreign":
+        (path / "thesis.tex").write_text("x")
+    if make == "too deep":
+        make_linear(path / "1" / "2" / "3" / "4", init="random", seed=0, top1=1.0)
+    expected = {"empty": "an empty folder", "foreign": r"thesis\.tex", "too deep": "found 1;"}.get(make, "no folder at")
+    with pytest.raises(DataError, match=expected) as caught:
+        read_runs([tmp_path / "x"])
+    assert "linear_result.json" in str(caught.value)
+
+
+def test_links_in_a_circle_and_hidden_folders_do_no_harm(example_runs):
+    (example_runs / "notes" / "again").symlink_to(example_runs)
+    hidden = example_runs / ".trash"
+    hidden.mkdir()
+    (hidden / "result.json").write_text(json.dumps({"format": "infomin-transfer/detection-result"}))
+    assert len(read_runs([example_runs])) == 14
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_of_the_users(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(DataError, match="Permission denied"):
+        read_runs([tmp_path])

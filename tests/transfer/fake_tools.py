@@ -1,0 +1,75 @@
+"""Fake commands for tests of studies and sweeps: scripts that write the result files of the real ones in no time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+from unittest import mock
+
+from transfer.compare.runner import Outcome
+
+PRELUDE = """
+import json, os, pathlib, signal, sys, time
+tool, words = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
+root = pathlib.Path(sys.argv[0]).resolve().parents[1]
+after = lambda name: words[words.index(name) + 1]
+def write(path, value):
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).write_text(json.dumps(value))
+def readout(top1):
+    return {
+        "format": "infomin-transfer/linear-result", "version": 1, "init": "x", "weights": "w", "arch": "resnet18",
+        "command": "", "seed": 0, "num_train": 1, "num_val": 1, "classes": [], "protocol": {}, "history": [],
+        "top1": top1, "top5": 100.0,
+    }
+def detection(metrics):
+    text = dict.fromkeys(["init", "weights", "config_file", "command", "train_data", "test_data"], "x")
+    numbers = dict.fromkeys(["seed", "iterations", "num_train_images"], 0)
+    kind = {"format": "infomin-transfer/detection-result", "version": 1}
+    return {**kind, **text, **numbers, "class_names": [], "metrics": metrics}
+with open(root / "calls.txt", "a") as calls:
+    calls.write(tool + " " + " ".join(words) + "\\n")
+print("hello from", tool)
+if (root / f"slow_{tool}").exists():
+    def stop(signum, frame):
+        (root / "asked_to_stop").write_text(str(signum))
+        sys.exit(128 + signum)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    write(after("--output-dir") + "/half.pt", {})
+    (root / "ready").touch()
+    time.sleep(60)
+if (root / f"break_{tool}").exists():
+    sys.exit(7)
+"""
+
+
+def write_tools(root: Path, names: Sequence[str], body: str) -> None:
+    """tools/NAME.py for each name: `body`, which sees what PRELUDE defines."""
+    (root / "tools").mkdir()
+    for name in names:
+        (root / "tools" / f"{name}.py").write_text(PRELUDE + body)
+
+
+def run_here(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False) -> Outcome:
+    """In place of `run_logged`: the command's script in this process, which saves the start of another."""
+    printed = io.StringIO()
+    code = 0
+    with (
+        mock.patch.object(sys, "argv", list(command[1:])),
+        mock.patch.object(sys, "path", [str(Path(command[1]).parent), *sys.path]),  # as Python puts it there
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        try:
+            runpy.run_path(command[1], run_name="__main__")
+        except SystemExit as end:
+            code = int(end.code or 0)
+    out.write(printed.getvalue().encode())
+    log_path.write_text(printed.getvalue())
+    return Outcome(code, None)

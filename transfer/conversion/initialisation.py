@@ -1,0 +1,40 @@
+"""How an initialisation is called in results, tables and the report: one weight file, one name, whoever measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pretrain.base.errors import CheckpointError
+from transfer.conversion.sidecar import parse_sidecar, sidecar_path
+
+RANDOM = "random"
+SUPERVISED = "supervised"
+IMAGENET_CATALOG = "detectron2://ImageNetPretrained"  # Detectron2's own, all of them trained with labels
+
+
+def initialisation_name(weights: str, *, sidecar: Mapping[str, Any] | None = None) -> str:
+    """The name that `weights` have unless the user gives another one.
+
+    weights: "" or random:ARCH for random ones, a file, or an address. sidecar: of the file; read from beside it if None.
+    The sidecar's word comes first (torchvision's weights are trained with labels), then the file's own name.
+    """
+    if not weights or weights.partition(":")[0] == RANDOM:
+        return RANDOM
+    if weights.startswith(IMAGENET_CATALOG):
+        return SUPERVISED
+    source = (sidecar if sidecar is not None else _sidecar_beside(Path(weights))).get("source") or {}
+    if source.get("method"):
+        return str(source["method"])
+    return SUPERVISED if source.get("layout") == "torchvision" else Path(weights).stem
+
+
+def _sidecar_beside(weights: Path) -> Mapping[str, Any]:
+    """Empty where there is none that can be read: whether it must be there is the measurement's question."""
+    if not sidecar_path(weights).is_file():
+        return {}
+    try:
+        return parse_sidecar(weights).to_dict()
+    except CheckpointError:
+        return {}
