@@ -165,8 +165,8 @@ def test_the_same_command_continues_and_another_configuration_is_refused(images,
 
 def test_a_preview_shows_the_resolved_run_and_leaves_nothing(images, tmp_path):
     """Overrides on both sides of the flags, a shipped file from another folder, another method."""
-    result = run_command(
-        "pretrain", f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
+    result = run_tool_here(
+        "pretrain.py", f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
         "--config-file", "smoke", "--dry-run", "optimizer.batch_size=4", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
