@@ -112,7 +112,7 @@ def plan_stages(config: StudyConfig) -> tuple[Stage, ...]:
         name="report",
         title="report",
         folder="report",
-        result="report/index.html",
+        result="index.html",
         needs=tuple(stage.name for stage in measurements) + (("pretrain",) if config.pretrain else ()),
     )
     return (*_preparation(config), *measurements, report)
@@ -128,7 +128,7 @@ def _preparation(config: StudyConfig) -> list[Stage]:
             name="data",
             title="make the data set",
             folder="data",
-            result="data/dataset.json",
+            result="dataset.json",
         )
         stages.append(data)
     if config.pretrain:
