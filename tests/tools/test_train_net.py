@@ -129,7 +129,7 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
     sidecar = Sidecar(
         file_sha256(weights),
         "resnet18",
-        {"layout": "infomin-transfer", "branch": "query"},
+        {"layout": "infomin-transfer", "branch": "query", "method": "infomin"},
         InputContract(),
         detectron2_settings("resnet18", InputContract()),
         passed_proof(),

@@ -83,6 +83,7 @@ STATE_DICT: Path = ("state_dict",)
 MODEL: Path = ("model",)
 VISSL_TRUNK: Path = ("classy_state_dict", "base_model", "model", "trunk")
 # Any tensor of a ResNet, so that a damaged checkpoint is still known for what it is and the missing tensor gets named.
+OWN_LAYOUT = "infomin-transfer"
 ENCODER = r"(conv1\.|bn1\.|layer[1-4]\.\d)"
 CLASSIFIER = (r"fc\.(weight|bias)",)
 MLP_HEAD = (
@@ -108,7 +109,7 @@ OUR_AUTHOR = "__author__=InfoMin Transfer"  # as transfer/conversion/convert.py 
 LAYOUTS: tuple[Layout, ...] = (
     # This project's own
     Layout(
-        name="infomin-transfer",
+        name=OWN_LAYOUT,
         description="this project's pre-training (tools/pretrain.py)",
         source="pretrain/run/checkpoint.py",
         markers=(rf"^model/query\.encoder\.{ENCODER}", r"^model/memory\."),
