@@ -133,5 +133,7 @@ def resolve_checkpoint(path: Path) -> Path:
     folder = path / CHECKPOINT_DIR if (path / CHECKPOINT_DIR).is_dir() else path
     paths = sorted(folder.glob("step_*.pt"))
     if not paths:
-        raise CheckpointError(f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it")
+        raise CheckpointError(
+            f"{path} is a folder without checkpoints of tools/pretrain.py (step_*.pt); pass a file in it"
+        )
     return paths[-1]

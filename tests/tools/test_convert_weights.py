@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 import pickle
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
 from pretrain.base.architecture import ARCHITECTURES
+from tests.tools.in_process import TOOLS, run_tool_here
 from tests.transfer.conversion.checkpoints import encoder_state, ours, pycontrast
 from tests.transfer.conversion.tiny_encoders import TINY, tiny_state
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_weights.py"
 QUERY, KEY = tiny_state("tiny50", 0), tiny_state("tiny50", 1)
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Function: arguments -> (exit code, standard output, standard error) of the command, run in this process."""
+def call(monkeypatch):
+    """Function: arguments -> (exit code, standard output, standard error) of the command. Tiny encoders are known to it."""
     for name, spec in TINY.items():
         monkeypatch.setitem(ARCHITECTURES, name, spec)
 
     def run(*arguments):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-            patch.setattr(sys, "path", ["the script takes its own folder off", *sys.path])
-            try:
-                runpy.run_path(str(TOOL), run_name="__main__")
-                code = 0
-            except SystemExit as end:
-                code = end.code or 0
-        return code, *capsys.readouterr()
+        done = run_tool_here("convert_weights.py", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
 
 @pytest.mark.slow
 def test_the_script_starts_from_a_shell_and_lists_its_sources():
-    result = subprocess.run([sys.executable, TOOL, "--list-sources"], capture_output=True, text=True, timeout=600)
+    result = subprocess.run(
+        [sys.executable, TOOLS / "convert_weights.py", "--list-sources"], capture_output=True, text=True, timeout=600
+    )
     assert result.returncode == 0, result.stderr
     assert all(name in result.stdout for name in ("infomin-transfer", "moco", "pycontrast", "torchvision"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,8 +17,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pretrain.base.errors import run_tool
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
+from tests.tools.in_process import run_tool_here
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -129,24 +128,6 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, whole, tmp_path):
     assert whole != state_hash(tmp_path / "whole")  # the control: with one rank BatchNorm sees other batches
 
 
-@pytest.fixture
-def run_here(monkeypatch, capsys, tmp_path):
-    """Function: arguments -> (exit code, stdout, stderr) of the tool in this process, in an empty folder."""
-    specification = importlib.util.spec_from_file_location("pretrain_tool", ROOT / "tools" / "pretrain.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tools/pretrain.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run_tool(tool.main)
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -160,34 +141,38 @@ def run_here(monkeypatch, capsys, tmp_path):
         ),
     ],
 )
-def test_user_errors_exit_2_with_one_message_and_leave_nothing(run_here, arguments, message):
-    code, _, stderr = run_here(*arguments)
-    assert code == 2 and stderr.startswith("error: ") and message in stderr
-    assert list(Path().iterdir()) == []
+def test_user_errors_exit_2_with_one_message_and_leave_nothing(tmp_path, arguments, message):
+    result = run_tool_here("pretrain.py", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and message in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_command_continues_and_another_configuration_is_refused(run_here, images, monkeypatch):
+def test_the_same_command_continues_and_another_configuration_is_refused(images, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(images.parent))
     command = arguments_of(f"~/{images.name}", "out", "optimizer.batch_size=18", "runtime.device=cpu")
     command = [word for word in command if word not in ("optimizer.batch_size=8", "optimizer.epochs=10")]
-    assert run_here(*command, "optimizer.epochs=1")[0] == 0
-    assert run_here(*command, "optimizer.epochs=1")[0] == 0  # finished: nothing to do
-    code, _, stderr = run_here(*command, "optimizer.epochs=2")
-    assert code == 2 and "holds a run with another configuration" in stderr
-    code, _, stderr = run_here("--resume", "never", *command, "optimizer.epochs=1")
-    assert code == 2 and "already holds a run" in stderr
+
+    def run(*words):
+        return run_tool_here("pretrain.py", *words, cwd=tmp_path)
+
+    assert run(*command, "optimizer.epochs=1").returncode == 0
+    assert run(*command, "optimizer.epochs=1").returncode == 0  # finished: nothing to do
+    other = run(*command, "optimizer.epochs=2")
+    assert other.returncode == 2 and "holds a run with another configuration" in other.stderr
+    never = run("--resume", "never", *command, "optimizer.epochs=1")
+    assert never.returncode == 2 and "already holds a run" in never.stderr
 
 
-def test_a_preview_shows_the_resolved_run_and_leaves_nothing(run_here, images):
+def test_a_preview_shows_the_resolved_run_and_leaves_nothing(images, tmp_path):
     """Overrides on both sides of the flags, a shipped file from another folder, another method."""
-    code, stdout, stderr = run_here(
-        f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
-        "--config-file", "smoke", "--dry-run", "optimizer.batch_size=4",
+    result = run_tool_here(
+        "pretrain.py", f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
+        "--config-file", "smoke", "--dry-run", "optimizer.batch_size=4", cwd=tmp_path,
     )  # fmt: skip
-    assert code == 0, stderr
-    resolved = yaml.safe_load(stdout.partition("== resolved configuration")[2].partition("\n\n")[0])
+    assert result.returncode == 0, result.stderr
+    resolved = yaml.safe_load(result.stdout.partition("== resolved configuration")[2].partition("\n\n")[0])
     assert (resolved["optimizer"]["epochs"], resolved["optimizer"]["batch_size"]) == (7, 4)
     assert (resolved["method"]["temperature"], resolved["views"]["recipe"]) == (0.2, "moco_v2")
-    with Image.open("views.png") as picture:
+    with Image.open(tmp_path / "views.png") as picture:
         assert picture.height > 4 * 32 and picture.width > 3 * 32  # originals and two views of four images
-    assert [path.name for path in Path().iterdir()] == ["views.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["views.png"]

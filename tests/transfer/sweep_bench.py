@@ -48,6 +48,7 @@ method: {queue_size: 16, batchnorm_images: 4}
 views: {recipe: infomin, image_size: 32, blur_kernel: 5}
 optimizer: {batch_size: 8, epochs: 1}
 data: {root: nowhere, num_workers: 0}
+runtime: {precision: fp32}
 """
 # recipe name -> seed -> (nats, saturated, accuracy): a planted reverse U with its top at 0.2.
 REVERSE_U = {

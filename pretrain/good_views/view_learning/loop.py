@@ -32,7 +32,7 @@ from pretrain.run.checkpoint import Kind, read_state, write_state
 from pretrain.views.generator import Generator, inverse_error
 
 STATE, HISTORY = "state.pt", "history.jsonl"
-SAVED_GAME = Kind("infomin-transfer/game-state", 1, "saved game")
+SAVED_GAME = Kind("infomin-transfer/game-state", 2, "saved game")  # 2: labels_per_class draws as a readout does
 MEASURED_IMAGES = 512  # over which the kept generator's channels are measured
 Row = dict[str, float]
 

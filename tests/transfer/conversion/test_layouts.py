@@ -305,7 +305,6 @@ def test_timm_s_other_networks_are_refused(name):
         taken(dict(state), PATH)
 
 
-@pytest.mark.xfail(raises=CheckpointError, reason="unknown classes are not read yet", strict=False)
 def test_stable_pretraining_s_own_file_holds_omegaconf_objects(tmp_path):
     """Classes of a library that need not be installed, pickled by their names; the reader must neither need nor run them."""
     content = made("stable-pretraining", stable_pretraining)

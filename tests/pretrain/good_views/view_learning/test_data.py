@@ -74,7 +74,7 @@ def test_unsupervised_games_see_no_label_and_need_no_class_folder(tmp_path: Path
     ("over", "message"),
     [
         ({"labels_per_class": 9}, "a class has 8 images, expected at least labels_per_class=9"),
-        ({"optimizer": {"batch_size": 25}}, "24 images, but a batch has 25"),
+        ({"optimizer": {"batch_size": 25}}, "24 images do not fill one batch of 25"),
         ({"optimizer": {"labelled_batch_size": 25}}, r"24 labelled images .*optimizer\.labelled_batch_size=24"),
         ({"labels_per_class": 1}, r"3 labelled images .*labelled_batch_size=3"),
         ({"estimator": {"bound": "memory_bank", "num_negatives": 17}}, r"estimator\.num_negatives=16"),

@@ -147,7 +147,7 @@ def test_the_first_sound_seed_is_kept_where_another_diverged(
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a batch has 99"):
+    with pytest.raises(UserError, match="do not fill one batch of 99"):
         learned(folder, tmp_path / "out", optimizer={"batch_size": 99})
     config = GameRunConfig(folder, folder, (0,), game_config(mode="unsupervised"))
     with pytest.raises(ConfigError, match="leave --labelled out"):
