@@ -1,4 +1,4 @@
-"""A sweep's figures: information and accuracy at each setting, where the sweet spot lies, and what the curve shows."""
+"""A sweep's figures: information and accuracy at each setting, where the sweet spot lies, and what can be said of the curve."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SweetSpot:
-    """The setting of the best mean accuracy, and what has to be noted with it."""
+    """The setting of the best mean accuracy, and what has to be said with it."""
 
     setting: Setting
     accuracy: Spread
@@ -101,7 +101,7 @@ def _closeness(rival: Row, best: Spread, value: Spread) -> str | None:
     if noise is None:
         return f"{name} is {difference:.1f} points lower with one seed each: whether that is chance is not known"
     if difference <= noise:
-        return f"{name} is {difference:.1f} points lower, within the spread over seeds ({noise:.1f}): the two cannot be distinguished"
+        return f"{name} is {difference:.1f} points lower, within the spread over seeds ({noise:.1f}): the two are not told apart"
     return None
 
 
