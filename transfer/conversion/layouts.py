@@ -2,7 +2,7 @@
 
 This is data; transfer/conversion/sources.py reads it. To add a layout: one `Layout` in the table, one builder in
 tests/transfer/conversion/checkpoints.py; the tests there run over the whole table.
-Source of each entry: docs/specification.md 6.2 and the file that it names; docs/specification.md 1.5. [from memory]: read in no repository.
+Source of each entry: [specification 6.2] and the file that it names; [specification 1.5]. [from memory]: read in no repository.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="pycontrast",
         description="PyContrast: InsDis, MoCo, MoCo v2, PIRL, InfoMin (with or without jigsaw)",
-        source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; docs/specification.md 1.5",
+        source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; [specification 1.5]",
         markers=(rf"^model/encoder\.{ENCODER}", r"^model/head\."),
         absent=(r"^model/encoder_k\.", r"^model/projector", r"^model/encoder1\."),
         branches={"query": Branch("encoder.", MODEL), "key": Branch("encoder.", ("model_ema",))},
