@@ -61,7 +61,7 @@ class WeightsPlan:
 
 
 def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool) -> WeightsPlan:
-    """Decide before anything is built. Raises ConfigError or CheckpointError with what to type instead."""
+    """Decide before anything is built. Raises ConfigError or CheckpointError with what to pass instead."""
     weights = config.MODEL.WEIGHTS
     pointer = Path(config.OUTPUT_DIR) / LAST_CHECKPOINT
     if resume and pointer.is_file():
