@@ -1,6 +1,6 @@
 """What the demo data set is made of: sizes, counts, seed and class names.
 
-In: numbers. Out: `SyntheticConfig`, a frozen value; the data set is a pure function of it.
+In: numbers. Out: `SyntheticConfig`, a frozen value; the data set depends on it alone.
 """
 
 from __future__ import annotations

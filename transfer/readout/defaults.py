@@ -31,7 +31,7 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     The image size is the one that the encoder was pre-trained with, where its checkpoint says so, else the images' own
     (shorter side, at most 224, a multiple of 32). Raises ConfigError and DataError as loading does.
     """
-    load_linear_config(None, overrides)  # a mistyped override is said before the images are looked at
+    load_linear_config(None, overrides)  # a mistyped override is refused before the images are looked at
     require_splits(data)
     images = list_images(data / "train")
     if len(images) >= MANY_IMAGES:

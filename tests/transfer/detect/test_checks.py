@@ -78,7 +78,7 @@ def test_contradiction_names_the_key_and_the_typed_line_mends_it(key: str) -> No
     with pytest.raises(ConfigError, match=f"the configuration contradicts sidecar x.json:\n  {key} is ") as caught:
         check_settings(load(), settings, where="sidecar x.json")
     (line,) = str(caught.value).splitlines()[1:]
-    check_settings(load(INFOMIN, *shlex.split(line.partition("type: ")[2])), settings, where="sidecar")
+    check_settings(load(INFOMIN, *shlex.split(line.partition("pass: ")[2])), settings, where="sidecar")
 
 
 def test_every_contradiction_is_listed() -> None:
