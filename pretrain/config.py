@@ -25,6 +25,7 @@ from pretrain.base.strict import (
     merge_all,
     overridden_keys,
     parse_overrides,
+    require,
 )
 from pretrain.views.operations import MAX_JITTER_STRENGTH
 from pretrain.views.recipe_file import (
@@ -42,11 +43,6 @@ KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pre
 METHOD_NAME = "method.name"
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """The images.
@@ -62,7 +58,7 @@ class DataConfig:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.num_workers >= 0, f"num_workers expected at least 0, found {self.num_workers}")
+        require(self.num_workers >= 0, f"num_workers expected at least 0, found {self.num_workers}")
 
 
 @dataclass(frozen=True)
@@ -95,14 +91,14 @@ class ViewsConfig:
         if isinstance(self.recipe, dict):
             recipe_from_plain(self.recipe, where="views.recipe")  # says what is wrong with it
         strength = self.jitter_strength
-        _require(
+        require(
             strength is None or 0 <= strength <= MAX_JITTER_STRENGTH,
             f"jitter_strength expected in [0, {MAX_JITTER_STRENGTH:g}] (hue shifts by at most half a turn), found {strength}",
         )
-        _require(
+        require(
             self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}"
         )
-        _require(self.patch_size >= 8, f"patch_size expected at least 8, found {self.patch_size}")
+        require(self.patch_size >= 8, f"patch_size expected at least 8, found {self.patch_size}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ class EncoderConfig:
     arch: str = "resnet50"
 
     def __post_init__(self) -> None:
-        _require(self.arch in ARCHITECTURES, f"arch expected one of {', '.join(ARCHITECTURES)}, found {self.arch!r}")
+        require(self.arch in ARCHITECTURES, f"arch expected one of {', '.join(ARCHITECTURES)}, found {self.arch!r}")
 
 
 @dataclass(frozen=True)
@@ -144,12 +140,12 @@ class MethodConfig:
     batchnorm_images: int = 32
 
     def __post_init__(self) -> None:
-        _require(self.batchnorm_images > 0, f"batchnorm_images expected positive, found {self.batchnorm_images}")
-        _require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
-        _require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
-        _require(0 <= self.momentum <= 1, f"momentum expected in [0, 1], found {self.momentum}")
-        _require(0 < self.jigsaw_fraction <= 1, f"jigsaw_fraction expected in (0, 1], found {self.jigsaw_fraction}")
-        _require(0 <= self.jigsaw_weight <= 1, f"jigsaw_weight expected in [0, 1], found {self.jigsaw_weight}")
+        require(self.batchnorm_images > 0, f"batchnorm_images expected positive, found {self.batchnorm_images}")
+        require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
+        require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        require(0 <= self.momentum <= 1, f"momentum expected in [0, 1], found {self.momentum}")
+        require(0 < self.jigsaw_fraction <= 1, f"jigsaw_fraction expected in (0, 1], found {self.jigsaw_fraction}")
+        require(0 <= self.jigsaw_weight <= 1, f"jigsaw_weight expected in [0, 1], found {self.jigsaw_weight}")
 
 
 @dataclass(frozen=True)
@@ -174,8 +170,8 @@ class OptimizerConfig:
     warmup_start: float = 0.01
 
     def __post_init__(self) -> None:
-        _require(self.batch_size > 0 and self.epochs > 0, "batch_size and epochs expected positive")
-        _require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+        require(self.batch_size > 0 and self.epochs > 0, "batch_size and epochs expected positive")
+        require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
 
 
 @dataclass(frozen=True)
@@ -196,11 +192,11 @@ class RuntimeConfig:
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.log_every_steps > 0 and self.keep_every_epochs > 0,
             "log_every_steps and keep_every_epochs expected positive",
         )
-        _require(
+        require(
             self.checkpoint_every_steps is None or self.checkpoint_every_steps > 0,
             "checkpoint_every_steps expected positive",
         )
@@ -219,8 +215,8 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, f"seed expected in [0, 2^31), found {self.seed}")
-        _require(
+        require(0 <= self.seed < 2**31, f"seed expected in [0, 2^31), found {self.seed}")
+        require(
             self.method.queue_size >= self.optimizer.batch_size,
             f"method.queue_size {self.method.queue_size} expected at least optimizer.batch_size {self.optimizer.batch_size}",
         )

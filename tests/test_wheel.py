@@ -23,7 +23,6 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "skimage": "scikit-image",
     "yaml": "PyYAML",
-    "sklearn": "scikit-learn",
 }
 OPTIONAL = {"detectron2", "timm", "transformers", "onnx", "onnxruntime", "onnxscript", "fvcore"}
 

@@ -6,6 +6,7 @@ Our own bugs (AssertionError, TypeError, ...) are not caught: they keep their tr
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 
@@ -64,7 +66,8 @@ class Terminated(Exception):
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and leave the process with its exit code.
 
-    Exit codes: what `main` returns (None is 0); 2 for a UserError; 130 for Ctrl-C; 143 for SIGTERM.
+    Exit codes: what `main` returns (None is 0); 2 for a UserError; 130 for Ctrl-C; 143 for SIGTERM; 141
+    where the reader of a pipe has gone.
     """
     # Detectron2 and fvcore script functions as they are imported; the user can do nothing about torch dropping scripting.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
@@ -82,6 +85,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
             raise
         sys.stderr.write(f"error: this command needs {OPTIONAL[missing]}\n")
         code = EXIT_USER_ERROR
+    except BrokenPipeError:  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+        code = EXIT_BROKEN_PIPE
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"interrupted: {stop}\n" if stop.args else "interrupted\n")
         code = EXIT_INTERRUPTED

@@ -148,7 +148,9 @@ def test_the_report_is_the_recorded_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_conversions_are_the_recorded_ones(tmp_path):
-    found = explained("conversion", differences(recorded("conversion")["values"], record.record_conversion(tmp_path)))
+    then, now = recorded("conversion")["values"], record.record_conversion(tmp_path)
+    known = {name: value for name, value in now.items() if name in then}  # a layout may be added without a new record
+    found = explained("conversion", differences(then, known))
     assert not found, found
 
 

@@ -14,17 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.base.strict import load_config
+from pretrain.base.strict import load_config, require
 
 REFERENCE_BATCH = 256
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it
 # How, not what: these leave the protocol's name alone.
 NOT_PROTOCOL = ("seed", "device", "precision", "num_workers")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -64,32 +59,32 @@ class LinearConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError (a ConfigError when read from a file) for values out of range."""
-        _require(self.seed >= 0, f"seed expected at least 0, found {self.seed}")
-        _require(self.epochs > 0 and self.batch_size > 0, "epochs and batch_size expected positive")
-        _require(
+        require(self.seed >= 0, f"seed expected at least 0, found {self.seed}")
+        require(self.epochs > 0 and self.batch_size > 0, "epochs and batch_size expected positive")
+        require(
             0 < self.learning_rate <= LARGEST_RATE,
             f"learning_rate expected positive and at most {LARGEST_RATE:g}, found {self.learning_rate}",
         )
-        _require(0 <= self.momentum < 1, f"momentum expected in [0, 1), found {self.momentum}")
-        _require(
+        require(0 <= self.momentum < 1, f"momentum expected in [0, 1), found {self.momentum}")
+        require(
             0 <= self.weight_decay < math.inf, f"weight_decay expected at least 0 and finite, found {self.weight_decay}"
         )
-        _require(0 < self.decay <= 1, f"decay expected in (0, 1], found {self.decay}")
-        _require(
+        require(0 < self.decay <= 1, f"decay expected in (0, 1], found {self.decay}")
+        require(
             all(milestone > 0 for milestone in self.milestones),
             f"milestones expected to be epochs, counted from 1, found {list(self.milestones)}",
         )
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {list(self.crop_scale)}")
-        _require(
+        require(0 < low <= high <= 1, f"crop_scale expected 0 < low <= high <= 1, found {list(self.crop_scale)}")
+        require(
             self.image_size >= 32, f"image_size expected at least 32 (the encoder's stride), found {self.image_size}"
         )
-        _require(
+        require(
             self.images_per_class is None or self.images_per_class > 0,
             f"images_per_class expected positive, found {self.images_per_class}",
         )
-        _require(self.cached_views >= 0 and self.num_workers >= 0, "cached_views and num_workers expected at least 0")
-        _require(
+        require(self.cached_views >= 0 and self.num_workers >= 0, "cached_views and num_workers expected at least 0")
+        require(
             not self.standardize or self.cached_views > 0,
             "standardize needs features that are encoded before training; pass cached_views=1 (or more) with it",
         )
