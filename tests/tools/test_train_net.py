@@ -178,6 +178,19 @@ def refusal(tool: dict, monkeypatch, capsys):
     return attempt
 
 
+@pytest.mark.slow
+def test_a_detector_as_start_weights_is_named_with_what_can_be_done(
+    demo: Path, trained: Path, refusal, tmp_path: Path
+) -> None:
+    words = (*("--config-file", RANDOM), *data(demo, "coco"), *("OUTPUT_DIR", str(tmp_path / "out")), *TINY)
+    weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"))
+    message = refusal(*words, *weights)
+    assert "is a whole detector" in message and "--eval-only" in message and "--trust" in message
+    assert not (tmp_path / "out").exists()
+    done = run_tool_here("train_net.py", "--trust", *words, *weights)  # what the message says works
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_python_tag_is_refused_and_never_run(refusal, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path}/canary']\n")

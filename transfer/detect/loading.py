@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.strict import load_yaml
+from transfer.conversion.fitting import DETECTOR_USES
 from transfer.conversion.sidecar import read_sidecar, sidecar_path
 from transfer.conversion.targets import target_named
 from transfer.detect.checks import (
@@ -80,6 +81,11 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     if not sidecar_path(path).is_file():
         if trust:
             return WeightsPlan("trusted", weights)
+        if is_detector(path):
+            raise CheckpointError(
+                f"{weights} is a whole detector, not the weights of a backbone: {DETECTOR_USES.format(weights)}. To start from its "
+                f"backbone alone, convert it: `python tools/convert_weights.py {weights} OUTPUT.pth`"
+            )
         raise CheckpointError(
             f"{weights} has no sidecar at {sidecar_path(path)}, so nothing says which input it was trained on. Convert the "
             f"checkpoint with `python tools/convert_weights.py INPUT {weights}`, or add --trust to vouch for it yourself"
@@ -97,6 +103,11 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
         )
     check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
     return WeightsPlan("converted", weights, sidecar.to_dict())
+
+
+def is_detector(path: Path) -> bool:
+    """Whether a weight file holds the heads of a detector beside its backbone, by its names. Raises CheckpointError."""
+    return any(name.startswith(("roi_heads.", "proposal_generator.", "head.")) for name in read_tensors(str(path)))
 
 
 def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
