@@ -129,7 +129,7 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
     sidecar = Sidecar(
         file_sha256(weights),
         "resnet18",
-        {"layout": "infomin-transfer", "branch": "query"},
+        {"layout": "infomin-transfer", "branch": "query", "method": "infomin"},
         InputContract(),
         detectron2_settings("resnet18", InputContract()),
         passed_proof(),
@@ -275,7 +275,7 @@ STOCK_TINY = (
     *("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"),
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "TEST.PRECISE_BN.NUM_ITER", "1"),
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "10"),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "SOLVER.BASE_LR", "1e-4"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "SOLVER.BASE_LR", "1e-4", "INPUT.MASK_FORMAT", "bitmask"),
 )
 
 
