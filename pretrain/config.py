@@ -282,14 +282,18 @@ def _refuse_bare_name(own: Mapping[str, Any], source: Path) -> None:
 def method_label(values: Mapping[str, Any]) -> str:
     """The method as a report may call it: its name and, where the run departs from it, the keys that it changed.
 
-    values: nested plain values of a run (`to_plain`, or a config.yaml). A name that we do not ship is returned as it is.
+    values: nested plain values of a run (`to_plain`, or a config.yaml); what is not among them counts as unchanged. A name that we do not ship is returned as it is.
     """
     given = flat(values)
     name = given.get(METHOD_NAME)
     if name not in method_names():
         return str(name)
     standard = flat(method_values(name))
-    changed = [key for key, value in standard.items() if given.get(key) != value]
+    changed = [
+        key
+        for key, value in standard.items()
+        if given.get(key, value) != value or any(other.startswith(f"{key}.") for other in given)  # a recipe written out
+    ]
     changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from transfer.compare.published import load_published
+
 ROOT = Path(__file__).resolve().parents[1]
 SPECIFICATION = ROOT / "docs" / "specification.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -25,7 +27,7 @@ CODE = [
 ]
 NUMBERS = r"\d+(?:\.\d+)?(?:(?:,| and| to) \d+\.\d+)*"
 CITATION = re.compile(rf"(\w+\.md|\[specification) ({NUMBERS})")
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")  # not pictures, which runs make
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 INSTALLED = {  # console script -> script; the others are named as their script
     "infomin-convert": "convert_weights",
@@ -146,6 +148,22 @@ def test_every_command_names_a_tool_its_flags_and_a_configuration_that_exist() -
         if (finding := wrong_command(script, words))
     ]
     assert wrong == []
+
+
+def test_the_tables_of_the_protocols_show_published_figures_and_mark_the_recalled_ones() -> None:
+    published = load_published()
+    figures = {
+        (f"{figure.value:.1f}", figure.verified)
+        for table in (*published.detection, published.imagenet_readout)
+        for row in table.rows.values()
+        for figure in row.values()
+    }
+    rows = re.findall(r"^\|.*", (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [cell for row in rows for cell in row.split("|")[2:]]
+    shown = {
+        (value, "*" not in cell) for cell in cells for value in re.findall(r"(?<!± )\d\d\.\d", cell)
+    }  # recalled: in italics
+    assert len(shown) > 60 and shown <= figures
 
 
 def test_what_leads_nowhere_is_found() -> None:

@@ -96,7 +96,7 @@ def main() -> int:
     except ProcessExitedException as stop:
         if stop.exit_code < 0:  # killed by a signal
             raise
-        return int(stop.exit_code)  # the worker has said why
+        return int(stop.exit_code)  # the worker printed why
     return 0
 
 

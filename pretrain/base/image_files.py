@@ -1,7 +1,7 @@
 """The image reader that pre-training, readout and detection share: one file in, one upright RGB array out.
 
 In: a path. Out: uint8 (H, W, 3) RGB, or a DataError that names the file and says why. Whatever the file holds, it is one
-or the other: no half-decoded image and no exception of the decoder's own. Source of the rules: reliability.md 1.6.
+or the other: no half-decoded image and no exception of the decoder's own. Source of the rules: docs/specification.md 7.1.
 
 | stored as                         | becomes                                                                    |
 |-----------------------------------|----------------------------------------------------------------------------|

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pretrain.base.atomic import atomic_file
 
-# Lines are told apart by these, in order.
+# Lines are distinguished by these, in order.
 BLUE, BROWN, GREEN, PURPLE, RED, TEAL, GREY = (
     "#1d4ed8", "#b45309", "#047857", "#7c3aed", "#be123c", "#0e7490", "#6b7280",
 )  # fmt: skip

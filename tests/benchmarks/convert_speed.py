@@ -5,7 +5,7 @@
 Makes a checkpoint like PyContrast's (ResNet-50, its copy, a queue of 65536 x 128, the optimizer's momentum: some 350 MB) and
 converts it in turns, each time in a fresh process: the reference's way, ours up to the written file, ours with its proof.
 Out: medians, [smallest-largest], ratios and memory. Only ratios of one run mean something: machines and hours differ.
-The reference's way is written from its description (docs/specification.md 2.1): torch.load with weights_only=False, names, pickle.
+The reference's way is written from its description [specification 2.1]: torch.load with weights_only=False, names, pickle.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ten steps of training written out by hand, which the real loop must take too.
 
 Only the encoder, the heads and the view batches are the project's. Optimiser, schedule, BatchNorm groups, shuffled keys, loss,
-key update and queue are plain tensor arithmetic here, from infomin.md 1.2 to 1.5. Each control changes one rule of them and must
+key update and queue are plain tensor arithmetic here, from docs/specification.md 1.2 to 1.5. Each control changes one rule of them and must
 make the comparison fail.
 """
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
-from tests.tools.commands import run_command
+from tests.tools.in_process import run_tool_here
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -142,7 +142,7 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, whole, tmp_path):
     ],
 )
 def test_user_errors_exit_2_with_one_message_and_leave_nothing(tmp_path, arguments, message):
-    result = run_command("pretrain", *arguments, cwd=tmp_path)
+    result = run_tool_here("pretrain.py", *arguments, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error: ") and message in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -153,7 +153,7 @@ def test_the_same_command_continues_and_another_configuration_is_refused(images,
     command = [word for word in command if word not in ("optimizer.batch_size=8", "optimizer.epochs=10")]
 
     def run(*words):
-        return run_command("pretrain", *words, cwd=tmp_path)
+        return run_tool_here("pretrain.py", *words, cwd=tmp_path)
 
     assert run(*command, "optimizer.epochs=1").returncode == 0
     assert run(*command, "optimizer.epochs=1").returncode == 0  # finished: nothing to do
@@ -165,8 +165,8 @@ def test_the_same_command_continues_and_another_configuration_is_refused(images,
 
 def test_a_preview_shows_the_resolved_run_and_leaves_nothing(images, tmp_path):
     """Overrides on both sides of the flags, a shipped file from another folder, another method."""
-    result = run_command(
-        "pretrain", f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
+    result = run_tool_here(
+        "pretrain.py", f"data.root={images}", "--show-views", "views.png", "--method", "moco_v2", "optimizer.epochs=7",
         "--config-file", "smoke", "--dry-run", "optimizer.batch_size=4", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -146,7 +146,7 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
         str(weights),
         *TINY,
     )
-    assert "type: INPUT.FORMAT RGB" in refusal(*words, "INPUT.FORMAT", "BGR")
+    assert "pass: INPUT.FORMAT RGB" in refusal(*words, "INPUT.FORMAT", "BGR")
     assert not out.exists()
     right = run_tool_here("train_net.py", *words)
     assert right.returncode == 0, right.stderr[-3000:]
@@ -284,7 +284,7 @@ STOCK_TINY = (
 def test_authors_fpn_configuration_trains_converted_weights_under_detectron2s_own_tool(
     demo: Path, tmp_path: Path
 ) -> None:
-    """Its tool has no guard of its own: what it loaded is held against the file here."""
+    """Its tool has no guard of its own: what it loaded is compared with the file here."""
     from detectron2.modeling import build_model
 
     from transfer.detect.config import load_detector_config

@@ -80,7 +80,7 @@ class SweepBench:
         self.plant(REVERSE_U)
         write_images(self.data / "train", 10)
         write_images(self.data / "val", 6)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def plant(self, figures: dict[str, list[tuple[float, bool, float]]]) -> None:
         """What the fake tools find."""
@@ -105,8 +105,8 @@ class SweepBench:
     def run(self, **over) -> tuple[int, list[str]]:
         """Run the sweep -> exit code, names of the tools that were called."""
         (self.root / "calls.txt").write_text("")
-        self.said = []
-        code = run_sweep(self.config(**over), self.output, say=self.said.append, out=io.BytesIO(), root=self.root)
+        self.messages = []
+        code = run_sweep(self.config(**over), self.output, say=self.messages.append, out=io.BytesIO(), root=self.root)
         return code, [line.split()[0] for line in self.calls()]
 
     def calls(self) -> list[str]:

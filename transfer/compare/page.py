@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pretrain.base.atomic import write_text
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.figures import spread
+from pretrain.config import method_label
 from transfer.compare.plots import (
     SAMPLES_NOTE,
     Picture,
@@ -159,7 +160,8 @@ def _present(*pictures: Picture | None) -> list[Picture]:
 
 
 def _pretraining(run: PretrainRun, name: str) -> dict[str, Any]:
-    method, arch = run.setting("method", "name"), run.setting("encoder", "arch")
+    method = method_label(run.config) if run.setting("method", "name") else None
+    arch = run.setting("encoder", "arch")
     size, state = run.setting("views", "image_size"), "unfinished" if run.steps is None else f"{run.steps:,} steps"
     last = [(key, f"{value:.4g}") for key, value in (run.log or ({},))[-1].items() if isinstance(value, (int, float))]
     views, note = None, ""

@@ -91,7 +91,9 @@ class StageFolder:
     def command(self, stage: Stage) -> list[str]:
         """The stage's command line, with paths as short as the working directory allows. Raises DataError for a result
         of pre-training that names no checkpoint."""
-        places = {"{output}": shown(self.path), "{root}": shown(self.root)}
+        installed = self.root / "infomin_tools"  # where a wheel has the scripts of tools/
+        tools = installed if installed.is_dir() else self.root / "tools"
+        places = {"{output}": shown(self.path), "{root}/tools": shown(tools), "{root}": shown(self.root)}
         words = []
         for word in stage.command:
             word = CHECKPOINT.sub(lambda match: shown(self._checkpoint(self.path / match[1])), word)

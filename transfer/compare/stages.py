@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -54,40 +55,66 @@ class Stage:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def tool_stage(
+    tool: str,
+    *words: str,
+    name: str,
+    title: str,
+    folder: str,
+    result: str,
+    needs: Sequence[str] = (),
+    files: Sequence[Path] = (),
+    **more: Any,
+) -> Stage:
+    """tools/`tool`.py with `words`. result: inside `folder`."""
+    command = (f"{{root}}/tools/{tool}.py", *words)
+    return Stage(name, title, command, folder, f"{folder}/{result}", needs=tuple(needs), files=tuple(files), **more)
+
+
 def pretrain_stage(
     *, name: str, title: str, folder: str, config_file: Path, overrides: Sequence[str], needs: Sequence[str] = ()
 ) -> Stage:
     """Pre-training in `folder`, resumed where it was stopped. overrides: key=value."""
-    command = (_tool("pretrain"), "--config-file", rooted(config_file), "--output-dir", f"{{output}}/{folder}")
-    return Stage(
+    return tool_stage(
+        "pretrain",
+        *("--config-file", rooted(config_file), "--output-dir", f"{{output}}/{folder}", "--resume", "auto", *overrides),
         name=name,
         title=title,
-        command=(*command, "--resume", "auto", *overrides),
         folder=folder,
-        result=f"{folder}/result.json",
-        needs=tuple(needs),
-        files=(config_file,),
+        result="result.json",
+        needs=needs,
+        files=[config_file],
         resumes=True,
     )
 
 
 def convert_stage(*, name: str, title: str, folder: str, pretrain: Stage, branch: str) -> Stage:
     """The last checkpoint of `pretrain`, converted and proven, as `folder`/pretrained.pth."""
-    result = f"{folder}/pretrained.pth"
-    checkpoint, weights = checkpoint_of(pretrain.folder), f"{{output}}/{result}"
-    command = (_tool("convert_weights"), checkpoint, weights, "--branch", branch, "--overwrite")
-    return Stage(name, title, command, folder=folder, result=result, needs=(pretrain.name,))
+    weights = f"{{output}}/{folder}/pretrained.pth"
+    return tool_stage(
+        "convert_weights",
+        *(checkpoint_of(pretrain.folder), weights, "--branch", branch, "--overwrite"),
+        name=name,
+        title=title,
+        folder=folder,
+        result="pretrained.pth",
+        needs=[pretrain.name],
+    )
 
 
 def measure_stage(*, name: str, title: str, folder: str, pretrain: Stage, data: Path, batch_size: int) -> Stage:
     """How much information the two views of `pretrain` share, on the held-out images of `data`."""
-    result = f"{folder}/information_result.json"
-    command = (
-        _tool("measure_views"),
+    result = "information_result.json"
+    return tool_stage(
+        "measure_views",
         *("--checkpoint", checkpoint_of(pretrain.folder), "--data", str(data)),
-        *("--batch-size", str(batch_size), "--json", f"{{output}}/{result}"),
+        *("--batch-size", str(batch_size), "--json", f"{{output}}/{folder}/{result}"),
+        name=name,
+        title=title,
+        folder=folder,
+        result=result,
+        needs=[pretrain.name],
     )
-    return Stage(name, title, command, folder=folder, result=result, needs=(pretrain.name,))
 
 
 def readout_stage(
@@ -105,20 +132,17 @@ def readout_stage(
     files: Sequence[Path] = (),
 ) -> Stage:
     """Linear readout. weights: a checkpoint, a weight file or random:ARCH. init: names the row in tables and the report."""
-    command = (
-        _tool("linear_eval"),
+    return tool_stage(
+        "linear_eval",
         *("--weights", weights, "--init-name", init, "--data", data, "--output-dir", f"{{output}}/{folder}"),
         *(("--config-file", rooted(config_file)) if config_file else ()),
         *(f"seed={seed}", *overrides),
-    )
-    return Stage(
         name=name,
         title=title,
-        command=command,
         folder=folder,
-        result=f"{folder}/linear_result.json",
-        needs=tuple(needs),
-        files=(*([config_file] if config_file else []), *files),
+        result="linear_result.json",
+        needs=needs,
+        files=[*([config_file] if config_file else []), *files],
         init=init,
         seed=seed,
     )
@@ -140,41 +164,19 @@ def detect_stage(
     files: Sequence[Path] = (),
 ) -> Stage:
     """Fine-tuning of a detector. weights: converted ones, "" for random. overrides: KEY VALUE pairs."""
-    command = (
-        _tool("train_net"),
+    return tool_stage(
+        "train_net",
         *("--config-file", rooted(config_file), "--train-data", train_data, "--test-data", test_data, "--init", init),
         *("OUTPUT_DIR", f"{{output}}/{folder}", "SEED", str(seed), "MODEL.WEIGHTS", weights, *overrides),
-    )
-    return Stage(
         name=name,
         title=title,
-        command=command,
         folder=folder,
-        result=f"{folder}/result.json",
-        needs=tuple(needs),
-        files=(config_file, *files),
+        result="result.json",
+        needs=needs,
+        files=[config_file, *files],
         init=init,
         seed=seed,
     )
-
-
-def tool_stage(
-    tool: str,
-    *arguments: str,
-    name: str,
-    title: str,
-    folder: str,
-    result: str,
-    needs: Sequence[str] = (),
-    files: Sequence[Path] = (),
-) -> Stage:
-    """Any other command: tools/`tool`.py with `arguments`."""
-    command = (_tool(tool), *arguments)
-    return Stage(name, title, command, folder=folder, result=result, needs=tuple(needs), files=tuple(files))
-
-
-def _tool(name: str) -> str:
-    return f"{{root}}/tools/{name}.py"
 
 
 def checkpoint_of(folder: str) -> str:

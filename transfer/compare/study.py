@@ -31,7 +31,6 @@ from transfer.compare.stages import (
 )
 from transfer.compare.study_config import (
     METRICS,
-    NO_WEIGHTS,
     PRETRAINED,
     Expectation,
     InitConfig,
@@ -39,6 +38,7 @@ from transfer.compare.study_config import (
     detection_files,
     pretrain_file,
     readout_file,
+    weight_file,
 )
 
 DATA = "{output}/data"
@@ -112,7 +112,7 @@ def plan_stages(config: StudyConfig) -> tuple[Stage, ...]:
         name="report",
         title="report",
         folder="report",
-        result="report/index.html",
+        result="index.html",
         needs=tuple(stage.name for stage in measurements) + (("pretrain",) if config.pretrain else ()),
     )
     return (*_preparation(config), *measurements, report)
@@ -128,7 +128,7 @@ def _preparation(config: StudyConfig) -> list[Stage]:
             name="data",
             title="make the data set",
             folder="data",
-            result="data/dataset.json",
+            result="dataset.json",
         )
         stages.append(data)
     if config.pretrain:
@@ -206,9 +206,8 @@ def _readouts(config: StudyConfig) -> list[Stage]:
 
 def _weights(init: InitConfig) -> str | None:
     """The weight file that a measurement of `init` starts from; None for random weights."""
-    if init.weights == NO_WEIGHTS:
-        return None
-    return CONVERTED if init.weights == PRETRAINED else rooted(ROOT / init.weights)
+    outside = weight_file(init)
+    return rooted(outside) if outside else CONVERTED if init.weights == PRETRAINED else None
 
 
 def _inputs(config: StudyConfig, init: InitConfig) -> list[str]:
@@ -217,7 +216,8 @@ def _inputs(config: StudyConfig, init: InitConfig) -> list[str]:
 
 def _outside(init: InitConfig) -> list[Path]:
     """The weight file that comes from outside, if one does."""
-    return [] if init.weights in (NO_WEIGHTS, PRETRAINED) else [ROOT / init.weights]
+    outside = weight_file(init)
+    return [outside] if outside else []
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class StudyConfig:
     """A whole study; parts that are left out are not run.
 
     Configuration files of pretrain and readout are looked up as given, then among the shipped ones; the detector's and weight
-    files from the project's root.
+    files as given, then from the project's root.
     """
 
     inits: tuple[InitConfig, ...]
@@ -138,9 +138,9 @@ def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         pretrain_file(config.pretrain)
     if config.readout:
         readout_file(config.readout)
-    for path in (*detection_files(config), *weight_files(config)):
-        if not path.is_file():
-            raise ConfigError(f"{config_file}: no file at {path} (relative paths start at the project's root)")
+    for path in (*detection_files(config), *map(weight_file, config.inits)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{config_file}: no file at {path}, nor from the present folder")
     return config
 
 
@@ -161,7 +161,7 @@ def detection_files(config: StudyConfig) -> tuple[Path, ...]:
     """The detector's configuration file of each initialisation, in their order."""
     if config.detect is None:
         return ()
-    return tuple(ROOT / config.detect.config_file.replace("{init}", init.name) for init in config.inits)
+    return tuple(_placed(config.detect.config_file.replace("{init}", init.name)) for init in config.inits)
 
 
 def pretrain_file(part: PretrainConfig) -> Path:
@@ -174,6 +174,12 @@ def readout_file(part: ReadoutConfig) -> Path | None:
     return find_config(part.config_file, "linear", "views").absolute() if part.config_file else None
 
 
-def weight_files(config: StudyConfig) -> tuple[Path, ...]:
-    """Weight files that the study takes from outside."""
-    return tuple(ROOT / init.weights for init in config.inits if init.weights not in (NO_WEIGHTS, PRETRAINED))
+def weight_file(init: InitConfig) -> Path | None:
+    """The weight file that an initialisation takes from outside the study, None where it takes none."""
+    return None if init.weights in (NO_WEIGHTS, PRETRAINED) else _placed(init.weights)
+
+
+def _placed(text: str) -> Path:
+    """A file as given, else from the project's root."""
+    given = Path(text).expanduser()
+    return given.absolute() if given.is_file() else ROOT / given

@@ -269,7 +269,7 @@ def _pair_point(sweep: Sweep, setting: Setting, seed: int, name: str, title: str
         name=f"{name}-views",
         title=f"{title}: train two encoders, measure, probe",
         folder=folder,
-        result=f"{folder}/{PROBE_RESULT}",
+        result=PROBE_RESULT,
         files=files,
     )
     return Point(setting, seed, (stage,), stage.result, None if sweep.downstream == "none" else stage.result)

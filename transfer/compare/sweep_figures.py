@@ -1,4 +1,4 @@
-"""A sweep's figures: information and accuracy at each setting, where the sweet spot lies, and what can be said of the curve."""
+"""A sweep's figures: information and accuracy at each setting, where the sweet spot lies, and what the curve shows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SweetSpot:
-    """The setting of the best mean accuracy, and what has to be said with it."""
+    """The setting of the best mean accuracy, and what must be known with it."""
 
     setting: Setting
     accuracy: Spread

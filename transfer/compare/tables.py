@@ -79,7 +79,7 @@ def readout_tables(group: Group[LinearRun]) -> tuple[Table, ...]:
     run = group.first
     k = int(run.protocol.get("top5_k", min(5, len(run.classes))))
     notes = ["Validation accuracy of a linear classifier on the frozen encoder, %; mean ± sample standard deviation."]
-    notes.append(f"Protocol: {run.protocol.get('name', 'not said')}.")
+    notes.append(f"Protocol: {run.protocol.get('name', 'not recorded')}.")
     columns = ("top-1", "top-5" if k == 5 else f"top-5 (here top-{k})")
     return _own_tables(group, "Readout by initialisation", columns, notes)
 

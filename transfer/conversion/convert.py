@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pretrain.base.atomic import sync_directory, sync_file, write_json
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.run.checkpoint import resolve_checkpoint
+from transfer.conversion.layouts import OWN_LAYOUT
 from transfer.conversion.parity import prove
 from transfer.conversion.sidecar import Sidecar, detectron2_settings, parse_sidecar, sidecar_path
 from transfer.conversion.sources import UNKNOWN, Backbone, find_backbone, load_backbone
@@ -66,6 +68,7 @@ def convert(
                 "branch": backbone.branch,
                 "branches": list(backbone.branches),
                 "notes": list(backbone.notes),
+                **_training(backbone),
             },
             contract=backbone.contract,
             detectron2=detectron2_settings(backbone.arch, backbone.contract),
@@ -176,6 +179,16 @@ def _publish_folder(draft: Path, output: Path) -> None:
             aside.rename(output)
         raise
     shutil.rmtree(aside)
+
+
+def _training(backbone: Backbone) -> dict[str, Any]:
+    """How the encoder was trained, where the file is one of our own checkpoints: its method, the side of its images in pixels."""
+    if backbone.layout != OWN_LAYOUT:
+        return {}
+    content = backbone.file.content
+    views = (content.get("config") or {}).get("views") or {}
+    found = {"method": content.get("method"), "image_size": views.get("image_size")}
+    return {name: value for name, value in found.items() if value}
 
 
 def _other_branch(backbone: Backbone) -> dict[str, torch.Tensor] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.base.errors import CheckpointError
+from pretrain.run.checkpoint import read_checkpoint, resolve_checkpoint
 from transfer.conversion.sidecar import parse_sidecar, sidecar_path
 
 RANDOM = "random"
@@ -18,15 +19,17 @@ def initialisation_name(weights: str, *, sidecar: Mapping[str, Any] | None = Non
     """The name that `weights` have unless the user gives another one.
 
     weights: "" or random:ARCH for random ones, a file, or an address. sidecar: of the file; read from beside it if None.
-    The sidecar's word comes first (torchvision's weights are trained with labels), then the file's own name.
+    What the sidecar or a checkpoint of our own says comes first (torchvision's weights are trained with labels), then the name
+    of the file.
     """
     if not weights or weights.partition(":")[0] == RANDOM:
         return RANDOM
     if weights.startswith(IMAGENET_CATALOG):
         return SUPERVISED
     source = (sidecar if sidecar is not None else _sidecar_beside(Path(weights))).get("source") or {}
-    if source.get("method"):
-        return str(source["method"])
+    method = source.get("method") or _own_method(Path(weights))
+    if method:
+        return str(method)
     return SUPERVISED if source.get("layout") == "torchvision" else Path(weights).stem
 
 
@@ -38,3 +41,12 @@ def _sidecar_beside(weights: Path) -> Mapping[str, Any]:
         return parse_sidecar(weights).to_dict()
     except CheckpointError:
         return {}
+
+
+def _own_method(weights: Path) -> str | None:
+    """The method of a pre-training run or one of its checkpoints, None for any other file."""
+    try:
+        path = resolve_checkpoint(weights)
+        return str(read_checkpoint(path)["method"]) if path.name.startswith("step_") else None
+    except (CheckpointError, OSError):
+        return None

@@ -2,7 +2,7 @@
 
 This is data; transfer/conversion/sources.py reads it. To add a layout: one `Layout` in the table, one builder in
 tests/transfer/conversion/checkpoints.py; the tests there run over the whole table.
-Source of each entry: peers.md 4.4 and the file that it names; docs/specification.md 1.5. [from memory]: read in no repository.
+Source of each entry: [specification 6.2] and the file that it names; [specification 1.5]. [from memory]: read in no repository.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ STATE_DICT: Path = ("state_dict",)
 MODEL: Path = ("model",)
 VISSL_TRUNK: Path = ("classy_state_dict", "base_model", "model", "trunk")
 # Any tensor of a ResNet, so that a damaged checkpoint is still known for what it is and the missing tensor gets named.
+OWN_LAYOUT = "infomin-transfer"
 ENCODER = r"(conv1\.|bn1\.|layer[1-4]\.\d)"
 CLASSIFIER = (r"fc\.(weight|bias)",)
 MLP_HEAD = (
@@ -108,7 +109,7 @@ OUR_AUTHOR = "__author__=InfoMin Transfer"  # as transfer/conversion/convert.py 
 LAYOUTS: tuple[Layout, ...] = (
     # This project's own
     Layout(
-        name="infomin-transfer",
+        name=OWN_LAYOUT,
         description="this project's pre-training (tools/pretrain.py)",
         source="pretrain/run/checkpoint.py",
         markers=(rf"^model/query\.encoder\.{ENCODER}", r"^model/memory\."),
@@ -130,7 +131,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="moco",
         description="MoCo v1 and v2, PCL",
-        source="facebookresearch/moco main_moco.py, main_lincls.py; salesforce/PCL; peers.md 4.4",
+        source="facebookresearch/moco main_moco.py, main_lincls.py; salesforce/PCL",
         markers=(rf"^state_dict/encoder_q\.{ENCODER}", rf"^state_dict/encoder_k\.{ENCODER}"),
         branches={"query": Branch("encoder_q.", STATE_DICT), "key": Branch("encoder_k.", STATE_DICT)},
         extra=CLASSIFIER + MLP_HEAD,
@@ -138,7 +139,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="moco-v3",
         description="MoCo v3",
-        source="facebookresearch/moco-v3 moco/builder.py; peers.md 4.4",
+        source="facebookresearch/moco-v3 moco/builder.py",
         markers=(
             rf"^state_dict/base_encoder\.{ENCODER}",
             r"^state_dict/momentum_encoder\.",
@@ -150,7 +151,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="simsiam",
         description="SimSiam",
-        source="facebookresearch/simsiam simsiam/builder.py; peers.md 4.4",
+        source="facebookresearch/simsiam simsiam/builder.py",
         markers=(rf"^state_dict/encoder\.{ENCODER}", r"^state_dict/encoder\.fc\.0\.", r"^state_dict/predictor\."),
         absent=(r"^state_dict/encoder_k\.",),
         branches={"encoder": Branch("encoder.", STATE_DICT)},
@@ -159,7 +160,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="pycontrast",
         description="PyContrast: InsDis, MoCo, MoCo v2, PIRL, InfoMin (with or without jigsaw)",
-        source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; docs/specification.md 1.5",
+        source="HobbitLong/PyContrast networks/build_backbone.py, learning/contrast_trainer.py; [specification 1.5]",
         markers=(rf"^model/encoder\.{ENCODER}", r"^model/head\."),
         absent=(r"^model/encoder_k\.", r"^model/projector", r"^model/encoder1\."),
         branches={"query": Branch("encoder.", MODEL), "key": Branch("encoder.", ("model_ema",))},
@@ -178,7 +179,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="pixpro",
         description="PixPro",
-        source="zdaxie/PixPro contrast/models/PixPro.py, transfer/detection/convert_pretrain_to_d2.py; peers.md 4.4",
+        source="zdaxie/PixPro contrast/models/PixPro.py, transfer/detection/convert_pretrain_to_d2.py",
         markers=(rf"^model/encoder\.{ENCODER}", r"^model/encoder_k\.", r"^model/projector"),
         branches={"query": Branch("encoder.", MODEL), "key": Branch("encoder_k.", MODEL)},
         extra=CLASSIFIER,
@@ -195,14 +196,14 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="barlow-twins",
         description="Barlow Twins, full training checkpoint",
-        source="facebookresearch/barlowtwins main.py; peers.md 4.4",
+        source="facebookresearch/barlowtwins main.py",
         markers=(rf"^model/backbone\.{ENCODER}", r"^model/projector\.", r"^model/bn\.running_mean$"),
         branches={"encoder": Branch("backbone.", MODEL)},
     ),
     Layout(
         name="vicreg",
         description="VICReg, full training checkpoint",
-        source="facebookresearch/vicreg main_vicreg.py; peers.md 4.4",
+        source="facebookresearch/vicreg main_vicreg.py",
         markers=(rf"^model/backbone\.{ENCODER}", r"^model/projector\."),
         absent=(r"^model/bn\.", r"^model/classifier\.", r"momentum_", r"local_projector"),
         branches={"encoder": Branch("backbone.", MODEL)},
@@ -210,7 +211,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="dino",
         description="DINO with a ResNet, training checkpoint: the teacher by default, as DINO's own evaluation",
-        source="facebookresearch/dino main_dino.py, utils.py; peers.md 4.4",
+        source="facebookresearch/dino main_dino.py, utils.py",
         markers=(rf"^teacher/backbone\.{ENCODER}", r"^student/backbone\.", r"^(teacher|student)/head\."),
         branches={"teacher": Branch("backbone.", ("teacher",)), "student": Branch("backbone.", ("student",))},
         extra=CLASSIFIER,
@@ -302,14 +303,14 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="vissl-linear",
         description="VISSL, linear evaluation or extracted features: the trunk inside another",
-        source="facebookresearch/vissl docs load_models.rst; peers.md 4.4",
+        source="facebookresearch/vissl docs load_models.rst",
         markers=(rf"{TRUNK_PLACE}base_model\._feature_blocks\.{ENCODER}",),
         branches={"trunk": Branch("base_model._feature_blocks.", VISSL_TRUNK)},
     ),
     Layout(
         name="mmselfsup",
         description="MMSelfSup 1.x and mmpretrain, raw",
-        source="open-mmlab/mmselfsup mmselfsup/models/algorithms/moco.py, tools/.../extract_backbone_weights.py; peers.md 4.4",
+        source="open-mmlab/mmselfsup mmselfsup/models/algorithms/moco.py, tools/.../extract_backbone_weights.py",
         markers=(rf"^state_dict/backbone\.{ENCODER}", r"^state_dict/(neck|head)\."),
         absent=(r"^state_dict/encoder_q\.", r"^state_dict/projector\."),
         branches={
@@ -321,7 +322,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="openselfsup",
         description="OpenSelfSup and DenseCL, raw",
-        source="WXinlong/DenseCL openselfsup/models/densecl.py; peers.md 4.4",
+        source="WXinlong/DenseCL openselfsup/models/densecl.py",
         markers=(rf"^state_dict/backbone\.{ENCODER}", rf"^state_dict/encoder_q\.0\.{ENCODER}"),
         branches={
             "query": Branch("backbone.", STATE_DICT, twin="encoder_q.0."),
@@ -331,7 +332,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="mmselfsup-extracted",
         description="MMSelfSup and DenseCL, extracted with extract_backbone_weights.py",
-        source="open-mmlab/mmselfsup tools/model_converters/extract_backbone_weights.py; peers.md 4.4",
+        source="open-mmlab/mmselfsup tools/model_converters/extract_backbone_weights.py",
         markers=(rf"^state_dict/{ENCODER}",),
         keys=("author",),
         absent=(r"^state_dict/(prototypes|projection_head)",),
@@ -340,7 +341,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="solo-learn",
         description="solo-learn (Lightning)",
-        source="vturrisi/solo-learn solo/methods/base.py; peers.md 4.4",
+        source="vturrisi/solo-learn solo/methods/base.py",
         markers=(rf"^state_dict/backbone\.{ENCODER}", r"^state_dict/classifier\."),
         absent=(r"^state_dict/(neck|head|projection_head|online_classifier)\.",),
         branches={
@@ -366,7 +367,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="lightly-sequential",
         description="lightly's examples: nn.Sequential(*list(resnet.children())[:-1])",
-        source="lightly-ai/lightly examples/pytorch_lightning; peers.md 4.4",
+        source="lightly-ai/lightly examples/pytorch_lightning",
         markers=(r"^state_dict/backbone\.[4-7]\.\d+\.(conv|bn)\d", r"^state_dict/backbone\.[01]\."),
         branches={
             "backbone": Branch("backbone.", STATE_DICT),
@@ -394,7 +395,7 @@ LAYOUTS: tuple[Layout, ...] = (
             "torchvision and timm (.pth, .safetensors), and flat files with their names: lightly-train's exports, "
             "MoCo's linear evaluation, DINO's, VICReg's and Barlow Twins' final backbone"
         ),
-        source="torchvision models/resnet.py; timm models/resnet.py; lightly-train torchvision_package.py; peers.md 4.4",
+        source="torchvision models/resnet.py; timm models/resnet.py; lightly-train torchvision_package.py",
         markers=(rf"^/{ENCODER}", r"^/layer4\.\d"),
         absent=(r"^/(prototypes|projection_head)", r"^/_feature_blocks\."),
         branches={"backbone": Branch("")},
@@ -424,7 +425,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="detectron2-converted",
         description="weights that another converter wrote for Detectron2 (MoCo's, PyContrast's, Detectron2's torchvision one)",
-        source="detectron2 tools/convert-torchvision-to-d2.py, PyContrast detection/convert_pretrained.py; peers.md 4.1",
+        source="detectron2 tools/convert-torchvision-to-d2.py, PyContrast detection/convert_pretrained.py",
         markers=(r"^model/stem\.conv1\.(norm\.|weight$)", r"^model/res5\.0\."),
         absent=(r"^model/backbone\.",),
         absent_keys=(OUR_AUTHOR,),

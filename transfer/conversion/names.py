@@ -2,7 +2,7 @@
 
 A `Naming` enumerates the finite set of torchvision's names, writes each as its library does and inverts the table, so it is
 one-to-one by construction and a name that is not in it has no counterpart. To add a library: one function, one `Naming`.
-Source of Detectron2's names: docs/specification.md 2.1; of the others: beside each function.
+Source of Detectron2's names: [specification 2.1]; of the others: beside each function.
 """
 
 from __future__ import annotations

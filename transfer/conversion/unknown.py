@@ -1,7 +1,7 @@
 """The general rule for a file of no known layout: a prefix under which every tensor of a ResNet stands.
 
 In: the dictionaries of a weight file. Out: `Candidate`s, one for every place where something like a ResNet was found, with how
-much of it fits. `only_complete` accepts one alone. Source of the rule: peers.md 4.4.
+much of it fits. `only_complete` accepts one alone. Source of the rule: docs/specification.md 6.2.
 """
 
 from __future__ import annotations

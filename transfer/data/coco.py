@@ -1,7 +1,7 @@
 """COCO annotation files, validated before any C code sees them.
 
 In: an annotation file and its image folder. Out: `DetectionData`, or a DataError that names the file, the entry, the field,
-what was expected and what was found. Rules: reliability.md 1.6.
+what was expected and what was found. Rules: docs/specification.md 7.1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_ID = 2**63 - 1  # what pycocotools' C++ counterparts hold
 
 @dataclass(frozen=True)
 class _Image:
-    """The fields of one entry of `images` that annotations are held against."""
+    """The fields of one entry of `images` that annotations are compared with."""
 
     file_name: str
     width: int

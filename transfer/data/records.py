@@ -119,13 +119,13 @@ class BoxRule:
         if len(self.dropped) > MAX_DROPPED * self.checked:
             raise DataError(
                 f"{len(self.dropped)} of {self.checked} objects cannot be used (allowed: {MAX_DROPPED:.1%}), first "
-                f"{self.dropped[0]}; remove or mend them"
+                f"{self.dropped[0]}; remove or correct them"
             )
-        said = []
+        notes = []
         if self.clipped:
-            said.append(
+            notes.append(
                 f"{where}: {self.clipped} of {self.checked} boxes stood over their image by up to {OVERHANG:g} px: clipped"
             )
         if self.dropped:
-            said.append(f"{where}: dropped {len(self.dropped)} of {self.checked} objects, first {self.dropped[0]}")
-        return tuple(said)
+            notes.append(f"{where}: dropped {len(self.dropped)} of {self.checked} objects, first {self.dropped[0]}")
+        return tuple(notes)

@@ -52,7 +52,7 @@ def parse_spec(text: str) -> DataSpec:
 
 
 def read_data(spec: DataSpec) -> DetectionData:
-    """Read, validate and hold against the image files. Raises DataError; nothing is registered."""
+    """Read, validate and compare with the image files. Raises DataError; nothing is registered."""
     if spec.kind == "coco":
         image_dir = Path(spec.detail)
         if not image_dir.is_dir():
@@ -97,7 +97,7 @@ def _image_trouble(record: dict[str, Any]) -> str | None:
 
 
 def _ends_well(path: Path) -> bool:
-    """A JPEG or PNG with its end mark: not truncated. Of any other file this cannot be said without decoding it."""
+    """A JPEG or PNG with its end mark: not truncated. Of other files only decoding tells."""
     with open(path, "rb") as file:
         ending = ENDINGS.get(file.read(2))
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
@@ -110,7 +110,7 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What the detector is told about its data. names: registered; None where that split is not used."""
+    """The data of a run as the detector's configuration names them. names: registered; None where that split is not used."""
 
     class_names: tuple[str, ...]
     train_name: str | None

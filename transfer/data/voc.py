@@ -1,7 +1,7 @@
 """Pascal VOC folders (Annotations/, ImageSets/Main/, JPEGImages/), validated.
 
 In: the folder and a split's name. Out: `DetectionData` and the class names found, or a DataError that names file, object and
-field. XML is read by defusedxml with document types forbidden (VOC needs none). Rules: reliability.md 1.6.
+field. XML is read by defusedxml with document types forbidden (VOC needs none). Rules: docs/specification.md 7.1.
 """
 
 from __future__ import annotations

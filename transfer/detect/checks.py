@@ -23,7 +23,7 @@ from transfer.data.records import is_number
 from transfer.detect.checkpointer import read_for_detectron2
 
 CATALOG_SCHEMES = ("detectron2://", "catalog://")
-# What the weights were trained to be fed, and the shape of the network they are for. Held against the sidecar.
+# What the weights were trained to be fed, and the shape of the network they are for. Compared with the sidecar's.
 HELD_KEYS = (
     "INPUT.FORMAT",
     "MODEL.PIXEL_MEAN",
@@ -40,7 +40,7 @@ UNTRACKED = ".num_batches_tracked"  # a counter that no forward pass reads
 
 
 def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) -> None:
-    """Hold the configuration against the settings {KEY: VALUE} that weights were trained with. where: who says so.
+    """Compare the configuration with the settings {KEY: VALUE} that weights were trained with. where: their file.
 
     Raises ConfigError listing each contradicting line and what it must be; CheckpointError if the settings lack a key.
     """
@@ -53,7 +53,7 @@ def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) 
             continue
         found = config_value(config, key)
         if not _same(found, wanted):
-            wrong.append(f"  {key} is {found!r}, must be {wanted!r}; type: {key} {_as_argument(wanted)}")
+            wrong.append(f"  {key} is {found!r}, must be {wanted!r}; pass: {key} {_as_argument(wanted)}")
     if wrong:
         lines = "\n".join(wrong)
         raise ConfigError(f"the configuration contradicts {where}:\n{lines}")
@@ -159,13 +159,13 @@ def check_backbone_loaded(
     start; then the sentence says so. Raises CheckpointError naming what is missing or differs.
     """
     names = backbone_names(model)
-    said = ""
+    remark = ""
     if affine_allowed and not any(name.endswith(RUNNING) for name in tensors):
         names = {name: short for name, short in names.items() if not name.endswith(RUNNING)}
-        said = "; the file holds no running statistics: those start at mean 0, variance 1"
+        remark = "; the file holds no running statistics: those start at mean 0, variance 1"
     candidates = {name: (short, name) for name, short in names.items()}
     _check_all(model, candidates, tensors, agree, where=where, what="backbone")
-    return f"backbone: {len(names)} of {len(names)} tensors loaded from {where}{said}"
+    return f"backbone: {len(names)} of {len(names)} tensors loaded from {where}{remark}"
 
 
 def check_model_loaded(

@@ -4,7 +4,7 @@ In: the path of a YAML file (also relative to transfer/configs), KEY VALUE pairs
 CfgNode, or a ConfigError that names the file, the tag or key, and for an unknown key the nearest valid one.
 
 Detectron2 falls back to `yaml.unsafe_load`, which runs python tags. So every file of the `_BASE_` chain is read by a safe
-loader first, and Detectron2 is then told not to fall back.
+loader first, and Detectron2 is asked not to fall back.
 """
 
 from __future__ import annotations
@@ -74,30 +74,30 @@ def runtime_values(config: CfgNode, given: frozenset[str] = frozenset()) -> list
     given: keys of the command line, which always win. Returns one sentence for each change. Raises ConfigError for a device
     that was asked for on the command line and is not there.
     """
-    said = []
+    notes = []
     if config.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         if "MODEL.DEVICE" in given:
             raise ConfigError(
-                f"MODEL.DEVICE {config.MODEL.DEVICE}, but this machine has no CUDA device; type MODEL.DEVICE cpu"
+                f"MODEL.DEVICE {config.MODEL.DEVICE}, but this machine has no CUDA device; pass MODEL.DEVICE cpu"
             )
         config.MODEL.DEVICE = "cpu"
-        said.append("MODEL.DEVICE is cuda but this machine has no CUDA device: running on the CPU")
+        notes.append("MODEL.DEVICE is cuda but this machine has no CUDA device: running on the CPU")
     elif config.MODEL.DEVICE == "cpu" and "MODEL.DEVICE" not in given and torch.cuda.is_available():
-        said.append(
+        notes.append(
             "MODEL.DEVICE is cpu, as the configuration file says: pass MODEL.DEVICE cuda to use the CUDA device"
         )
     spare = max(1, torch.get_num_threads() // 2)  # on a CPU the loaders take their cores from the model
     if config.MODEL.DEVICE == "cpu" and "DATALOADER.NUM_WORKERS" not in given and spare < config.DATALOADER.NUM_WORKERS:
         config.DATALOADER.NUM_WORKERS = spare
-        said.append(f"DATALOADER.NUM_WORKERS {spare} on this CPU")
+        notes.append(f"DATALOADER.NUM_WORKERS {spare} on this CPU")
     if config.SEED < 0:
         config.SEED = comm.shared_random_seed()  # one number for all processes
-        said.append(f"no SEED given: drew SEED {config.SEED}")
-    return said
+        notes.append(f"no SEED given: drew SEED {config.SEED}")
+    return notes
 
 
 def check_supported(config: CfgNode, num_processes: int) -> list[str]:
-    """Hold the configuration against what this project can run. Raises ConfigError with what to type instead.
+    """Compare the configuration with what this project can run. Raises ConfigError with what to pass instead.
 
     Returns one sentence for each setting that means something else in this run than in the one it was published for.
     """
@@ -105,25 +105,25 @@ def check_supported(config: CfgNode, num_processes: int) -> list[str]:
         raise ConfigError(f"INPUT.FORMAT {config.INPUT.FORMAT!r}: expected RGB or BGR")
     if config.MODEL.LOAD_PROPOSALS:
         raise ConfigError(
-            "MODEL.LOAD_PROPOSALS True: proposals from files are not read; type MODEL.LOAD_PROPOSALS False"
+            "MODEL.LOAD_PROPOSALS True: proposals from files are not read; pass MODEL.LOAD_PROPOSALS False"
         )
     if config.SOLVER.AMP.ENABLED and config.MODEL.DEVICE == "cpu":
-        raise ConfigError("SOLVER.AMP.ENABLED True needs a CUDA device; on the CPU type SOLVER.AMP.ENABLED False")
+        raise ConfigError("SOLVER.AMP.ENABLED True needs a CUDA device; on the CPU pass SOLVER.AMP.ENABLED False")
     images = config.SOLVER.IMS_PER_BATCH
     if images < 1 or images % num_processes:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {images}: expected a positive multiple of the number of processes, {num_processes}"
         )
-    said = []
+    notes = []
     if num_processes == 1 and any(value == "SyncBN" for value in _norms(config)):
-        said.append(f"SyncBN has one process to agree with: it is plain BN over the {images} images of a batch")
+        notes.append(f"SyncBN has one process to agree with: it is plain BN over the {images} images of a batch")
     extra = config.TEST.PRECISE_BN
     if extra.ENABLED and extra.NUM_ITER > config.SOLVER.MAX_ITER:
-        said.append(
+        notes.append(
             f"TEST.PRECISE_BN runs {extra.NUM_ITER} batches after the {config.SOLVER.MAX_ITER} iterations; for a short trial type "
             f"TEST.PRECISE_BN.NUM_ITER {config.SOLVER.MAX_ITER}"
         )
-    return said
+    return notes
 
 
 def _norms(values: Mapping[str, Any]) -> Iterator[str]:

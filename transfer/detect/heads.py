@@ -1,7 +1,7 @@
 """The region head of the C4 detectors: res5 followed by one more norm.
 
 In: a Detectron2 configuration with `MODEL.ROI_HEADS.NAME: Res5ROIHeadsExtraNorm`. Out: the head, found in ROI_HEADS_REGISTRY
-once this module is imported. Source: infomin.md 2.3 (MoCo detection).
+once this module is imported. Source: docs/specification.md 2.3 (MoCo detection).
 """
 
 from __future__ import annotations

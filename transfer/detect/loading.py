@@ -61,7 +61,7 @@ class WeightsPlan:
 
 
 def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool) -> WeightsPlan:
-    """Decide before anything is built. Raises ConfigError or CheckpointError with what to type instead."""
+    """Decide before anything is built. Raises ConfigError or CheckpointError with what to pass instead."""
     weights = config.MODEL.WEIGHTS
     pointer = Path(config.OUTPUT_DIR) / LAST_CHECKPOINT
     if resume and pointer.is_file():
@@ -69,7 +69,7 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     if eval_only:
         if not weights:
             raise ConfigError(
-                "--eval-only needs a detector: type MODEL.WEIGHTS RUN/model_final.pth, or --resume for OUTPUT_DIR's own"
+                "--eval-only needs a detector: pass MODEL.WEIGHTS RUN/model_final.pth, or --resume for OUTPUT_DIR's own"
             )
         return _plan_detector(config, weights if weights.startswith(CATALOG_SCHEMES) else _local(weights, trust))
     if not weights:
@@ -114,7 +114,7 @@ def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
 
 
 def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:
-    """Hold the file's names and shapes against the detector that `config` builds, before anything is written.
+    """Compare the file's names and shapes with the detector that `config` builds, before anything is written.
 
     The detector is built without memory for its values. Raises CheckpointError. Weights at an address are checked after
     loading only: nothing is fetched for this.
@@ -130,7 +130,7 @@ def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:
 
 
 def verify_loaded(plan: WeightsPlan, model: nn.Module) -> str:
-    """Hold the loaded model against the file, tensor by tensor. Returns one sentence; raises CheckpointError."""
+    """Compare the loaded model with the file, tensor by tensor. Returns one sentence; raises CheckpointError."""
     if plan.kind == "random":
         return "backbone: random initialisation"
     return _verify(plan, model, same_values)

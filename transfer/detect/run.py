@@ -2,7 +2,7 @@
 
 In: `RunOptions`. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR, or a UserError before anything is
 written there. `--eval-only --resume` evaluates OUTPUT_DIR's own newest checkpoint and writes into OUTPUT_DIR/evaluation, so
-that the run keeps what it said about itself.
+that the run keeps its own record.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def apply_data(config: CfgNode, data: PreparedData, given: frozenset[str]) -> li
 
     Returns one sentence for each change that a user may not expect. Raises ConfigError or DataError on a contradiction.
     """
-    said = []
+    notes = []
     count = len(data.class_names)
     for key in CLASS_KEYS:
         section = config.MODEL[key.split(".")[1]]
@@ -142,24 +142,24 @@ def apply_data(config: CfgNode, data: PreparedData, given: frozenset[str]) -> li
     config.DATASETS.TRAIN = (data.train_name,) if data.train_name else ()
     config.DATASETS.TEST = (data.test_name,) if data.test_name else ()
     if not data.test_name:
-        said.append("no --test-data: AP is not measured")
+        notes.append("no --test-data: AP is not measured")
     reference = data.train or data.test
     assert reference is not None
     if config.MODEL.MASK_ON and reference.masks == "none":
         if "MODEL.MASK_ON" in given:
             raise ConfigError("MODEL.MASK_ON True, but the data have no masks")
         config.MODEL.MASK_ON = False
-        said.append("the data have boxes only: MODEL.MASK_ON False")
+        notes.append("the data have boxes only: MODEL.MASK_ON False")
     if config.MODEL.MASK_ON and data.train is not None and data.train.masks == "some":
         raise DataError(
-            "some objects of the training data have a mask and some have none; complete them, or type MODEL.MASK_ON False"
+            "some objects of the training data have a mask and some have none; complete them, or pass MODEL.MASK_ON False"
         )
     if config.MODEL.MASK_ON and data.test is not None and not data.test.can_evaluate_masks:
-        said.append("some objects of the test data have no mask: mask AP is not measured")
+        notes.append("some objects of the test data have no mask: mask AP is not measured")
     if config.MODEL.MASK_ON and reference.bitmask and config.INPUT.MASK_FORMAT == "polygon":
         config.INPUT.MASK_FORMAT = "bitmask"
-        said.append("some masks are run-length coded: INPUT.MASK_FORMAT bitmask")
-    return said
+        notes.append("some masks are run-length coded: INPUT.MASK_FORMAT bitmask")
+    return notes
 
 
 def check_builtin(config: CfgNode, *, eval_only: bool) -> None:
@@ -186,7 +186,7 @@ def check_output_dir(options: RunOptions, config: CfgNode) -> Path:
         taken = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []
         if taken and not options.resume:
             raise ConfigError(
-                f"OUTPUT_DIR {output_dir} is in use (it holds {', '.join(taken[:4])}{', ...' if len(taken) > 4 else ''}); type "
+                f"OUTPUT_DIR {output_dir} is in use (it holds {', '.join(taken[:4])}{', ...' if len(taken) > 4 else ''}); pass "
                 "OUTPUT_DIR and another folder, or --resume to go on with this run"
             )
         output_dir.mkdir(parents=True, exist_ok=True)

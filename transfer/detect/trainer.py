@@ -191,6 +191,6 @@ class _quiet_user_errors(logging.Filter):
         logging.getLogger("detectron2.engine.train_loop").removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop records whose exception is the user's to mend."""
+        """Drop records whose exception the user can correct."""
         error = record.exc_info[1] if record.exc_info else None
         return not isinstance(error, (UserError, FloatingPointError))

@@ -1,7 +1,7 @@
 """Configuration of the linear readout: typed, frozen, strict. The defaults are the paper's protocol.
 
 In: a YAML file (optional) and `key=value` overrides. Out: `LinearConfig`, and in words what differs from the protocol.
-Source of the defaults: infomin.md 1.7 (PyContrast options/test_options.py, learning/linear_trainer.py).
+Source of the defaults: docs/specification.md 1.7 (PyContrast options/test_options.py, learning/linear_trainer.py).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class LinearConfig:
         _require(self.cached_views >= 0 and self.num_workers >= 0, "cached_views and num_workers expected at least 0")
         _require(
             not self.standardize or self.cached_views > 0,
-            "standardize needs features that are encoded before training; type cached_views=1 (or more) with it",
+            "standardize needs features that are encoded before training; pass cached_views=1 (or more) with it",
         )
 
     @property

@@ -14,7 +14,8 @@ from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import CheckpointError
 from pretrain.base.image_files import read_size
 from pretrain.data.source import list_images
-from pretrain.run.checkpoint import read_checkpoint
+from pretrain.run.checkpoint import read_checkpoint, resolve_checkpoint
+from transfer.conversion.sidecar import parse_sidecar, sidecar_path
 from transfer.readout.config import LinearConfig, load_linear_config
 from transfer.readout.features import require_splits
 
@@ -30,7 +31,7 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     The image size is the one that the encoder was pre-trained with, where its checkpoint says so, else the images' own
     (shorter side, at most 224, a multiple of 32). Raises ConfigError and DataError as loading does.
     """
-    load_linear_config(None, overrides)  # a mistyped override is said before the images are looked at
+    load_linear_config(None, overrides)  # a mistyped override is refused before the images are looked at
     require_splits(data)
     images = list_images(data / "train")
     if len(images) >= MANY_IMAGES:
@@ -48,10 +49,16 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
 
 
 def trained_image_size(weights: Path) -> int | None:
-    """views.image_size of the run that a checkpoint of ours comes from; None where the file does not say."""
+    """The image size of the run that weights come from: a run of ours, its checkpoint, or a converted one (its sidecar says).
+
+    None where nothing says.
+    """
     try:
-        size = read_checkpoint(weights)["config"]["views"]["image_size"]
-    except (CheckpointError, KeyError, TypeError, IsADirectoryError):
+        if sidecar_path(weights).is_file():
+            size = parse_sidecar(weights).source.get("image_size")
+        else:
+            size = read_checkpoint(resolve_checkpoint(weights))["config"]["views"]["image_size"]
+    except (CheckpointError, OSError, KeyError, TypeError):
         return None
     return size if isinstance(size, int) else None
 

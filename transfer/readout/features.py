@@ -1,7 +1,7 @@
 """Features of a frozen encoder: the images of a readout, the encoder in eval() mode, and the proof that it stays still.
 
 In: ROOT with class folders train/ and val/, weights. Out: `LabelledImages`, `FrozenEncoder`, feature tensors.
-Randomness is a pure function of (seed, epoch, image index): neither workers nor batch composition can change a view.
+Random numbers depend on (seed, epoch, image index) alone: neither workers nor batch composition can change a view.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputCont
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one. Raises ConfigError for cuda without a device."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: no CUDA device here; type device=cpu (or device=auto)")
+        raise ConfigError("device=cuda: no CUDA device here; pass device=cpu (or device=auto)")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 

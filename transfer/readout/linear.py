@@ -2,7 +2,7 @@
 
 In: a frozen encoder, labelled images, `LinearConfig`. Out: the history (loss, top-1, top-5 of every epoch), and the check
 that no tensor of the encoder moved meanwhile.
-Source: infomin.md 1.7.
+Source: docs/specification.md 1.7.
 """
 
 from __future__ import annotations

@@ -402,8 +402,10 @@ class Plan:
                 raise Refused(f"the pickle holds more than {MAX_TEXT} characters of text")
             return value if type(value) is str else ["bytes", value.decode("latin1")]
         if isinstance(value, dict):
-            pairs = value.items()
-            return ["dict", [[self._encode(key, depth + 1), self._encode(entry, depth + 1)] for key, entry in pairs]]
+            return [
+                "dict",
+                [[self._encode(entry, depth + 1) for entry in entries] for entries in (value, value.values())],
+            ]
         if type(value) in (list, tuple, set, frozenset):
             return [type(value).__name__, [self._encode(entry, depth + 1) for entry in value]]
         if type(value) is complex:

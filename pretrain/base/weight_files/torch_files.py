@@ -392,7 +392,7 @@ def _decode(plan: Mapping[str, Any], tensors: list[Tensor]) -> Any:
             return node
         kind, content = node
         if kind == "dict":
-            return {decode(key): decode(value) for key, value in content}
+            return {decode(key): decode(value) for key, value in zip(*content, strict=True)}
         if kind == "tensor":
             return tensors[content]
         if kind == "object":

@@ -45,7 +45,10 @@ def test_on_a_terminal_the_command_sees_a_terminal_and_the_log_has_plain_lines(t
                 python("import os; print(os.isatty(2), *os.get_terminal_size(2))"), log_path=tmp_path / "log", out=out
             )
         assert outcome.code == 0
-        assert b"True 80 24" in os.read(reader, 100)
+        shown = b""
+        while b"\n" not in shown:  # it comes in pieces
+            shown += os.read(reader, 100)
+        assert b"True 80 24" in shown
         assert (tmp_path / "log").read_bytes() == b"True 80 24\n"
     finally:
         os.close(reader)
@@ -76,6 +79,11 @@ def test_commands_are_short_from_the_projects_root_and_whole_from_elsewhere(
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path / "runs")
     assert folder.command(STAGE)[1:] == [f"{tmp_path}/tools/x.py", short[1].removeprefix("runs/"), "coco:s/a:s/b"]
+
+
+def test_an_installed_package_runs_its_own_scripts(tmp_path: Path) -> None:
+    (tmp_path / "infomin_tools").mkdir()
+    assert StageFolder(tmp_path / "s", root=tmp_path).command(STAGE)[1] == f"{tmp_path}/infomin_tools/x.py"
 
 
 def test_a_pre_training_result_without_a_checkpoint_is_named(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Bench:
             (root / f"{name}.yaml").write_text("x: 1\n")
         (root / "detect_infomin.yaml").write_text("_BASE_: [base.yaml]\n")
         (root / "study.yaml").write_text(STUDY.format(root=root))
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def config(self, *overrides: str) -> StudyConfig:
         """The study, with overrides."""
@@ -79,9 +79,9 @@ class Bench:
     def run(self, *overrides: str) -> tuple[int, tuple[Verdict, ...], list[str]]:
         """Run the study -> exit code, verdicts, names of the tools that were called."""
         (self.root / "calls.txt").write_text("")
-        self.said, self.out = [], io.BytesIO()
+        self.messages, self.out = [], io.BytesIO()
         code, verdicts = run_study(
-            self.config(*overrides), self.output, say=self.said.append, out=self.out, root=self.root
+            self.config(*overrides), self.output, say=self.messages.append, out=self.out, root=self.root
         )
         return code, verdicts, [line.split()[0] for line in self.calls()]
 
@@ -106,14 +106,14 @@ def test_every_stage_runs_once_and_the_table_shows_the_planted_figures(bench: Be
         *["train_net"] * 4,
         "report",
     ]
-    table = "\n".join(bench.said)
+    table = "\n".join(bench.messages)
     # seeds 0 and 1: AP50 10, 12 and 12, 14; mean ± sample deviation sqrt(2)
     assert "11.0 ± 1.4 (2)" in table and "13.0 ± 1.4 (2)" in table and "50.0 (1)" in table
     assert [verdict.held for verdict in verdicts] == [True, False]
     assert (
         "FAILED: readout top-1: infomin above random by more than 25 in every seed (seed 0: 50.0 against 30.0)" in table
     )
-    assert bench.said[-1].startswith(f"report: {bench.output}/report/index.html")
+    assert bench.messages[-1].startswith(f"report: {bench.output}/report/index.html")
     saved = json.loads((bench.output / "study.json").read_text())
     assert saved["scores"]["bbox/AP50"]["infomin"] == {"0": 12.0, "1": 14.0}
 
@@ -130,7 +130,7 @@ def test_a_second_run_reuses_every_stage(bench: Bench) -> None:
     _, first, _ = bench.run()
     code, second, tools = bench.run()
     assert (code, tools, second) == (0, [], first)
-    assert sum("done already" in line for line in bench.said) == len(plan_stages(bench.config()))
+    assert sum("done already" in line for line in bench.messages) == len(plan_stages(bench.config()))
 
 
 def test_a_changed_base_of_one_detector_configuration_reruns_only_what_depends_on_it(bench: Bench) -> None:
@@ -165,11 +165,11 @@ def test_a_failed_stage_stops_the_study_with_its_code_and_the_command_to_repeat(
     (bench.root / "break_convert_weights").touch()
     code, verdicts, tools = bench.run()
     assert (code, verdicts, tools[-1]) == (7, (), "convert_weights")
-    said = "\n".join(bench.said)
-    assert "FAILED" in said and "exit code 7" in said
+    text = "\n".join(bench.messages)
+    assert "FAILED" in text and "exit code 7" in text
     log = bench.output / "logs" / "convert.log"
-    assert str(log) in said and log.read_text() == "hello from convert_weights\n"
-    command = next(line for line in bench.said if "to repeat" in line).split("to repeat")[1]
+    assert str(log) in text and log.read_text() == "hello from convert_weights\n"
+    command = next(line for line in bench.messages if "to repeat" in line).split("to repeat")[1]
     assert subprocess.run(command, shell=True, capture_output=True).returncode == 7
     (bench.root / "break_convert_weights").unlink()
     code, _, tools = bench.run()
@@ -179,14 +179,14 @@ def test_a_failed_stage_stops_the_study_with_its_code_and_the_command_to_repeat(
 def test_a_command_that_ends_well_without_its_result_is_a_failure(bench: Bench) -> None:
     (bench.root / "tools" / "make_demo_data.py").write_text("")
     assert bench.run()[0] == 1
-    assert "dataset.json although its exit code is 0" in "\n".join(bench.said)
+    assert "dataset.json although its exit code is 0" in "\n".join(bench.messages)
 
 
 def test_the_table_is_shown_even_when_only_the_report_fails(bench: Bench) -> None:
     (bench.root / "break_report").touch()
     assert bench.run()[0] == 7
-    assert "13.0 ± 1.4 (2)" in "\n".join(bench.said)
-    assert bench.said[-1].startswith("report: none")
+    assert "13.0 ± 1.4 (2)" in "\n".join(bench.messages)
+    assert bench.messages[-1].startswith("report: none")
 
 
 def test_output_is_shown_and_logged(bench: Bench) -> None:
@@ -205,10 +205,10 @@ def test_a_folder_that_the_study_did_not_make_is_never_emptied(bench: Bench) -> 
 
 
 def test_a_plan_shows_commands_and_writes_nothing(bench: Bench) -> None:
-    said: list[str] = []
-    show_plan(plan_stages(bench.config()), bench.output, say=said.append)
+    messages: list[str] = []
+    show_plan(plan_stages(bench.config()), bench.output, say=messages.append)
     assert not bench.output.exists()
-    assert sum(line.startswith("$ ") for line in said) == len(plan_stages(bench.config()))
+    assert sum(line.startswith("$ ") for line in messages) == len(plan_stages(bench.config()))
 
 
 DRIVER = """

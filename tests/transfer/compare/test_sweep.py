@@ -89,7 +89,7 @@ def test_a_failure_ends_the_sweep_with_its_code_and_the_next_goes_on(bench):
     code, tools = bench.run()
     assert code == 7 and tools == ["pretrain", "measure_views", "linear_eval"]
     assert not (bench.output / "sweep.json").exists()
-    assert any("FAILED" in line for line in bench.said)
+    assert any("FAILED" in line for line in bench.messages)
     (bench.root / "break_linear_eval").unlink()
     code, tools = bench.run()
     assert code == 0 and tools[:2] == ["linear_eval", "pretrain"]
@@ -100,7 +100,7 @@ def test_information_alone_needs_no_labels_and_names_no_best(bench):
     code, tools = bench.run(downstream="none")
     assert code == 0 and set(tools) == {"pretrain", "measure_views"}
     assert bench.result()["sweet_spot"] is None and not (bench.output / "recipe.yaml").exists()
-    assert "no recipe.yaml" in bench.said[-1]
+    assert "no recipe.yaml" in bench.messages[-1]
     assert "top-1" not in (bench.output / "table.md").read_text()
 
 
@@ -135,19 +135,19 @@ def test_colour_takes_one_command_for_both_figures(bench):
 
 
 def test_a_dry_run_says_every_command_and_writes_nothing(bench):
-    said = []
-    show_sweep(bench.config(), bench.output, say=said.append)
+    messages = []
+    show_sweep(bench.config(), bench.output, say=messages.append)
     assert not bench.output.exists()
-    commands = [line for line in said if line.startswith("$")]
-    assert len(commands) == 18 and len(said) == 36
+    commands = [line for line in messages if line.startswith("$")]
+    assert len(commands) == 18 and len(messages) == 36
     assert sum("tools/pretrain.py" in line for line in commands) == 6
     bench.run()
-    said.clear()
-    show_sweep(bench.config(), bench.output, say=said.append)
-    assert sum("done already" in line for line in said) == 18
-    said.clear()
-    show_sweep(bench.config(overrides=["views.jitter_strength=2.0"]), bench.output, say=said.append)
-    assert not any("done already" in line for line in said)
+    messages.clear()
+    show_sweep(bench.config(), bench.output, say=messages.append)
+    assert sum("done already" in line for line in messages) == 18
+    messages.clear()
+    show_sweep(bench.config(overrides=["views.jitter_strength=2.0"]), bench.output, say=messages.append)
+    assert not any("done already" in line for line in messages)
 
 
 def test_a_planted_flat_curve_is_not_called_a_reverse_u(bench):

@@ -1,4 +1,4 @@
-"""Where the sweet spot lies and what may be said of it: against planted figures."""
+"""Where the sweet spot lies and what can be stated about it: against planted figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_best_mean_wins_even_where_one_seed_is_higher_elsewhere():
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "best", "said"),
+    ("family", "settings", "best", "sentence"),
     [
         (CROP, (0.1, 0.2, 0.4), 0, "add 0.05 to --settings"),
         (CROP, (0.1, 0.2, 0.4), 2, "add 0.8 to --settings"),
@@ -45,10 +45,10 @@ def test_the_best_mean_wins_even_where_one_seed_is_higher_elsewhere():
         (FAMILIES["stacking"], ("crop", "+flip", "+jitter"), 2, "the best may lie beyond +jitter"),
     ],
 )
-def test_a_best_at_the_end_says_how_to_go_on(family, settings, best, said):
+def test_a_best_at_the_end_says_how_to_go_on(family, settings, best, sentence):
     rows = [row(s, accuracy=(50.0 + 9 * (i == best), 50.0 + 9 * (i == best))) for i, s in enumerate(settings)]
     spot = find_sweet_spot(rows, family)
-    assert spot.setting == settings[best] and any(said in note for note in spot.notes)
+    assert spot.setting == settings[best] and any(sentence in note for note in spot.notes)
     inner = [row(s, accuracy=(50.0 + 9 * (i == 1),) * 2) for i, s in enumerate(settings)]
     assert find_sweet_spot(inner, family).notes == ()  # control: inside the range there is nothing to say
 
@@ -65,14 +65,14 @@ def test_unordered_settings_are_compared_with_the_runner_up():
     assert findings(rows, COLOUR) == ()
 
 
-def test_a_saturated_best_is_said_and_none_without_accuracy():
+def test_a_saturated_best_is_noted_and_none_without_accuracy():
     rows = [row(0.1), row(0.2, accuracy=(60.0,), saturated=True), row(0.4)]
     assert any("saturated" in note for note in find_sweet_spot(rows, CROP).notes)
     assert find_sweet_spot([row(0.1, accuracy=None), row(0.2, accuracy=None)], CROP) is None
 
 
 @pytest.mark.parametrize(
-    ("nats", "family", "said"),
+    ("nats", "family", "sentence"),
     [
         (
             (1, 2, 3, 4),
@@ -86,13 +86,13 @@ def test_a_saturated_best_is_said_and_none_without_accuracy():
         ((1, 2, 3, 4), FAMILIES["frequency"], "rises"),
     ],
 )
-def test_the_direction_of_the_information_is_said_as_it_is(nats, family, said):
+def test_the_direction_of_the_information_is_stated_as_it_is(nats, family, sentence):
     rows = [row(s, nats=(float(n),)) for s, n in zip((0.1, 0.2, 0.4, 0.8), nats, strict=True)]
-    assert said in findings(rows, family)[0]
+    assert sentence in findings(rows, family)[0]
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "said"),
+    ("accuracy", "sentence"),
     [
         (((40, 41), (50, 51), (42, 43)), "rises and then falls, by more than the spread"),
         (((49, 52), (50, 53), (48, 53)), "not by more than the spread"),
@@ -101,12 +101,12 @@ def test_the_direction_of_the_information_is_said_as_it_is(nats, family, said):
         (((40,), (50,), (42,)), "with one seed"),
     ],
 )
-def test_the_shape_of_the_accuracy_is_said_as_it_is(accuracy, said):
+def test_the_shape_of_the_accuracy_is_stated_as_it_is(accuracy, sentence):
     rows = [row(s, accuracy=tuple(map(float, a))) for s, a in zip((0.1, 0.2, 0.4), accuracy, strict=True)]
-    assert said in findings(rows, CROP)[1]
+    assert sentence in findings(rows, CROP)[1]
 
 
-def test_a_bound_below_nothing_is_said():
+def test_a_bound_below_zero_is_noted():
     rows = [row(s, nats=(n,)) for s, n in ((0.1, -0.74), (0.2, 0.5), (0.4, 1.0))]
     assert "below 0 at 0.1 (-0.74): information is not" in findings(rows, CROP)[-1]
     assert not any(

@@ -2,7 +2,7 @@
 
 In: the path of a canary, which a file that gets to run something creates. Out: name -> `Attack`. Nothing malicious is kept as
 a file in the repository. Sources of the ideas: Composer's and fickling's tests, the advisories of picklescan and torch
-(CVE-2025-1716, CVE-2025-10155 to -10157, CVE-2025-32434), Detectron2's unpickling of `.pkl` (reliability.md 1.7, F1).
+(CVE-2025-1716, CVE-2025-10155 to -10157, CVE-2025-32434), Detectron2's unpickling of `.pkl` [specification 7.2].
 """
 
 from __future__ import annotations

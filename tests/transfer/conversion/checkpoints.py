@@ -1,7 +1,7 @@
 """Checkpoints of every layout, made from one encoder: what the conversion's tests read.
 
 In: the states of two encoders: the one that the layout takes by default, and its other copy. Out: dictionaries as the original
-training scripts save them (peers.md 4.4), wrappers included. Names are made here by string rules, not by transfer/conversion/names.py.
+training scripts save them (docs/specification.md 6.2), wrappers included. Names are made here by string rules, not by transfer/conversion/names.py.
 """
 
 from __future__ import annotations

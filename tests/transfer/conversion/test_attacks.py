@@ -249,8 +249,8 @@ def test_the_commands_end_with_exit_code_2_and_no_canary(tmp_path, class_folders
         monkeypatch.setattr(sys, "path", ["tools", *sys.path])  # the tools drop the first entry
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
-        said = capsys.readouterr().err
-        assert (stop.value.code, "error: " in said) == (2, True), (name, said)
+        printed = capsys.readouterr().err
+        assert (stop.value.code, "error: " in printed) == (2, True), (name, printed)
         assert not canaries(folder) and not list(folder.glob("out/new*")), name
 
 

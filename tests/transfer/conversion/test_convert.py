@@ -67,7 +67,13 @@ def checkpoint(tmp_path):
     return tmp_path / "step.pt"
 
 
-@pytest.mark.parametrize("layout", CONVERTED)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        name if name in ("infomin-transfer", "caffe2") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CONVERTED
+    ],
+)
 def test_every_kind_of_file_converts_with_proof(tmp_path, layout):
     source = save(CONVERTED[layout](QUERY, KEY), tmp_path, layout=layout)
     sidecar = convert(source, tmp_path / "out.pth")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.run.checkpoint import KEYS, write_checkpoint
 from transfer.conversion.initialisation import initialisation_name
 from transfer.conversion.sidecar import parse_sidecar
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
@@ -44,6 +45,14 @@ def test_weights_without_a_sidecar_are_named_after_their_file(tmp_path: Path) ->
     assert initialisation_name("runs/weights/mine.pth") == named_by_detection("runs/weights/mine.pth", None) == "mine"
     (tmp_path / "odd.json").write_text("{")
     assert initialisation_name(str(tmp_path / "odd.pth")) == "odd"
+
+
+def test_a_run_and_its_checkpoint_are_named_after_their_method(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    state = {key: {} for key in KEYS if key not in ("format", "version")}
+    write_checkpoint(run / "checkpoints" / "step_00000003.pt", {**state, "method": "moco_v2"})
+    assert initialisation_name(str(run)) == "moco_v2"
+    assert initialisation_name(str(run / "checkpoints" / "step_00000003.pt")) == "moco_v2"
 
 
 def test_random_and_detectron2s_own_weights_have_their_usual_names() -> None:

@@ -61,8 +61,8 @@ def test_other_contracts_are_proven_too(tmp_path, contract):
     ],
 )
 def test_settings_that_contradict_the_contract_fail_the_proof(tmp_path, spoiled):
-    backbone = backbone_of()
-    settings = {**detectron2_settings("resnet18", backbone.contract), **spoiled}
+    backbone = backbone_of("tiny50")
+    settings = {**detectron2_settings("tiny50", backbone.contract), **spoiled}
     with pytest.raises(CheckpointError, match="computes something else"):
         run_proof(tmp_path, backbone, settings=settings)
 
@@ -76,7 +76,7 @@ def test_stride_in_the_1x1_fails_the_proof(tmp_path):
 
 def test_an_epsilon_that_detectron2_does_not_have_fails_the_proof(tmp_path):
     with pytest.raises(CheckpointError, match="computes something else"):
-        run_proof(tmp_path, backbone_of(contract=InputContract(bn_eps=1e-3)))
+        run_proof(tmp_path, backbone_of("tiny50", contract=InputContract(bn_eps=1e-3)))
 
 
 @pytest.mark.parametrize(
@@ -84,31 +84,34 @@ def test_an_epsilon_that_detectron2_does_not_have_fails_the_proof(tmp_path):
     [
         (
             lambda t: {k: v for k, v in t.items() if k != "layer3.1.bn2.running_var"},
-            r"99 of 100 .*layer3\.1\.bn2\.running_var",
+            r"264 of 265 .*layer3\.1\.bn2\.running_var",
         ),
         (
-            lambda t: {**t, "layer1.0.conv1.weight": t["layer1.0.conv1.weight"] + 1e-6},
-            r"99 of 100 .*layer1\.0\.conv1\.weight",
+            lambda t: {**t, "layer1.1.conv2.weight": t["layer1.1.conv2.weight"] + 1e-6},
+            r"264 of 265 .*layer1\.1\.conv2\.weight",
         ),
-        (lambda t: {**t, "layer1.0.conv1.weight": t["layer1.1.conv1.weight"]}, r"99 of 100 .*layer1\.0\.conv1\.weight"),
+        (
+            lambda t: {**t, "layer1.1.conv2.weight": t["layer1.2.conv2.weight"]},
+            r"264 of 265 .*layer1\.1\.conv2\.weight",
+        ),
     ],
 )
 def test_a_file_that_differs_in_one_tensor_fails_the_proof(tmp_path, spoil, message):
-    backbone = backbone_of()
+    backbone = backbone_of("tiny50")
     with pytest.raises(CheckpointError, match=message):
         run_proof(tmp_path, backbone, tensors=spoil(backbone.tensors))
 
 
 def test_the_other_branch_is_a_control(tmp_path):
-    other = backbone_of(seed=1).tensors
-    proof = run_proof(tmp_path, backbone_of(), other_branch=other)
+    other = backbone_of("tiny50", seed=1).tensors
+    proof = run_proof(tmp_path, backbone_of("tiny50"), other_branch=other)
     assert proof.negative_controls["the other branch"] > 0.01
-    same = run_proof(tmp_path, backbone_of(), other_branch=backbone_of().tensors)
+    same = run_proof(tmp_path, backbone_of("tiny50"), other_branch=backbone_of("tiny50").tensors)
     assert same.negative_controls["the other branch"] <= TOLERANCE  # reported, not refused
 
 
 def test_a_network_that_ignores_its_input_is_refused(tmp_path):
-    backbone = backbone_of()
+    backbone = backbone_of("tiny50")
     dead = {name: torch.zeros_like(t) if name == "conv1.weight" else t for name, t in backbone.tensors.items()}
     with pytest.raises(CheckpointError, match=r"spoiling channel order.* changes nothing|computes something else"):
         run_proof(tmp_path, dataclasses.replace(backbone, tensors=dead))
@@ -130,7 +133,7 @@ def test_pixels_are_prepared_as_the_contract_says():
 
 
 def test_the_source_network_is_torchvisions():
-    backbone = backbone_of()
+    backbone = backbone_of("tiny50")
     network = source_network(backbone)
     assert not network.training
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in backbone.tensors.items())

@@ -1,4 +1,4 @@
-"""SPEC text, image files held against their annotations, and what Detectron2's catalogs are told."""
+"""SPEC text, image files compared with their annotations, and the entries of Detectron2's catalogs."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_contradiction_names_the_key_and_the_typed_line_mends_it(key: str) -> No
     with pytest.raises(ConfigError, match=f"the configuration contradicts sidecar x.json:\n  {key} is ") as caught:
         check_settings(load(), settings, where="sidecar x.json")
     (line,) = str(caught.value).splitlines()[1:]
-    check_settings(load(INFOMIN, *shlex.split(line.partition("type: ")[2])), settings, where="sidecar")
+    check_settings(load(INFOMIN, *shlex.split(line.partition("pass: ")[2])), settings, where="sidecar")
 
 
 def test_every_contradiction_is_listed() -> None:
@@ -224,6 +224,9 @@ def test_tensors_are_read_without_ddp_prefix_and_extras(tmp_path: Path) -> None:
         read_tensors(str(path))
     torch.save({"a": torch.zeros(1)}, path)
     assert list(read_tensors(str(path))) == ["a"]
+    torch.save({"model": {"a": torch.zeros(1), "__note__": "text"}}, path)  # Detectron2 would stop with a traceback
+    with pytest.raises(CheckpointError, match="no tensor: __note__"):
+        read_tensors(str(path))
 
 
 def test_names_of_caffe2_are_translated(tmp_path: Path) -> None:

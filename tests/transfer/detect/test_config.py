@@ -28,7 +28,7 @@ FPN, C4, VOC = (
     "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
     "PascalVOC-Detection/faster_rcnn_R_50_C4.yaml",
 )
-# What the paper's runs change in Detectron2's own files: infomin.md 2.2 to 2.4. Nothing else may differ.
+# What the paper's runs change in Detectron2's own files: docs/specification.md 2.2 to 2.4. Nothing else may differ.
 NORMED = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.NORM": "SyncBN", "TEST.PRECISE_BN.ENABLED": True}
 MOCO_FPN = NORMED | {"MODEL.FPN.NORM": "SyncBN"}
 AUTHORS_FPN = MOCO_FPN | {
@@ -276,7 +276,7 @@ def test_missing_cuda_device_falls_back_to_the_cpu_and_says_so() -> None:
 @pytest.mark.usefixtures("no_cuda")
 def test_cuda_device_that_was_asked_for_is_not_replaced() -> None:
     config = load_detector_config(CONFIG_ROOT / RUNS[0], ["MODEL.DEVICE", "cuda"])
-    with pytest.raises(ConfigError, match="type MODEL.DEVICE cpu"):
+    with pytest.raises(ConfigError, match="pass MODEL.DEVICE cpu"):
         runtime_values(config, frozenset(["MODEL.DEVICE"]))
 
 
@@ -332,8 +332,8 @@ def test_precise_bn_longer_than_the_run_is_said() -> None:
     ("words", "message"),
     [
         (["INPUT.FORMAT", "L"], "INPUT.FORMAT 'L': expected RGB or BGR"),
-        (["SOLVER.AMP.ENABLED", "True"], "type SOLVER.AMP.ENABLED False"),
-        (["MODEL.LOAD_PROPOSALS", "True"], "type MODEL.LOAD_PROPOSALS False"),
+        (["SOLVER.AMP.ENABLED", "True"], "pass SOLVER.AMP.ENABLED False"),
+        (["MODEL.LOAD_PROPOSALS", "True"], "pass MODEL.LOAD_PROPOSALS False"),
         (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH 0"),
     ],
 )

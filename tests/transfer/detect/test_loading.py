@@ -92,9 +92,9 @@ def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, write_weights
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'RGB', must be 'BGR'; type: INPUT.FORMAT BGR"),
-        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], 'type: MODEL.PIXEL_STD "[1.0, 1.0, 1.0]"'),
-        ("MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.DEPTH is 18, must be 34; type: MODEL.RESNETS.DEPTH 34"),
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is 'RGB', must be 'BGR'; pass: INPUT.FORMAT BGR"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], 'pass: MODEL.PIXEL_STD "[1.0, 1.0, 1.0]"'),
+        ("MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.DEPTH is 18, must be 34; pass: MODEL.RESNETS.DEPTH 34"),
     ],
 )
 def test_contradicting_configuration_stops_with_the_line_to_change(
@@ -273,7 +273,7 @@ def test_resume_names_a_checkpoint_that_is_gone(run_dir: Path) -> None:
 
 
 def test_evaluation_needs_a_detector() -> None:
-    with pytest.raises(ConfigError, match=r"type MODEL\.WEIGHTS RUN/model_final\.pth"):
+    with pytest.raises(ConfigError, match=r"pass MODEL\.WEIGHTS RUN/model_final\.pth"):
         plan(eval_only=True)
 
 

@@ -1,4 +1,4 @@
-"""Before step one: configuration, data, weights and folder are held against each other, and nothing is written."""
+"""Before step one: configuration, data, weights and folder are compared with each other, and nothing is written."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_half_masked_training_data_are_refused_and_test_data_measured_by_boxes(o
 
     given = options()
     bad_train = edit_json(given.train_data, tmp_path / "train.json", strip)
-    with pytest.raises(DataError, match="complete them, or type MODEL.MASK_ON False"):
+    with pytest.raises(DataError, match="complete them, or pass MODEL.MASK_ON False"):
         prepare_run(RunOptions(given.config_file, given.overrides, bad_train, given.test_data))
     bad_test = edit_json(given.test_data, tmp_path / "test.json", strip)
     run = prepare_run(RunOptions(given.config_file, given.overrides, given.train_data, bad_test))
@@ -232,7 +232,7 @@ def test_folder_in_use_is_refused_and_left_alone(options, tmp_path: Path) -> Non
     (tmp_path / "run" / "notes.txt").write_text("mine")
     run = prepare_run(options())
     with pytest.raises(
-        ConfigError, match=r"is in use \(it holds notes\.txt\); type OUTPUT_DIR and another folder, or --resume"
+        ConfigError, match=r"is in use \(it holds notes\.txt\); pass OUTPUT_DIR and another folder, or --resume"
     ):
         check_output_dir(run.options, run.config)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]

@@ -11,7 +11,7 @@ from pretrain.base.errors import ConfigError
 from transfer.readout.config import LinearConfig, load_linear_config
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "linear"
-# infomin.md 1.7, copied by hand.
+# docs/specification.md 1.7, copied by hand.
 PROTOCOL = {
     "epochs": 60,
     "learning_rate": 30.0,

@@ -101,7 +101,7 @@ def test_the_papers_rate_falls_after_epochs_30_40_and_50():
 
 def test_cosine_ends_at_the_references_eta_min():
     history = train(replace(TINY, learning_rate=30.0, schedule="cosine"), torch.zeros(1, N, D), *make_problem()[1:])
-    assert history[-1]["learning_rate"] == pytest.approx(0.24)  # infomin.md 1.7
+    assert history[-1]["learning_rate"] == pytest.approx(0.24)  # docs/specification.md 1.7
     assert history[0]["learning_rate"] < 30
 
 

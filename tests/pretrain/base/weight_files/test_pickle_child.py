@@ -40,9 +40,12 @@ def test_plain_values_come_back_as_they_are(protocol):
     assert plan_of(pickle.dumps(value, protocol=protocol))["tree"] == [
         "dict",
         [
-            ["a", ["list", [1, 2.5, None, True, -(1 << 80)]]],
-            ["b", ["tuple", ["x", "\udc80", float("inf"), ["bytes", "\xff"]]]],
-            [3, ["dict", []]],
+            ["a", "b", 3],
+            [
+                ["list", [1, 2.5, None, True, -(1 << 80)]],
+                ["tuple", ["x", "\udc80", float("inf"), ["bytes", "\xff"]]],
+                ["dict", [[], []]],
+            ],
         ],
     ]
 
@@ -77,19 +80,19 @@ def test_every_name_has_a_stand_in_and_known_torch_names_exist():
 def test_an_unknown_object_is_what_the_file_gave_to_it():
     class_and_state = b"\x80\x02clibrary.of\nThing\n)\x81}X\x02\x00\x00\x00lrK\x03sb."
     plan = plan_of(class_and_state)
-    assert plan["objects"] == [["library.of.Thing", ["tuple", []], ["dict", [["lr", 3]]]]]
+    assert plan["objects"] == [["library.of.Thing", ["tuple", []], ["dict", [["lr"], [3]]]]]
     assert plan_of(b"\x80\x02clibrary\nfunction\nK\x01\x85R.")["objects"] == [
         ["library.function", ["tuple", [1]], None]
     ]
     assert plan_of(b"(ilibrary\nThing\n.")["objects"] == [["library.Thing", ["tuple", []], None]]
     assert plan_of(b"clibrary\nThing\n.")["tree"] == "library.Thing"
-    assert plan_of(b"\x80\x02clibrary\nDict\n)\x81K\x01K\x02s.")["tree"] == ["dict", [[1, 2]]]
+    assert plan_of(b"\x80\x02clibrary\nDict\n)\x81K\x01K\x02s.")["tree"] == ["dict", [[1], [2]]]
     assert plan_of(b"\x80\x02clibrary\nList\n)\x81K\x01a.")["tree"] == ["list", [1]]
 
 
 def test_a_record_in_itself_is_described_once():
     plan = plan_of(b"\x80\x02clibrary\nNode\n)\x81q\x00}X\x06\x00\x00\x00parenth\x00sb.")
-    assert plan["objects"] == [["library.Node", ["tuple", []], ["dict", [["parent", ["object", 0]]]]]]
+    assert plan["objects"] == [["library.Node", ["tuple", []], ["dict", [["parent"], [["object", 0]]]]]]
 
 
 def test_of_a_record_beyond_the_limits_only_the_name_is_kept(monkeypatch):

@@ -267,7 +267,7 @@ def test_compressed_records_and_an_index_without_end_are_refused(tmp_path, monke
         offsets_of(tmp_path, saved())
 
 
-# The child's caps, and what is said of a child that was stopped.
+# The caps of the child, and the errors of one that was stopped.
 
 HEAVY = b"\x80\x02(" + b"]" * 900_000 + b"t0}."  # 900 thousand lists
 FOREVER = "import sys; sys.path.insert(0, sys.argv[1]); from pretrain.base.weight_files.pickle_child import limit; limit(1 << 30, 1, 1 << 20)\nwhile True: pass"
