@@ -1,6 +1,6 @@
 """Whole images: background, clutter, objects with shadows, occluders, camera.
 
-In: configuration, seed, index. Out: an object-centred image, or a scene with visible masks and boxes. Pure functions.
+In: configuration, seed, index, on which alone everything depends. Out: an object-centred image, or a scene with visible masks.
 """
 
 from __future__ import annotations
