@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,25 @@ from PIL import Image
 
 from pretrain.base.architecture import ARCHITECTURES
 from tests.transfer.conversion.tiny_encoders import TINY
+from transfer.demo_data.config import SyntheticConfig
+from transfer.demo_data.write import write_dataset
 
 CLASSES = ["cup", "leaf", "<b>bolt</b>"]
+
+
+@pytest.fixture(scope="session")
+def demo_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four training and two test scenes of the demo data in both layouts: read only."""
+    root = tmp_path_factory.mktemp("data") / "demo"
+    config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
+    write_dataset(config, root, num_workers=0)
+    return root
+
+
+@pytest.fixture
+def damageable_scenes(demo_scenes: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(demo_scenes, tmp_path / "demo"))
 
 
 @pytest.fixture

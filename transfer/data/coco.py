@@ -68,7 +68,7 @@ def read_coco(annotations: Path, image_dir: Path) -> DetectionData:
     names = tuple(categories[category] for category in sorted(categories))
     masks, bitmask = _mask_kind(records)
     # pycocotools takes id 0 for "no match", and stops at an outline without area: such a file is rewritten for it. Boxes that
-    # stand over a little are left as they are, so that the official file gives the official figures.
+    # extend a little beyond the image are left as they are, so that the official file gives the official figures.
     complete = not rule.dropped and all(
         "area" in entry and "iscrowd" in entry and entry["id"] > 0 and _plain(entry.get("segmentation"))
         for entry in content["annotations"]

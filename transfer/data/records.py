@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from pretrain.base.errors import DataError
 
-OVERHANG = 2.0  # pixels that a box may stand over its image: rounding, and VOC's 1-based corners; clipped and counted
+OVERHANG = (
+    2.0  # pixels that a box may extend beyond its image: rounding, and VOC's 1-based corners; clipped and counted
+)
 MAX_DROPPED = 1e-3  # share of objects that may be dropped as degenerate: COCO train2017 holds 2 in 860,001
 
 
@@ -23,8 +25,11 @@ class DetectionData:
     """One split, read and validated.
 
     records: Detectron2 dicts {"file_name", "image_id", "height", "width", "annotations": [{"bbox", "bbox_mode",
-    "category_id" (index into class_names), "iscrowd", ...}]}. masks: which non-crowd objects have a segmentation.
-    bitmask: some of those are run-length coded, so polygons are not enough. notes: what was repaired, one sentence each.
+        "category_id" (index into class_names), "iscrowd", ...}]}.
+    class_names: in the order of the category ids.
+    masks: which non-crowd objects have a segmentation.
+    bitmask: some of those are run-length coded, so polygons are not enough.
+    notes: what was repaired, one sentence each.
     complete_coco: the annotation file and its category ids in class order, where pycocotools can evaluate against it as it is.
     """
 
@@ -84,7 +89,7 @@ def is_number(value: Any) -> bool:
 class BoxRule:
     """Checks corners (x1, y1, x2, y2) in pixels against their image; counts what it had to repair.
 
-    A box that stands over by at most OVERHANG pixels is clipped; further out is an error. A box without area is dropped,
+    A box that extends beyond it by at most OVERHANG pixels is clipped; further out is an error. A box without area is dropped,
     unless that happens to more than MAX_DROPPED of all objects.
     """
 
@@ -124,7 +129,7 @@ class BoxRule:
         notes = []
         if self.clipped:
             notes.append(
-                f"{where}: {self.clipped} of {self.checked} boxes stood over their image by up to {OVERHANG:g} px: clipped"
+                f"{where}: {self.clipped} of {self.checked} boxes extended beyond their image by up to {OVERHANG:g} px: clipped"
             )
         if self.dropped:
             notes.append(f"{where}: dropped {len(self.dropped)} of {self.checked} objects, first {self.dropped[0]}")

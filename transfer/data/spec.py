@@ -28,7 +28,12 @@ ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a JPEG and a PNG 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where one split lies. coco: source = annotation file, detail = image folder; voc: source = root, detail = split name."""
+    """Where one split lies.
+
+    kind: layout of the annotations.
+    source: annotation file (coco) or root folder (voc).
+    detail: image folder (coco) or split name (voc).
+    """
 
     kind: Literal["coco", "voc"]
     source: Path
@@ -110,7 +115,12 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data of a run as the detector's configuration names them. names: registered; None where that split is not used."""
+    """The data of a run; a split that is not used is None.
+
+    class_names: of both splits, in the order of the category ids.
+    train_name, test_name: under which Detectron2's catalogs know them.
+    train, test: what was read.
+    """
 
     class_names: tuple[str, ...]
     train_name: str | None

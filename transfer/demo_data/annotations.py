@@ -1,15 +1,13 @@
-"""Scene objects as COCO and as PASCAL VOC annotations.
-
-In: `SceneObject`s. Out: COCO dictionaries with polygons, or the text of a VOC XML file. Boxes are the visible masks' extents.
-"""
+"""Scene objects as COCO annotations (masks as run lengths, boxes of the visible pixels), and PASCAL VOC derived from those."""
 
 from __future__ import annotations
 
 from typing import Any
-from xml.sax.saxutils import escape
+
+import numpy as np
+import pycocotools.mask
 
 from transfer.demo_data.config import CLASS_NAMES
-from transfer.demo_data.masks import mask_polygons
 from transfer.demo_data.scenes import SceneObject
 
 # Below this visible share VOC calls an object occluded (its guidelines: "more than 5% occluded"; rims cost a little).
@@ -17,17 +15,22 @@ _OCCLUDED_BELOW = 0.95
 
 
 def coco_objects(objects: list[SceneObject]) -> list[dict[str, Any]]:
-    """COCO annotations of one scene, without ids: category_id (1-based), bbox [x, y, w, h], area (px), polygons, iscrowd 0."""
+    """COCO annotations of one scene, without ids: category_id (1-based), bbox [x, y, w, h], area (px), run lengths, iscrowd 0.
+
+    `occluded` (0 or 1) is VOC's; COCO's readers skip it.
+    """
     records = []
     for thing in objects:
+        mask = pycocotools.mask.encode(np.asfortranarray(thing.mask, np.uint8))
         left, top, right, bottom = thing.box
         records.append(
             {
                 "category_id": thing.class_index + 1,
                 "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
                 "area": float(thing.mask.sum()),
-                "segmentation": mask_polygons(thing.mask),
+                "segmentation": {"size": list(thing.mask.shape), "counts": mask["counts"].decode()},
                 "iscrowd": 0,
+                "occluded": int(thing.visible < _OCCLUDED_BELOW),
             }
         )
     return records
@@ -41,7 +44,7 @@ def coco_dataset(scenes: list[list[dict[str, Any]]], side: int) -> dict[str, Any
     ]
     annotations = [{"image_id": index + 1, **record} for index, records in enumerate(scenes) for record in records]
     return {
-        "info": {"description": "InfoMin Transfer demo scenes", "version": "1"},
+        "info": {"description": "InfoMin Transfer demo scenes", "version": "2"},
         "licenses": [],
         "images": images,
         "annotations": [{"id": number + 1, **record} for number, record in enumerate(annotations)],
@@ -49,25 +52,25 @@ def coco_dataset(scenes: list[list[dict[str, Any]]], side: int) -> dict[str, Any
     }
 
 
-def voc_annotation(file_name: str, shape: tuple[int, ...], objects: list[SceneObject]) -> str:
-    """PASCAL VOC XML of one scene. shape: (H, W, 3). Boxes are 1-based pixel indices, both ends inclusive, as in VOC."""
+def voc_annotation(file_name: str, side: int, records: list[dict[str, Any]]) -> str:
+    """PASCAL VOC XML of one scene's COCO annotations. Boxes are 1-based pixel indices, both ends inclusive, as in VOC."""
     lines = [
         "<annotation>",
         "  <folder>JPEGImages</folder>",
-        f"  <filename>{escape(file_name)}</filename>",
+        f"  <filename>{file_name}</filename>",
         "  <source><database>InfoMin Transfer demo scenes</database></source>",
-        f"  <size><width>{shape[1]}</width><height>{shape[0]}</height><depth>3</depth></size>",
+        f"  <size><width>{side}</width><height>{side}</height><depth>3</depth></size>",
         "  <segmented>0</segmented>",
     ]
-    for thing in objects:
-        left, top, right, bottom = thing.box
-        truncated = int(left == 0 or top == 0 or right == shape[1] or bottom == shape[0])
+    for record in records:
+        left, top, width, height = map(int, record["bbox"])
+        right, bottom = left + width, top + height
         lines += [
             "  <object>",
-            f"    <name>{CLASS_NAMES[thing.class_index]}</name>",
+            f"    <name>{CLASS_NAMES[record['category_id'] - 1]}</name>",
             "    <pose>Unspecified</pose>",
-            f"    <truncated>{truncated}</truncated>",
-            f"    <occluded>{int(thing.visible < _OCCLUDED_BELOW)}</occluded>",
+            f"    <truncated>{int(left == 0 or top == 0 or right == side or bottom == side)}</truncated>",
+            f"    <occluded>{record['occluded']}</occluded>",
             "    <difficult>0</difficult>",
             f"    <bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>",
             "  </object>",

@@ -6,41 +6,14 @@ In: a class, a size in pixels, a light, a random generator. Out: `Sprite`, colou
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from transfer.demo_data.config import CLASS_NAMES
-from transfer.demo_data.design import LIGHT, LINE, NUM_COLOURS, Design, Layer
-from transfer.demo_data.grown import butterfly, fish, leaf, mushroom
-from transfer.demo_data.made import car, gear, house, mug
 from transfer.demo_data.photos import LUMA, photo_crop, random_colour, recolour
-
-FAMILIES: dict[str, Callable[[np.random.Generator], Design]] = {
-    "butterfly": butterfly,
-    "car": car,
-    "fish": fish,
-    "gear": gear,
-    "house": house,
-    "leaf": leaf,
-    "mug": mug,
-    "mushroom": mushroom,
-}
-assert tuple(FAMILIES) == CLASS_NAMES
-# What each class is made of, as fur, bark or brick is in the world: a photo whose fine texture its surface takes. Colour
-# says nothing of the class (`recolour`), and each instance has its own crop, scale and turn.
-MATERIALS: dict[str, tuple[str, ...]] = {
-    "butterfly": ("ihc.png",),
-    "car": ("motorcycle_left.png",),
-    "fish": ("coins.png",),
-    "gear": ("gravel.png",),
-    "house": ("brick.png",),
-    "leaf": ("grass.png",),
-    "mug": ("page.png",),
-    "mushroom": ("chelsea.png",),
-}
+from transfer.demo_data.shapes import KINDS, LIGHT, LINE, NUM_COLOURS, Design, Layer
 
 SUPERSAMPLE = 2
 _SHIFT = 4  # fractional bits of cv2's drawing coordinates
@@ -48,7 +21,12 @@ _SHIFT = 4  # fractional bits of cv2's drawing coordinates
 
 @dataclass(frozen=True)
 class Light:
-    """Where light comes from and what colour it has. direction: unit (x, y), towards the light; ambient in [0, 1]."""
+    """Where light comes from and what colour it has.
+
+    direction: unit (x, y), towards the light.
+    ambient: share of light that comes from everywhere, in [0, 1].
+    colour: factor of each RGB channel, (3,) float32.
+    """
 
     direction: tuple[float, float]
     ambient: float
@@ -57,7 +35,11 @@ class Light:
 
 @dataclass(frozen=True)
 class Sprite:
-    """colour: (H, W, 3) float32 0..255; alpha: (H, W) float32 0..1, the part of each pixel that the object covers."""
+    """A drawn object, cropped.
+
+    colour: (H, W, 3) float32 in 0..255.
+    alpha: (H, W) float32 in 0..1, the part of each pixel that the object covers.
+    """
 
     colour: np.ndarray
     alpha: np.ndarray
@@ -89,8 +71,12 @@ def random_palette(rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Posed:
-    """A design on its canvas. curves, clips: a list a layer of (N, 1, 2) int32 points in 1/16 supersampled pixels;
-    scale: supersampled pixels an object unit; size: canvas (height, width)."""
+    """A design on its canvas.
+
+    curves, clips: a list a layer of (N, 1, 2) int32 points in 1/16 supersampled pixels.
+    scale: supersampled pixels an object unit.
+    size: canvas (height, width).
+    """
 
     curves: list[list[np.ndarray]]
     clips: list[list[np.ndarray]]
@@ -100,14 +86,16 @@ class _Posed:
 
 def _pose(design: Design, long_side: float, rng: np.random.Generator) -> _Posed:
     """Rotation, shear, stretch, flip and mild perspective; then scaled so that the silhouette's longer side fits."""
-    angle = rng.uniform(-design.max_rotation, design.max_rotation)
+    max_rotation = np.radians(design.max_rotation)
+    angle = rng.uniform(-max_rotation, max_rotation)
     stretch = np.exp(rng.uniform(-0.18, 0.18))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1, rng.uniform(-0.22, 0.22)], [0, 1]])
     linear = rotation @ shear @ np.diag([stretch * rng.choice([-1, 1]), 1 / stretch])
     vanishing = rng.uniform(-0.12, 0.12, 2)
 
-    groups = [layer.curves for layer in design.layers] + [layer.clip or () for layer in design.layers]
+    groups = [layer.curves for layer in design.layers]
+    groups += [() if layer.clip is None else (layer.clip,) for layer in design.layers]
     lengths = [len(curve) for group in groups for curve in group]
     points = np.concatenate([curve for group in groups for curve in group])
     points = (points @ linear.T) / (1 + points @ vanishing)[:, None]
@@ -183,11 +171,11 @@ def _shading(
 
 def render_sprite(class_index: int, *, long_side: float, light: Light, rng: np.random.Generator) -> Sprite:
     """A new instance of class `class_index` whose longer side is `long_side` px, under a random pose, lit by `light`."""
-    design = FAMILIES[CLASS_NAMES[class_index]](rng)
+    kind = KINDS[CLASS_NAMES[class_index]]
+    design = kind.draw(rng)
     flat, alpha = paint(design, long_side=long_side, palette=random_palette(rng), rng=rng)
     height, width = alpha.shape
-    material = MATERIALS[CLASS_NAMES[class_index]]
-    surface = recolour(photo_crop(rng, height, width, zoom=(0.6, 1.2), photos=material), rng)
+    surface = recolour(photo_crop(rng, height, width, zoom=(0.6, 1.2), photos=(kind.material,)), rng)
     luma = cv2.cvtColor(surface, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grain = 1 + rng.uniform(0.6, 1.0) * np.clip(luma / max(float(luma.mean()), 20.0) - 1, -0.75, 0.9)
     diffuse, highlight = _shading(flat, alpha, light, rng)

@@ -1,7 +1,4 @@
-"""Contact sheet of the demo data: rows of object-centred images, one class a row, and scenes with masks and boxes.
-
-In: configuration. Out: (H, W, 3) uint8 RGB, to be looked at.
-"""
+"""Contact sheet of the demo data: rows of object-centred images, one class a row, and scenes with masks and boxes."""
 
 from __future__ import annotations
 

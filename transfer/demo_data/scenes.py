@@ -1,20 +1,19 @@
 """Whole images: background, clutter, objects with shadows, occluders, camera.
 
-In: configuration, seed, index. Out: an object-centred image, or a scene with visible masks and boxes. Pure functions.
+In: configuration, seed, index, on which alone everything depends. Out: an object-centred image, or a scene with visible masks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
-from transfer.demo_data.design import box, ellipse, smooth, turned
 from transfer.demo_data.objects import Light, Sprite, random_light, render_sprite
 from transfer.demo_data.photos import photo_crop, random_colour, recolour
+from transfer.demo_data.shapes import box, ellipse, smooth, turned
 
 _STREAMS = {"unlabelled/train": 0, "unlabelled/val": 1, "train": 2, "test": 3}
 _PLACEMENT_TRIES = 12
@@ -22,13 +21,22 @@ _PLACEMENT_TRIES = 12
 
 @dataclass(frozen=True)
 class SceneObject:
-    """class_index into CLASS_NAMES; mask: (H, W) bool, visible pixels; box: (left, top, right, bottom) in pixel edges,
-    right and bottom exclusive, the extent of `mask`; visible: visible share of the object's own pixels."""
+    """An object that stands in a scene.
+
+    class_index: into CLASS_NAMES.
+    mask: (H, W) bool, its visible pixels.
+    visible: visible share of the object's own pixels.
+    """
 
     class_index: int
     mask: np.ndarray
-    box: tuple[int, int, int, int]
     visible: float
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Extent of `mask`, (left, top, right, bottom) in pixel edges: right and bottom exclusive."""
+        columns, rows = np.flatnonzero(self.mask.any(0)), np.flatnonzero(self.mask.any(1))
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def sample_rng(seed: int, stream: str, index: int) -> np.random.Generator:
@@ -36,23 +44,17 @@ def sample_rng(seed: int, stream: str, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, _STREAMS[stream], index]))
 
 
-def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom), right and bottom exclusive, of the True pixels of a non-empty (H, W) mask."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _blend(image: np.ndarray, sprite: Sprite, left: int, top: int, light: Light, *, shadow: float) -> np.ndarray:
-    """Paint `sprite` with its cast shadow onto `image` (float32, in place); returns its coverage (H, W), 0 outside."""
+def _blend(image: np.ndarray, sprite: Sprite, left: int, top: int, light: Light, *, shadow: float) -> None:
+    """Paint `sprite` with its cast shadow onto `image` (float32, in place)."""
     height, width = image.shape[:2]
-    cover = np.zeros((height, width), np.float32)
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + sprite.alpha.shape[0], height), min(left + sprite.alpha.shape[1], width)
     if y0 >= y1 or x0 >= x1:
-        return cover
+        return
     part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-    cover[y0:y1, x0:x1] = sprite.alpha[part]
     if shadow > 0:
+        cover = np.zeros((height, width), np.float32)
+        cover[y0:y1, x0:x1] = sprite.alpha[part]
         reach = 0.08 * max(sprite.alpha.shape)
         shift = np.array([[1, 0, -light.direction[0] * reach], [0, 1, -light.direction[1] * reach]])
         cast = cv2.warpAffine(cover, shift, (width, height))
@@ -60,7 +62,6 @@ def _blend(image: np.ndarray, sprite: Sprite, left: int, top: int, light: Light,
         image *= (1 - shadow * cast)[..., None]
     region = image[y0:y1, x0:x1]
     region += sprite.alpha[part][..., None] * (sprite.colour[part] - region)
-    return cover
 
 
 def clutter_sprite(rng: np.random.Generator, size: float, light: Light) -> Sprite:
@@ -133,9 +134,9 @@ def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_object_image(
-    config: SyntheticConfig, seed: int, index: int, *, split: Literal["train", "val"] = "train"
+    config: SyntheticConfig, seed: int, index: int, *, split: str = "train"
 ) -> tuple[np.ndarray, int]:
-    """Object-centred image `index`: ((image_size, image_size, 3) uint8 RGB, class index = index % 8).
+    """Object-centred image `index` of split train or val: ((image_size, image_size, 3) uint8 RGB, class index = index % 8).
 
     One object over 75-95 % of the side (configuration), off centre, at times partly covered, before a background far out of
     focus, as portraits are taken: what is particular to the image is then mostly the object, not what happens to lie behind.
@@ -163,9 +164,9 @@ def render_object_image(
 
 
 def render_scene(
-    config: SyntheticConfig, seed: int, index: int, *, split: Literal["train", "test"] = "train"
+    config: SyntheticConfig, seed: int, index: int, *, split: str = "train"
 ) -> tuple[np.ndarray, list[SceneObject]]:
-    """Scene `index`: ((scene_size, scene_size, 3) uint8 RGB, its objects, back to front).
+    """Scene `index` of split train or test: ((scene_size, scene_size, 3) uint8 RGB, its objects, back to front).
 
     An object is placed only where it and everything behind it keep `min_visible` of their pixels, so nothing in the picture
     is without annotation. Every object shows at least one pixel; classes follow a random order without repetition first.
@@ -192,10 +193,11 @@ def render_scene(
                 placed.append((class_index, own))
                 _blend(image, sprite, left, top, light, shadow=shadow)
                 break
-    objects = []
-    for number, (class_index, whole) in enumerate(placed):
-        mask = owner == number
-        objects.append(SceneObject(class_index, mask, mask_box(mask), float(mask.sum()) / whole))
+    masks = [owner == number for number in range(len(placed))]
+    objects = [
+        SceneObject(class_index, mask, float(mask.sum()) / whole)
+        for mask, (class_index, whole) in zip(masks, placed, strict=True)
+    ]
     return _camera(image, rng), objects
 
 

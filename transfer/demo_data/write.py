@@ -1,6 +1,4 @@
-"""The demo data set on disk: unlabelled class folders, and labelled scenes in the COCO and the VOC layout.
-
-In: configuration, target folder, number of worker processes. Out, whole or not at all:
+"""The demo data set on disk: unlabelled class folders, and labelled scenes in the COCO and the VOC layout. Whole or not at all:
 
     unlabelled/{train,val}/<class>/<index>.jpg
     coco/{train,test}/<index>.jpg, coco/annotations/instances_{train,test}.json
@@ -38,7 +36,10 @@ _CHUNK = 64  # images a task: small enough for an even progress bar, large enoug
 
 @dataclass(frozen=True)
 class _Task:
-    """Images start..stop-1 of one part. part: unlabelled/train, unlabelled/val, train or test."""
+    """Images start..stop-1 of one part of the data set.
+
+    part: unlabelled/train, unlabelled/val, train or test.
+    """
 
     config: SyntheticConfig
     root: Path
@@ -72,11 +73,12 @@ def write_dataset(
             f"{root}: expected a folder that can be written, found: {error.strerror}. Choose another --output-dir"
         ) from error
     try:
-        _fill(config, partial, num_workers=num_workers, progress=progress)
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes 0700
+        content = partial / "content"  # a folder of the usual mode; mkdtemp makes 0700
+        content.mkdir()
+        _fill(config, content, num_workers=num_workers, progress=progress)
         if root.exists():
             root.rmdir()  # empty, seen above
-        partial.rename(root)
+        content.rename(root)
         sync_directory(root.parent)
     except OSError as error:
         raise DataError(f"{root}: could not write the demo data set: {error}") from error
@@ -90,8 +92,7 @@ def is_complete(root: Path, config: SyntheticConfig) -> bool:
         record = json.loads((Path(root) / "dataset.json").read_text())
     except (OSError, ValueError):
         return False
-    expected = {"format": FORMAT, "version": FORMAT_VERSION, "config": config.to_dict(), "classes": list(CLASS_NAMES)}
-    if not isinstance(record, dict) or any(record.get(key) != value for key, value in expected.items()):
+    if not isinstance(record, dict) or any(record.get(key) != value for key, value in _record(config).items()):
         return False
     return record.get("sample_list_sha256") == _listing_digest(Path(root))
 
@@ -99,17 +100,9 @@ def is_complete(root: Path, config: SyntheticConfig) -> bool:
 def _fill(
     config: SyntheticConfig, root: Path, *, num_workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
-    for split in ("train", "val"):
-        for name in CLASS_NAMES:
-            (root / "unlabelled" / split / name).mkdir(parents=True)
-    for folder in (
-        "coco/annotations",
-        "coco/train",
-        "coco/test",
-        "voc/JPEGImages",
-        "voc/Annotations",
-        "voc/ImageSets/Main",
-    ):
+    classes = [f"unlabelled/{split}/{name}" for split in ("train", "val") for name in CLASS_NAMES]
+    coco = ["coco/annotations", "coco/train", "coco/test"]
+    for folder in (*classes, *coco, "voc/JPEGImages", "voc/Annotations", "voc/ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     counts = {
         "unlabelled/train": config.num_unlabelled,
@@ -133,20 +126,24 @@ def _fill(
         if progress is not None:
             progress(done, total)
     for split, annotated in scenes.items():
-        write_json(
-            root / "coco" / "annotations" / f"instances_{split}.json", coco_dataset(annotated, config.scene_size)
-        )
-        names = "".join(f"{split}_{index:06d}\n" for index in range(len(annotated)))
-        (root / "voc" / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
-    record = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "config": config.to_dict(),
-        "classes": list(CLASS_NAMES),
-        "sample_list_sha256": _listing_digest(root),
-        "images_sha256": digest.hexdigest(),
-    }
+        write_json(root / f"coco/annotations/instances_{split}.json", coco_dataset(annotated, config.scene_size))
+        _write_voc(root, split, annotated, config.scene_size)
+    record = {**_record(config), "sample_list_sha256": _listing_digest(root), "images_sha256": digest.hexdigest()}
     write_json(root / "dataset.json", record)
+
+
+def _record(config: SyntheticConfig) -> dict[str, Any]:
+    """What dataset.json says of a data set before it is made."""
+    return {"format": FORMAT, "version": FORMAT_VERSION, "config": config.to_dict(), "classes": list(CLASS_NAMES)}
+
+
+def _write_voc(root: Path, split: str, scenes: list[list[dict[str, Any]]], side: int) -> None:
+    """One split in the VOC layout, from its COCO images and annotations."""
+    names = [f"{split}_{index:06d}" for index in range(len(scenes))]
+    for index, (name, records) in enumerate(zip(names, scenes, strict=True)):
+        shutil.copyfile(root / "coco" / split / f"{index:06d}.jpg", root / "voc" / "JPEGImages" / f"{name}.jpg")
+        (root / "voc" / "Annotations" / f"{name}.xml").write_text(voc_annotation(f"{name}.jpg", side, records))
+    (root / "voc" / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
 def _run(tasks: list[_Task], num_workers: int) -> Iterator[tuple[list[list[dict[str, Any]]], list[str]]]:
@@ -167,24 +164,18 @@ def _start_worker() -> None:
 def _render(task: _Task) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Render and write one task's images. Returns the COCO objects of each scene (none for unlabelled), and file hashes."""
     scenes, hashes = [], []
+    area, _, split = task.part.rpartition("/")  # "unlabelled" or nothing, and the split
     for index in range(task.start, task.stop):
-        if task.part in ("train", "test"):
-            image, objects = render_scene(
-                task.config, task.config.seed, index, split="train" if task.part == "train" else "test"
-            )
-            name = f"{index:06d}.jpg"
-            data = _jpeg(image, task.config)
-            (task.root / "coco" / task.part / name).write_bytes(data)
-            (task.root / "voc" / "JPEGImages" / f"{task.part}_{name}").write_bytes(data)
-            xml = voc_annotation(f"{task.part}_{name}", image.shape, objects)
-            (task.root / "voc" / "Annotations" / f"{task.part}_{index:06d}.xml").write_text(xml)
-            scenes.append(coco_objects(objects))
+        name = f"{index:06d}.jpg"
+        if area:
+            image, class_index = render_object_image(task.config, task.config.seed, index, split=split)
+            path = task.root / task.part / CLASS_NAMES[class_index] / name
         else:
-            image, class_index = render_object_image(
-                task.config, task.config.seed, index, split="train" if task.part == "unlabelled/train" else "val"
-            )
-            data = _jpeg(image, task.config)
-            (task.root / task.part / CLASS_NAMES[class_index] / f"{index:06d}.jpg").write_bytes(data)
+            image, objects = render_scene(task.config, task.config.seed, index, split=split)
+            path = task.root / "coco" / split / name
+            scenes.append(coco_objects(objects))
+        data = _jpeg(image, task.config)
+        path.write_bytes(data)
         hashes.append(hashlib.sha256(data).hexdigest())
     return scenes, hashes
 
@@ -206,9 +197,3 @@ def _listing_digest(root: Path) -> str:
             if name != "dataset.json" and not name.startswith("."):
                 lines.append(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

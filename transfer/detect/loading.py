@@ -40,9 +40,14 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True)
 class WeightsPlan:
-    """kind: "random" = none; "catalog" = Detectron2's own; "converted" = with a sidecar that the configuration agrees with;
-    "trusted" = the user vouches; "checkpoint" = a complete detector. weights: file or address. sidecar: its content.
-    trained: result.json of the run that a complete detector comes from, where it is there."""
+    """The weights that a run starts from.
+
+    kind: "random" = none; "catalog" = Detectron2's own; "converted" = with a sidecar that the configuration agrees with;
+        "trusted" = the user vouches for them; "checkpoint" = a complete detector.
+    weights: file or address.
+    sidecar: its content, of converted weights.
+    trained: result.json of the run that a complete detector comes from, where it is there.
+    """
 
     kind: Literal["random", "catalog", "converted", "trusted", "checkpoint"]
     weights: str

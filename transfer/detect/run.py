@@ -43,8 +43,19 @@ CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line says. overrides: KEY VALUE words. command: the exact command, for the result.
-    num_processes: how many train together. modules: imported first, for data sets and parts that a user registers."""
+    """What the command line asks for.
+
+    config_file: as given; found beside the caller or among the shipped ones.
+    overrides: KEY VALUE words.
+    train_data, test_data: SPEC text of the user's own data; None = what the configuration names.
+    eval_only: evaluate, do not train.
+    resume: go on with OUTPUT_DIR's own newest checkpoint.
+    trust: accept weights without a sidecar.
+    init: name of the initialisation in results; None = from the weights.
+    command: the exact command, for the result.
+    num_processes: how many train together.
+    modules: imported first, for data sets and parts that a user registers.
+    """
 
     config_file: str
     overrides: tuple[str, ...] = ()
@@ -61,7 +72,14 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class DetectionRun:
-    """A run that passed every check. config is frozen; notes are for the log."""
+    """A run that passed every check.
+
+    options: as asked for.
+    config: complete and frozen.
+    data: the user's own; None where the configuration names built-in data sets.
+    weights: what it starts from.
+    notes: for the log, one sentence each.
+    """
 
     options: RunOptions
     config: CfgNode

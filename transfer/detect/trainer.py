@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,10 @@ class SharedReaderMapper(DatasetMapper):
         if not self.is_train:
             example.pop("annotations", None)
         elif "annotations" in example:
-            self._transform_annotations(example, transforms, seen.image.shape[:2])
+            with warnings.catch_warnings():
+                # Detectron2 stacks (and so copies) resized bitmasks, which PIL gave it read-only.
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._transform_annotations(example, transforms, seen.image.shape[:2])
         return example
 
 

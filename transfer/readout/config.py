@@ -26,14 +26,17 @@ NOT_PROTOCOL = ("seed", "device", "precision", "num_workers")
 class LinearConfig:
     """One readout. SGD on a single linear layer, features of the frozen encoder in eval() mode.
 
-    learning_rate: made for 2048 features of a 224 px ResNet-50 at batch 256. scale_with_batch: times batch_size / 256.
-    schedule "step": times `decay` after each milestone epoch (1-based); "cosine": down to learning_rate * decay^3.
-    recipe: of training images; "linear_randaugment" adds RandAugment. crop_scale: area range of its crop.
+    learning_rate: made for 2048 features of a 224 px ResNet-50 at batch 256.
+    scale_with_batch: multiply learning_rate by batch_size / 256.
+    schedule: "step" = times `decay` after each milestone epoch (1-based); "cosine" = down to learning_rate * decay^3.
+    recipe: of training images; "linear_randaugment" adds RandAugment.
+    crop_scale: area range of the recipe's crop.
     image_size: pixels; validation resizes the shorter side to image_size * 256 / 224 and cuts the centre.
-    cached_views 0: a new view of every image in every epoch, the protocol. V > 0: V views an image, encoded once; epoch e
-    trains on view e mod V. standardize: every feature to mean 0 and deviation 1 over the cached training views, so that
-    encoders of unlike feature scale (random weights!) stand the same learning rate; needs cached_views > 0.
-    images_per_class: train on so many images of each class, drawn by `seed`, instead of all: what few labels give.
+    cached_views: 0 = a new view of every image in every epoch, the protocol; V = so many views an image, encoded once, of
+        which epoch e trains on view e mod V.
+    standardize: every feature to mean 0 and deviation 1 over the cached training views, so that one learning rate fits
+        encoders of unlike feature scale (random weights!); needs cached_views > 0.
+    images_per_class: train on so many images of each class, drawn by `seed`; None = on all.
     precision: of the encoder; "auto" is bf16 where the device computes it natively. The classifier is always float32.
     """
 

@@ -33,7 +33,12 @@ Key = tuple[int, int]  # (epoch, image index)
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images of one split with their labels, int64 (N,)."""
+    """Images of one split with their labels.
+
+    source: the images, in order.
+    labels: int64 (N,), indices into `classes`.
+    classes: names of the class folders.
+    """
 
     source: ImageSource
     labels: Tensor
@@ -91,7 +96,13 @@ def _labelled(root: Path, folders: ClassFolders) -> LabelledImages:
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """An encoder that is only read. sha256: of the weight file, None for random weights."""
+    """An encoder that is only read.
+
+    module: in eval() mode, on `device`.
+    contract: what its input must look like.
+    dtype: of autocast; None = float32.
+    sha256: of the weight file; None for random weights.
+    """
 
     module: ResNetEncoder
     contract: InputContract

@@ -28,7 +28,15 @@ LOCK_NAME = "run.lock"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. weights: a checkpoint's path or `random:ARCH`; branch: of a checkpoint with several."""
+    """What is asked for.
+
+    weights: a checkpoint's path, or `random:ARCH`.
+    data: folder with train/CLASS/ and val/CLASS/.
+    config: of the readout.
+    init: name of the initialisation in results.
+    branch: of a checkpoint that has several; None = its layout's own choice.
+    command: the exact command, for the result.
+    """
 
     weights: str
     data: Path

@@ -12,23 +12,7 @@ from PIL import Image
 
 from pretrain.base.errors import ConfigError, DataError
 from transfer.data.spec import DataSpec, parse_spec, prepare_data, read_data
-from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
-from transfer.demo_data.write import write_dataset
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    """Four labelled scenes in both layouts: read only."""
-    root = tmp_path_factory.mktemp("data") / "demo"
-    config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
-    write_dataset(config, root, num_workers=1)
-    return root
-
-
-@pytest.fixture
-def demo(written: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(written, tmp_path / "demo"))
+from transfer.demo_data.config import CLASS_NAMES
 
 
 def coco(root: Path, split: str = "train") -> DataSpec:
@@ -53,95 +37,97 @@ def test_wrong_spec_shows_both_forms(text: str) -> None:
         parse_spec(text)
 
 
-def test_both_layouts_hold_the_same_objects(written: Path) -> None:
-    one, other = read_data(coco(written)), read_data(voc(written))
+def test_both_layouts_hold_the_same_objects(demo_scenes: Path) -> None:
+    one, other = read_data(coco(demo_scenes)), read_data(voc(demo_scenes))
     assert one.num_objects == other.num_objects > 0 and len(one.records) == len(other.records) == 4
     assert (one.masks, other.masks) == ("all", "none")
 
 
-def test_absent_folders_are_named(written: Path, tmp_path: Path) -> None:
+def test_absent_folders_are_named(demo_scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"no image folder at {tmp_path}/absent"):
-        read_data(parse_spec(f"coco:{written}/coco/annotations/instances_train.json:{tmp_path}/absent"))
+        read_data(parse_spec(f"coco:{demo_scenes}/coco/annotations/instances_train.json:{tmp_path}/absent"))
     with pytest.raises(DataError, match=f"no folder at {tmp_path}/absent"):
         read_data(parse_spec(f"voc:{tmp_path}/absent:train"))
 
 
 @pytest.mark.parametrize(("make", "folder"), [(coco, "coco/train"), (voc, "voc/JPEGImages")])
-def test_missing_images_are_counted_and_named(demo: Path, make, folder) -> None:
-    names = [Path(record["file_name"]) for record in read_data(make(demo)).records]
+def test_missing_images_are_counted_and_named(damageable_scenes: Path, make, folder) -> None:
+    names = [Path(record["file_name"]) for record in read_data(make(damageable_scenes)).records]
     for path in names[:2]:
         path.unlink()
     with pytest.raises(DataError, match="2 of 4 images are missing") as caught:
-        read_data(make(demo))
+        read_data(make(damageable_scenes))
     assert all(f"{folder}/{path.name}" in str(caught.value) for path in names[:2])
 
 
-def test_every_kind_of_unusable_image_is_counted_and_named_with_its_reason(demo: Path) -> None:
-    empty, truncated, page, turned = sorted((demo / "coco" / "train").iterdir())
+def test_every_kind_of_unusable_image_is_counted_and_named_with_its_reason(damageable_scenes: Path) -> None:
+    empty, truncated, page, turned = sorted((damageable_scenes / "coco" / "train").iterdir())
     empty.write_bytes(b"")
     truncated.write_bytes(truncated.read_bytes()[:-200])
     page.write_text("<html>404</html>")
     Image.new("RGB", (50, 40)).save(turned)
     with pytest.raises(DataError, match="4 of 4 images cannot be used") as caught:
-        read_data(coco(demo))
+        read_data(coco(damageable_scenes))
     said = str(caught.value)
     assert f"{empty}: the file is empty" in said and f"{truncated}: damaged or truncated" in said
     assert f"{page}: a page of HTML" in said
 
 
-def test_size_that_differs_from_the_annotation_is_said(demo: Path) -> None:
-    path = next((demo / "coco" / "train").iterdir())
+def test_size_that_differs_from_the_annotation_is_said(damageable_scenes: Path) -> None:
+    path = next((damageable_scenes / "coco" / "train").iterdir())
     Image.new("RGB", (50, 40)).save(path)
     with pytest.raises(DataError, match="is 50 x 40 when upright, its annotation says 192 x 192"):
-        read_data(coco(demo))
+        read_data(coco(damageable_scenes))
 
 
-def test_exif_turned_image_has_the_size_of_its_upright_pixels(demo: Path) -> None:
-    annotations = demo / "coco" / "annotations" / "instances_train.json"
+def test_exif_turned_image_has_the_size_of_its_upright_pixels(damageable_scenes: Path) -> None:
+    annotations = damageable_scenes / "coco" / "annotations" / "instances_train.json"
     content = json.loads(annotations.read_text())
     entry = content["images"][0]
     entry["height"] += 10
+    for thing in content["annotations"]:
+        del thing["segmentation"]  # run lengths are of the old size
     annotations.write_text(json.dumps(content))
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     image = Image.new("RGB", (entry["height"], entry["width"]))
-    image.save(demo / "coco" / "train" / entry["file_name"], exif=exif)
-    assert read_data(coco(demo)).records[0]["height"] == entry["height"]
+    image.save(damageable_scenes / "coco" / "train" / entry["file_name"], exif=exif)
+    assert read_data(coco(damageable_scenes)).records[0]["height"] == entry["height"]
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp"])
-def test_truncated_files_of_other_formats_are_found_too(demo: Path, suffix: str) -> None:
-    annotations = demo / "coco" / "annotations" / "instances_train.json"
+def test_truncated_files_of_other_formats_are_found_too(damageable_scenes: Path, suffix: str) -> None:
+    annotations = damageable_scenes / "coco" / "annotations" / "instances_train.json"
     content = json.loads(annotations.read_text())
-    source = demo / "coco" / "train" / content["images"][0]["file_name"]
+    source = damageable_scenes / "coco" / "train" / content["images"][0]["file_name"]
     target = source.with_suffix(f".{suffix}")
     with Image.open(source) as image:
         image.save(target)
     content["images"][0]["file_name"] = target.name
     annotations.write_text(json.dumps(content))
-    read_data(coco(demo))
+    read_data(coco(damageable_scenes))
     target.write_bytes(target.read_bytes()[:-3000])
     with pytest.raises(DataError, match="1 of 4 images cannot be used: .*truncated"):
-        read_data(coco(demo))
+        read_data(coco(damageable_scenes))
 
 
-def test_whole_jpegs_are_not_decoded(written: Path, monkeypatch) -> None:
+def test_whole_jpegs_are_not_decoded(demo_scenes: Path, monkeypatch) -> None:
     def decode(path: Path) -> None:
         raise AssertionError(f"{path} was decoded")
 
     monkeypatch.setattr("transfer.data.spec.read_image", decode)
-    read_data(coco(written))
+    read_data(coco(demo_scenes))
 
 
-def test_data_without_any_object_are_refused(demo: Path) -> None:
-    for path in (demo / "voc" / "Annotations").iterdir():
+def test_data_without_any_object_are_refused(damageable_scenes: Path) -> None:
+    for path in (damageable_scenes / "voc" / "Annotations").iterdir():
         path.write_text("<annotation><size><width>192</width><height>192</height></size></annotation>")
     with pytest.raises(DataError, match="no labelled object in 4 images"):
-        read_data(voc(demo))
+        read_data(voc(damageable_scenes))
 
 
-def test_registered_names_carry_classes_and_records(written: Path) -> None:
-    data = prepare_data(coco(written), coco(written, "test"))
+def test_registered_names_carry_classes_and_records(demo_scenes: Path) -> None:
+    data = prepare_data(coco(demo_scenes), coco(demo_scenes, "test"))
     assert data.class_names == CLASS_NAMES and data.train_name != data.test_name
     for name, split in ((data.train_name, data.train), (data.test_name, data.test)):
         assert tuple(MetadataCatalog.get(name).thing_classes) == CLASS_NAMES
@@ -151,40 +137,40 @@ def test_registered_names_carry_classes_and_records(written: Path) -> None:
     assert metadata.thing_dataset_id_to_contiguous_id == {index + 1: index for index in range(8)}
 
 
-def test_the_same_data_can_be_prepared_twice_in_one_process(written: Path) -> None:
-    first, second = (prepare_data(coco(written), None) for _ in range(2))
+def test_the_same_data_can_be_prepared_twice_in_one_process(demo_scenes: Path) -> None:
+    first, second = (prepare_data(coco(demo_scenes), None) for _ in range(2))
     assert first.train_name == second.train_name and first.test_name is None
 
 
-def test_test_classes_follow_the_training_order(demo: Path) -> None:
+def test_test_classes_follow_the_training_order(damageable_scenes: Path) -> None:
     """COCO ids given the other way round in the test file: the names decide, and the file is not evaluated against as it is."""
-    path = demo / "coco" / "annotations" / "instances_test.json"
+    path = damageable_scenes / "coco" / "annotations" / "instances_test.json"
     content = json.loads(path.read_text())
     for entry in content["categories"]:
         entry["id"] = 9 - entry["id"]
     for entry in content["annotations"]:
         entry["category_id"] = 9 - entry["category_id"]
     path.write_text(json.dumps(content))
-    data = prepare_data(coco(demo), coco(demo, "test"))
-    straight = read_data(voc(demo, "test"))
+    data = prepare_data(coco(damageable_scenes), coco(damageable_scenes, "test"))
+    straight = read_data(voc(damageable_scenes, "test"))
     here = [CLASS_NAMES[thing["category_id"]] for record in data.test.records for thing in record["annotations"]]
     there = [straight.class_names[t["category_id"]] for record in straight.records for t in record["annotations"]]
     assert sorted(here) == sorted(there)
     assert MetadataCatalog.get(data.test_name).get("json_file") is None
 
 
-def test_classes_of_the_detector_order_test_data_that_come_alone(written: Path) -> None:
+def test_classes_of_the_detector_order_test_data_that_come_alone(demo_scenes: Path) -> None:
     names = tuple(reversed(CLASS_NAMES))
-    data = prepare_data(None, voc(written, "test"), names)
+    data = prepare_data(None, voc(demo_scenes, "test"), names)
     assert data.class_names == names == tuple(MetadataCatalog.get(data.test_name).thing_classes)
     with pytest.raises(DataError, match="not among those trained on, which are ant, bee"):
-        prepare_data(None, voc(written, "test"), ("ant", "bee"))
+        prepare_data(None, voc(demo_scenes, "test"), ("ant", "bee"))
 
 
 @pytest.mark.parametrize(("folder", "year"), [("VOC2007", 2007), ("VOC2012", 2012), ("mine", 2012)])
-def test_eleven_points_belong_to_voc_2007_alone(demo: Path, folder: str, year: int) -> None:
-    (demo / "voc").rename(demo / folder)
-    data = prepare_data(None, parse_spec(f"voc:{demo / folder}:test"))
+def test_eleven_points_belong_to_voc_2007_alone(damageable_scenes: Path, folder: str, year: int) -> None:
+    (damageable_scenes / "voc").rename(damageable_scenes / folder)
+    data = prepare_data(None, parse_spec(f"voc:{damageable_scenes / folder}:test"))
     metadata = MetadataCatalog.get(data.test_name)
     assert (metadata.year, metadata.evaluator_type) == (year, "own_voc")
 

@@ -71,7 +71,7 @@ def test_missing_pose_fractions_and_zero_based_corners_are_no_reason_to_stop(tmp
     odd = thing(box=(0, 0.5, 10.5, 10)).replace("<pose>Left</pose><truncated>0</truncated>", "")
     data = read_voc(write_voc(tmp_path, {"a": annotation(odd)}), "train")
     assert data.records[0]["annotations"][0]["bbox"] == [0, 0, 10.5, 10]
-    assert "1 of 1 boxes stood over" in data.notes[0]
+    assert "1 of 1 boxes extended beyond" in data.notes[0]
 
 
 def test_images_of_another_suffix_are_found(tmp_path: Path) -> None:

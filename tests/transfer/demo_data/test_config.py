@@ -21,6 +21,9 @@ from transfer.demo_data.config import SyntheticConfig
         {"min_object": 90, "max_object": 80},
         {"min_objects": 4, "max_objects": 3},
         {"min_visible": 0.1},
+        {"min_visible": float("nan")},
+        {"max_object": 193},
+        {"num_test_scenes": 1_000_000},
         {"jpeg_quality": 101},
     ],
 )

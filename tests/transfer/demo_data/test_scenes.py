@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
-from transfer.demo_data.overview import draw_overview
-from transfer.demo_data.scenes import SceneObject, mask_box, render_object_image, render_scene
+from transfer.demo_data.scenes import SceneObject, render_object_image, render_scene
 
 CONFIG = SyntheticConfig()
 
@@ -88,12 +87,6 @@ def test_mask_outlines_lie_on_the_edges_of_the_picture(scenes: list[tuple[np.nda
     assert all(on_outline > 1.25 * strength(shift) for shift in (-4, -2, 2, 4))
 
 
-def test_mask_box_of_one_pixel() -> None:
-    mask = np.zeros((5, 7), bool)
-    mask[2, 4] = True
-    assert mask_box(mask) == (4, 2, 5, 3)
-
-
 @pytest.mark.slow
 def test_colour_says_little_of_the_class() -> None:
     """Nearest class mean on mean colours: chance is 12.5 %."""
@@ -103,8 +96,3 @@ def test_colour_says_little_of_the_class() -> None:
     means = np.stack([features[:120][labels[:120] == c].mean(0) for c in range(8)])
     guess = ((features[120:, None] - means) ** 2).sum(2).argmin(1)
     assert (guess == labels[120:]).mean() < 0.32
-
-
-def test_overview_shows_every_class_and_scene() -> None:
-    sheet = draw_overview(CONFIG, columns=8, num_scenes=2)
-    assert sheet.shape == (8 * 96 + 192, 8 * 96, 3)

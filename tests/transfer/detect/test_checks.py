@@ -58,9 +58,11 @@ def without_memory(run: str) -> nn.Module:
 # --- the configuration against the sidecar ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["C4_1x", "C4_2x", "FPN_1x", "FPN_2x", "FPN_moco_1x"])
-def test_shipped_infomin_configurations_agree_with_converted_weights(kind: str) -> None:
-    check_settings(load(f"coco/R_50_{kind}_infomin.yaml"), SETTINGS, where="sidecar")
+def test_shipped_infomin_configurations_agree_with_converted_weights() -> None:
+    paths = sorted((CONFIG_ROOT / "coco").glob("R_50_*_infomin.yaml"))
+    assert len(paths) >= 5
+    for path in paths:
+        check_settings(load(f"coco/{path.name}"), SETTINGS, where="sidecar")
 
 
 def test_shipped_configurations_agree_with_the_settings_that_conversion_writes() -> None:
@@ -72,8 +74,8 @@ def test_shipped_configurations_agree_with_the_settings_that_conversion_writes()
 
 
 @pytest.mark.parametrize("key", HELD_KEYS)
-def test_contradiction_names_the_key_and_the_typed_line_mends_it(key: str) -> None:
-    """What the message says to type is typed."""
+def test_contradiction_names_the_key_and_the_line_to_pass(key: str) -> None:
+    """What the message says to pass is passed."""
     settings = SETTINGS | {key: OTHERS[key]}
     with pytest.raises(ConfigError, match=f"the configuration contradicts sidecar x.json:\n  {key} is ") as caught:
         check_settings(load(), settings, where="sidecar x.json")
@@ -152,9 +154,9 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {short: state[name].clone() for name, short in backbone_names(model).items()}
 
 
-def test_fully_loaded_backbone_is_said_with_its_count(model, tensors) -> None:
-    said = check_backbone_loaded(model, {**tensors, "fc.weight": torch.ones(1)}, where="w.pth")
-    assert said == "backbone: 100 of 100 tensors loaded from w.pth"
+def test_fully_loaded_backbone_is_reported_with_its_count(model, tensors) -> None:
+    report = check_backbone_loaded(model, {**tensors, "fc.weight": torch.ones(1)}, where="w.pth")
+    assert report == "backbone: 100 of 100 tensors loaded from w.pth"
 
 
 def test_one_renamed_tensor_is_refused_by_name(model, tensors) -> None:
@@ -233,28 +235,15 @@ def test_names_of_caffe2_are_translated(tmp_path: Path) -> None:
     assert set(read_tensors(str(path))) == {"stem.conv1.weight", "res2.0.conv1.norm.weight"}
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
-def test_file_that_is_no_weight_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_weight_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    """Kinds of damage are tested beside the readers."""
     path = tmp_path / "w.pth"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"cannot read the weights .*w\.pth"):
+    path.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"cannot read the weights .*w\.pth: truncated or not a weight file"):
         read_tensors(str(path))
-
-
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
-def test_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
-    path = tmp_path / "w.pth"
-    torch.save({"model": {"a": torch.randn(1000)}}, path)
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match="truncated or not a weight file"):
-        read_tensors(str(path))
-
-
-@pytest.mark.parametrize("content", [{"model": {}}, [1, 2], {"model": [torch.ones(1)]}])
-def test_file_without_tensors_is_refused(tmp_path: Path, content) -> None:
-    torch.save(content, tmp_path / "w.pth")
+    torch.save({"model": {}}, path)
     with pytest.raises(CheckpointError, match="holds no tensors"):
-        read_tensors(str(tmp_path / "w.pth"))
+        read_tensors(str(path))
 
 
 class Canary:

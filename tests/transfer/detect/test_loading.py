@@ -115,50 +115,26 @@ def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path
     assert found.kind == "trusted" and "WITHOUT a sidecar" in found.note
 
 
-def test_exchanged_weight_file_is_noticed(tmp_path: Path, write_weights) -> None:
-    path = write_weights()
-    path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(CheckpointError, match=r"not the file its sidecar describes: sha256 \w{12}"):
-        plan("MODEL.WEIGHTS", str(path))
-
-
 def change_sidecar(path: Path, change) -> None:
     values = json.loads(path.with_suffix(".json").read_text())
     change(values)
     path.with_suffix(".json").write_text(json.dumps(values))
 
 
-INVALID = {
-    "of other weights": (lambda v: v.update(weights_sha256="0" * 64), "not the file its sidecar describes"),
-    "without a proof": (lambda v: v.update(proof={}), "does not prove its weights: None of None tensors"),
-    "a stage differs": (lambda v: v["proof"]["relative_difference"].update(res4=2e-5), "res4 differs by 2.0e-05"),
-    "a stage is absent": (lambda v: v["proof"]["relative_difference"].pop("res5"), "stage res5 was not compared"),
-    "a blind control": (
-        lambda v: v["proof"]["negative_controls"].update({"channel order": 1e-6}),
-        "channel order made",
-    ),
-    "no control": (lambda v: v["proof"]["negative_controls"].pop("channel order"), "channel order was not run"),
-    "a tensor short": (lambda v: v["proof"].update(tensors_placed=99), "99 of 100 tensors were placed"),
-    "of another version": (lambda v: v.update(version=7), "expected sidecar version 1, found 7"),
-    "a field short": (lambda v: v.pop("contract"), "expected the fields"),
-}
-
-
-@pytest.mark.parametrize("case", INVALID)
-def test_a_sidecar_that_is_not_valid_is_refused_unless_vouched_for(tmp_path: Path, write_weights, case) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights_sha256": "0" * 64}, "not the file its sidecar describes"),
+        ({"proof": {}}, "does not prove its weights"),
+        ({"version": 7}, "expected sidecar version 1, found 7"),
+    ],
+)
+def test_a_sidecar_that_is_not_valid_is_refused_unless_vouched_for(write_weights, change, message) -> None:
+    """What makes one invalid is tested beside `read_sidecar`."""
     path = write_weights()
     assert plan("MODEL.WEIGHTS", str(path)).kind == "converted"  # the control: it is valid before
-    change, message = INVALID[case]
-    change_sidecar(path, change)
+    change_sidecar(path, lambda values: values.update(change))
     with pytest.raises(CheckpointError, match=rf"{message}.*--trust"):
-        plan("MODEL.WEIGHTS", str(path))
-    assert plan("MODEL.WEIGHTS", str(path), trust=True).kind == "trusted"
-
-
-def test_a_garbled_sidecar_is_refused_unless_vouched_for(tmp_path: Path, write_weights) -> None:
-    path = write_weights()
-    path.with_suffix(".json").write_text(path.with_suffix(".json").read_text()[:-40])
-    with pytest.raises(CheckpointError, match=r"not a readable sidecar .*--trust"):
         plan("MODEL.WEIGHTS", str(path))
     assert plan("MODEL.WEIGHTS", str(path), trust=True).kind == "trusted"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,55 +19,49 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.base.errors import ConfigError, DataError, UserError
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
-from transfer.demo_data.config import SyntheticConfig
-from transfer.demo_data.write import write_dataset
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
 from transfer.detect.evaluation import VocEvaluator
 from transfer.detect.trainer import DetectionTrainer, SharedReaderMapper, _one_line_data_errors
 
 
 def load(*words: str):
-    return load_detector_config(CONFIG_ROOT / "demo" / "R_18_FPN_random.yaml", words)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "demo"
-    config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
-    write_dataset(config, root, num_workers=1)
-    return root
+    """The demo's detector, for masks as run lengths."""
+    base = CONFIG_ROOT / "demo" / "R_18_FPN_random.yaml"
+    return load_detector_config(base, ("INPUT.MASK_FORMAT", "bitmask", *words))
 
 
 @pytest.fixture
-def root(written: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(written, tmp_path / "demo"))
-
-
-@pytest.fixture
-def data(root: Path) -> PreparedData:
-    coco = root / "coco"
+def data(damageable_scenes: Path) -> PreparedData:
+    coco = damageable_scenes / "coco"
     return prepare_data(
         parse_spec(f"coco:{coco}/annotations/instances_train.json:{coco}/train"),
         parse_spec(f"coco:{coco}/annotations/instances_test.json:{coco}/test"),
     )
 
 
-@pytest.mark.parametrize("channels", ["RGB", "BGR"])
-@pytest.mark.parametrize("is_train", [True, False])
-def test_on_plain_photographs_the_example_equals_detectron2s(data: PreparedData, channels: str, is_train: bool) -> None:
-    config = load("INPUT.FORMAT", channels)
-    record = data.train.records[0]
-    examples = []
-    for kind in (SharedReaderMapper, DatasetMapper):
-        np.random.seed(3)  # Detectron2's augmentations draw from here
-        examples.append(kind(config, is_train=is_train)(record))
-    ours, theirs = examples
+@pytest.mark.parametrize(
+    ("channels", "is_train", "masks"), [("RGB", True, "bitmask"), ("BGR", True, "polygon"), ("BGR", False, "bitmask")]
+)
+def test_on_plain_photographs_the_example_equals_detectron2s(data, channels: str, is_train: bool, masks: str) -> None:
+    config = load("INPUT.FORMAT", channels, "INPUT.MASK_FORMAT", masks)
+    record = copy.deepcopy(data.train.records[0])
+    if masks == "polygon":
+        for thing in record["annotations"]:
+            x1, y1, x2, y2 = thing["bbox"]
+            thing["segmentation"] = [[x1, y1, x2, y1, x2, y2]]
+    np.random.seed(3)  # Detectron2's augmentations draw from here
+    ours = SharedReaderMapper(config, is_train=is_train)(record)  # raises on Detectron2's warning of read-only masks
+    np.random.seed(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = DatasetMapper(config, is_train=is_train)(record)
     assert torch.equal(ours["image"], theirs["image"]) and ours["image"].dtype == torch.uint8
     assert set(ours) == set(theirs) and ("instances" in ours) == is_train
     if is_train:
-        assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
-        assert torch.equal(ours["instances"].gt_classes, theirs["instances"].gt_classes)
+        here, there = ours["instances"], theirs["instances"]
+        assert torch.equal(here.gt_boxes.tensor, there.gt_boxes.tensor)
+        assert torch.equal(here.gt_classes, there.gt_classes)
+        assert torch.equal(*(one.gt_masks.crop_and_resize(one.gt_boxes.tensor, 28) for one in (here, there)))
 
 
 def test_channels_are_in_the_configured_order(tmp_path: Path) -> None:
