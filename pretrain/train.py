@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import UserError
+from pretrain.base.errors import CheckpointError, UserError
 from pretrain.base.signals import StopFlag
 from pretrain.config import OptimizerConfig, RunConfig, to_plain
 from pretrain.data.loader import ViewBatch
@@ -25,11 +25,18 @@ from pretrain.data.manifest import read_record, write_record
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
 from pretrain.model.memory import warning_of_own_keys
-from pretrain.run.checkpoint import checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
+from pretrain.run.checkpoint import (
+    CHECKPOINT_DIR,
+    checkpoint_path,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
 from pretrain.run.descend import descend
 from pretrain.run.folder import RunDir
-from pretrain.run.precision import Precision, check_sizes, choose_precision
-from pretrain.run.ranks import Ranks, any_rank, barrier, pick_device
+from pretrain.run.precision import Precision, check_patch_size, choose_precision
+from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
 from pretrain.run.recorder import Recorder
 from pretrain.run.schedule import LearningRate, paper_warmup_epochs
 from pretrain.run.watch import Watch
@@ -70,7 +77,8 @@ class TrainState:
         """Inverse of `state_dict`."""
         self.method.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty in a checkpoint of a run without loss scaling
+            self.scaler.load_state_dict(state["scaler"])
         self.step = state["progress"]["step"]
 
 
@@ -146,10 +154,10 @@ def train_step(
         group["lr"] = learning_rate
     with precision.autocast():
         output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
-    step, sound = state.step, None
+    step, index, sound = state.step, batch.index, None
 
     def explain(what: str | None) -> str:
-        where = f"; samples of this rank: {batch.index.tolist()[:8]}..." if what else ""
+        where = f"; samples of this rank: {index.tolist()[:8]}..." if what else ""
         return (
             f"the {what or 'loss or gradient of another rank'} is not finite at step {step} "
             f"(learning rate {learning_rate:g}){where}. Lower optimizer.learning_rate or lengthen optimizer.warmup_epochs (in "
@@ -166,19 +174,23 @@ def train_step(
     return output
 
 
+def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
+    """Device and number type of this rank. Raises ConfigError for a device that is not there, or sizes that it cannot train on."""
+    precision = choose_precision(config.runtime.precision, pick_device(config.runtime.device, ranks))
+    if config.method.jigsaw:
+        check_patch_size(precision, config.views.patch_size)
+    return precision
+
+
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
     """Run `config` to its end in `output_dir` (continuing what is there if `resume`) and return result.json's content.
 
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
-    device = pick_device(config.runtime.device, ranks)
-    precision = choose_precision(config.runtime.precision, device)
-    sizes = {"views.image_size": config.views.image_size, "views.patch_size": config.views.patch_size}
-    check_sizes(precision, sizes if config.method.jigsaw else {"views.image_size": sizes["views.image_size"]})
+    precision = precision_of(config, ranks)
     batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
     try:
-        with RunDir(output_dir, config, resume=resume) if ranks.is_main else contextlib.nullcontext() as run:
-            barrier(ranks)  # until the first rank holds the folder
+        with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(*(stop.args or ("before the first step; nothing was saved by this start",))) from None
@@ -189,35 +201,57 @@ def _train_in(
 ) -> dict[str, Any]:
     contract = InputContract()
     done = run.result if run else None
-    if any_rank(done is not None, ranks, precision.device):
+    if any(gather_values(done is not None, ranks)):
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
-    stream = open_stream(
-        config, ranks=ranks, announce=announce, recorded=read_record(output_dir), output_dir=output_dir
-    )
-    if run is not None:
-        run.begin()
-        write_record(run.path, stream.record)
-        stream.draw_sheet(output_dir / "views.png")
-        own_keys = warning_of_own_keys(
-            queue_size=config.method.queue_size,
-            num_images=len(stream.source),
-            batch_size=config.optimizer.batch_size,
-        )
-        if own_keys is not None:
-            logger.warning(own_keys)
+    # The main rank's word: ranks that read different records would wait for each other in different places.
+    recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
+    stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
+    on_main(lambda: _begin(run, config, stream), ranks)
     state = build_state(config, contract, precision=precision, ranks=ranks)
-    found = None
-    if ranks.is_main:  # it alone renames damaged files; the others read what it left
-        found = newest_checkpoint(output_dir / "checkpoints", quarantine=True)
-    barrier(ranks)
-    if not ranks.is_main:
-        found = newest_checkpoint(output_dir / "checkpoints", quarantine=False)
-    if found is not None:
-        state.load_state_dict(found[1])
-        logger.info("resumed from %s at step %d", found[0].name, state.step)
+    _resume(state, output_dir / CHECKPOINT_DIR, ranks)
     return _run_steps(config, contract, state, stream, run, precision=precision, ranks=ranks)
+
+
+def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
+    """What the main rank leaves in the folder once it is known that the run can start."""
+    assert run is not None
+    run.begin()
+    write_record(run.path, stream.record)
+    stream.draw_sheet(run.path / "views.png")
+    own_keys = warning_of_own_keys(
+        queue_size=config.method.queue_size,
+        num_images=len(stream.source),
+        batch_size=config.optimizer.batch_size,
+    )
+    if own_keys is not None:
+        logger.warning(own_keys)
+
+
+def _resume(state: TrainState, directory: Path, ranks: Ranks) -> None:
+    """Load the newest checkpoint, the same one on every rank: the main rank chooses it and renames damaged ones.
+
+    Raises CheckpointError on every rank when one of them cannot read it.
+    """
+    found = on_main(lambda: newest_checkpoint(directory, quarantine=True), ranks)
+    name = gather_values(found and found[0].name, ranks)[0]
+    if name is None:
+        return
+    problem = None
+    if found is None:
+        try:
+            found = directory / name, read_checkpoint(directory / name)
+        except CheckpointError as error:
+            problem = str(error)
+    problems = [text for text in gather_values(problem, ranks) if text]
+    if problems:
+        raise CheckpointError(
+            f"a rank cannot read what the others resume from; all must see one --output-dir: {problems[0]}"
+        )
+    assert found is not None
+    state.load_state_dict(found[1])
+    logger.info("resumed from %s at step %d", name, state.step)
 
 
 def _run_steps(
@@ -262,11 +296,8 @@ def _run_steps(
                 epoch = state.step / stream.steps_per_epoch
                 recorder.record(state.step, output.figures, epoch=epoch, learning_rate=rate)
                 if save:
-                    if run is not None:
-                        path = checkpoint_path(run.checkpoints, state.step)
-                        write_checkpoint(path, state.state_dict(config, contract, stream.steps_per_epoch))
-                        prune_checkpoints(run.checkpoints, keep_steps=keep)
-                    barrier(ranks)
+                    content = state.state_dict(config, contract, stream.steps_per_epoch)
+                    on_main(lambda content=content: _save(run, content, keep), ranks)  # type: ignore[misc]
                     saved = state.step
                 if save and watch.stopping and state.step < total:
                     raise stop.terminated(
@@ -285,6 +316,12 @@ def _run_steps(
     if run is not None:
         run.write_result(result)
     return result
+
+
+def _save(run: RunDir | None, content: dict[str, Any], keep: set[int]) -> None:
+    assert run is not None
+    write_checkpoint(checkpoint_path(run.checkpoints, content["progress"]["step"]), content)
+    prune_checkpoints(run.checkpoints, keep_steps=keep)
 
 
 def _what_is_saved(step: int, total: int) -> str:

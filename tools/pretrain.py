@@ -15,7 +15,7 @@ import argparse
 import logging
 
 from pretrain.base.command_line import parse_with_overrides, user_path
-from pretrain.base.errors import ConfigError, run_tool
+from pretrain.base.errors import ConfigError, Terminated, run_tool
 from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 
@@ -67,8 +67,10 @@ def main() -> None:
     logging.getLogger(__name__).info("method %s", method_label(to_plain(config)))
     try:
         result = train(config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks)
-    finally:
+    except Terminated:  # on every rank
         stop_ranks(ranks)
+        raise
+    stop_ranks(ranks)  # not after an error of this rank alone: nccl would wait here for ranks that wait for this one
     if ranks.is_main and result:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result["final"].items())
         print(

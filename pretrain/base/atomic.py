@@ -79,9 +79,14 @@ def lock_folder(folder: Path, name: str) -> IO[str]:
         raise ConfigError(f"cannot write to the output directory {folder}: {error.strerror or error}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise ConfigError(f"the output directory {folder} is in use by another running process") from None
+    except OSError as error:
+        lock.close()
+        raise ConfigError(
+            f"the file system of {folder} has no file locks ({error.strerror or error}); name an output directory on another one"
+        ) from None
     return lock
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from pretrain.base.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
-GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what a terminal or a scheduler sends to all processes of a run
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SIGUSR1: Slurm
+# What a terminal or a scheduler (SIGUSR1: Slurm) sends to all processes of a run: the main one stops, its workers ignore it.
+STOP_SIGNALS = GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SAME_KEYSTROKE_SECONDS = 1.0  # torchrun passes on the Ctrl-C that its processes have had from the terminal
 
 
@@ -59,7 +59,7 @@ class StopFlag:
 def signals_wait() -> Iterator[None]:
     """Signals to this thread wait until the block ends; those to a process started inside, until it unblocks them itself.
 
-    Without that, a worker that meets SIGTERM before it has come to ignoring it ends, and the main process waits for its batch.
+    Without that, a worker that meets SIGTERM before it ignores it ends, and the main process waits for its batch.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:

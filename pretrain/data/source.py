@@ -92,8 +92,16 @@ class ImageSource:
         """sha256 over relative names and sizes in bytes: changes when a file is added, lost, renamed or resized."""
         digest = hashlib.sha256()
         for name in self.names:
-            digest.update(f"{name}\0{(self.root / name).stat().st_size}\n".encode())
+            digest.update(f"{name}\0{_size(self.root / name)}\n".encode())
         return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    """Bytes; -1 for a link that leads nowhere, which the check of the images names."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pretrain.base.errors import CheckpointError
 from pretrain.base.own_files import read_own_file
 
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
+CHECKPOINT_DIR = "checkpoints"  # of a run
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
 
 logger = logging.getLogger(__name__)
@@ -117,9 +118,6 @@ def prune_checkpoints(directory: Path, *, keep_steps: set[int], newest: int = 2)
     for path in paths[:-newest]:
         if int(path.stem.removeprefix("step_")) not in keep_steps:
             path.unlink()
-
-
-CHECKPOINT_DIR = "checkpoints"  # of a run
 
 
 def resolve_checkpoint(path: Path) -> Path:

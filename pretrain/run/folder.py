@@ -6,6 +6,7 @@ log.jsonl, tensorboard/, checkpoints/, and result.json once finished.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, 
 from pretrain.base.errors import ConfigError
 from pretrain.base.same_run import require_same
 from pretrain.config import keep_generators, to_plain
+from pretrain.run.checkpoint import CHECKPOINT_DIR
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
@@ -49,7 +51,7 @@ class RunDir:
         self.path = path
         self._config = config
         self._free = free_to_change
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINT_DIR
         self._created = not path.exists()
         self._lock = lock_folder(path, LOCK)
         try:
@@ -69,9 +71,10 @@ class RunDir:
         if not self._begun:
             for name in (*FIRST_FILES, LOCK):
                 (self.path / name).unlink(missing_ok=True)
-            if self._created:
-                self.path.rmdir()
         self.close()
+        if not self._begun and self._created:
+            with contextlib.suppress(OSError):  # something else is in it: the error that ended the run counts
+                self.path.rmdir()
 
     def begin(self) -> None:
         """What was asked for can be run: from here on the folder stays, however the run ends."""
@@ -142,6 +145,8 @@ def _cpu_name() -> str:
 
 def _git_state() -> dict[str, Any] | None:
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed: a repository around site-packages is not ours
+        return None
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

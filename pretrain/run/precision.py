@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,21 +48,18 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return Precision(device, {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name])
 
 
-def check_sizes(precision: Precision, sizes: Mapping[str, int]) -> None:
-    """Refuse `sizes` (configuration key -> pixels) that a kernel of this precision cannot train on.
+def check_patch_size(precision: Precision, size: int) -> None:
+    """Refuse patches of `size` pixels that a kernel of this precision cannot train on.
 
     torch's CPU bf16 backward of a 3x3 stride-2 convolution on a 1x1 map leaves 8 of the 9 taps of the weight gradient
     uninitialised (measured on torch 2.14.1, AVX-512 BF16: garbage or NaN in 19 of 20 trials, float32 in none of 20). A
-    ResNet's last stage sees a 1x1 map for inputs of up to 16 px.
+    ResNet's last stage sees a 1x1 map for inputs of up to 16 px; images have 32 px or more.
     """
-    if precision.device.type != "cpu" or precision.dtype is not torch.bfloat16:
-        return
-    for key, size in sizes.items():
-        if size <= LARGEST_1X1_RES4:
-            raise ConfigError(
-                f"{key}={size} with bf16 on the CPU: expected at least {LARGEST_1X1_RES4 + 1}, since torch's kernel returns "
-                f"wrong gradients below; pass {key}={LARGEST_1X1_RES4 + 4} or runtime.precision=fp32"
-            )
+    if precision.device.type == "cpu" and precision.dtype is torch.bfloat16 and size <= LARGEST_1X1_RES4:
+        raise ConfigError(
+            f"views.patch_size={size} with bf16 on the CPU: expected at least {LARGEST_1X1_RES4 + 1}, since torch's kernel "
+            f"returns wrong gradients below; pass views.patch_size={LARGEST_1X1_RES4 + 4} or runtime.precision=fp32"
+        )
 
 
 def _native_bf16(device: torch.device) -> bool:

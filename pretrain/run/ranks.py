@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, UserError
 
 T = TypeVar("T")
 
@@ -101,11 +102,18 @@ def gather_values(value: T, ranks: Ranks) -> list[T]:
     return values
 
 
-def any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:
-    """True on every rank when `flag` is True on at least one. Waits for all of them (and for the device)."""
-    if ranks.world_size == 1:
-        return flag
-    return bool(max_over_ranks(torch.full((1,), int(flag), device=device), ranks).item())
+def on_main(action: Callable[[], T], ranks: Ranks) -> T | None:
+    """`action()` on the main rank while the others wait: its value there, None elsewhere. A UserError of it is raised on all."""
+    value, error = None, None
+    if ranks.is_main:
+        try:
+            value = action()
+        except UserError as found:
+            error = found
+    error = gather_values(error, ranks)[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def max_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
@@ -123,9 +131,3 @@ def mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / ranks.world_size
-
-
-def barrier(ranks: Ranks) -> None:
-    """Wait for every rank."""
-    if ranks.world_size > 1:
-        dist.barrier()

@@ -81,7 +81,7 @@ class StepLog:
                     name: value for name, value in json.loads(kept[-1]).items() if name not in ("step", "epoch")
                 }
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step)
+        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, entry: Mapping[str, float]) -> None:
         """Append one step's figures; `entry` holds "step"."""

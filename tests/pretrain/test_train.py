@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from pretrain import train as train_module
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
 from pretrain.model.contrast import MomentumContrast
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
-from pretrain.run.precision import choose_precision
-from pretrain.run.ranks import Ranks
+from pretrain.run.precision import Precision, choose_precision
+from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
 from pretrain.run.watch import Watch
 from pretrain.train import TrainState, build_state, train, train_step
@@ -370,3 +371,48 @@ def test_a_run_does_not_go_on_with_other_images(tiny_config, image_folder, tmp_p
         run(config, tmp_path / "run", resume=True)
     (root / "zzz.png").unlink()
     assert run(config, tmp_path / "run", resume=True)["steps"] == STEPS  # control
+
+
+def resume_apart(rank, config, folders, port, queue):
+    """Both ranks resume, each from its own folder: a disk that they do not share."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    ranks = start_ranks("cpu", timeout_s=60)
+    try:
+        queue.put((rank, train(config, output_dir=folders[rank], resume=True, ranks=ranks)["steps"]))
+    except CheckpointError as error:
+        queue.put((rank, str(error)))
+    stop_ranks(ranks)
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_see_one_folder_are_refused_on_resume(tiny_config, tmp_path, free_port):
+    config = tiny_config(optimizer={"epochs": 3}, method={"batchnorm_images": 4})
+    run(config, tmp_path / "shared")
+    (tmp_path / "shared" / "result.json").unlink()
+    for path in sorted((tmp_path / "shared" / "checkpoints").iterdir())[-1:]:
+        path.unlink()
+    heard = {}
+    for case, folders in {"apart": ("shared", "another"), "together": ("shared", "shared")}.items():
+        context = mp.get_context("spawn")
+        queue = context.Queue()
+        arguments = (config, [tmp_path / name for name in folders], free_port, queue)
+        processes = [context.Process(target=resume_apart, args=(rank, *arguments)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        heard[case] = [message for _, message in sorted(queue.get(timeout=120) for _ in range(2))]
+        for process in processes:
+            process.join(timeout=60)
+    assert heard["apart"][0] == heard["apart"][1] and "all must see one --output-dir" in heard["apart"][0]
+    assert heard["together"] == [STEPS, STEPS]  # control: from one folder they resume and finish
+
+
+@pytest.mark.slow
+def test_a_run_without_loss_scaling_goes_on_in_fp16(whole_run):
+    whole, config = whole_run
+    precision = Precision(torch.device("cpu"), torch.float16)
+    state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
+    assert state.scaler.is_enabled()  # control: there is something to load
+    state.load_state_dict(read_checkpoint(checkpoint_path(whole / "checkpoints", STEPS)))
+    assert state.step == STEPS

@@ -41,6 +41,6 @@ def test_fp16_on_cpu_is_refused():
 def test_sizes_that_the_bf16_kernel_gets_wrong_are_refused():
     bf16, fp32 = (precision.choose_precision(name, CPU) for name in ("bf16", "fp32"))
     with pytest.raises(ConfigError, match="views.patch_size=16"):
-        precision.check_sizes(bf16, {"views.image_size": 64, "views.patch_size": 16})
-    precision.check_sizes(bf16, {"views.image_size": 64, "views.patch_size": 17})
-    precision.check_sizes(fp32, {"views.patch_size": 16})
+        precision.check_patch_size(bf16, 16)
+    precision.check_patch_size(bf16, 17)
+    precision.check_patch_size(fp32, 16)

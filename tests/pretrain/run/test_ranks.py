@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from pretrain.base.errors import ConfigError, UserError
 from pretrain.base.signals import StopFlag
 from pretrain.model.momentum import shuffled_forward
-from pretrain.run.ranks import Ranks, any_rank, gather_rows, pick_device, start_ranks, stop_ranks
+from pretrain.run.ranks import Ranks, gather_rows, on_main, pick_device, start_ranks, stop_ranks
 from pretrain.run.watch import Watch
 
 
@@ -18,7 +18,7 @@ def test_without_torchrun_there_is_one_rank(monkeypatch):
     assert start_ranks("cpu", timeout_s=1) == Ranks(0, 0, 1)
     rows = torch.ones(2, 3)
     assert gather_rows(rows, Ranks()) is rows
-    assert any_rank(True, Ranks(), torch.device("cpu"))
+    assert on_main(lambda: 3, Ranks()) == 3
 
 
 def test_half_an_environment_is_named(monkeypatch):
@@ -82,7 +82,15 @@ def shuffle_in_process(rank, port, queue):
         return batch * 2
 
     keys = shuffled_forward(encode, images, ranks=ranks, seed=0, step=1)
-    agreed = any_rank(rank == 1, ranks, torch.device("cpu"))
+
+    def refuse():
+        raise ConfigError("a foreign folder")
+
+    agreed = [on_main(lambda: rank, ranks)]  # 0 on the main rank, None elsewhere
+    try:
+        on_main(refuse, ranks)
+    except ConfigError as error:
+        agreed.append(str(error))
     stop = StopFlag()
     stop.is_set = rank == 0
     loss = torch.tensor(float("nan") if rank == 1 else 1.0)
@@ -111,7 +119,7 @@ def test_shuffled_keys_return_to_their_images_over_two_processes(free_port):
     for rank in range(2):
         keys, seen, agreed, heard = results[rank]
         assert keys == [2 * (value + 10 * rank) for value in range(4)]  # own order
-        assert agreed  # rank 1's flag reaches rank 0
+        assert agreed == [None if rank else 0, "a foreign folder"]  # the main rank's error is raised on both
         # Rank 0 has the stop signal and rank 1 the bad loss: both learn of both, at once or late.
         assert heard == [(True, f"not finite here: {'loss' if rank == 1 else None}")] * 2
         assert set(seen) != {value + 10.0 * rank for value in range(4)}  # each rank computed others' images too

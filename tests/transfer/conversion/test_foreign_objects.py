@@ -117,7 +117,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "schedulers": lambda mm, pl, own: [torch.optim.lr_scheduler.OneCycleLR(optimizer(), 0.1, total_steps=9)],
     "parameters of own classes": lambda mm, pl, own: own.Special(torch.ones(3)),
     "other tensors": lambda mm, pl, own: [torch.eye(3).to_sparse(), torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)],
-    "dates": lambda mm, pl, own: [datetime.datetime.now(datetime.UTC), datetime.date.today(), datetime.timedelta(1)],
+    "dates": lambda mm, pl, own: [datetime.datetime.now(datetime.timezone.utc), datetime.date.today(), datetime.timedelta(1)],
     "numpy": lambda mm, pl, own: [
         *(np.float32(1), np.str_("a"), np.datetime64("2020-01-01"), np.array(["a"]), np.array([own.Loud()], dtype=object)),
         *(np.random.default_rng(0), np.random.RandomState(0).get_state(), np.ma.masked_array([1, 2], [0, 1]), np.dtype("f4")),
