@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 
 import pytest
@@ -47,3 +49,12 @@ def test_only_what_a_killed_write_left_is_removed(tmp_path):
         (tmp_path / name).touch()
     remove_temporaries(tmp_path)
     assert {path.name for path in tmp_path.rglob("*")} == {"checkpoints", "notes.tmp", ".notes.tmp"}
+
+
+def test_a_file_system_without_locks_is_not_called_a_folder_in_use(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ConfigError, match="has no file locks"):
+        lock_folder(tmp_path, "run.lock")

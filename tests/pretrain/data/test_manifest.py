@@ -95,3 +95,11 @@ def test_ranks_that_see_different_folders_are_refused(folder, monkeypatch):
     monkeypatch.setattr(image_set_module, "gather_values", lambda value, ranks: [value, (4, "other")])
     with pytest.raises(DataError, match="rank 1 lists 4 images, rank 0 lists 19"):
         check(folder, ranks=Ranks(rank=0, world_size=2))
+
+
+def test_a_link_that_leads_nowhere_is_named_like_any_unreadable_file(folder):
+    (folder / "gone.png").symlink_to("/nowhere.png")
+    _, record = check(folder)
+    assert record.unreadable == ("bad.png", "gone.png")
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+        check(folder, skip_unreadable=False)
