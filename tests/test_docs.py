@@ -27,7 +27,7 @@ CODE = [
 ]
 NUMBERS = r"\d+(?:\.\d+)?(?:(?:,| and| to) \d+\.\d+)*"
 CITATION = re.compile(rf"(\w+\.md|\[specification) ({NUMBERS})")
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")  # not pictures, which runs make
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")  # not pictures, which runs make
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 INSTALLED = {  # console script -> script; the others are named as their script
     "infomin-convert": "convert_weights",
