@@ -120,7 +120,7 @@ def _result(
             "views": "a new view each epoch"
             if config.cached_views == 0
             else f"{config.cached_views} cached views an image",
-            "encoder_precision": "fp32" if encoder.dtype is None else "bf16",
+            "encoder_precision": encoder.precision.name,
             "top5_k": min(MAX_TOP, len(train.classes)),
         },
         "command": request.command,
