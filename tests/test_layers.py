@@ -32,7 +32,17 @@ LEVELS: dict[str, list[tuple[set[str], bool]]] = {
     ],
 }
 # What transfer/ may use of pretrain/: rooms, or single modules of one. good_views: what a sweep measures with.
-DOOR = ("base", "views", "config", "data", "model.encoder", "run.checkpoint", "run.schedule", "good_views")
+DOOR = (
+    "base",
+    "views",
+    "config",
+    "data",
+    "model.encoder",
+    "run.checkpoint",
+    "run.precision",
+    "run.schedule",
+    "good_views",
+)
 
 
 def module_name(root: Path, path: Path) -> str:

@@ -17,6 +17,8 @@ from pretrain.base.image_files import SUFFIXES, check_image
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
 SCAN_THREADS = 16
+NAMED_UNREADABLE = 10  # files that a message names
+LEAVE_OUT = "repair or remove them, or pass data.skip_unreadable=true to leave them out"
 
 
 def list_images(root: Path) -> list[Path]:
@@ -137,18 +139,18 @@ class ScanReport:
     num_ok: int
     bad: tuple[tuple[Path, str], ...]
 
-    def describe(self, *, named: int = 10) -> str:
-        """How many cannot be read, the first ones by name, and what to do."""
+    def describe(self, *, advice: str = LEAVE_OUT) -> str:
+        """How many cannot be read, the first ones by name, and what to do (`advice`)."""
         lines = [f"{len(self.bad)} of {self.num_ok + len(self.bad)} images cannot be read:"]
-        lines += [f"  {path}: {reason}" for path, reason in self.bad[:named]]
-        if len(self.bad) > named:
-            lines.append(f"  ... and {len(self.bad) - named} more")
-        return "\n".join([*lines, "repair or remove them, or pass data.skip_unreadable=true to leave them out"])
+        lines += [f"  {path}: {reason}" for path, reason in self.bad[:NAMED_UNREADABLE]]
+        if len(self.bad) > NAMED_UNREADABLE:
+            lines.append(f"  ... and {len(self.bad) - NAMED_UNREADABLE} more")
+        return "\n".join([*lines, advice])
 
 
-def scan_images(paths: Sequence[Path], *, num_threads: int = SCAN_THREADS, show_progress: bool = False) -> ScanReport:
+def scan_images(paths: Sequence[Path], *, show_progress: bool = False) -> ScanReport:
     """Look at the header and the end of every file, in threads; what looks whole is not decoded (`check_image`)."""
-    with ThreadPoolExecutor(min(num_threads, 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(SCAN_THREADS, 2 * (os.cpu_count() or 1))) as pool:
         results = pool.map(_why_unreadable, paths)
         bar = tqdm(results, total=len(paths), desc="checking images", unit="file", delay=2, disable=not show_progress)
         reasons = list(bar)

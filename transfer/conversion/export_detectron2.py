@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pretrain.model.encoder import STAGES
+from transfer.conversion.layouts import AUTHOR
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork
 from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sidecar import detectron2_settings
@@ -24,7 +25,6 @@ from transfer.conversion.sources import Backbone
 from transfer.conversion.values import refuse_infinite
 from transfer.conversion.write_torch import write_torch_file
 
-AUTHOR = "InfoMin Transfer"
 # numpy 2 moved its pickle helper. The old place is understood by numpy 1 and 2, and by this project's own reader.
 NEW_PLACE, OLD_PLACE = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
 

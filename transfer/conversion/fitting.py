@@ -80,14 +80,15 @@ class Fit:
         )
 
 
+LISTED = 8
 PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def listing(title: str, names: Iterable[str], count: int = 8) -> str:
-    """ "; 3 TITLE: a, b, c", at most `count` of them; "" for none."""
+def listing(title: str, names: Iterable[str]) -> str:
+    """ "; 3 TITLE: a, b, c", at most LISTED of them; "" for none."""
     names = list(names)
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return f"; {len(names)} {title}: {', '.join(names[:count])}{more}" if names else ""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"; {len(names)} {title}: {', '.join(names[:LISTED])}{more}" if names else ""
 
 
 @functools.cache

@@ -103,7 +103,8 @@ MSRA_BGR = InputContract(
 FAIR_BGR = replace(MSRA_BGR, std=(57.375 / 255, 57.12 / 255, 58.395 / 255), stride_in_1x1=False)
 
 TRUNK_PLACE = r"^classy_state_dict\.base_model\.model\.trunk/"
-OUR_AUTHOR = "__author__=InfoMin Transfer"  # as transfer/conversion/convert.py writes it
+AUTHOR = "InfoMin Transfer"  # of converted weights (transfer/conversion/export_detectron2.py)
+OUR_AUTHOR = f"__author__={AUTHOR}"
 
 
 LAYOUTS: tuple[Layout, ...] = (

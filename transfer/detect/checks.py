@@ -7,7 +7,7 @@ change, or a CheckpointError that names the tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.same_run import flat
+from transfer.conversion.fitting import listing
 from transfer.data.records import is_number
 from transfer.detect.checkpointer import read_for_detectron2
 
 CATALOG_SCHEMES = ("detectron2://", "catalog://")
 # What the weights were trained to be fed, and the shape of the network they are for. Compared with the sidecar's.
-HELD_KEYS = (
+COMPARED_KEYS = (
     "INPUT.FORMAT",
     "MODEL.PIXEL_MEAN",
     "MODEL.PIXEL_STD",
@@ -44,7 +46,7 @@ def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) 
 
     Raises ConfigError listing each contradicting line and what it must be; CheckpointError if the settings lack a key.
     """
-    missing = [key for key in HELD_KEYS if key not in settings]
+    missing = [key for key in COMPARED_KEYS if key not in settings]
     if missing:
         raise CheckpointError(f"{where} lacks {', '.join(missing)}; convert the weights again")
     wrong = []
@@ -60,15 +62,9 @@ def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) 
 
 
 def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The held settings in a dumped configuration, as {KEY: VALUE}."""
-    settings = {}
-    for key in HELD_KEYS:
-        value: Any = values
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None:
-            settings[key] = value
-    return settings
+    """Of a dumped configuration what COMPARED_KEYS name, as {KEY: VALUE}."""
+    found = flat(values)
+    return {key: found[key] for key in COMPARED_KEYS if found.get(key) is not None}
 
 
 def config_value(config: CfgNode, key: str) -> Any:
@@ -207,15 +203,6 @@ def _check_all(
         total = len(names)
         raise CheckpointError(
             f"{what} not fully loaded from {where}: {total - len(missing) - len(different)} of {total} tensors are"
-            f"{_listing('; missing in the file', missing)}{_listing('; of another shape or value', different)}. Does the "
+            f"{listing('missing in the file', missing)}{listing('of another shape or value', different)}. Does the "
             "configuration build the network that the file was made for (MODEL.RESNETS.DEPTH, MODEL.MASK_ON, classes)?"
         )
-
-
-def _listing(title: str, names: Iterable[str], count: int = 5) -> str:
-    names = list(names)
-    return (
-        f"{title}: {', '.join(names[:count])}{f' and {len(names) - count} more' if len(names) > count else ''}"
-        if names
-        else ""
-    )

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 
 import transfer.detect.heads  # noqa: F401  the configurations name its head
 from pretrain.base.errors import ConfigError, did_you_mean
+from pretrain.base.same_run import flat
 from pretrain.base.strict import load_yaml
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "configs"
@@ -50,21 +51,14 @@ def load_detector_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
     Raises ConfigError for a missing file, a python tag, a circle of bases, an unknown key, an ill-typed value, an odd number
     of KEY VALUE words.
     """
-    check_safe(path)
     config = get_cfg()
-    _check_keys(_merged(path), config, path)
+    _check_keys(list(_chain(path, ())), config)
     try:
         config.merge_from_file(str(path), allow_unsafe=False)
     except (KeyError, ValueError, TypeError, AssertionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {_text(error)}") from None
     _apply_overrides(config, overrides)
     return config
-
-
-def check_safe(path: Path) -> None:
-    """Read `path` and every file of its `_BASE_` chain with a safe loader. Raises ConfigError naming the file and the tag."""
-    for _ in _chain(path, ()):
-        pass
 
 
 def runtime_values(config: CfgNode, given: frozenset[str] = frozenset()) -> list[str]:
@@ -120,7 +114,7 @@ def check_supported(config: CfgNode, num_processes: int) -> list[str]:
     extra = config.TEST.PRECISE_BN
     if extra.ENABLED and extra.NUM_ITER > config.SOLVER.MAX_ITER:
         notes.append(
-            f"TEST.PRECISE_BN runs {extra.NUM_ITER} batches after the {config.SOLVER.MAX_ITER} iterations; for a short trial type "
+            f"TEST.PRECISE_BN runs {extra.NUM_ITER} batches after the {config.SOLVER.MAX_ITER} iterations; for a short trial pass "
             f"TEST.PRECISE_BN.NUM_ITER {config.SOLVER.MAX_ITER}"
         )
     return notes
@@ -151,27 +145,15 @@ def _chain(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Mapping[
     yield path, values
 
 
-def _merged(path: Path) -> list[tuple[Path, Mapping[str, Any]]]:
-    return list(_chain(path, ()))
-
-
-def _check_keys(files: Sequence[tuple[Path, Mapping[str, Any]]], config: CfgNode, path: Path) -> None:
-    valid = set(_keys(config))
+def _check_keys(files: Sequence[tuple[Path, Mapping[str, Any]]], config: CfgNode) -> None:
+    valid = set(flat(config))
     versions = [values["VERSION"] for _, values in files if "VERSION" in values]
     if versions and versions[-1] != config.VERSION:
         return  # an older Detectron2 file: its keys are renamed by Detectron2 itself
     for source, values in files:
-        for key in _keys(values):
+        for key in flat(values):
             if key not in valid:
                 raise ConfigError(f"{source}: unknown key {key}{_nearest(key, valid)}")
-
-
-def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def _nearest(key: str, valid: set[str]) -> str:
@@ -181,7 +163,7 @@ def _nearest(key: str, valid: set[str]) -> str:
 def _apply_overrides(config: CfgNode, overrides: Sequence[str]) -> None:
     flags = [word for word in overrides if word.startswith("--")]
     if flags:
-        raise ConfigError(f"{flags[0]} stands among the KEY VALUE pairs: flags go before the first KEY")
+        raise ConfigError(f"{flags[0]} is among the KEY VALUE pairs: flags go before the first KEY")
     assigned = [word for word in overrides[::2] if "=" in word]
     if assigned:
         raise ConfigError(
@@ -191,7 +173,7 @@ def _apply_overrides(config: CfgNode, overrides: Sequence[str]) -> None:
         raise ConfigError(
             f"expected pairs KEY VALUE, found {len(overrides)} words; the last one, {overrides[-1]!r}, has no partner"
         )
-    valid = set(_keys(config))
+    valid = set(flat(config))
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in valid:
             raise ConfigError(f"unknown key {key}{_nearest(key, valid)}")

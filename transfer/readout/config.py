@@ -6,15 +6,15 @@ Source of the defaults: docs/specification.md 1.7 (PyContrast options/test_optio
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pretrain.base.strict import load_config, require
+from pretrain.config import to_plain
 
 REFERENCE_BATCH = 256
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it
@@ -99,10 +99,10 @@ class LinearConfig:
 
     def differences_from_paper(self) -> tuple[str, ...]:
         """`key=value`, as one types it, of every setting that is not the paper's; empty: this is the paper's protocol."""
-        paper = LinearConfig().to_plain()
+        paper = to_plain(LinearConfig())
         return tuple(
             f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-            for name, value in self.to_plain().items()
+            for name, value in to_plain(self).items()
             if name not in NOT_PROTOCOL and value != paper[name]
         )
 
@@ -112,10 +112,6 @@ class LinearConfig:
         if not different:
             return "the paper's protocol (60 epochs, lr 30, x0.2 at 30, 40, 50, a new view each epoch)"
         return f"not the paper's protocol: {', '.join(different)}"
-
-    def to_plain(self) -> dict[str, Any]:
-        """JSON-ready; `from_mapping` reads it back."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
 
 
 def load_linear_config(path: Path | None, overrides: Sequence[str] = ()) -> LinearConfig:

@@ -18,17 +18,16 @@ from tqdm import tqdm
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.data.loader import ViewDataset, build_loader
+from pretrain.data.order import Key, epoch_permutation
 from pretrain.data.source import ClassFolders, ImageSource, scan_images, some_of_each_class
 from pretrain.model.encoder import ResNetEncoder
+from pretrain.run.precision import Precision, choose_precision
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, Recipe, with_overrides
-from pretrain.views.rng import ORDER_STREAM, sample_generator
 from transfer.conversion.sources import load_backbone
 from transfer.readout.config import LinearConfig
 
 RANDOM = "random:"
-NAMED_UNREADABLE = 10
-Key = tuple[int, int]  # (epoch, image index)
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,7 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
         raise DataError(f"{root}: a readout needs two classes or more, found only {train.classes[0]!r}")
     report = scan_images((*train.paths, *val.paths))
     if report.bad:
-        named = "".join(f"\n  {path}: {reason}" for path, reason in report.bad[:NAMED_UNREADABLE])
-        more = f"\n  ... and {len(report.bad) - NAMED_UNREADABLE} more" if len(report.bad) > NAMED_UNREADABLE else ""
-        total = len(train.paths) + len(val.paths)
-        raise DataError(f"{len(report.bad)} of {total} images cannot be read:{named}{more}\nmend or remove them")
+        raise DataError(report.describe(advice="repair or remove them"))
     return _labelled(root / "train", train), _labelled(root / "val", val)
 
 
@@ -98,32 +94,29 @@ def _labelled(root: Path, folders: ClassFolders) -> LabelledImages:
 class FrozenEncoder:
     """An encoder that is only read.
 
-    module: in eval() mode, on `device`.
+    module: in eval() mode, on the device of `precision`.
     contract: what its input must look like.
-    dtype: of autocast; None = float32.
+    precision: of its forward pass.
     sha256: of the weight file; None for random weights.
     """
 
     module: ResNetEncoder
     contract: InputContract
-    device: torch.device
-    dtype: torch.dtype | None
+    precision: Precision
     sha256: str | None
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, 3, S, S) -> float32 (B, D) on the encoder's device."""
-        images = normalize(images.to(self.device), self.contract, channels_last=True)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        images = normalize(images.to(self.precision.device, non_blocking=True), self.contract, channels_last=True)
+        with self.precision.autocast():
             return self.module(images).float()
 
 
 def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | None) -> FrozenEncoder:
     """`random:ARCH` (seeded by config.seed) or a checkpoint. Raises CheckpointError/ConfigError for what cannot be used."""
     device = pick_device(config.device)
-    dtype = (
-        torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and _native_bf16(device)) else None
-    )
+    precision = choose_precision(config.precision, device)
     if weights.partition(":")[0] == "random":
         if branch is not None:
             raise ConfigError(f"--branch {branch} is for a checkpoint; random weights have no branches")
@@ -136,7 +129,7 @@ def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | Non
         contract, sha256 = backbone.contract, backbone.sha256
         module = _fill(ResNetEncoder(backbone.arch), backbone.tensors, contract, weights)
     module.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
-    return FrozenEncoder(module, contract, device, dtype, sha256)
+    return FrozenEncoder(module, contract, precision, sha256)
 
 
 def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputContract, weights: str) -> ResNetEncoder:
@@ -165,15 +158,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities: dict[str, bool] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # absent in older torch: float32 then
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def state_hash(module: nn.Module) -> str:
     """sha256 over names, shapes and bytes of every parameter and buffer (counters included)."""
     digest = hashlib.sha256()
@@ -186,12 +170,6 @@ def state_hash(module: nn.Module) -> str:
 def training_recipe(config: LinearConfig) -> Recipe:
     """The named recipe with the configured crop."""
     return with_overrides(RECIPES[config.recipe], {"crop_scale": config.crop_scale})
-
-
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> Tensor:
-    """Order of the images in an epoch, int64 (N,): a permutation that is a function of (seed, epoch)."""
-    rng = sample_generator(seed=seed, epoch=epoch, index=0, stream=ORDER_STREAM)
-    return torch.from_numpy(rng.permutation(num_images))
 
 
 @dataclass(frozen=True)
@@ -214,7 +192,7 @@ def _encoded(
     """(features (B, D), image index (B,)) of each batch of keys, in order."""
     views = ViewMaker(recipe, image_size=config.image_size, num_views=1)
     dataset = ViewDataset(images.source, views, seed=config.seed)
-    pin_memory = encoder.device.type == "cuda"
+    pin_memory = encoder.precision.device.type == "cuda"
     loader = build_loader(dataset, batches, num_workers=config.num_workers, pin_memory=pin_memory)
     for batch in loader:
         yield encoder.features(batch.images[:, 0]), batch.index
@@ -230,7 +208,7 @@ def encode_table(
         lambda: ([(view, index) for index in chunk] for view in range(num_views) for chunk in chunks),
         num_views * len(chunks),
     )
-    table = torch.empty(num_views * n, encoder.module.feature_dim, device=encoder.device)
+    table = torch.empty(num_views * n, encoder.module.feature_dim, device=encoder.precision.device)
     row = 0
     with tqdm(total=num_views * n, unit="image", desc=title) as bar:
         for features, _ in _encoded(encoder, images, recipe, keys, config):
@@ -275,5 +253,5 @@ def batches_per_epoch(num_images: int, config: LinearConfig) -> int:
 
 
 def _index_chunks(num_images: int, config: LinearConfig, epoch: int) -> list[list[int]]:
-    order = epoch_order(num_images, seed=config.seed, epoch=epoch).tolist()
+    order = epoch_permutation(num_images, seed=config.seed, epoch=epoch).tolist()
     return [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]

@@ -16,6 +16,7 @@ from typing import Any
 from pretrain.base.atomic import lock_folder, remove_temporaries, write_json
 from pretrain.base.errors import ConfigError
 from pretrain.base.same_run import require_same
+from pretrain.config import to_plain
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
@@ -80,7 +81,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
 
 def _identity(request: Request, encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages) -> dict[str, Any]:
     """What makes two readouts equal. Where the data lies and how many workers read them does not."""
-    config = {key: v for key, v in request.config.to_plain().items() if key not in ("num_workers", "device")}
+    config = {key: v for key, v in to_plain(request.config).items() if key not in ("num_workers", "device")}
     return {
         "weights": encoder.sha256 or request.weights,
         "branch": request.branch,
@@ -120,7 +121,7 @@ def _result(
             "views": "a new view each epoch"
             if config.cached_views == 0
             else f"{config.cached_views} cached views an image",
-            "encoder_precision": "fp32" if encoder.dtype is None else "bf16",
+            "encoder_precision": encoder.precision.name,
             "top5_k": min(MAX_TOP, len(train.classes)),
         },
         "command": request.command,

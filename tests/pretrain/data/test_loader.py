@@ -16,6 +16,7 @@ from pretrain.base import image_files
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
 from pretrain.data import loader as data
+from pretrain.data import source
 from pretrain.data.loader import ViewDataset, build_loader
 from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ClassFolders, ImageSource, list_images, scan_images
@@ -110,14 +111,15 @@ def test_fingerprint_follows_names_and_sizes(folder):
     assert len({before, grown, ImageSource(folder).fingerprint()}) == 3
 
 
-def test_scan_names_and_counts_what_cannot_be_read(folder):
+def test_scan_names_and_counts_what_cannot_be_read(folder, monkeypatch):
+    monkeypatch.setattr(source, "NAMED_UNREADABLE", 1)
     (folder / "b" / "01.png").write_bytes(b"")
     (folder / "b" / "03.png").write_bytes((folder / "b" / "03.png").read_bytes()[:400])
     report = scan_images(ImageSource(folder).paths)
     assert report.num_ok == 10
     assert [path.name for path, _ in report.bad] == ["01.png", "03.png"]
     assert "empty" in report.bad[0][1] and "truncated" in report.bad[1][1]
-    text = report.describe(named=1)
+    text = report.describe()
     assert "2 of 12 images cannot be read" in text and "01.png: the file is empty" in text
     assert "and 1 more" in text and "data.skip_unreadable=true" in text
     assert scan_images(ImageSource(folder).without([path for path, _ in report.bad]).paths).bad == ()

@@ -23,8 +23,7 @@ from tests.transfer.conversion.checkpoints import (
 )
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.containers import file_view
-from transfer.conversion.export_detectron2 import AUTHOR
-from transfer.conversion.layouts import AUTOMATIC, FAIR_BGR, LAYOUTS, MSRA_BGR, OUR_AUTHOR, Branch, Layout
+from transfer.conversion.layouts import AUTOMATIC, FAIR_BGR, LAYOUTS, MSRA_BGR, Branch, Layout
 from transfer.conversion.names import NAMINGS
 from transfer.conversion.sources import load_backbone, matches
 
@@ -65,10 +64,6 @@ def test_every_entry_is_well_formed():
         assert layout.source and layout.description and layout.markers
         assert layout.naming in NAMINGS and layout.branches and layout.companion in (None, "timm", "huggingface")
         assert all(branch.prefix == "" or branch.prefix.endswith(".") for branch in layout.branches.values())
-
-
-def test_our_author_is_the_one_that_the_converter_writes():
-    assert f"__author__={AUTHOR}" == OUR_AUTHOR
 
 
 def test_a_layout_has_one_container_or_none():

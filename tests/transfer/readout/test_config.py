@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.base.errors import ConfigError
+from pretrain.config import to_plain
 from transfer.readout.config import LinearConfig, load_linear_config
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "linear"
@@ -104,6 +105,6 @@ def test_an_override_wins_over_the_file():
 
 
 def test_plain_values_are_finite_json():
-    plain = LinearConfig().to_plain()
+    plain = to_plain(LinearConfig())
     assert plain["milestones"] == [30, 40, 50]
     assert all(math.isfinite(value) for value in plain.values() if isinstance(value, float))

@@ -13,6 +13,7 @@ from torch import nn
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.run.precision import Precision
 from transfer.compare.results import read_linear
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
@@ -52,7 +53,7 @@ def small_encoder(monkeypatch):
         if weights.removeprefix("random:") not in ARCHITECTURES:
             return load_frozen_encoder(weights, config, branch=branch)
         torch.manual_seed(config.seed)
-        return FrozenEncoder(SmallEncoder().eval(), InputContract(), torch.device("cpu"), None, None)
+        return FrozenEncoder(SmallEncoder().eval(), InputContract(), Precision(torch.device("cpu"), None), None)
 
     monkeypatch.setattr(linear_run, "load_frozen_encoder", load)
     return load
