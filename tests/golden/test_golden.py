@@ -83,6 +83,7 @@ def test_views_are_the_recorded_ones(tmp_path):
     assert not found, found
 
 
+@pytest.mark.slow
 def test_losses_are_the_recorded_ones(tmp_path):
     exact = same_processor("losses", record.environment())
     found = loss_differences(recorded("losses")["values"], record.record_losses(tmp_path), exact=exact)

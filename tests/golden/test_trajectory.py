@@ -243,7 +243,9 @@ def differences(real_losses, real_rates, real_state, losses, rates, state):
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [name if name == "infomin" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_the_loop_takes_the_steps_written_out_by_hand(real, case):
     method, start, batches, losses, rates, final = real(case)
     found = differences(losses, rates, final, *by_hand(method, start, batches))
@@ -251,6 +253,7 @@ def test_the_loop_takes_the_steps_written_out_by_hand(real, case):
     assert int(final["memory.pointer"]) == STEPS * BATCH % 20 and STEPS * BATCH > 3 * 20  # the ring went round
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [

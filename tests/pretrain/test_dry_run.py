@@ -16,6 +16,8 @@ from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
 from pretrain.train import build_state
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 
 @pytest.fixture(scope="module")
 def tiny(image_folder):

@@ -28,6 +28,8 @@ from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import recipe_of, write_recipe
 from pretrain.views.recipes import Recipe
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 CPU = choose_precision("fp32", torch.device("cpu"))
 
 

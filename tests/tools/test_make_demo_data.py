@@ -11,6 +11,8 @@ import pytest
 
 from tests.tools.in_process import run_tool_here
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--num-unlabelled", "8", "--num-readout", "8", "--num-train-scenes", "1", "--num-test-scenes", "1")
 

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.tools.in_process import run_tool_here
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 QUICK = [
     *("scene.num_frames=2", "scene.background_size=64", "encoder.input_pixels=32", "encoder.width=4"),
     *("encoder.feature_dim=16", "encoder.head_dim=8", "training.batch_size=16", "training.steps=2"),

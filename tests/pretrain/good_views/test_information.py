@@ -29,6 +29,8 @@ from pretrain.good_views.information import (
 from pretrain.model import loss
 from tests.pretrain.gaussians import draw, ideal_batches, log_ratio, true_information
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 WORLDS = [(dim, rho) for dim in (1, 4, 16) for rho in (0.0, 0.3, 0.6, 0.9)]
 OUT_OF_REACH = (16, 0.9)  # I = 13.3 nats: e^I = 589,000 negatives would be the least for DV and NWJ
 BATCH = 128

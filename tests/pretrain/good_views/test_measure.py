@@ -24,6 +24,8 @@ from pretrain.train import build_state
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipe_file import recipe_of
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 CPU = choose_precision("fp32", torch.device("cpu"))
 
 

@@ -26,6 +26,8 @@ from transfer.compare.page import (
 from transfer.compare.results import read_runs
 from transfer.compare.statistics import group_detection, group_readouts
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = '<script>alert("x")</script>&"\'><img src=http://evil.example/x.png>'
 

@@ -35,6 +35,8 @@ from transfer.compare.plots import (
 from transfer.compare.results import read_detection, read_linear, read_pretraining
 from transfer.compare.statistics import group_detection, group_readouts
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 
 def svg_of(picture):
     kind, _, data = picture.data_uri.partition(",")

@@ -47,7 +47,7 @@ OUTPUTS = {
 QUICK = {"detectron2"}  # the other libraries take seconds to import
 ALL_TARGETS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OUTPUTS]
 QUERY, KEY = tiny_state("tiny50", 0), tiny_state("tiny50", 1)
-pytestmark = pytest.mark.usefixtures("tiny_architectures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_architectures")]
 # One file of every way from a file to Detectron2: names and contracts. That each layout's file becomes the right tensors under
 # torchvision's names is shown for all of them in test_layouts.py.
 CONVERTED = {

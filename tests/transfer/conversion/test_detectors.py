@@ -13,7 +13,7 @@ from transfer.conversion.convert import convert
 from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sources import load_backbone
 
-pytestmark = pytest.mark.usefixtures("tiny_architectures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_architectures")]
 CONFIG = {
     "INPUT": {"FORMAT": "BGR"},
     "MODEL": {

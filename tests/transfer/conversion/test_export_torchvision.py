@@ -13,6 +13,8 @@ from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion.export_torchvision import load, write
 from transfer.conversion.parity import prove
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 
 def test_torchvision_loads_it_strictly_once_its_classifier_is_gone(tmp_path):
     backbone = backbone_of()

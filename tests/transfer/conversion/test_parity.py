@@ -15,7 +15,7 @@ from transfer.conversion.names import DETECTRON2
 from transfer.conversion.parity import compare, prepare, proof_images, prove, source_network
 from transfer.conversion.sidecar import TOLERANCE, detectron2_settings
 
-pytestmark = pytest.mark.usefixtures("tiny_architectures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_architectures")]
 
 
 def write(path, tensors):

@@ -17,6 +17,8 @@ from tests.transfer.conversion.backbones import BGR, backbone_of
 from transfer.conversion import targets
 from transfer.conversion.targets import DEFAULT_TARGET, SHARED_NAMES, TARGETS, check_expressible, target_named
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["detectron2", "pkl", "torchvision", "timm", "huggingface", "onnx"]
 

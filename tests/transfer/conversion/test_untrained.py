@@ -14,7 +14,7 @@ from transfer.conversion.convert import convert
 from transfer.conversion.names import DETECTRON2
 from transfer.conversion.values import silent_scales, untrained_finding
 
-pytestmark = pytest.mark.usefixtures("tiny_architectures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_architectures")]
 
 
 def fresh(*, zero_init: bool = False, arch: str = "tiny50"):

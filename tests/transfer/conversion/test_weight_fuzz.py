@@ -11,6 +11,8 @@ from pretrain.base.weight_files import torch_files
 from tests.transfer.conversion.weight_fuzz import CHECKED, FORMATS, fuzz, is_original, mutate, seed_file
 from transfer.conversion.weight_files import read_weight_file
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 EACH = 1000
 
 

@@ -29,6 +29,8 @@ from pretrain.good_views.discrete_world.world import (
 )
 from pretrain.good_views.information import estimate, in_batch
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 BIT = math.log(2)
 CLEAN = {"s": (0.5, 0.5), "a": (0.5, 0.5), "b": (0.5, 0.5)}
 

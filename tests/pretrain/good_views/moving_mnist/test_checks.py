@@ -12,6 +12,8 @@ from pretrain.good_views.moving_mnist.config import SceneConfig
 from pretrain.good_views.moving_mnist.factors import FACTORS, SHARINGS, Sharing
 from pretrain.good_views.moving_mnist.pairs import PairBatch, PairMaker, render
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 NUM_PAIRS = 256
 DIGIT = Sharing(("digit",))
 

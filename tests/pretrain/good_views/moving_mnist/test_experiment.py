@@ -25,6 +25,8 @@ from pretrain.good_views.moving_mnist.factors import CONSTANT, RANDOM, SHARINGS,
 from pretrain.good_views.moving_mnist.pools import Worlds
 from tests.pretrain.good_views.moving_mnist.tiny_world import write_sources
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 QUICK = [
     *("scene.num_frames=2", "scene.background_size=64"),
     *("encoder.input_pixels=32", "encoder.width=4", "encoder.feature_dim=16", "encoder.num_points=2"),

@@ -13,6 +13,8 @@ from pretrain.good_views.moving_mnist.factors import Sharing
 from pretrain.good_views.moving_mnist.pairs import PairMaker
 from pretrain.good_views.moving_mnist.training import supervised_errors, train_contrast, train_supervised
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 CPU = torch.device("cpu")
 
 

@@ -29,6 +29,8 @@ from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import record_of, write_generator
 from tests.pretrain.good_views.view_learning.tiny_game import CLASSES, SMALL, write_classes
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 TINY = {
     "image_size": 16,
     "encoder": SMALL,

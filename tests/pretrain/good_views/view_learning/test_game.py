@@ -14,6 +14,8 @@ from pretrain.good_views.view_learning.game import Diverged, Game, GameBatch, le
 from pretrain.views.generator import split_views
 from tests.pretrain.good_views.view_learning.tiny_game import game_config, game_of, random_batch
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 
 def views_of(game: Game, batch: GameBatch) -> tuple[Tensor, Tensor]:
     return split_views(game.generator.from_rgb(batch.first), game.generator.from_rgb(batch.second))

@@ -16,6 +16,8 @@ from pretrain.good_views.view_learning.game import Diverged, Game
 from pretrain.good_views.view_learning.loop import HISTORY, STATE, Outcome, play
 from tests.pretrain.good_views.view_learning.tiny_game import data_of, game_config, write_classes
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

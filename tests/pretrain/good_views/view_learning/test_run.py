@@ -21,6 +21,8 @@ from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import load_recipe
 from tests.pretrain.good_views.view_learning.tiny_game import game_config, write_classes
 
+pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
