@@ -25,7 +25,7 @@ study: setup  ## the same with the time it needs and three seeds, at most 60 min
 test: setup  ## every test, some 5 minutes on 2 cores
 	$(PYTEST)
 
-check: setup format lint types layers fast-tests  ## format, lint, types, layers and fast tests, about a minute
+check: setup format lint types fast-tests  ## format, lint, types and fast tests (layers among them), about a minute
 
 format: setup  ## is the code formatted? (to format it: .venv/bin/ruff format .)
 	$(VENV)/ruff format --check $(CODE)

@@ -155,6 +155,7 @@ def test_conversions_are_the_recorded_ones(tmp_path):
     assert not found, found
 
 
+@pytest.mark.slow
 def test_converted_weights_of_our_own_and_of_moco_are_the_recorded_ones(tmp_path):
     def two(name):
         return name.startswith(("infomin-transfer, ", "moco, moco_v2"))

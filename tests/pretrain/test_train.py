@@ -306,6 +306,7 @@ def test_killed_after_the_last_checkpoint_the_figures_are_still_there(whole_run,
     assert result["final"] == json.loads((whole / "result.json").read_text())["final"] and "loss" in result["final"]
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_every_so_many_epochs_are_kept_whatever_the_period(tiny_config, tmp_path):
     config = tiny_config(runtime={"checkpoint_every_steps": 5, "keep_every_epochs": 1})  # two steps an epoch
     run(config, tmp_path / "run")
@@ -328,6 +329,7 @@ def test_a_run_with_a_queue_larger_than_its_images_warns(tiny_config, tmp_path, 
     assert "more keys than there are images (18)" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_says_what_is_saved(tiny_config, tmp_path, monkeypatch):
     step = MomentumContrast.after_step
 

@@ -52,6 +52,7 @@ def test_an_unknown_architecture_is_named():
         ResNetEncoder("resnet51")
 
 
+@pytest.mark.slow
 def test_shapes_by_arithmetic_are_the_network_s_own():
     for arch in ARCHITECTURES:
         with torch.device("meta"):

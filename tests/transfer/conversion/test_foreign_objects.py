@@ -178,6 +178,7 @@ def test_the_tensors_beside_it_are_read_and_nothing_is_imported(checkpoint, libr
         assert not library[1].exists() and "my_project.all" not in sys.modules
 
 
+@pytest.mark.slow
 def test_the_tool_shows_them_all(checkpoint, library, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", ["tools", *sys.path])  # the tools drop the first entry
     for kind in KINDS:

@@ -178,6 +178,7 @@ def test_a_pickle_with_its_proof_is_as_good_as_a_torch_file(write_weights) -> No
         plan("MODEL.WEIGHTS", str(pickled))
 
 
+@pytest.mark.slow
 def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, write_weights) -> None:
     path = write_weights()
     content = torch.load(path, weights_only=True)
@@ -193,6 +194,7 @@ def test_half_a_backbone_is_refused_before_and_after_loading(tmp_path: Path, wri
         verify_loaded(found, model)
 
 
+@pytest.mark.slow
 def test_backbone_arrives_through_detectron2s_own_loader(tmp_path: Path, write_weights) -> None:
     path = write_weights()
     found = plan("MODEL.WEIGHTS", str(path))
