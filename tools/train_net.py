@@ -27,7 +27,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from pretrain.base.errors import ConfigError, run_tool
 from transfer.data.spec import FORMS
-from transfer.detect.run import RunOptions, check_output_dir, prepare_run, run_detection
+from transfer.detect.run import RunOptions, check_output_dir, fetch_weights, prepare_run, run_detection
 
 
 def worker(options: RunOptions) -> None:
@@ -80,6 +80,7 @@ def main() -> int:
         modules=tuple(arguments.modules),
     )
     run = prepare_run(options)
+    fetch_weights(run.weights.weights)
     check_output_dir(options, run.config)
     if processes <= 1:
         run_detection(run)

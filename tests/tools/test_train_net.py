@@ -9,6 +9,8 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -219,6 +221,17 @@ def test_users_mistake_ends_with_code_two_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failed_download_leaves_no_output(refusal, demo: Path, tmp_path: Path, monkeypatch) -> None:
+    def offline(path: str) -> str:
+        raise URLError("name resolution")
+
+    monkeypatch.setattr("transfer.detect.run.PathManager.get_local_path", offline)
+    weights = ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/torchvision/R-50.pkl")
+    words = ("--config-file", RANDOM, *data(demo, "coco"), "OUTPUT_DIR", str(tmp_path / "out"))
+    assert "cannot download" in refusal(*words, *weights)
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_in_use_is_left_alone(refusal, demo: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     said = refusal("--config-file", RANDOM, *data(demo, "voc"), "OUTPUT_DIR", str(tmp_path))
@@ -240,6 +253,7 @@ def test_a_workers_exit_code_is_the_commands(tool: dict, monkeypatch, tmp_path: 
 
     class Run:
         config = None
+        weights = SimpleNamespace(weights="")
 
     def prepare(options):
         given["prepared"] = options

@@ -22,6 +22,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
@@ -249,6 +250,16 @@ def run_detection(run: DetectionRun) -> Mapping[str, Any]:
     if comm.is_main_process():
         _write(run, model, metrics, iterations)
     return metrics
+
+
+def fetch_weights(weights: str) -> None:
+    """Download weights that are an address into the cache of Detectron2's path manager, before anything is written.
+
+    Raises CheckpointError where that fails.
+    """
+    if "://" in weights:
+        with _explained_download(weights):
+            PathManager.get_local_path(weights)
 
 
 @contextmanager
