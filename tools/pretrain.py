@@ -42,6 +42,10 @@ def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
     """What --show-views and --dry-run ask for; the images are looked through once."""
     from pretrain.data.stream import open_stream
 
+    if arguments.show_views and not arguments.show_views.parent.is_dir():
+        raise ConfigError(
+            f"--show-views {arguments.show_views}: no folder {arguments.show_views.parent}; name one that exists"
+        )
     stream = open_stream(config, ranks=Ranks(), announce=print)
     if arguments.show_views:
         stream.draw_sheet(arguments.show_views)

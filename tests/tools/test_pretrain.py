@@ -176,3 +176,9 @@ def test_a_preview_shows_the_resolved_run_and_leaves_nothing(images, tmp_path):
     with Image.open(tmp_path / "views.png") as picture:
         assert picture.height > 4 * 32 and picture.width > 3 * 32  # originals and two views of four images
     assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
+
+
+def test_views_are_not_drawn_into_a_folder_that_is_not_there(images, tmp_path):
+    words = (f"data.root={images}", "--config-file", "smoke", "--show-views", "absent/views.png")
+    result = run_tool_here("pretrain.py", *words, cwd=tmp_path)
+    assert result.returncode == 2 and "no folder absent" in result.stderr and list(tmp_path.iterdir()) == []

@@ -209,6 +209,7 @@ def test_a_python_tag_is_refused_and_never_run(refusal, tmp_path: Path) -> None:
             "expected coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT",
         ),
         (["--config-file", RANDOM, "--train-data", "voc:absent:train"], "no folder at absent"),
+        (["--config-file", RANDOM], "no training data: give --train-data SPEC"),
         (["--num-gpus", "64", "--config-file", RANDOM], "--num-gpus 64, but this machine has"),
         (["--config-file", RANDOM, "SOLVER.MAXITER", "2"], "unknown key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER?"),
         (["--config-file", RANDOM, "MODEL.WEIGHTS", "absent.pth"], "no weight file at absent.pth"),

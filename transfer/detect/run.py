@@ -113,6 +113,10 @@ def prepare_run(options: RunOptions) -> DetectionRun:
         check_builtin(config, eval_only=options.eval_only)
     if options.eval_only and not config.DATASETS.TEST:
         raise ConfigError("--eval-only needs data: give --test-data SPEC")
+    if not options.eval_only and not config.DATASETS.TRAIN:
+        raise ConfigError(
+            "no training data: give --train-data SPEC and --test-data SPEC, or DATASETS.TRAIN for built-in data sets"
+        )
     verify_fits(weights, config)
     if options.eval_only and options.resume:
         config.OUTPUT_DIR = str(Path(config.OUTPUT_DIR) / "evaluation")
