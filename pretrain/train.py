@@ -6,6 +6,7 @@ A step: batch -> device -> loss under autocast -> backward -> finite on every ra
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import CheckpointError, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.base.signals import StopFlag
-from pretrain.config import OptimizerConfig, RunConfig, to_plain
+from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, to_plain
 from pretrain.data.loader import ViewBatch
-from pretrain.data.manifest import read_record, write_record
+from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
 from pretrain.model.memory import warning_of_own_keys
@@ -104,7 +105,7 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
     device, batch_size = precision.device, config.optimizer.batch_size
     groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
     if groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(batch_size)
+        _warn_of_shared_statistics(config.method, batch_size)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
@@ -127,12 +128,18 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
     return TrainState(method, forward, optimizer, precision.scaler())
 
 
-def _warn_of_shared_statistics(images: int) -> None:
+def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
+    fewer = max(2, images // 4)
+    try:
+        batchnorm_groups(dataclasses.replace(method, batchnorm_images=fewer), batch_size=images, world_size=1)
+        advice = f"method.batchnorm_images={fewer}, or a larger optimizer.batch_size"
+    except ConfigError:  # too few images of the batch go through the jigsaw branch for so many groups
+        advice = f"a larger optimizer.batch_size, or method.batchnorm_images={fewer} with method.jigsaw_fraction=1"
     logger.warning(
         "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss then falls "
-        "without anything being learned. Pass method.batchnorm_images=%d, or a larger optimizer.batch_size",
+        "without anything being learned. Pass %s",
         images,
-        max(2, images // 4),
+        advice,
     )
 
 
@@ -202,6 +209,7 @@ def _train_in(
     contract = InputContract()
     done = run.result if run else None
     if any(gather_values(done is not None, ranks)):
+        on_main(lambda: _require_its_images(config, output_dir), ranks)
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
@@ -212,6 +220,13 @@ def _train_in(
     state = build_state(config, contract, precision=precision, ranks=ranks)
     _resume(state, output_dir / CHECKPOINT_DIR, ranks)
     return _run_steps(config, contract, state, stream, run, precision=precision, ranks=ranks)
+
+
+def _require_its_images(config: RunConfig, output_dir: Path) -> None:
+    """A finished run is the answer for its own images only (or where they are gone). Raises DataError."""
+    recorded = read_record(output_dir)
+    if recorded is not None and config.data.root.is_dir():
+        check_image_set(config.data.root, skip_unreadable=True, recorded=recorded, ranks=Ranks(), announce=logger.debug)
 
 
 def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:

@@ -30,7 +30,7 @@ from pretrain.run.checkpoint import CHECKPOINT_DIR
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
 LOCK = "run.lock"
-FIRST_FILES = ("config.yaml", "environment.json", "command.txt")  # written before the images are looked at
+CONFIG = "config.yaml"  # written before the images are looked at
 
 
 class RunDir:
@@ -69,7 +69,7 @@ class RunDir:
 
     def __exit__(self, *error: object) -> None:
         if not self._begun:
-            for name in (*FIRST_FILES, LOCK):
+            for name in (CONFIG, LOCK):
                 (self.path / name).unlink(missing_ok=True)
         self.close()
         if not self._begun and self._created:
@@ -77,15 +77,19 @@ class RunDir:
                 self.path.rmdir()
 
     def begin(self) -> None:
-        """What was asked for can be run: from here on the folder stays, however the run ends."""
+        """What was asked for can be run, and there is something to do: the folder stays from here on, with this start's record."""
         keep_generators(self._config, self.path)
+        start = len(list(self.path.glob("environment*.json"))) + 1
+        write_json(self.path / ("environment.json" if start == 1 else f"environment_{start}.json"), environment())
+        with open(self.path / "command.txt", "a", encoding="utf-8") as file:
+            file.write(shlex.join(sys.argv) + "\n")
         self._begun = True
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
         existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK}
         self._begun = bool(existing)
-        if existing and "config.yaml" not in existing:
+        if existing and CONFIG not in existing:
             (path / LOCK).unlink()
             raise ConfigError(
                 f"the output directory {path} holds other files ({', '.join(sorted(existing)[:3])}); name an empty one"
@@ -98,14 +102,10 @@ class RunDir:
         if existing:
             self._check_same(config)
         else:
-            write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
-        start = len(list(path.glob("environment*.json"))) + 1
-        write_json(path / ("environment.json" if start == 1 else f"environment_{start}.json"), environment())
-        with open(path / "command.txt", "a", encoding="utf-8") as file:
-            file.write(shlex.join(sys.argv) + "\n")
+            write_text(path / CONFIG, yaml.safe_dump(to_plain(config), sort_keys=False))
 
     def _check_same(self, config: Any) -> None:
-        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         require_same(before, to_plain(config), place=self.path, free=self._free)
 
     @property

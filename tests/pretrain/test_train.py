@@ -22,7 +22,7 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
-from pretrain.model.contrast import MomentumContrast
+from pretrain.model.contrast import MomentumContrast, batchnorm_groups
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
@@ -418,3 +418,29 @@ def test_a_run_without_loss_scaling_goes_on_in_fp16(whole_run):
     assert state.scaler.is_enabled()  # control: there is something to load
     state.load_state_dict(read_checkpoint(checkpoint_path(whole / "checkpoints", STEPS)))
     assert state.step == STEPS
+
+
+@pytest.mark.slow
+def test_a_finished_run_refuses_other_images_and_records_no_command_that_did_nothing(
+    tiny_config, image_folder, tmp_path
+):
+    images = shutil.copytree(image_folder, tmp_path / "images")
+    config = tiny_config(data={"root": str(images)}, optimizer={"epochs": 1})
+    first = run(config, tmp_path / "run")
+    commands = (tmp_path / "run" / "command.txt").read_text()
+    assert run(config, tmp_path / "run", resume=True)["steps"] == first["steps"]  # control: its own images
+    shutil.copy(images / "000.png", images / "new.png")
+    with pytest.raises(DataError, match="not those that this run began with"):
+        run(config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "command.txt").read_text() == commands
+
+
+def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, caplog):
+    config = tiny_config(method={"head": "mlp_bn", "batchnorm_images": 32, "jigsaw": True, "jigsaw_fraction": 0.25})
+    precision = choose_precision("fp32", torch.device("cpu"))
+    build_state(config, InputContract(), precision=precision, ranks=Ranks())
+    (message,) = caplog.messages
+    advised = dict(word.rstrip(",").split("=") for word in message.split() if word.startswith("method."))
+    values = {name.removeprefix("method."): float(value) for name, value in advised.items()}
+    followed = dataclasses.replace(config.method, **{**values, "batchnorm_images": int(values["batchnorm_images"])})
+    assert batchnorm_groups(followed, batch_size=config.optimizer.batch_size, world_size=1) > 1

@@ -66,6 +66,11 @@ def test_a_run_and_a_file_is_its_newest_checkpoint(tmp_path, run_dir, call):
     assert torch.equal(model["stem.conv1.weight"], KEY["conv1.weight"])
 
 
+def test_a_run_and_another_target_s_file_asks_for_the_target(tmp_path, run_dir, call):
+    code, _, errors = call(run_dir, tmp_path / "out.onnx")
+    assert code == 2 and "pass --to onnx" in errors and not (tmp_path / "out.onnx").exists()
+
+
 def test_a_run_and_a_folder_is_every_checkpoint_and_a_second_call_does_nothing_again(tmp_path, run_dir, call):
     (run_dir / "checkpoints" / "step_00000080.pt").write_bytes(b"PK\x03\x04 cut off")
     for word in ("converted", "already there"):

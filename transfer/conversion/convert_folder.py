@@ -19,7 +19,7 @@ from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.run.checkpoint import CHECKPOINT_DIR
 from transfer.conversion.convert import convert
 from transfer.conversion.sidecar import read_sidecar
-from transfer.conversion.targets import DEFAULT_TARGET, Target, target_named
+from transfer.conversion.targets import DEFAULT_TARGET, TARGETS, Target, target_named
 from transfer.conversion.weight_files import file_sha256
 
 ENDINGS = (".pth.tar", ".pt.tar", ".pth", ".pt", ".ckpt", ".tar", ".safetensors", ".pkl", ".bin")
@@ -55,6 +55,11 @@ def convert_folder(
     if output_dir.suffix == target.suffix != "" or (output_dir.exists() and not output_dir.is_dir()):
         raise ConfigError(
             f"INPUT {source_dir} is a folder, so OUTPUT must be one too, found {output_dir}; to convert one file, pass its path"
+        )
+    others = [other.name for other in TARGETS if other.suffix and other.suffix == output_dir.suffix]
+    if others and not output_dir.exists():
+        raise ConfigError(
+            f"OUTPUT {output_dir} is named like a file of another target; pass --to {others[0]}, or a folder"
         )
     sources = find_checkpoints(source_dir)
     if output_dir.exists() and output_dir.samefile(sources[0].parent):

@@ -92,8 +92,8 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
                 f"backbone alone, convert it: `python tools/convert_weights.py {weights} OUTPUT.pth`"
             )
         raise CheckpointError(
-            f"{weights} has no sidecar at {sidecar_path(path)}, so nothing says which input it was trained on. Convert the "
-            f"checkpoint with `python tools/convert_weights.py INPUT {weights}`, or add --trust to vouch for it yourself"
+            f"{weights} has no sidecar at {sidecar_path(path)}, so nothing says which input it was trained on. Convert it with "
+            f"`python tools/convert_weights.py {weights} OUTPUT.pth` and pass that, or add --trust to vouch for it yourself"
         )
     try:
         sidecar = read_sidecar(path)  # refuses one that is damaged, of another file, or without a proof that passed
@@ -111,11 +111,8 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
 
 
 def is_detector(path: Path) -> bool:
-    """Whether a weight file holds the heads of a detector beside its backbone, by its names."""
-    try:
-        return any(name.startswith(("roi_heads.", "proposal_generator.", "head.")) for name in read_tensors(str(path)))
-    except CheckpointError:  # what is wrong with it is not the question here
-        return False
+    """Whether a weight file holds the heads of a detector beside its backbone, by its names. Raises CheckpointError."""
+    return any(name.startswith(("roi_heads.", "proposal_generator.", "head.")) for name in read_tensors(str(path)))
 
 
 def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
@@ -172,6 +169,11 @@ def _local(weights: str, trust: bool) -> str:
 
 
 def _existing(path: str) -> str:
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {path} is a folder; of a pre-training run convert the newest checkpoint first: "
+            f"`python tools/convert_weights.py {path} OUTPUT.pth`"
+        )
     if not Path(path).is_file():
         raise CheckpointError(f"no weight file at {path} (MODEL.WEIGHTS)")
     return path

@@ -43,8 +43,9 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     sized = [] if "image_size" in given else [f"image_size={size}"]
     config = load_linear_config(shipped_configs() / "linear" / "small.yaml", [*sized, *overrides])
     at = f"{config.image_size} px ({origin} {size} px)" if sized else f"{config.image_size} px"
+    compare = f"; pass image_size={size} to every readout that this one is compared with" if sized else ""
     return config, (
-        f"a small readout at {at}: {len(images)} training images; for the paper's protocol pass --config-file imagenet_r50"
+        f"a small readout at {at}: {len(images)} training images{compare}; for the paper's protocol pass --config-file imagenet_r50"
     )
 
 

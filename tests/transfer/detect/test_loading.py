@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -109,7 +110,9 @@ def test_contradicting_configuration_stops_with_the_line_to_change(
 def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path, write_weights) -> None:
     path = write_weights()
     path.with_suffix(".json").unlink()
-    with pytest.raises(CheckpointError, match=r"no sidecar at .*w\.json.* tools/convert_weights\.py INPUT .* --trust"):
+    with pytest.raises(
+        CheckpointError, match=r"no sidecar at .*w\.json.* tools/convert_weights\.py .*w\.pth OUTPUT\.pth.* --trust"
+    ):
         plan("MODEL.WEIGHTS", str(path))
     found = plan("MODEL.WEIGHTS", str(path), trust=True)
     assert found.kind == "trusted" and "WITHOUT a sidecar" in found.note
@@ -159,9 +162,14 @@ def test_absent_file_address_and_pickle_are_refused(tmp_path: Path) -> None:
         plan("MODEL.WEIGHTS", "absent.pth")
     with pytest.raises(ConfigError, match="is an address; expected a file"):
         plan("MODEL.WEIGHTS", "https://example.org/w.pth")
-    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {}}))
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {"a": np.zeros(1, np.float32)}, "__author__": "me"}))
     with pytest.raises(CheckpointError, match="has no sidecar"):
         plan("MODEL.WEIGHTS", str(tmp_path / "w.pkl"))
+    with pytest.raises(CheckpointError, match=r"is a folder; .*convert_weights\.py .* OUTPUT\.pth"):
+        plan("MODEL.WEIGHTS", str(tmp_path))
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        plan("MODEL.WEIGHTS", str(tmp_path / "lfs.pth"))
 
 
 def test_a_pickle_with_its_proof_is_as_good_as_a_torch_file(write_weights) -> None:
