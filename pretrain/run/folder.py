@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
 import yaml
 
 from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_json, write_text
+from pretrain.base.environment import environment
 from pretrain.base.errors import ConfigError
 from pretrain.base.same_run import require_same
 from pretrain.config import keep_generators, to_plain
@@ -117,42 +113,3 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_json(self.path / "result.json", {"format": "infomin-transfer/pretrain-result", "version": 1, **result})
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device names and the git state of the project: what a figure must be quoted with."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "platform": platform.platform(),
-        "cpu": {"name": _cpu_name(), "count": os.cpu_count(), "threads": torch.get_num_threads()},
-        "cuda": {
-            "version": torch.version.cuda,
-            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        },
-        "git": _git_state(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _git_state() -> dict[str, Any] | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed: a repository around site-packages is not ours
-        return None
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.base.atomic import write_json
+from pretrain.base.environment import environment
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.strict import load_config, require
 from pretrain.config import to_plain
@@ -37,7 +38,6 @@ from pretrain.good_views.interval import t_interval
 from pretrain.good_views.pairs import PairEncoders, held_out_information, train_pair
 from pretrain.good_views.probe import fit_classifier
 from pretrain.good_views.view_learning.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
-from pretrain.run.folder import environment
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.colour import colour_space
 from pretrain.views.generator import split_views

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from pretrain.base.atomic import write_json
+from pretrain.base.environment import environment
 from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.figures import spread
 from pretrain.good_views.interval import t_interval
@@ -31,7 +32,7 @@ from pretrain.good_views.view_learning.data import GameData, GameImages, load_ga
 from pretrain.good_views.view_learning.evaluation import GENERATOR
 from pretrain.good_views.view_learning.loop import HISTORY, Outcome, play
 from pretrain.good_views.view_learning.pictures import draw_channels, draw_history
-from pretrain.run.folder import RunDir, environment
+from pretrain.run.folder import RunDir
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.generator_file import load_generator, record_of, write_generator
 from pretrain.views.operations import HorizontalFlip, RandomResizedCrop

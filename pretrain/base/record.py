@@ -1,0 +1,314 @@
+"""The record of a run: one file that says what was asked, on what, from which weights, where, at what cost, and what came out.
+
+It is written when a run starts and completed when it ends, always whole. A process that was killed leaves `running` and the
+name of its holder. Two runs are one experiment if and only if their `hash` is the same: the hash covers `experiment`, which
+holds everything that decides a figure except the subject of the comparison (weights, label, seeds) and what decides nothing
+(output folder, device, workers).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+from pretrain.base.atomic import write_json
+from pretrain.base.environment import environment
+from pretrain.base.errors import DataError, Terminated, UserError
+from pretrain.base.same_run import differences, flat
+
+FORMAT, VERSION = "infomin-transfer/record", 1
+RECORD = "record.json"
+Kind = Literal[
+    "pretraining",
+    "conversion",
+    "readout",
+    "detection",
+    "measurement",
+    "view-learning",
+    "view-evaluation",
+    "sweep-point",
+]
+Status = Literal["running", "done", "stopped", "failed"]
+NameSource = Literal["asked", "sidecar", "checkpoint", "catalog", "random", "unknown"]
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What a measurement started from.
+
+    name: of the row in tables. source: who says so.
+    weights: as given, "" for random ones.
+    sha256: of the weight file. layout, method: where they are known.
+    random_seed: that drew random weights.
+    pretraining: {"seed", "hash"} of the pre-training run that the weights come from (its `hash` below), where it is ours.
+    """
+
+    name: str
+    source: NameSource
+    weights: str = ""
+    sha256: str | None = None
+    layout: str | None = None
+    method: str | None = None
+    random_seed: int | None = None
+    pretraining: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """One split. spec: as given. fingerprint: of its content, wherever it lies. num_available: before a part was drawn."""
+
+    spec: str
+    fingerprint: str
+    num_images: int
+    num_available: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: wall clock of all starts. images: that went through the network in training. device_seconds: seconds times devices."""
+
+    seconds: float = 0.0
+    images: int = 0
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, as far as it is known.
+
+    seeds: {"run": of this command, "pretraining": of the weights' own, None where unknown}.
+    config: all resolved values. experiment: what the hash covers; see the module.
+    data: role ("train", "test", "images") -> split.
+    class_names: in the order of their numbers; empty without labels.
+    metric: what the figures are, for example "COCO AP, IoU .50:.95".
+    environment: {"first": of the first start, "latest": of the latest}.
+    holder: {"host", "pid"} of the latest start.
+    started, ended: UTC, ISO 8601.
+    error: what ended a run that failed or was stopped.
+    figures: name -> value; None where a figure could not be computed.
+    history: rows of figures over time. details: what only this kind of run has.
+    """
+
+    kind: Kind
+    experiment: Mapping[str, Any]
+    config: Mapping[str, Any]
+    seeds: Mapping[str, int | None]
+    hash: str = ""
+    status: Status = "running"
+    commands: tuple[str, ...] = ()
+    data: Mapping[str, DataRecord] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    metric: str | None = None
+    initialisation: Initialisation | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    holder: Mapping[str, Any] = field(default_factory=dict)
+    started: str = ""
+    ended: str | None = None
+    error: str | None = None
+    cost: Cost = field(default_factory=Cost)
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record_path(output: Path) -> Path:
+    """Where the record of `output` lies: in a folder; beside a single file, as STEM.record.json."""
+    return output.with_name(f"{output.stem}.{RECORD}") if output.suffix else output / RECORD
+
+
+def experiment_hash(experiment: Mapping[str, Any]) -> str:
+    """sha256 of the content, whatever the order of its keys; 1 and 1.0, lists and tuples are the same."""
+    text = json.dumps(_plain(experiment), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def without(config: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """`config` as {"group.key": value}, less the keys that equal an entry of `left_out` or lie below it."""
+    return {
+        key: value
+        for key, value in flat(config).items()
+        if not any(key == entry or key.startswith(f"{entry}.") for entry in left_out)
+    }
+
+
+def what_differs(first: Record, second: Record) -> list[str]:
+    """ "key: 1 there, 2 now" for every key in which two experiments differ."""
+    return differences(_plain(first.experiment), _plain(second.experiment))
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready; a whole float becomes an int, so that 1 and 1.0 have one hash."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+class OpenRecord:
+    """The record of a run that is going on, held in the process that writes it (the main rank).
+
+    As a context it ends the record: `stopped` after Ctrl-C or SIGTERM, `failed` after any other exception; without `finish`
+    the run counts as stopped.
+    """
+
+    def __init__(self, path: Path, record: Record) -> None:
+        """Write `record` to `path` as running. A record that is there already is continued: its commands, first environment,
+        start and cost are kept."""
+        self._path = path
+        self._clock = time.monotonic()
+        earlier = read_record(path) if path.exists() else None
+        here = environment()
+        first = earlier.environment.get("first", here) if earlier else here
+        self.record = replace(
+            record,
+            hash=experiment_hash(record.experiment),
+            status="running",
+            commands=(*(earlier.commands if earlier else ()), *record.commands),
+            environment={"first": first, "latest": here},
+            holder={"host": socket.gethostname(), "pid": os.getpid()},
+            started=earlier.started if earlier else _now(),
+            ended=None,
+            error=None,
+            cost=earlier.cost if earlier else record.cost,
+        )
+        self._cost = self.record.cost
+        self._write()
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields and write the record: what is known later (class names, history, cost so far)."""
+        self.record = replace(self.record, **changes)
+        self._write()
+
+    def spend(self, *, images: int, devices: int = 1) -> Cost:
+        """The cost so far: earlier starts, and this one's clock. images: trained on in this start."""
+        seconds = time.monotonic() - self._clock
+        before = self._cost
+        return Cost(
+            round(before.seconds + seconds, 3),
+            before.images + images,
+            round(before.device_seconds + seconds * devices, 3),
+        )
+
+    def finish(self, figures: Mapping[str, float | None], **changes: Any) -> Record:
+        """Complete the record: status done. `changes`: other fields (history, cost, details)."""
+        changes.setdefault("cost", self.spend(images=0))
+        self.record = replace(self.record, status="done", ended=_now(), figures=dict(figures), **changes)
+        self._write()
+        return self.record
+
+    def __enter__(self) -> OpenRecord:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.record.status != "running":
+            return
+        stopped = error is None or isinstance(error, (KeyboardInterrupt, Terminated))
+        text = (
+            None
+            if error is None
+            else str(error)
+            if isinstance(error, UserError)
+            else f"{kind and kind.__name__}: {error}"
+        )
+        cost = self.record.cost if self.record.cost != self._cost else self.spend(images=0)
+        self.record = replace(
+            self.record, status="stopped" if stopped else "failed", ended=_now(), error=text, cost=cost
+        )
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, to_plain(self.record))
+
+
+def to_plain(record: Record) -> dict[str, Any]:
+    """The content of the file. A figure that is not finite is null."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(record), default=str), parse_constant=lambda _: None)
+    return {"format": FORMAT, "version": VERSION, **values}
+
+
+def read_record(path: Path) -> Record:
+    """Read a record. Raises DataError for a file that is absent, damaged, of another version, or whose fields are others."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"no record at {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not readable JSON ({error}); remove this run from the list, or run it again"
+        ) from None
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise DataError(f"{path} is not a record of this project (no format {FORMAT!r})")
+    version = values.pop("version", None)
+    if version != VERSION:
+        raise DataError(f"{path}: expected version {VERSION} of a record, found {version!r}")
+    record = _build(path, values)
+    if record.hash != experiment_hash(record.experiment):
+        raise DataError(f"{path}: its hash is not that of its experiment; it was edited by hand. Run it again")
+    return record
+
+
+def _build(path: Path, values: dict[str, Any]) -> Record:
+    known = {entry.name for entry in fields(Record)}
+    wrong = sorted(set(values) ^ known)
+    if wrong:
+        raise DataError(
+            f"{path}: expected the fields {', '.join(sorted(known))}; missing or unknown: {', '.join(wrong)}"
+        )
+    kinds: dict[str, Any] = dict.fromkeys(("kind", "status", "hash", "started"), str)
+    kinds |= dict.fromkeys(
+        ("experiment", "config", "seeds", "data", "environment", "holder", "cost", "figures", "details"), dict
+    )
+    kinds |= dict.fromkeys(("commands", "class_names", "history"), list)
+    kinds |= dict.fromkeys(("metric", "ended", "error"), (str, type(None)))
+    kinds |= {"initialisation": (dict, type(None))}
+    bad = [key for key, kind in kinds.items() if not isinstance(values[key], kind)]
+    bad += [key for key, choices in (("kind", Kind), ("status", Status)) if values[key] not in get_args(choices)]
+    bad += [
+        f"figures.{name}"
+        for name, value in (values["figures"].items() if isinstance(values["figures"], dict) else ())
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)))
+    ]
+    if bad:
+        raise DataError(f"{path}: of another type than expected: {', '.join(bad)}")
+    start = values["initialisation"]
+    return Record(
+        **{
+            **values,
+            "commands": tuple(map(str, values["commands"])),
+            "class_names": tuple(map(str, values["class_names"])),
+            "history": tuple(row for row in values["history"] if isinstance(row, dict)),
+            "cost": _part(path, Cost, values["cost"], "cost"),
+            "data": {role: _part(path, DataRecord, entry, f"data.{role}") for role, entry in values["data"].items()},
+            "initialisation": start and _part(path, Initialisation, start, "initialisation"),
+        }
+    )
+
+
+def _part(path: Path, cls: Any, values: Any, name: str) -> Any:
+    known = {entry.name: entry.default is MISSING for entry in fields(cls)}
+    if (
+        not isinstance(values, dict)
+        or not set(values) <= set(known)
+        or not {k for k, v in known.items() if v} <= set(values)
+    ):
+        raise DataError(f"{path}: {name}: expected the fields {', '.join(known)}")
+    return cls(**values)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
