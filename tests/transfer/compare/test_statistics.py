@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.benchmarks.false_alarms import every_seed_rule, paired_rule, simulate, spread_rule
 from transfer.compare.results import read_detection, read_linear
 from transfer.compare.statistics import family_of, group_detection, group_readouts, metric_label, paired_difference
 
@@ -133,4 +134,76 @@ def test_only_common_seeds_are_paired_and_a_tie_is_no_win():
 def test_one_seed_has_no_interval_and_no_common_seed_no_difference():
     found = paired_difference({0: 5.0}, {0: 3.0})
     assert found is not None and found.half_width is None and found.mean == 2.0
+    assert found.verdict == "one seed" and found.interval() == "none (one seed)"
     assert paired_difference({0: 5.0}, {1: 3.0}) is None
+
+
+@pytest.mark.parametrize("comparisons", [1, 3, 10])
+def test_several_comparisons_share_the_five_percent(comparisons):
+    ours, baseline = np.array([31.0, 33.0, 32.5]), np.array([30.0, 31.0, 32.0])
+    found = paired_difference(dict(enumerate(ours)), dict(enumerate(baseline)), comparisons=comparisons)
+    interval = stats.ttest_rel(ours, baseline).confidence_interval(1 - 0.05 / comparisons)
+    assert found is not None and found.half_width is not None
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(tuple(interval))
+    assert found.level == pytest.approx(1 - 0.05 / comparisons)
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict", "over_two"),
+    [
+        ((12.0, 12.4, 12.6), "higher", "above"),
+        ((10.8, 11.2, 11.3), "higher", "undecided"),
+        ((10.4, 10.6, 10.5), "higher", "below"),
+        ((12.0, 8.0, 11.0), "not told apart", "undecided"),
+        ((9.4, 9.6, 9.5), "lower", "below"),
+        ((12.0, 12.0, 12.0), "not told apart", "undecided"),  # no spread is no proof
+        ((12.0,), "one seed", "undecided"),
+    ],
+)
+def test_the_verdict_is_where_the_interval_lies(ours, verdict, over_two):
+    found = paired_difference(dict(enumerate(ours)), dict.fromkeys(range(3), 10.0))
+    assert found is not None
+    assert (found.verdict, found.side_of(1.0)) == (verdict, over_two)
+
+
+# --- how often the rule sees a difference where there is none ---------------------------------------------------------
+
+
+def alarms(figures):
+    """(experiments, 2, seeds) -> whether `paired_difference` calls the two different."""
+    return np.array(
+        [paired_difference(dict(enumerate(a)), dict(enumerate(b))).verdict in ("higher", "lower") for a, b in figures]
+    )
+
+
+@pytest.mark.parametrize("shared", [0.0, 2.0], ids=["own seeds", "shared seed effects"])
+@pytest.mark.parametrize(("num_seeds", "spread", "every"), [(2, 0.287, 0.25), (3, 0.162, 0.125), (20, 0.0, 0.0)])
+def test_two_equal_settings_are_called_different_in_five_percent_of_experiments(num_seeds, spread, every, shared):
+    drawn = simulate(4000, num_seeds, effects=(50.0, 50.0), shared=shared, rng=np.random.default_rng(num_seeds))
+    found = alarms(drawn)
+    np.testing.assert_array_equal(found, paired_rule(drawn[:, 0], drawn[:, 1]))
+    assert found.mean() == pytest.approx(0.05, abs=0.013)  # four deviations of 4000 draws at 5 %
+    # Controls, the rules that this one replaced: their rate depends on the number of seeds.
+    assert every_seed_rule(drawn[:, 0], drawn[:, 1]).mean() == pytest.approx(every, abs=0.03)
+    if not shared:
+        assert spread_rule(drawn[:, 0], drawn[:, 1]).mean() == pytest.approx(spread, abs=0.03)
+
+
+def test_figures_in_coarse_steps_raise_no_more_alarms():
+    """Two seeds that differ by the same to the last digit, because 100 images have steps of 1 %, show no spread."""
+    drawn = np.round(simulate(4000, 2, effects=(50.0, 50.0), shared=0.0, rng=np.random.default_rng(0)))
+    assert alarms(drawn).mean() <= 0.05
+    same = np.ptp(drawn[:, 0] - drawn[:, 1], axis=1) == 0
+    moved = drawn[:, 0, 0] != drawn[:, 1, 0]
+    assert (same & moved).mean() > 0.08  # control: what an interval of width 0 would have called different
+
+
+def test_a_difference_of_two_deviations_is_found_with_ten_seeds_and_seldom_with_two():
+    def power(num_seeds, size):
+        drawn = simulate(500, num_seeds, effects=(size, 0.0), shared=2.0, rng=np.random.default_rng(1))
+        return alarms(drawn).mean()
+
+    assert power(10, 2.0) > 0.9 and power(2, 2.0) < 0.2
+    assert power(20, 1.0) > 0.8  # where the spread rule finds nothing
+    drawn = simulate(500, 20, effects=(1.0, 0.0), shared=2.0, rng=np.random.default_rng(1))
+    assert spread_rule(drawn[:, 0], drawn[:, 1]).mean() < 0.01
