@@ -16,6 +16,7 @@ from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
 from transfer.compare.runner import show_plan
 from transfer.compare.study import plan_stages, run_study
+from transfer.compare.study_checks import check_study
 from transfer.compare.study_config import load_study
 
 
@@ -26,7 +27,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=user_path, required=True, help="everything the study makes goes here")
     parser.add_argument("--dry-run", action="store_true", help="print every stage's command and stop")
     parser.add_argument(
-        "--check", action="store_true", help="exit code 1 when an expectation of the study did not hold"
+        "--check", action="store_true", help="exit code 1 unless every expectation of the study is held"
+    )
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="the initialisation to compare with (baseline; default: random)"
     )
     return parse_with_overrides(parser, example="'detect.seeds=[0,1]'")
 
@@ -37,9 +41,11 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    """Exit code: 0; that of a stage that failed; 1 with --check when an expectation failed."""
+    """Exit code: 0; that of a stage that failed; 1 with --check unless every expectation is held."""
     arguments = parse_arguments()
-    config = load_study(arguments.config_file, arguments.overrides)
+    flags = [f"baseline={arguments.baseline}"] if arguments.baseline else []
+    config = load_study(arguments.config_file, [*flags, *arguments.overrides])
+    check_study(config)
     if arguments.dry_run:
         show_plan(plan_stages(config), arguments.output_dir, say=say)
         return 0

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from pretrain.base.atomic import write_json
 from pretrain.base.figures import spread
@@ -29,6 +28,7 @@ from transfer.compare.stages import (
     rooted,
     tool_stage,
 )
+from transfer.compare.statistics import PairedDifference, paired_difference, plain_difference
 from transfer.compare.study_config import (
     METRICS,
     PRETRAINED,
@@ -81,15 +81,33 @@ def _conclude(
     scores = collect_scores(stages, folder.path)
     table = format_table(scores, [init.name for init in config.inits])
     verdicts = tuple(judge(expectation, scores) for expectation in config.expect)
+    baseline = config.baseline_name
+    differences = differences_to(baseline, scores, [init.name for init in config.inits]) if baseline else {}
     result: dict[str, Any] = {
         "format": "infomin-transfer/study-result",
-        "version": 1,
+        "version": 2,
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "scores": scores,
-        "expectations": [{"claim": verdict.line(), "held": verdict.held} for verdict in verdicts],
+        "baseline": baseline,
+        "differences": {
+            metric: {init: plain_difference(found) for init, found in row.items()}
+            for metric, row in differences.items()
+        },
+        "expectations": [
+            {
+                "claim": verdict.line(),
+                "outcome": verdict.outcome,
+                "difference": plain_difference(verdict.difference),
+                **dataclasses.asdict(verdict.expectation),
+            }
+            for verdict in verdicts
+        ],
     }
     write_json(folder.path / "study.json", result)
     say(f"\n{table}\n(percent; mean ± standard deviation over seeds, number of seeds in brackets)\n")
+    for metric, row in differences.items():
+        for init, found in row.items():
+            say(f"{COLUMNS[metric]}, {init} against {baseline}: {found.verdict} ({describe(found)})")
     for verdict in verdicts:
         say(verdict.line())
     report = folder.path / stages[-1].result
@@ -109,6 +127,7 @@ def plan_stages(config: StudyConfig) -> tuple[Stage, ...]:
     report = tool_stage(
         "report",
         *(*folders, "--output", "{output}/report"),
+        *(("--baseline", config.baseline) if config.baseline else ()),
         name="report",
         title="report",
         folder="report",
@@ -229,19 +248,29 @@ Scores = dict[str, dict[str, dict[int, float]]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One expectation compared with the figures. details: the figures it was decided on."""
+    """One expectation compared with the figures.
+
+    outcome: held where the interval lies above the margin, FAILED where it lies below, else undecided.
+    difference: higher minus lower; None where figures are missing.
+    details: what it was decided on.
+    """
 
     expectation: Expectation
-    held: bool
+    outcome: Literal["held", "FAILED", "undecided"]
+    difference: PairedDifference | None
     details: str
 
+    @property
+    def held(self) -> bool:
+        """Whether the figures bear the expectation out."""
+        return self.outcome == "held"
+
     def line(self) -> str:
-        """For people: `held: ...` or `FAILED: ...`."""
+        """For people: `held: ...`, `FAILED: ...` or `undecided: ...`."""
         wanted = self.expectation
         margin = f" by more than {wanted.margin:g}" if wanted.margin else ""
-        scope = "in every seed" if wanted.every_seed else "on average"
-        claim = f"{COLUMNS[wanted.metric]}: {wanted.higher} above {wanted.lower}{margin} {scope}"
-        return f"{'held' if self.held else 'FAILED'}: {claim} ({self.details})"
+        claim = f"{COLUMNS[wanted.metric]}: {wanted.higher} above {wanted.lower}{margin}"
+        return f"{self.outcome}: {claim} ({self.details})"
 
 
 def collect_scores(stages: Sequence[Stage], output_dir: Path) -> Scores:
@@ -285,15 +314,34 @@ def format_cell(values: Sequence[float]) -> str:
 
 
 def judge(expectation: Expectation, scores: Scores) -> Verdict:
-    """Compare one expectation with the figures; a missing figure means that it did not hold."""
+    """Compare one expectation, which was written down before the figures were known, with the figures."""
     measured: Mapping[str, Mapping[int, float]] = scores.get(expectation.metric, {})
     higher, lower = measured.get(expectation.higher, {}), measured.get(expectation.lower, {})
-    seeds = sorted(set(higher) & set(lower))
-    if not seeds or set(higher) != set(lower):
-        return Verdict(expectation, False, "figures are missing")
-    if expectation.every_seed:
-        details = "; ".join(f"seed {seed}: {higher[seed]:.1f} against {lower[seed]:.1f}" for seed in seeds)
-        return Verdict(expectation, all(higher[seed] - lower[seed] > expectation.margin for seed in seeds), details)
-    means = statistics.fmean(higher.values()), statistics.fmean(lower.values())
-    details = f"{means[0]:.1f} against {means[1]:.1f}, {len(seeds)} seeds"
-    return Verdict(expectation, means[0] - means[1] > expectation.margin, details)
+    difference = paired_difference(higher, lower)
+    if difference is None or set(higher) != set(lower):
+        return Verdict(expectation, "undecided", None, "figures are missing")
+    side = difference.side_of(expectation.margin)
+    outcomes: dict[str, Literal["held", "FAILED", "undecided"]] = {"above": "held", "below": "FAILED"}
+    return Verdict(expectation, outcomes.get(side, "undecided"), difference, describe(difference))
+
+
+def describe(difference: PairedDifference) -> str:
+    """ "difference +5.3, 95 % interval +1.2 to +9.4, n = 3"."""
+    if difference.n == 1:
+        return f"difference {difference.mean:+.1f}, n = 1, which gives no interval"
+    level = f"{100 * difference.level:.4g} % interval"
+    return f"difference {difference.mean:+.1f}, {level} {difference.interval()}, n = {difference.n}"
+
+
+def differences_to(baseline: str, scores: Scores, inits: Sequence[str]) -> dict[str, dict[str, PairedDifference]]:
+    """metric -> initialisation -> its difference to `baseline`. Of each metric all initialisations are one question, so
+    that their intervals hold together."""
+    others = [init for init in inits if init != baseline]
+    found: dict[str, dict[str, PairedDifference]] = {}
+    for metric in (name for name in COLUMNS if name in scores):
+        for init in others:
+            ours, theirs = scores[metric].get(init, {}), scores[metric].get(baseline, {})
+            difference = paired_difference(ours, theirs, comparisons=len(others))
+            if difference is not None:
+                found.setdefault(metric, {})[init] = difference
+    return found

@@ -74,13 +74,12 @@ class ReadoutConfig:
 
 @dataclass(frozen=True)
 class Expectation:
-    """`higher` is expected above `lower` in `metric` by more than `margin` points: in every seed, or on average."""
+    """`higher` is expected above `lower` in `metric` by more than `margin` points, with all of the paired interval."""
 
     metric: str
     higher: str
     lower: str
     margin: float = 0.0
-    every_seed: bool = True
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown metric."""
@@ -92,6 +91,8 @@ class Expectation:
 class StudyConfig:
     """A whole study; parts that are left out are not run.
 
+    baseline: the initialisation that the others are compared with; None: `random`, where there is one.
+
     Configuration files of pretrain and readout are looked up as given, then among the shipped ones; the detector's and weight
     files as given, then from the project's root.
     """
@@ -102,12 +103,15 @@ class StudyConfig:
     detect: DetectConfig | None = None
     readout: ReadoutConfig | None = None
     expect: tuple[Expectation, ...] = ()
+    baseline: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for parts that contradict each other."""
         names = [init.name for init in self.inits]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"inits: expected one or more different names, found {names}")
+        if self.baseline is not None and self.baseline not in names:
+            raise ValueError(f"baseline: expected one of the inits {names}, found {self.baseline!r}")
         if self.detect is None and self.readout is None:
             raise ValueError("expected `detect`, `readout` or both: there is nothing to measure")
         if self.pretrain is None and any(init.weights == PRETRAINED for init in self.inits):
@@ -119,8 +123,16 @@ class StudyConfig:
             for name in (expectation.higher, expectation.lower):
                 if name not in names:
                     raise ValueError(f"expect: expected one of the inits {names}, found {name!r}")
+            if expectation.higher == expectation.lower:
+                raise ValueError(f"expect: {expectation.higher!r} is compared with itself")
             if (self.readout if expectation.metric.startswith("readout/") else self.detect) is None:
                 raise ValueError(f"expect: {expectation.metric} is not measured by this study")
+
+    @property
+    def baseline_name(self) -> str | None:
+        """What the others are compared with; None where `baseline` is not given and nothing is called random."""
+        names = [init.name for init in self.inits]
+        return self.baseline or ("random" if "random" in names else None)
 
 
 def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -20,6 +20,7 @@ from transfer.compare.stages import ROOT
 from transfer.compare.study import (
     Scores,
     Verdict,
+    differences_to,
     format_cell,
     format_table,
     judge,
@@ -37,10 +38,12 @@ elif tool == "pretrain":
 elif tool == "convert_weights":
     write(words[1], {})
 elif tool == "linear_eval":
-    top1 = {"random": 30.0, "infomin": 50.0}[after("--init-name")] + int(words[-1].removeprefix("seed="))
+    seed = int(words[-1].removeprefix("seed="))
+    top1 = {"random": 30.0 + seed, "infomin": 50.0 + 2 * seed}[after("--init-name")]
     write(after("--output-dir") + "/linear_result.json", readout(top1))
 elif tool == "train_net":
-    ap = {"random": 10.0, "infomin": 12.0}[after("--config-file").split("_")[-1][:-5]] + 2 * int(after("SEED"))
+    seed = int(after("SEED"))
+    ap = {"random": 10.0 + 2 * seed, "infomin": 12.0 + 2.2 * seed}[after("--config-file").split("_")[-1][:-5]]
     metrics = {"bbox": {"AP": ap / 2, "AP50": ap, "AP75": ap / 4}, "segm": {"AP": None, "AP50": ap - 1}}
     write(after("OUTPUT_DIR") + "/result.json", detection(metrics))
 elif tool == "report":
@@ -107,15 +110,22 @@ def test_every_stage_runs_once_and_the_table_shows_the_planted_figures(bench: Be
         "report",
     ]
     table = "\n".join(bench.messages)
-    # seeds 0 and 1: AP50 10, 12 and 12, 14; mean ± sample deviation sqrt(2)
-    assert "11.0 ± 1.4 (2)" in table and "13.0 ± 1.4 (2)" in table and "50.0 (1)" in table
-    assert [verdict.held for verdict in verdicts] == [True, False]
+    # seeds 0 and 1: AP50 10, 12 and 12, 14.2; mean ± sample deviation. Paired: 2.0 and 2.2, t(0.975, 1) = 12.71
+    assert "11.0 ± 1.4 (2)" in table and "13.1 ± 1.6 (2)" in table and "50.0 (1)" in table
+    assert [verdict.outcome for verdict in verdicts] == ["held", "undecided"]
+    assert "held: box AP50: infomin above random (difference +2.1, 95 % interval +0.8 to +3.4, n = 2)" in bench.messages
     assert (
-        "FAILED: readout top-1: infomin above random by more than 25 in every seed (seed 0: 50.0 against 30.0)" in table
+        "undecided: readout top-1: infomin above random by more than 25 (difference +20.0, n = 1, which gives no interval)"
+        in bench.messages
     )
+    assert "readout top-1, infomin against random: one seed (difference +20.0, n = 1, which gives no interval)" in table
     assert bench.messages[-1].startswith(f"report: {bench.output}/report/index.html")
     saved = json.loads((bench.output / "study.json").read_text())
-    assert saved["scores"]["bbox/AP50"]["infomin"] == {"0": 12.0, "1": 14.0}
+    assert saved["scores"]["bbox/AP50"]["infomin"] == {"0": 12.0, "1": 14.2}
+    difference = saved["differences"]["bbox/AP50"]["infomin"]
+    assert (difference["n"], difference["verdict"], difference["level"]) == (2, "higher", 0.95)
+    assert difference["interval"] == pytest.approx([2.1 - 1.27062, 2.1 + 1.27062], abs=1e-4)
+    assert [entry["outcome"] for entry in saved["expectations"]] == ["held", "undecided"]
 
 
 def test_the_checkpoint_comes_from_the_result_of_pre_training_and_reaches_the_detector_converted(bench: Bench) -> None:
@@ -185,7 +195,7 @@ def test_a_command_that_ends_well_without_its_result_is_a_failure(bench: Bench) 
 def test_the_table_is_shown_even_when_only_the_report_fails(bench: Bench) -> None:
     (bench.root / "break_report").touch()
     assert bench.run()[0] == 7
-    assert "13.0 ± 1.4 (2)" in "\n".join(bench.messages)
+    assert "13.1 ± 1.6 (2)" in "\n".join(bench.messages)
     assert bench.messages[-1].startswith("report: none")
 
 
@@ -261,7 +271,7 @@ def test_a_second_study_in_the_same_folder_is_refused(bench: Bench) -> None:
 SHIPPED = sorted((ROOT / "configs" / "study").glob("*.yaml"))
 SMALLEST = """
 data: {}
-inits: [{name: random, weights: none}]
+inits: [{name: random, weights: none}, {name: a, weights: none}, {name: b, weights: none}]
 readout: {data: "{data}/unlabelled", arch: resnet18}
 """
 
@@ -272,11 +282,24 @@ def test_every_shipped_study_loads_and_plans(path: Path) -> None:
     assert plan_stages(config)[-1].name == "report"
 
 
-def test_the_study_expects_infomin_above_random_in_every_seed() -> None:
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_expectation_has_seeds_to_be_decided_on(path: Path) -> None:
+    config = load_study(path)
+    for expectation in config.expect:
+        part = config.readout if expectation.metric.startswith("readout/") else config.detect
+        assert part is not None and len(part.seeds) >= 3
+
+
+def test_the_study_expects_infomin_above_random_in_box_ap() -> None:
     config = load_study(ROOT / "configs" / "study" / "study.yaml")
-    assert config.detect is not None and len(config.detect.seeds) >= 3
-    claims = [(e.metric, e.higher, e.lower, e.every_seed) for e in config.expect]
-    assert ("bbox/AP50", "infomin", "random", True) in claims
+    assert ("bbox/AP50", "infomin", "random") in [(e.metric, e.higher, e.lower) for e in config.expect]
+
+
+def test_the_baseline_is_named_for_the_report_and_the_differences(bench: Bench) -> None:
+    bench.run("baseline=infomin")
+    assert bench.calls()[-1].endswith("--baseline infomin")
+    saved = json.loads((bench.output / "study.json").read_text())
+    assert saved["baseline"] == "infomin" and saved["differences"]["bbox/AP50"]["random"]["verdict"] == "lower"
 
 
 @pytest.mark.parametrize(
@@ -296,8 +319,11 @@ def test_the_study_expects_infomin_above_random_in_every_seed() -> None:
         ("readout=null", "nothing to measure"),
         ("pretrain={config_file: configs/pretrain/absent.yaml}", "no configuration file at"),
         ("expect=[{metric: box/AP, higher: random, lower: random}]", "expected one of bbox/AP"),
-        ("expect=[{metric: bbox/AP, higher: random, lower: random}]", "not measured"),
-        ("expect=[{metric: readout/top1, higher: random, lower: other}]", "'other'"),
+        ("expect=[{metric: bbox/AP, higher: random, lower: other}]", "'other'"),
+        ("expect=[{metric: bbox/AP, higher: a, lower: b}]", "not measured"),
+        ("expect=[{metric: readout/top1, higher: random, lower: random}]", "compared with itself"),
+        ("expect=[{metric: readout/top1, higher: random, lower: random, every_seed: true}]", "every_seed"),
+        ("baseline=infomin", "baseline: expected one of the inits"),
     ],
 )
 def test_a_study_that_cannot_be_run_is_refused(tmp_path: Path, override: str, message: str) -> None:
@@ -326,21 +352,54 @@ def test_columns_line_up_and_what_was_not_measured_has_none() -> None:
     assert lines[2].split() == ["random", "15.0", "±", "7.1", "(2)"]
 
 
+# infomin - random in three seeds: 5.0, 5.5, 4.5, so 5.0 with a 95 % interval of 4.303 * 0.5 / sqrt(3) = 1.24 on each side
+PAIRED: Scores = {
+    "bbox/AP50": {"random": {0: 10.0, 1: 20.0, 2: 14.0}, "infomin": {0: 15.0, 1: 25.5, 2: 18.5}},
+    "readout/top1": {"random": {0: 30.0}, "infomin": {0: 90.0}},
+}
+
+
 @pytest.mark.parametrize(
-    ("every_seed", "margin", "held"), [(True, 0.0, False), (False, 0.0, True), (False, 0.5, False), (True, -2.0, True)]
+    ("margin", "outcome"),
+    [(0.0, "held"), (3.7, "held"), (3.8, "undecided"), (6.2, "undecided"), (6.3, "FAILED")],
 )
-def test_an_expectation_is_compared_with_every_seed_or_the_mean(every_seed: bool, margin: float, held: bool) -> None:
-    # infomin - random: +2 and -1; means 15.5 and 15.0, and 0.5 is not more than 0.5
-    wanted = Expectation("bbox/AP50", higher="infomin", lower="random", margin=margin, every_seed=every_seed)
-    verdict = judge(wanted, SCORES)
-    assert verdict.held is held
-    assert verdict.line().startswith("held" if held else "FAILED")
+def test_an_expectation_is_held_or_failed_only_where_all_of_the_interval_is_on_one_side(
+    margin: float, outcome: str
+) -> None:
+    verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random", margin=margin), PAIRED)
+    assert verdict.outcome == outcome and verdict.held is (outcome == "held")
+    assert verdict.line().startswith(f"{outcome}: box AP50: infomin above random") and "n = 3" in verdict.line()
+
+
+def test_the_expectation_of_the_opposite_fails() -> None:
+    assert judge(Expectation("bbox/AP50", higher="random", lower="infomin"), PAIRED).outcome == "FAILED"
+
+
+def test_one_seed_decides_nothing_however_large_the_difference() -> None:
+    verdict = judge(Expectation("readout/top1", higher="infomin", lower="random"), PAIRED)
+    assert verdict.outcome == "undecided" and "n = 1" in verdict.line()
+
+
+def test_a_win_in_every_one_of_three_seeds_is_no_proof() -> None:
+    scores: Scores = {"bbox/AP50": {"random": {0: 10.0, 1: 10.0, 2: 10.0}, "infomin": {0: 10.1, 1: 14.0, 2: 10.5}}}
+    verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random"), scores)
+    assert verdict.outcome == "undecided" and verdict.difference is not None and verdict.difference.wins == 3
 
 
 def test_a_missing_seed_or_metric_is_not_a_success() -> None:
     wanted = Expectation("bbox/AP50", higher="infomin", lower="random", margin=-100)
-    assert not judge(wanted, {"bbox/AP50": {"random": {0: 1.0}, "infomin": {0: 2.0, 1: 2.0}}}).held
-    assert not judge(wanted, {}).held
+    for scores in ({"bbox/AP50": {"random": {0: 1.0}, "infomin": {0: 2.0, 1: 2.0}}}, {}):
+        verdict = judge(wanted, scores)
+        assert verdict.outcome == "undecided" and "missing" in verdict.line()
+
+
+def test_of_three_initialisations_each_interval_is_wider_than_of_two() -> None:
+    rows = {"random": {0: 10.0, 1: 20.0, 2: 14.0}, "a": {0: 15.0, 1: 25.5, 2: 18.5}, "b": {0: 16.0, 1: 25.5, 2: 18.0}}
+    alone = differences_to("random", {"bbox/AP50": {name: rows[name] for name in ("random", "a")}}, ["random", "a"])
+    both = differences_to("random", {"bbox/AP50": rows}, ["random", "a", "b"])
+    assert set(both["bbox/AP50"]) == {"a", "b"} and both["bbox/AP50"]["a"].level == 0.975
+    first, second = alone["bbox/AP50"]["a"].half_width, both["bbox/AP50"]["a"].half_width
+    assert first is not None and second is not None and second > first
 
 
 def test_a_figure_that_could_not_be_computed_is_left_out(bench: Bench) -> None:

@@ -1,0 +1,94 @@
+"""What studies and sweeps check before their first stage: all that a later stage would refuse after hours of pre-training.
+
+Everything is read as the later commands read it, by their own readers; a detector is built without memory for its values.
+Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError, UserError
+from transfer.readout.config import load_linear_config
+from transfer.readout.features import load_splits
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+
+def check_readout(data: Path | None, config_file: Path | None, overrides: Sequence[str] = ()) -> None:
+    """Configuration, class folders (the same classes in train/ and val/) and images of a readout.
+
+    data: None where they are not there yet. Raises ConfigError or DataError as tools/linear_eval.py does.
+    """
+    load_linear_config(config_file, overrides)
+    if data is not None:
+        load_splits(data)
+
+
+def check_detection(
+    config_file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    train_data: str | None,
+    test_data: str | None,
+    weights: str = "",
+    arch: str | None = None,
+) -> None:
+    """Configuration, KEY VALUE pairs, labelled images, weights and the detector itself.
+
+    train_data, test_data: SPECs; None where the files are not there yet. weights: a converted file, "" for none yet. arch: of
+    the encoder that will be pre-trained and put into this detector. Raises as tools/train_net.py does.
+    """
+    from transfer.detect.config import check_supported, load_detector_config
+    from transfer.detect.loading import plan_weights, verify_fits
+    from transfer.detect.run import RunOptions, prepare_run
+
+    words = ("MODEL.WEIGHTS", weights, *overrides)
+    if train_data is not None:
+        config = prepare_run(RunOptions(str(config_file), words, train_data, test_data)).config
+    else:
+        config = load_detector_config(config_file, words)
+        check_supported(config, 1)
+        verify_fits(plan_weights(config, eval_only=False, resume=False, trust=False), config)
+    if arch is not None:
+        _check_encoder(config, config_file, arch)
+    _build(config, config_file)
+
+
+def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
+    """The encoder that pre-training makes must be one that Detectron2 can express, and the one that the detector has."""
+    from transfer.conversion.sidecar import detectron2_settings
+    from transfer.conversion.targets import target_named
+    from transfer.detect.checks import check_settings
+
+    contract = InputContract()  # of every pre-training of ours
+    finding = target_named("detectron2").finding(arch, contract)
+    if finding is not None:
+        raise ConfigError(
+            f"the encoder {arch} cannot be converted for a detector: {finding}; pass encoder.arch=resnet18 or another"
+        )
+    try:
+        check_settings(config, detectron2_settings(arch, contract), where=f"the encoder {arch} that is pre-trained")
+    except ConfigError as error:
+        raise ConfigError(f"{config_file}: {error}") from None
+
+
+def _build(config: CfgNode, config_file: Path) -> None:
+    import torch
+    from detectron2.modeling import build_model
+
+    config = config.clone()
+    config.defrost()
+    config.MODEL.DEVICE = "meta"
+    try:
+        with torch.device("meta"):
+            build_model(config)
+    except UserError:
+        raise
+    except Exception as error:  # Detectron2 asserts, looks names up and divides, wherever it meets a value
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ConfigError(f"{config_file}: Detectron2 cannot build this detector ({text})") from None
