@@ -17,6 +17,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
+import shlex
 from typing import Any
 
 from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
@@ -121,7 +122,8 @@ def main() -> int:
     if arguments.dry_run:
         show_sweep(sweep, arguments.output_dir, say=say)
         return 0
-    return run_sweep(sweep, arguments.output_dir, say=say, out=sys.stdout.buffer)
+    command = shlex.join(["python", *sys.argv])
+    return run_sweep(sweep, arguments.output_dir, say=say, out=sys.stdout.buffer, command=command)
 
 
 def command() -> None:

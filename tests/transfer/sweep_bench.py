@@ -102,11 +102,18 @@ class SweepBench:
         }
         return load_sweep(None, flags=values, overrides=overrides)
 
-    def run(self, **over) -> tuple[int, list[str]]:
+    def run(self, *, command="", **over) -> tuple[int, list[str]]:
         """Run the sweep -> exit code, names of the tools that were called."""
         (self.root / "calls.txt").write_text("")
         self.messages = []
-        code = run_sweep(self.config(**over), self.output, say=self.messages.append, out=io.BytesIO(), root=self.root)
+        code = run_sweep(
+            self.config(**over),
+            self.output,
+            say=self.messages.append,
+            out=io.BytesIO(),
+            root=self.root,
+            command=command,
+        )
         return code, [line.split()[0] for line in self.calls()]
 
     def calls(self) -> list[str]:

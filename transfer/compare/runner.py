@@ -163,15 +163,28 @@ def show_plan(stages: Sequence[Stage], output_dir: Path, *, say: Say) -> None:
         say(f"$ {shlex.join(folder.command(stage))}")
 
 
-def run_stages(stages: Sequence[Stage], folder: StageFolder, *, say: Say, out: BinaryIO) -> tuple[int, Stage | None]:
+def all_done(stages: Sequence[Stage], folder: StageFolder) -> bool:
+    """Whether `run_stages` would run nothing."""
+    tokens: dict[str, str] = {}
+    for stage in stages:
+        record = folder.record(stage)
+        if record is None or not folder.is_done(stage, tokens):
+            return False
+        tokens[stage.name] = record.token
+    return True
+
+
+def run_stages(
+    stages: Sequence[Stage], folder: StageFolder, *, say: Say, out: BinaryIO, before: int = 0, total: int | None = None
+) -> tuple[int, Stage | None]:
     """Run what is not done yet -> (0, None), or the exit code of the stage that failed and that stage.
 
-    out: where the commands' own output is shown. Raises KeyboardInterrupt or Terminated when stopped by a signal, after
+    before, total: of a part of a longer plan, for the numbers that are said. out: where the commands' own output is shown. Raises KeyboardInterrupt or Terminated when stopped by a signal, after
     the running command has ended.
     """
     tokens: dict[str, str] = {}
-    for number, stage in enumerate(stages, 1):
-        label = f"[{number}/{len(stages)}]"
+    for number, stage in enumerate(stages, before + 1):
+        label = f"[{number}/{total or len(stages)}]"
         if not folder.is_done(stage, tokens):
             code = _run_stage(stage, folder, tokens, label, say=say, out=out)
             if code != 0:

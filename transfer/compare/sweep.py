@@ -1,6 +1,6 @@
 """Run a sweep along a family of views: how much information each setting's views share, and what they are worth.
 
-In the output folder: recipes/, one folder a point (pretrain/, information/, readout/ or detect/), logs/, and sweep.json,
+In the output folder: recipes/, one folder a point (record.json, pretrain/, information/, readout/ or detect/), logs/, sweep.json,
 table.md, curve.png, views.png, recipe.yaml (the best setting). What is done already, from the same command and the same
 files, is reused, so that settings and seeds can be added later.
 """
@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pretrain.base.atomic import write_json, write_text
-from pretrain.base.errors import DataError
+from pretrain.base.errors import DataError, UserError
+from pretrain.base.record import RECORD, OpenRecord, Record, experiment_hash, read_record
 from pretrain.data.source import list_images
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain, write_recipe
 from transfer.compare.results import read_information, read_probe, read_result
-from transfer.compare.runner import Say, StageFolder, open_folder, run_stages, show_plan, show_seconds, shown
+from transfer.compare.runner import Say, StageFolder, all_done, open_folder, run_stages, show_plan, show_seconds, shown
 from transfer.compare.stages import (
     ROOT,
     Stage,
@@ -34,9 +36,11 @@ from transfer.compare.stages import (
     rooted,
     tool_stage,
 )
+from transfer.compare.statistics import plain_difference
 from transfer.compare.sweep_config import FOLDED, Sweep
 from transfer.compare.sweep_figures import Figures, Row, SweetSpot, find_sweet_spot, findings, format_table
 from transfer.compare.sweep_plots import draw_curve, draw_views
+from transfer.compare.sweep_record import describe_sweep, point_figures, point_record
 
 RESULT_NAME = "sweep.json"
 RESULT_FORMAT = "infomin-transfer/sweep-result"
@@ -48,13 +52,14 @@ def show_sweep(sweep: Sweep, output_dir: Path, *, say: Say) -> None:
     show_plan(all_stages(plan_points(sweep)), output_dir, say=say)
 
 
-def run_sweep(sweep: Sweep, output_dir: Path, *, say: Say, out: BinaryIO, root: Path = ROOT) -> int:
+def run_sweep(sweep: Sweep, output_dir: Path, *, say: Say, out: BinaryIO, root: Path = ROOT, command: str = "") -> int:
     """Run what is not done yet, then say and write the results -> 0, or the exit code of the command that failed.
 
-    out: where the commands' own output is shown. root: the project whose tools/ are run. Raises KeyboardInterrupt or
+    out: where the commands' own output is shown. root: the project whose tools/ are run. command: for the records. Raises KeyboardInterrupt or
     Terminated when stopped by a signal, after the running command has ended.
     """
     points = plan_points(sweep)
+    shared = describe_sweep(sweep)
     start = time.monotonic()
     with open_folder(output_dir, root=root) as folder:
         (folder.path / "recipes").mkdir(exist_ok=True)
@@ -62,11 +67,56 @@ def run_sweep(sweep: Sweep, output_dir: Path, *, say: Say, out: BinaryIO, root: 
             write_recipe(folder.path / recipe_file(sweep, setting), sweep.recipe(setting))
         held_out = list_images(sweep.data / "val")
         draw_views(folder.path / "views.png", sweep, held_out[:: max(1, len(held_out) // 4)])
-        code, _ = run_stages(all_stages(points), folder, say=say, out=out)
-        if code != 0:
-            return code
-        _conclude(sweep, folder, collect_rows(points, folder.path), seconds=time.monotonic() - start, say=say)
+        total = len(all_stages(points))
+        rows: dict[Setting, Row] = {}
+        try:
+            for number, point in enumerate(points):
+                before = number * len(point.stages)
+                start_record = point_record(sweep, point.setting, point.seed, shared=shared, command=command)
+                with _recorded(point, folder, start_record) as running:
+                    code, failed = run_stages(point.stages, folder, say=say, out=out, before=before, total=total)
+                    if failed is not None:
+                        raise _StageFailed(f"{failed.title}: exit code {code}", code)
+                    figures = read_figures(point, folder.path)
+                    if running is not None:
+                        details = {"saturated": figures.information.saturated}
+                        running.finish(point_figures(figures), details=details)
+                rows.setdefault(point.setting, Row(point.setting)).figures[point.seed] = figures
+        except _StageFailed as failure:
+            return failure.code
+        _conclude(sweep, folder, tuple(rows.values()), seconds=time.monotonic() - start, say=say)
     return 0
+
+
+class _StageFailed(UserError):
+    """Ends a point; what went wrong has been said."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@contextmanager
+def _recorded(point: Point, folder: StageFolder, record: Record) -> Iterator[OpenRecord | None]:
+    """The point's record while it runs; None for a point that is done already, of the same experiment: it keeps its own."""
+    path = folder.path / point.folder / RECORD
+    earlier = _earlier(path)
+    same = earlier is not None and earlier.hash == experiment_hash(record.experiment)
+    if same and earlier is not None and earlier.status == "done" and all_done(point.stages, folder):
+        yield None
+        return
+    if not same:  # what another experiment cost is not this one's
+        path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with OpenRecord(path, record) as running:
+        yield running
+
+
+def _earlier(path: Path) -> Record | None:
+    try:
+        return read_record(path)
+    except DataError:  # absent, or damaged: the point's stages say what is done
+        return None
 
 
 def _conclude(sweep: Sweep, folder: StageFolder, rows: tuple[Row, ...], *, seconds: float, say: Say) -> None:
@@ -158,8 +208,14 @@ def _result(
 def _spot(spot: SweetSpot | None) -> dict[str, Any] | None:
     if spot is None:
         return None
-    setting: Setting = spot.setting
-    return {"setting": setting, "accuracy": asdict(spot.accuracy), "notes": list(spot.notes)}
+    return {
+        "setting": spot.setting,
+        "accuracy": asdict(spot.accuracy),
+        "rivals": [
+            {"setting": rival.setting, "difference": plain_difference(rival.difference)} for rival in spot.rivals
+        ],
+        "notes": list(spot.notes),
+    }
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -169,12 +225,14 @@ def _spot(spot: SweetSpot | None) -> dict[str, Any] | None:
 class Point:
     """One setting with one seed.
 
+    folder: below the sweep's folder.
     stages: in order.
     information, accuracy: result files, below the sweep's folder; accuracy is None where it is not measured.
     """
 
     setting: Setting
     seed: int
+    folder: str
     stages: tuple[Stage, ...]
     information: str
     accuracy: str | None
@@ -254,7 +312,7 @@ def _point(sweep: Sweep, setting: Setting, seed: int) -> Point:
             needs=[convert.name],
         )
         rest = (convert, detect)
-    return Point(setting, seed, (pretrain, measure, *rest), measure.result, rest[-1].result if rest else None)
+    return Point(setting, seed, name, (pretrain, measure, *rest), measure.result, rest[-1].result if rest else None)
 
 
 def _pair_point(sweep: Sweep, setting: Setting, seed: int, name: str, title: str) -> Point:
@@ -272,7 +330,7 @@ def _pair_point(sweep: Sweep, setting: Setting, seed: int, name: str, title: str
         result=PROBE_RESULT,
         files=files,
     )
-    return Point(setting, seed, (stage,), stage.result, None if sweep.downstream == "none" else stage.result)
+    return Point(setting, seed, name, (stage,), stage.result, None if sweep.downstream == "none" else stage.result)
 
 
 def _overrides(sweep: Sweep, setting: Setting, seed: int) -> tuple[str, ...]:
@@ -290,14 +348,10 @@ def _overrides(sweep: Sweep, setting: Setting, seed: int) -> tuple[str, ...]:
 # --- the figures ------------------------------------------------------------------------------------------------------
 
 
-def collect_rows(points: Sequence[Point], folder: Path) -> tuple[Row, ...]:
-    """Read the result files of all points, settings in their order. Raises DataError for a file that is none of ours."""
-    rows: dict[Setting, Row] = {}
-    for point in points:
-        accuracy = None if point.accuracy is None else _accuracy(folder / point.accuracy)
-        figures = Figures(read_information(folder / point.information), accuracy)
-        rows.setdefault(point.setting, Row(point.setting)).figures[point.seed] = figures
-    return tuple(rows.values())
+def read_figures(point: Point, folder: Path) -> Figures:
+    """Read a point's result files. Raises DataError for a file that is none of ours."""
+    accuracy = None if point.accuracy is None else _accuracy(folder / point.accuracy)
+    return Figures(read_information(folder / point.information), accuracy)
 
 
 def _accuracy(path: Path) -> float:

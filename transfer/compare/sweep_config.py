@@ -17,12 +17,13 @@ from pretrain.base.image_files import read_size
 from pretrain.base.same_run import flat
 from pretrain.base.strict import Origin, from_mapping, load_yaml, merge, overridden_keys, parse_overrides
 from pretrain.config import load_run_config
-from pretrain.data.source import ClassFolders, list_images
+from pretrain.data.source import list_images, scan_images
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
 from pretrain.views.families import Family, Setting, family_named, show_setting
 from pretrain.views.operations import RandomResizedCrop
 from pretrain.views.recipe_file import recipe_of
 from pretrain.views.recipes import Recipe
+from transfer.compare.checks import check_detection, check_readout
 
 # Explicit values of a pre-training's views; a setting's recipe file holds all of them.
 FOLDED = ("crop_scale", "blur_kernel", "blur_sigma", "jitter_strength")
@@ -96,6 +97,8 @@ class Sweep:
     base: the recipe that settings change.
     queue_size: None without a queue.
     unset: views.KEYs that are folded into the recipe.
+    arch: of the encoder; None of a pair of small ones.
+    skip_unreadable: whether pre-training leaves out what it cannot read.
     """
 
     family: Family
@@ -114,6 +117,8 @@ class Sweep:
     batch_size: int
     queue_size: int | None = None
     unset: tuple[str, ...] = ()
+    arch: str | None = None
+    skip_unreadable: bool = False
 
     @property
     def pair_encoders(self) -> bool:
@@ -169,7 +174,7 @@ def check_sweep(config: SweepConfig) -> Sweep:
                 f"no folder {data / split}; --data expects a folder with train/ (to pre-train on) and val/ (held-out images to "
                 "measure on), and in both of them one folder a class where the readout is the measure"
             )
-    detection = _checked(config.detection) if config.detection else None
+    detection = _located(config.detection) if config.detection else None
     pretrain_config = config.pretrain.config_file and find_config(config.pretrain.config_file, "views", "pretrain")
     linear_config = config.readout.config_file and find_config(config.readout.config_file, "linear", "views")
     plan = _pair_encoder_plan if family.name in PAIR_ENCODER_FAMILIES else _pretraining_plan
@@ -191,21 +196,23 @@ def check_sweep(config: SweepConfig) -> Sweep:
             f"family {family.name} trains two small encoders and probes them on --data; leave --downstream detection, "
             "--readout-data and --linear-config out"
         )
-    _check_labels(sweep)
+    if detection is not None:  # also where it is not the measure: what is given must be sound
+        check_detection(
+            detection.config_file,
+            train_data=detection.train_data,
+            test_data=detection.test_data,
+            arch=sweep.arch if sweep.downstream == "detection" else None,
+        )
     _check_images(sweep)
+    _check_labels(sweep)
     return sweep
 
 
-def _checked(part: DetectionPart) -> DetectionPart:
-    """With the configuration's path found as tools/train_net.py finds it. Raises what that command would, hours earlier."""
-    from transfer.data.spec import parse_spec, read_data
-    from transfer.detect.config import load_detector_config, resolve_config_path
+def _located(part: DetectionPart) -> DetectionPart:
+    """With the configuration's path found as tools/train_net.py finds it."""
+    from transfer.detect.config import resolve_config_path
 
-    path = resolve_config_path(str(part.config_file))
-    load_detector_config(path, ())
-    for spec in (part.train_data, part.test_data):
-        read_data(parse_spec(spec))
-    return replace(part, config_file=path)
+    return replace(part, config_file=resolve_config_path(str(part.config_file)))
 
 
 def _settings(family: Family, given: Sequence[float | str] | None) -> tuple[Setting, ...]:
@@ -232,6 +239,8 @@ def _pretraining_plan(config_file: Path | None, overrides: Sequence[str], data: 
         "batch_size": run.optimizer.batch_size,
         "queue_size": run.method.queue_size,
         "unset": tuple(key for key in FOLDED if getattr(run.views, key) is not None),
+        "arch": run.encoder.arch,
+        "skip_unreadable": run.data.skip_unreadable,
     }
 
 
@@ -251,16 +260,10 @@ def _check_labels(sweep: Sweep) -> None:
     """The readout needs class folders, and so does a probe on two small encoders, asked for or not."""
     if sweep.downstream != "readout" and not sweep.pair_encoders:
         return
-    for split in ("train", "val"):
-        try:
-            classes = ClassFolders.load(sweep.readout_data / split).classes
-        except DataError as error:
-            raise DataError(f"{error}; {_without_labels(sweep)}") from None
-        if len(classes) < 2:
-            raise DataError(
-                f"{sweep.readout_data / split}: a readout needs two classes or more, found only {classes[0]!r}; "
-                f"{_without_labels(sweep)}"
-            )
+    try:
+        check_readout(sweep.readout_data, sweep.linear_config)
+    except DataError as error:
+        raise DataError(f"{error}; {_without_labels(sweep)}") from None
 
 
 def _without_labels(sweep: Sweep) -> str:
@@ -291,9 +294,17 @@ def _check_images(sweep: Sweep) -> None:
             f"{sweep.data / 'val'}: {len(held_out)} held-out images do not fill one batch of {sweep.measure_batch} pairs; pass "
             f"--measure-batch {max(2, len(held_out))} or less, or add images"
         )
+    _check_readable(train if not sweep.skip_unreadable else [], "or pass data.skip_unreadable=true to leave them out")
+    _check_readable(held_out, "since every one of them is measured on")
     needed = {setting: sweep.recipe(setting).smallest_side for setting in sweep.settings}
     if max(needed.values()) > 1:
         _check_sides([*train, *held_out], needed)
+
+
+def _check_readable(paths: Sequence[Path], advice: str) -> None:
+    report = scan_images(paths)
+    if report.bad:
+        raise DataError(report.describe(advice=f"repair or remove them, {advice}"))
 
 
 def _check_sides(paths: Sequence[Path], needed: dict[Setting, int]) -> None:

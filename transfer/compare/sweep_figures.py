@@ -11,6 +11,7 @@ from scipy import stats
 from pretrain.base.figures import Spread, spread
 from pretrain.views.families import STACK, Family, Setting, show_setting
 from transfer.compare.results import Information
+from transfer.compare.statistics import PairedDifference, paired_difference
 
 CLEAR_RANK = 0.9  # a rank correlation from here on counts as a direction
 SATURATED_MARK = "*"
@@ -41,7 +42,12 @@ class Row:
     @property
     def accuracy(self) -> Spread | None:
         """Downstream accuracy over seeds, None where it is not measured."""
-        return spread([point.accuracy for point in self.figures.values() if point.accuracy is not None])
+        return spread(list(self.accuracy_by_seed.values()))
+
+    @property
+    def accuracy_by_seed(self) -> dict[int, float]:
+        """Seed -> downstream accuracy, of the seeds that have one."""
+        return {seed: point.accuracy for seed, point in self.figures.items() if point.accuracy is not None}
 
     @property
     def saturated(self) -> bool:
@@ -55,19 +61,55 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A setting that the best one is compared with. difference: the best's accuracy minus its own, paired by seed."""
+
+    setting: Setting
+    difference: PairedDifference | None
+
+    def line(self) -> str:
+        """For people."""
+        name, found = show_setting(self.setting), self.difference
+        if found is None:
+            return f"{name} has no seed in common with it: not compared"
+        if found.n == 1:
+            return f"{name} is {found.mean:.1f} points lower with one seed: whether that is chance is not known"
+        end = "" if found.verdict == "higher" else ": not told apart"
+        return f"{name} is {found.mean:.1f} points lower, {show_interval(found)}{end}"
+
+
+@dataclass(frozen=True)
 class SweetSpot:
-    """The setting of the best mean accuracy, and what must be known with it."""
+    """The setting of the best mean accuracy, and what must be known with it.
+
+    rivals: its neighbours; of settings without an order, the runner-up.
+    notes: sentences.
+    """
 
     setting: Setting
     accuracy: Spread
+    rivals: tuple[Rival, ...]
     notes: tuple[str, ...]
 
     def line(self, family: Family) -> str:
         """For people."""
         return (
-            f"sweet spot: {family.name} {show_setting(self.setting)} ({self.accuracy.cell()} %, "
+            f"best mean: {family.name} {show_setting(self.setting)} ({self.accuracy.cell()} %, "
             f"{self.accuracy.n} seed{'s' if self.accuracy.n > 1 else ''})"
         )
+
+
+def show_interval(difference: PairedDifference) -> str:
+    """ "interval +1.2 to +9.4, n = 3"."""
+    return f"interval {difference.interval()}, n = {difference.n}"
+
+
+def compare(first: Row, second: Row, *, num_settings: int) -> PairedDifference | None:
+    """Accuracy of the first minus the second. Which two of a sweep's settings are looked at is decided by their figures, so
+    all pairs of its settings count as comparisons."""
+    return paired_difference(
+        first.accuracy_by_seed, second.accuracy_by_seed, comparisons=num_settings * (num_settings - 1) // 2
+    )
 
 
 def is_ordered(family: Family) -> bool:
@@ -77,37 +119,27 @@ def is_ordered(family: Family) -> bool:
 
 def find_sweet_spot(rows: Sequence[Row], family: Family) -> SweetSpot | None:
     """The best mean accuracy, with its doubts; None where there is no accuracy."""
-    scored = [(row, row.accuracy) for row in rows]
-    known = [(row, value) for row, value in scored if value is not None]
+    known = [row for row in rows if row.accuracy is not None]
     if not known:
         return None
-    place, (best, accuracy) = max(enumerate(known), key=lambda entry: entry[1][1].mean)
+    place, best = _best(known)
     if is_ordered(family):
-        rivals = known[max(0, place - 1) : place] + known[place + 1 : place + 2]
+        others = known[max(0, place - 1) : place] + known[place + 1 : place + 2]
     else:
-        rivals = sorted((entry for entry in known if entry[0] is not best), key=lambda entry: -entry[1].mean)[:1]
-    notes = [note for row, value in rivals if (note := _closeness(row, accuracy, value))]
+        others = [_best([row for row in known if row is not best])[1]] if len(known) > 1 else []
+    rivals = tuple(Rival(row.setting, compare(best, row, num_settings=len(known))) for row in others)
+    notes = [rival.line() for rival in rivals]
     if is_ordered(family) and len(known) > 1 and place in (0, len(known) - 1):
-        notes.append(_at_the_end(family, [row.setting for row, _ in known], first=place == 0))
+        notes.append(_at_the_end(family, [row.setting for row in known], first=place == 0))
     if best.saturated:
         notes.append("its I_NCE is saturated: how much its views share is not known")
-    return SweetSpot(best.setting, accuracy, tuple(notes))
+    assert best.accuracy is not None
+    return SweetSpot(best.setting, best.accuracy, rivals, tuple(notes))
 
 
-def _closeness(rival: Row, best: Spread, value: Spread) -> str | None:
-    difference = best.mean - value.mean
-    name = show_setting(rival.setting)
-    noise = _noise(best, value)
-    if noise is None:
-        return f"{name} is {difference:.1f} points lower with one seed each: whether that is chance is not known"
-    if difference <= noise:
-        return f"{name} is {difference:.1f} points lower, within the spread over seeds ({noise:.1f}): the two are not told apart"
-    return None
-
-
-def _noise(first: Spread, second: Spread) -> float | None:
-    """Standard deviation of the difference of one figure of each; None with a single seed."""
-    return None if first.std is None or second.std is None else math.hypot(first.std, second.std)
+def _best(known: Sequence[Row]) -> tuple[int, Row]:
+    """(position, row) of the highest mean of rows that all have an accuracy."""
+    return max(enumerate(known), key=lambda entry: entry[1].accuracy.mean if entry[1].accuracy else -math.inf)
 
 
 def _at_the_end(family: Family, settings: Sequence[Setting], *, first: bool) -> str:
@@ -125,7 +157,18 @@ def _at_the_end(family: Family, settings: Sequence[Setting], *, first: bool) -> 
 def findings(rows: Sequence[Row], family: Family) -> tuple[str, ...]:
     """What the curve shows, in sentences: where the information goes, and whether accuracy rises and then falls."""
     lines = [_direction(rows, family), _shape(rows)] if is_ordered(family) and len(rows) >= 3 else []
-    return tuple(line for line in (*lines, _unlearned(rows)) if line)
+    return tuple(line for line in (*lines, _unlearned(rows), _rule(rows)) if line)
+
+
+def _rule(rows: Sequence[Row]) -> str:
+    """What the intervals of the other sentences are, where there are any."""
+    known = [row for row in rows if row.accuracy is not None]
+    found = compare(known[0], known[1], num_settings=len(known)) if len(known) > 1 else None
+    if found is None or found.n == 1:
+        return ""
+    pairs = len(known) * (len(known) - 1) // 2
+    joint = f" (95 % for all {pairs} pairs of settings together)" if pairs > 1 else ""
+    return f"intervals of accuracy are paired by seed, of {100 * found.level:.4g} % each{joint}"
 
 
 def _direction(rows: Sequence[Row], family: Family) -> str:
@@ -138,7 +181,14 @@ def _direction(rows: Sequence[Row], family: Family) -> str:
         return f"I_NCE has no single direction ({ends}){expected}"
     found = "high" if rank > 0 else "low"
     expected = {None: "", found: ", as expected"}.get(family.shares_more, ", against what is expected")
-    return f"I_NCE {'rises' if rank > 0 else 'falls'} from {low} to {high} ({ends}){expected}"
+    nats = [{seed: point.information.nats for seed, point in row.figures.items()} for row in (rows[0], rows[-1])]
+    across = paired_difference(nats[1], nats[0])
+    doubt = (
+        f"; the ends are not told apart, {show_interval(across)}"
+        if across and across.verdict == "not told apart"
+        else ""
+    )
+    return f"I_NCE {'rises' if rank > 0 else 'falls'} from {low} to {high} ({ends}){expected}{doubt}"
 
 
 def _unlearned(rows: Sequence[Row]) -> str:
@@ -152,21 +202,27 @@ def _unlearned(rows: Sequence[Row]) -> str:
 
 
 def _shape(rows: Sequence[Row]) -> str:
-    values = [row.accuracy for row in rows]
-    known = [value for value in values if value is not None]
-    if len(known) < len(rows):
+    if any(row.accuracy is None for row in rows):
         return ""
-    place = max(range(len(known)), key=lambda position: known[position].mean)
-    if place in (0, len(known) - 1):
-        end = f"{'first' if place == 0 else 'last'} setting, {show_setting(rows[place].setting)}"
+    place, best = _best(rows)
+    if place in (0, len(rows) - 1):
+        end = f"{'first' if place == 0 else 'last'} setting, {show_setting(best.setting)}"
         return f"accuracy is best at the {end}: no rise and fall is seen within the range"
-    drops = [(known[place].mean - known[end].mean, _noise(known[place], known[end])) for end in (0, -1)]
-    figures = f"{drops[0][0]:.1f} points below the best at the first setting, {drops[1][0]:.1f} at the last"
-    if any(noise is None for _, noise in drops):
+    drops = [compare(best, rows[end], num_settings=len(rows)) for end in (0, -1)]
+    if any(drop is None for drop in drops):
+        return ""
+    first, last = (drop for drop in drops if drop is not None)
+    if first.n == 1:
+        figures = f"{first.mean:.1f} points below the best at the first setting, {last.mean:.1f} at the last"
         return f"accuracy rises and then falls ({figures}), with one seed: whether that is chance is not known"
-    if all(noise is not None and drop > noise for drop, noise in drops):
-        return f"accuracy rises and then falls, by more than the spread over seeds ({figures})"
-    return f"accuracy is best inside the range, but not by more than the spread over seeds ({figures})"
+    figures = (
+        f"{first.mean:.1f} points below the best at the first setting, {show_interval(first)}; "
+        f"{last.mean:.1f} at the last, {show_interval(last)}"
+    )
+    doubtful = [name for name, drop in (("first", first), ("last", last)) if drop.verdict != "higher"]
+    if not doubtful:
+        return f"accuracy rises and then falls ({figures})"
+    return f"accuracy is best inside the range, but not told apart from the {' and the '.join(doubtful)} setting ({figures})"
 
 
 def format_table(rows: Sequence[Row], family: Family, *, accuracy_name: str, best: Setting | None) -> str:

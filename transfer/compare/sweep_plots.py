@@ -25,7 +25,7 @@ LABEL_WIDTH = 60  # characters of an axis label before it breaks into a second l
 
 
 def draw_curve(path: Path, rows: Sequence[Row], family: Family, *, accuracy_name: str, best: Setting | None) -> None:
-    """Left: I_NCE against accuracy, a point a setting. Right: both against the setting. Bars: deviation over seeds.
+    """Left: I_NCE against accuracy, a point a setting. Right: both against the setting. Bars: standard deviation over n seeds.
 
     Hollow points are saturated estimates. Without accuracy there is only the right panel, with the information.
     """
@@ -37,6 +37,12 @@ def draw_curve(path: Path, rows: Sequence[Row], family: Family, *, accuracy_name
             _information_against_accuracy(axes[0], rows, family, accuracy_name, best)
         _against_setting(axes[-1], rows, family, accuracy_name, best)
         save_figure(path, figure, dpi=DPI)
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """ "n = 3", or "n = 2 to 3" where settings differ in it."""
+    counts = sorted({row.nats.n for row in rows})
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 
 def _error(values: Sequence[Any]) -> list[float] | None:
@@ -75,7 +81,11 @@ def _information_against_accuracy(
     if any(row.saturated for row in rows):
         axis.plot([], [], "o", color=ACCURACY, markerfacecolor="white", label="saturated estimate")
     axis.margins(0.12, 0.15)
-    axis.set(title=f"Information against accuracy: {family.name}", xlabel="I_NCE (nats)", ylabel=accuracy_name)
+    axis.set(
+        title=f"Information against accuracy: {family.name}, {_seeds(rows)}",
+        xlabel="I_NCE (nats)",
+        ylabel=accuracy_name,
+    )
     axis.legend(loc="best", fontsize=8)
 
 
@@ -95,7 +105,10 @@ def _against_setting(axis: Axes, rows: Sequence[Row], family: Family, accuracy_n
         axis.annotate(
             "ceiling log(K + 1)", (x[0], max(ceilings)), xytext=(0, -9), textcoords="offset points", fontsize=8
         )
-    axis.set(title="Along the sweep", xlabel=textwrap.fill(f"{family.name}: {family.parameter}", LABEL_WIDTH))
+    axis.set(
+        title=f"Along the sweep, {_seeds(rows)}",
+        xlabel=textwrap.fill(f"{family.name}: {family.parameter}", LABEL_WIDTH),
+    )
     axis.set_ylabel("I_NCE (nats)", color=INFORMATION)
     if is_log:
         axis.set_xscale("log")

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.base.errors import DataError
+from pretrain.base.errors import DataError, UserError
+from pretrain.base.record import experiment_hash, read_record
 from pretrain.config import load_run_config
 from pretrain.views.families import FAMILIES
 from pretrain.views.operations import RandomResizedCrop
 from pretrain.views.recipe_file import load_recipe, recipe_from_plain, recipe_of, write_recipe
-from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_labelled_image
+from tests.transfer.sweep_bench import REVERSE_U, SweepBench, write_images, write_labelled_image
 from transfer.compare.runner import StageFolder
+from transfer.compare.stages import ROOT
 from transfer.compare.sweep import all_stages, plan_points, recipe_file, show_sweep
 from transfer.compare.sweep_config import DetectionPart
+from transfer.compare.sweep_record import describe_sweep
+
+# Both ends lie lower by about the same in each of the two seeds: told apart at 1 - 0.05 / 3.
+PLANTED = {**REVERSE_U, "crop_0.9": [(4.4, True, 44.0), (4.5, False, 44.5)]}
 
 
 @pytest.fixture
@@ -35,18 +41,27 @@ def plan_bench(tmp_path_factory):
 
 def test_planted_figures_come_out_with_the_sweet_spot_marked(tmp_path, commands_run_here):
     bench = SweepBench(tmp_path)
+    bench.plant(PLANTED)
     code, tools = bench.run()
     assert code == 0
     assert tools == ["pretrain", "measure_views", "linear_eval"] * 6
     result = bench.result()
     assert result["settings"] == [0.05, 0.2, 0.9]  # numbers in their order, however they were typed
     assert [point["information"]["mean"] for point in result["points"]] == pytest.approx([1.05, 2.1, 4.45])
-    assert [point["accuracy"]["mean"] for point in result["points"]] == pytest.approx([40.2, 50.3, 44.1])
+    assert [point["accuracy"]["mean"] for point in result["points"]] == pytest.approx([40.2, 50.3, 44.25])
     assert [point["saturated"] for point in result["points"]] == [False, False, True]
     assert result["points"][0]["seeds"]["1"]["accuracy"] == 40.4
-    assert result["sweet_spot"]["setting"] == 0.2 and result["sweet_spot"]["notes"] == []
+    spot = result["sweet_spot"]
+    assert spot["setting"] == 0.2 and [rival["setting"] for rival in spot["rivals"]] == [0.05, 0.9]
+    assert [(rival["difference"]["verdict"], rival["difference"]["n"]) for rival in spot["rivals"]] == [
+        ("higher", 2)
+    ] * 2
+    assert spot["notes"][1] == "0.9 is 6.1 points lower, interval +4.1 to +8.0, n = 2"
     assert any("rises from 0.05 to 0.9" in line and "as expected" in line for line in result["findings"])
-    assert any("rises and then falls, by more than the spread" in line for line in result["findings"])
+    assert any(
+        line.startswith("accuracy rises and then falls (10.1 points below the best at the first setting")
+        for line in result["findings"]
+    )
     table = (bench.output / "table.md").read_text()
     assert "**50.3 ± 0.4**" in table and "4.45 ± 0.07*" in table and "saturated" in table
     for name in ("curve.png", "views.png"):
@@ -59,7 +74,7 @@ def test_the_recipe_of_the_best_setting_is_the_base_at_that_setting(bench):
     recipe = load_recipe(bench.output / "recipe.yaml")
     assert recipe == config.recipe(0.2) and recipe.ops[0] == RandomResizedCrop(scale=(0.2, 1.0))
     assert recipe.ops[2].hue == pytest.approx(0.1)  # the override is in it
-    assert "# sweet spot: crop 0.2 (50.3 ± 0.4 %, 2 seeds)" in (bench.output / "recipe.yaml").read_text()
+    assert "# best mean: crop 0.2 (50.3 ± 0.4 %, 2 seeds)" in (bench.output / "recipe.yaml").read_text()
     assert recipe_from_plain(bench.result()["points"][1]["recipe"], where="x") == recipe
 
 
@@ -107,7 +122,7 @@ def test_information_alone_needs_no_labels_and_names_no_best(bench):
 def test_detection_converts_and_fine_tunes(bench):
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
     part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
-    code, tools = bench.run(downstream="detection", detection=part, seeds=[1])
+    code, tools = bench.run(downstream="detection", detection=part, seeds=[1], overrides=["encoder.arch=resnet18"])
     assert code == 0 and tools == ["pretrain", "measure_views", "convert_weights", "train_net"] * 3
     last = bench.calls()[-1]
     assert (
@@ -156,8 +171,8 @@ def test_a_planted_flat_curve_is_not_called_a_reverse_u(bench):
     bench.plant(flat)
     bench.run()
     notes = bench.result()["sweet_spot"]["notes"]
-    assert len(notes) == 2 and all("within the spread over seeds" in note for note in notes)
-    assert any("not by more than the spread" in line for line in bench.result()["findings"])
+    assert len(notes) == 2 and all(note.endswith("n = 2: not told apart") for note in notes)
+    assert any("not told apart from the first and the last setting" in line for line in bench.result()["findings"])
     assert FAMILIES["crop"].sweet_spot == 0.2
 
 
@@ -166,7 +181,150 @@ def test_a_detection_without_box_ap_is_refused_by_name(bench):
     bench.plant({name: [(n, s, None) for n, s, _ in entries] for name, entries in REVERSE_U.items()})
     part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
     with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/result.json has no box AP"):
-        bench.run(downstream="detection", detection=part, seeds=[1])
+        bench.run(downstream="detection", detection=part, seeds=[1], overrides=["encoder.arch=resnet18"])
+
+
+# --- the record of a point -------------------------------------------------------------------------------------------
+
+
+def record_of(bench, name):
+    return read_record(bench.output / name / "record.json")
+
+
+def test_a_point_s_record_holds_its_figures_and_all_points_are_one_experiment(bench):
+    bench.run(command="python tools/sweep_views.py")
+    records = {name: record_of(bench, name) for name in ("crop_0.2_seed1", "crop_0.9_seed0")}
+    found = records["crop_0.2_seed1"]
+    assert (found.kind, found.status, found.seeds) == ("sweep-point", "done", {"run": 1, "pretraining": 1})
+    assert found.figures == {
+        "info_nce": 2.2, "info_nce_low": 2.1, "info_nce_high": 2.3000000000000003, "info_nce_ceiling": 5.5, "accuracy": 50.6,
+    }  # fmt: skip
+    assert found.initialisation.name == "crop 0.2" and found.metric == "readout top-1 (%)"
+    assert found.commands == ("python tools/sweep_views.py",)
+    assert recipe_from_plain(found.config["recipe"], where="x") == bench.config().recipe(0.2)
+    assert found.data["train"].num_images == 20
+    assert records["crop_0.9_seed0"].details == {"saturated": True}
+    assert len({record.hash for record in records.values()}) == 1
+    weights = {record.initialisation.pretraining["hash"] for record in records.values()}
+    assert len(weights) == 2  # other views, so other weights
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"overrides": ["optimizer.epochs=2"]},
+        {"overrides": ["views.jitter_strength=0.5"]},
+        {"measure_batch": 8},
+        {"linear_config": "linear.yaml"},
+    ],
+    ids=["pre-training", "base recipe", "measurement", "readout"],
+)
+def test_a_sweep_of_another_experiment_has_another_hash(plan_bench, over):
+    if "linear_config" in over:
+        over = {"linear_config": plan_bench.root / "linear.yaml"}
+    hashes = {
+        experiment_hash(describe_sweep(plan_bench.config(**values))[0])
+        for values in ({}, over, {"overrides": ["seed=5", "data.num_workers=2"], "seeds": [4]})
+    }
+    assert len(hashes) == 2  # the seed and the number of workers decide nothing
+
+
+def test_a_point_that_ends_early_says_so_and_what_is_done_keeps_its_record(bench):
+    (bench.root / "break_linear_eval").touch()
+    bench.run()
+    failed = record_of(bench, "crop_0.05_seed0")
+    assert failed.status == "failed" and "linear readout: exit code 7" in failed.error and not failed.figures
+    (bench.root / "break_linear_eval").unlink()
+    bench.run()
+    assert record_of(bench, "crop_0.05_seed0").status == "done"
+    before = (bench.output / "crop_0.05_seed0" / "record.json").read_bytes()
+    bench.run()
+    assert (bench.output / "crop_0.05_seed0" / "record.json").read_bytes() == before
+    bench.run(overrides=["optimizer.epochs=2"])
+    assert record_of(bench, "crop_0.05_seed0").hash != failed.hash
+
+
+# --- what a later stage would refuse ---------------------------------------------------------------------------------
+
+
+def break_linear_config(bench):
+    (bench.root / "linear.yaml").write_text("epoch: 1\n")
+    return {"linear_config": bench.root / "linear.yaml"}
+
+
+def break_readout_classes(bench):
+    for split, names in (("train", ("a", "b")), ("val", ("a", "c"))):
+        write_images(bench.root / "labelled" / split, 2, classes=names)
+    return {"readout_data": bench.root / "labelled"}
+
+
+def break_readout_image(bench):
+    for split in ("train", "val"):
+        write_images(bench.root / "labelled" / split, 2)
+    (bench.root / "labelled" / "val" / "a" / "0.png").write_bytes(b"<html>")
+    return {"readout_data": bench.root / "labelled"}
+
+
+def break_image(split):
+    def broken(bench):
+        (bench.data / split / "a" / "0.png").write_bytes(b"")
+        return {"downstream": "none", "measure_batch": 8}
+
+    return broken
+
+
+def detection(config, *, test_class="cup", arch="resnet18"):
+    """A detection part as `bench.run` takes it; config: a shipped file, or the text of one."""
+
+    def part(bench):
+        specs = [write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test")]
+        labels = bench.root / "boxes_test" / "boxes.json"
+        labels.write_text(labels.read_text().replace("cup", test_class))
+        path = Path(config)
+        if "\n" in config:
+            path = bench.root / "own.yaml"
+            path.write_text(config.format(root=ROOT))
+        return {
+            "downstream": "detection",
+            "detection": DetectionPart(path, *specs),
+            "overrides": [f"encoder.arch={arch}"],
+            "seeds": [0],
+        }
+
+    return part
+
+
+UNKNOWN_HEADS = (
+    "_BASE_: {root}/transfer/configs/demo/R_18_FPN_infomin.yaml\nMODEL: {{ROI_HEADS: {{NAME: NoSuchHeads}}}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (break_linear_config, "did you mean `epochs`"),
+        (break_readout_classes, r"only in train/: b; only in val/: c.*--downstream none"),
+        (break_readout_image, "1 of 8 images cannot be read"),
+        (break_image("train"), "1 of 20 images cannot be read.*\n.*\n.*data.skip_unreadable=true"),
+        (break_image("val"), "1 of 12 images cannot be read"),
+        (detection("demo/R_18_FPN_infomin.yaml", arch="resnet50"), "MODEL.RESNETS.DEPTH is 18, must be 50"),
+        (detection("demo/R_18_FPN_infomin.yaml", arch="resnet18_half"), "resnet18_half cannot be converted"),
+        (detection("demo/R_18_FPN_infomin.yaml", test_class="mug"), "mug"),
+        (detection(UNKNOWN_HEADS), "cannot build this detector.*NoSuchHeads"),
+    ],
+    ids=["readout configuration", "classes", "readout image", "image", "held-out image", "depth", "width", "class names", "heads"],
+)  # fmt: skip
+def test_what_a_later_stage_would_refuse_is_refused_before_the_first(bench, broken, message):
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        bench.run(**broken(bench))
+    assert bench.calls() == [] and not bench.output.exists()
+
+
+def test_a_sound_detection_starts_and_so_does_pre_training_that_leaves_out_what_it_cannot_read(bench):
+    code, tools = bench.run(**detection("demo/R_18_FPN_infomin.yaml")(bench))
+    assert code == 0 and "train_net" in tools
+    more = break_image("train")(bench)
+    assert bench.run(**more, overrides=["data.skip_unreadable=true"], seeds=[0])[0] == 0
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------

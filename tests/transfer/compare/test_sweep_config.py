@@ -66,7 +66,8 @@ def test_detection_is_checked_before_hours_of_pre_training(bench, tmp_path, conf
     sound = write_labelled_image(tmp_path / "boxes")
     part = DetectionPart(Path(config), sound if train == "sound" else train, sound)
     with pytest.raises(error, match=message) if error else nullcontext():
-        assert bench.config(downstream="detection", detection=part).detection.config_file.is_file()
+        sweep = bench.config(downstream="detection", detection=part, overrides=["encoder.arch=resnet18"])
+        assert sweep.detection.config_file.is_file()
 
 
 def test_colour_refuses_what_its_one_command_cannot_do(bench):

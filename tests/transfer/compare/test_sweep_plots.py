@@ -44,6 +44,7 @@ def test_settings_stand_in_their_order_and_are_joined_only_where_they_have_neigh
     rows = [row(s, nats=(1.0 + i, 1.2 + i), accuracy=(40.0 + i, 41.0 + i)) for i, s in enumerate(settings)]
     draw_curve(tmp_path / "x.png", rows, FAMILIES[family], accuracy_name="top-1", best=settings[1])
     against, along, accuracy = figures[0].axes
+    assert all(axis.get_title(loc="left").endswith(", n = 2") for axis in (against, along))
     assert [label.get_text() for label in along.get_xticklabels()] == [show_setting(setting) for setting in settings]
     assert along.get_xscale() == scale
     assert [y for _, y, _ in points(along, INFORMATION)] == pytest.approx([1.1, 2.1, 3.1])
