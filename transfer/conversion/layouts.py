@@ -85,6 +85,7 @@ VISSL_TRUNK: Path = ("classy_state_dict", "base_model", "model", "trunk")
 # Any tensor of a ResNet, so that a damaged checkpoint is still known for what it is and the missing tensor gets named.
 OWN_LAYOUT = "infomin-transfer"
 DETECTOR_LAYOUT = "detectron2-detector"
+DETECTRON2_LAYOUTS = ("detectron2-converted", "caffe2")  # of backbones that Detectron2 reads as they are
 ENCODER = r"(conv1\.|bn1\.|layer[1-4]\.\d)"
 CLASSIFIER = (r"fc\.(weight|bias)",)
 MLP_HEAD = (
