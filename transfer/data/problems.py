@@ -60,6 +60,9 @@ class ReadOptions:
     class_names: tuple[str, ...] | None = None
 
 
+NO_OPTIONS = ReadOptions()
+
+
 def read_strictly(problems: Problems[T], where: str) -> tuple[T, tuple[str, ...]]:
     """Run a reader to its end -> what it read, and one note for each kind of repair with its count.
 

@@ -142,7 +142,14 @@ def catalog():
 
 def test_evaluator_follows_the_kind_of_data(catalog, tmp_path: Path) -> None:
     config = load("OUTPUT_DIR", str(tmp_path))
-    assert type(DetectionTrainer.build_evaluator(config, catalog(evaluator_type="own_voc", year=2012))) is VocEvaluator
+    assert (
+        type(
+            DetectionTrainer.build_evaluator(
+                config, catalog(evaluator_type="own_voc", metric="VOC AP, area under the curve")
+            )
+        )
+        is VocEvaluator
+    )
     stock = catalog(evaluator_type="pascal_voc", year=2007, dirname=str(tmp_path), split="test")
     (tmp_path / "Annotations").mkdir()
     assert type(DetectionTrainer.build_evaluator(config, stock)) is PascalVOCDetectionEvaluator
