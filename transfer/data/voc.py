@@ -167,9 +167,9 @@ def _without_suffix(name: str) -> str:
 def _class_list(listing: Path, line: str) -> str:
     """Why a file with two columns is refused, and what to do instead."""
     parts = listing.stem.split("_")
-    beside = [f"{part}.txt" for part in (parts[0], parts[-1]) if (listing.parent / f"{part}.txt").is_file()]
+    beside = [part for part in (parts[0], parts[-1]) if part != listing.stem and listing.with_stem(part).is_file()]
     instead = (
-        f"name the split {beside[0].removesuffix('.txt')!r}"
+        f"name the split {beside[0]!r}"
         if beside
         else "write a split beside it that has the image names alone, one a line"
     )
@@ -200,8 +200,9 @@ def _image(
         except _FieldError as error:
             yield _field_problem(where, error)
             continue
-        if (node.findtext("difficult") or "0").strip().lower() in ("", "true", "false"):
-            found = f"difficult {node.findtext('difficult')!r}"
+        text = node.findtext("difficult", "0").strip()
+        if text.lower() in ("", "true", "false"):
+            found = f"difficult {text!r}"
             yield Problem("objects have `difficult` empty or in words", where, found, "read as 0 or 1", repaired=True)
         objects.append(thing)
     return None if size is None else _Image(identifier, image, *size, tuple(objects))
