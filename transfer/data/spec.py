@@ -7,23 +7,21 @@ read from the data, or a DataError.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.image_files import read_image, read_size
 from transfer.data.coco import read_coco
+from transfer.data.image_checks import check_images
+from transfer.data.problems import ReadOptions, read_strictly
 from transfer.data.records import DetectionData, with_class_order
 from transfer.data.voc import read_voc
 
 FORMS = "coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT"
-TAIL = 1024  # bytes; programs that write images append a few at most
-ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a JPEG and a PNG begin and end
 
 
 @dataclass(frozen=True)
@@ -69,48 +67,8 @@ def read_data(spec: DataSpec) -> DetectionData:
         data = read_voc(spec.source, spec.detail)
     if not data.num_objects:
         raise DataError(f"{spec}: no labelled object in {len(data.records)} images")
-    check_image_files(data, str(spec))
-    return data
-
-
-def check_image_files(data: DetectionData, where: str) -> None:
-    """Every image must exist, be an image, have the size that its annotation says and be whole.
-
-    Header and last bytes are read, pixels only where those leave a doubt (decoding them all would read the whole set twice).
-    Raises DataError with a count and the first few.
-    """
-    missing = [record["file_name"] for record in data.records if not Path(record["file_name"]).is_file()]
-    if missing:
-        raise DataError(f"{where}: {len(missing)} of {len(data.records)} images are missing: {_first(missing)}")
-    wrong = [trouble for record in data.records if (trouble := _image_trouble(record)) is not None]
-    if wrong:
-        raise DataError(f"{where}: {len(wrong)} of {len(data.records)} images cannot be used: {_first(wrong)}")
-
-
-def _image_trouble(record: dict[str, Any]) -> str | None:
-    path = Path(record["file_name"])
-    try:
-        found = read_size(path)
-        if not _ends_well(path):
-            read_image(path)
-    except DataError as error:
-        return str(error)
-    expected = (record["height"], record["width"])
-    if found != expected:
-        return f"{path} is {found[1]} x {found[0]} when upright, its annotation says {expected[1]} x {expected[0]}"
-    return None
-
-
-def _ends_well(path: Path) -> bool:
-    """A JPEG or PNG with its end mark: not truncated. Of other files only decoding tells."""
-    with open(path, "rb") as file:
-        ending = ENDINGS.get(file.read(2))
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return ending is not None and ending in file.read()
-
-
-def _first(names: Sequence[str], count: int = 3) -> str:
-    return "; ".join(names[:count]) + ("; ..." if len(names) > count else "")
+    data, notes = read_strictly(check_images(data, str(spec), ReadOptions()), str(spec))
+    return replace(data, notes=(*data.notes, *notes))
 
 
 @dataclass(frozen=True)
