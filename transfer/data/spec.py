@@ -23,16 +23,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.image_files import read_image, read_size
 from pretrain.base.record import DataRecord
 from transfer.data.coco import read_coco
 from transfer.data.fingerprint import fingerprint, joined_fingerprint
-from transfer.data.problems import NO_OPTIONS, ReadOptions
+from transfer.data.image_checks import check_images
+from transfer.data.problems import NO_OPTIONS, ReadOptions, read_strictly
 from transfer.data.records import DetectionData, with_class_order
 from transfer.data.text_files import read_lines
 from transfer.data.voc import read_voc
@@ -48,8 +48,6 @@ VOC_METRIC = "VOC AP, area under the curve"
 VOC_2007_METRIC = "VOC AP, 11 points (2007)"
 METRICS = {"coco": COCO_METRIC, "voc": VOC_METRIC, "voc07": VOC_2007_METRIC, "yolo": COCO_METRIC}
 JOINT = re.compile(rf"\+(?=(?:{'|'.join(get_args(Kind))}):)")
-TAIL = 1024  # bytes; programs that write images append a few at most
-ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a JPEG and a PNG begin and end
 
 
 @dataclass(frozen=True)
@@ -171,8 +169,8 @@ def _read_part(spec: DataSpec, options: ReadOptions) -> DetectionData:
             )
         if data.class_names != options.class_names:
             data = replace(with_class_order(data, options.class_names, str(spec)), complete_coco=None)
-    check_image_files(data, str(spec))
-    return data
+    data, notes = read_strictly(check_images(data, str(spec), options), str(spec))
+    return replace(data, notes=(*data.notes, *notes))
 
 
 def _join(parts: Sequence[DetectionData], spec: DataSpec) -> DetectionData:
@@ -193,7 +191,7 @@ def _join(parts: Sequence[DetectionData], spec: DataSpec) -> DetectionData:
         if seen.setdefault(os.path.realpath(record["file_name"]), position) != position
     ]
     if twice:
-        raise DataError(f"{spec}: {len(twice)} images are in two parts: {_first(twice)}; leave them in one")
+        raise DataError(f"{spec}: {len(twice)} images are in two parts, first {twice[0]}; leave them in one")
     records = [record for data in parts for record in with_class_order(data, names, str(spec)).records]
     if len({record["image_id"] for record in records}) < len(records):
         records = [{**record, "image_id": number} for number, record in enumerate(records, start=1)]
@@ -212,46 +210,6 @@ def _join(parts: Sequence[DetectionData], spec: DataSpec) -> DetectionData:
         bitmask=any(data.bitmask for data in parts),
         notes=tuple(notes),
     )
-
-
-def check_image_files(data: DetectionData, where: str) -> None:
-    """Every image must exist, be an image, have the size that its annotation says and be whole.
-
-    Header and last bytes are read, pixels only where those leave a doubt (decoding them all would read the whole set twice).
-    Raises DataError with a count and the first few.
-    """
-    missing = [record["file_name"] for record in data.records if not Path(record["file_name"]).is_file()]
-    if missing:
-        raise DataError(f"{where}: {len(missing)} of {len(data.records)} images are missing: {_first(missing)}")
-    wrong = [trouble for record in data.records if (trouble := _image_trouble(record)) is not None]
-    if wrong:
-        raise DataError(f"{where}: {len(wrong)} of {len(data.records)} images cannot be used: {_first(wrong)}")
-
-
-def _image_trouble(record: dict[str, Any]) -> str | None:
-    path = Path(record["file_name"])
-    try:
-        found = read_size(path)
-        if not _ends_well(path):
-            read_image(path)
-    except DataError as error:
-        return str(error)
-    expected = (record["height"], record["width"])
-    if found != expected:
-        return f"{path} is {found[1]} x {found[0]} when upright, its annotation says {expected[1]} x {expected[0]}"
-    return None
-
-
-def _ends_well(path: Path) -> bool:
-    """A JPEG or PNG with its end mark: not truncated. Of other files only decoding tells."""
-    with open(path, "rb") as file:
-        ending = ENDINGS.get(file.read(2))
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return ending is not None and ending in file.read()
-
-
-def _first(names: Sequence[str], count: int = 3) -> str:
-    return "; ".join(names[:count]) + ("; ..." if len(names) > count else "")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
+from transfer.data.image_checks import file_problem, pixel_limit
 from transfer.data.problems import NO_OPTIONS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines
@@ -258,20 +259,13 @@ def _size(tree: Element, path: Path, image: Path, options: ReadOptions) -> Probl
         return None
     if width and height:
         return width, height
-    kind = "annotations without the size of their image"
-    found = f"size {texts[0] or 'missing'} x {texts[1] or 'missing'}"
     try:
-        rows, columns = read_size(image)
+        rows, columns = read_size(image, max_pixels=pixel_limit(options))
     except DataError as error:
-        left_out = options.skip_unreadable and image.is_file()
-        remedy = (
-            "left out with their images, which cannot be read"
-            if left_out
-            else "and the image cannot be read: give <width> and <height> in <size>, or repair the image"
-        )
-        yield Problem(kind, str(path), f"{found}; {error}", remedy, repaired=left_out)
+        yield file_problem(image, error, options)
         return None
-    yield Problem(kind, str(path), found, "read from the image", repaired=True)
+    found = f"size {texts[0] or 'missing'} x {texts[1] or 'missing'}"
+    yield Problem("annotations without the size of their image", str(path), found, "read from the image", repaired=True)
     return columns, rows
 
 

@@ -24,6 +24,7 @@ from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
+from transfer.data.image_checks import file_problem, pixel_limit
 from transfer.data.problems import NO_OPTIONS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines, read_text
@@ -65,13 +66,9 @@ def problems(file: Path, split: str, *, options: ReadOptions) -> Problems[Detect
     records: list[dict[str, Any]] = []
     for position, path in enumerate(images, start=1):
         try:
-            height, width = read_size(path)
+            height, width = read_size(path, max_pixels=pixel_limit(options))
         except DataError as error:
-            left_out = options.skip_unreadable and path.is_file()
-            remedy = "left out" if left_out else "add or repair them, or take them out of the split"
-            remedy += "" if left_out or not path.is_file() else " (or pass --skip-unreadable)"
-            kind = "images cannot be read" if path.is_file() else "images are missing"
-            yield Problem(kind, str(path), str(error).removeprefix(f"{path}: "), remedy, repaired=left_out)
+            yield file_problem(path, error, options)
             continue
         things = []
         lines = yield from _label_lines(labels.get(path), description.names)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
 from pretrain.base.errors import ConfigError, DataError
 from transfer.data.spec import DataSpec, parse_spec, prepare_data, read_data
@@ -48,75 +47,6 @@ def test_absent_folders_are_named(demo_scenes: Path, tmp_path: Path) -> None:
         read_data(parse_spec(f"coco:{demo_scenes}/coco/annotations/instances_train.json:{tmp_path}/absent"))
     with pytest.raises(DataError, match=f"no folder at {tmp_path}/absent"):
         read_data(parse_spec(f"voc:{tmp_path}/absent:train"))
-
-
-@pytest.mark.parametrize(("make", "folder"), [(coco, "coco/train"), (voc, "voc/JPEGImages")])
-def test_missing_images_are_counted_and_named(damageable_scenes: Path, make, folder) -> None:
-    names = [Path(record["file_name"]) for record in read_data(make(damageable_scenes)).records]
-    for path in names[:2]:
-        path.unlink()
-    with pytest.raises(DataError, match="2 of 4 images are missing") as caught:
-        read_data(make(damageable_scenes))
-    assert all(f"{folder}/{path.name}" in str(caught.value) for path in names[:2])
-
-
-def test_every_kind_of_unusable_image_is_counted_and_named_with_its_reason(damageable_scenes: Path) -> None:
-    empty, truncated, page, turned = sorted((damageable_scenes / "coco" / "train").iterdir())
-    empty.write_bytes(b"")
-    truncated.write_bytes(truncated.read_bytes()[:-200])
-    page.write_text("<html>404</html>")
-    Image.new("RGB", (50, 40)).save(turned)
-    with pytest.raises(DataError, match="4 of 4 images cannot be used") as caught:
-        read_data(coco(damageable_scenes))
-    said = str(caught.value)
-    assert f"{empty}: the file is empty" in said and f"{truncated}: damaged or truncated" in said
-    assert f"{page}: a page of HTML" in said
-
-
-def test_size_that_differs_from_the_annotation_is_said(damageable_scenes: Path) -> None:
-    path = next((damageable_scenes / "coco" / "train").iterdir())
-    Image.new("RGB", (50, 40)).save(path)
-    with pytest.raises(DataError, match="is 50 x 40 when upright, its annotation says 192 x 192"):
-        read_data(coco(damageable_scenes))
-
-
-def test_exif_turned_image_has_the_size_of_its_upright_pixels(damageable_scenes: Path) -> None:
-    annotations = damageable_scenes / "coco" / "annotations" / "instances_train.json"
-    content = json.loads(annotations.read_text())
-    entry = content["images"][0]
-    entry["height"] += 10
-    for thing in content["annotations"]:
-        del thing["segmentation"]  # run lengths are of the old size
-    annotations.write_text(json.dumps(content))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
-    image = Image.new("RGB", (entry["height"], entry["width"]))
-    image.save(damageable_scenes / "coco" / "train" / entry["file_name"], exif=exif)
-    assert read_data(coco(damageable_scenes)).records[0]["height"] == entry["height"]
-
-
-@pytest.mark.parametrize("suffix", ["png", "bmp"])
-def test_truncated_files_of_other_formats_are_found_too(damageable_scenes: Path, suffix: str) -> None:
-    annotations = damageable_scenes / "coco" / "annotations" / "instances_train.json"
-    content = json.loads(annotations.read_text())
-    source = damageable_scenes / "coco" / "train" / content["images"][0]["file_name"]
-    target = source.with_suffix(f".{suffix}")
-    with Image.open(source) as image:
-        image.save(target)
-    content["images"][0]["file_name"] = target.name
-    annotations.write_text(json.dumps(content))
-    read_data(coco(damageable_scenes))
-    target.write_bytes(target.read_bytes()[:-3000])
-    with pytest.raises(DataError, match="1 of 4 images cannot be used: .*truncated"):
-        read_data(coco(damageable_scenes))
-
-
-def test_whole_jpegs_are_not_decoded(demo_scenes: Path, monkeypatch) -> None:
-    def decode(path: Path) -> None:
-        raise AssertionError(f"{path} was decoded")
-
-    monkeypatch.setattr("transfer.data.spec.read_image", decode)
-    read_data(coco(demo_scenes))
 
 
 def test_data_without_any_object_are_refused(damageable_scenes: Path) -> None:
@@ -184,5 +114,5 @@ def test_real_sets_pass_and_a_missing_photograph_is_named(shared_data: Path, tmp
     images = Path(shutil.copytree(root / "val2017", tmp_path / "val2017"))
     gone = sorted(images.iterdir())[5]
     gone.unlink()
-    with pytest.raises(DataError, match=f"1 of 100 images are missing: {gone}"):
+    with pytest.raises(DataError, match=rf"images are missing: 1\n  {gone}"):
         read_data(DataSpec("coco", annotations, str(images)))
