@@ -32,7 +32,7 @@ from pretrain.base.record import DataRecord
 from transfer.data.coco import read_coco
 from transfer.data.fingerprint import fingerprint, joined_fingerprint
 from transfer.data.image_checks import check_images
-from transfer.data.problems import NO_OPTIONS, ReadOptions, read_strictly
+from transfer.data.problems import DEFAULTS, ReadOptions, read_strictly
 from transfer.data.records import DetectionData, with_class_order
 from transfer.data.text_files import read_lines
 from transfer.data.voc import read_voc
@@ -88,14 +88,14 @@ class DataSpec:
 def parse_spec(text: str) -> DataSpec:
     """Read a SPEC. Raises ConfigError that shows all forms."""
     parts: list[DataSpec] = []
-    rest = ""
+    rest: str | None = None
     for piece in JOINT.split(text):
-        rest = f"{rest}+{piece}" if rest else piece
+        rest = piece if rest is None else f"{rest}+{piece}"
         part = _parse_part(rest)
         if part is not None:  # else the + belongs to a name
             parts.append(part)
-            rest = ""
-    if rest or not parts:
+            rest = None
+    if rest is not None:
         raise ConfigError(f"data {text!r}: expected {FORMS}")
     return replace(parts[0], joined=tuple(parts[1:]))
 
@@ -132,7 +132,7 @@ def parse_class_names(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_data(spec: DataSpec, options: ReadOptions = NO_OPTIONS) -> DetectionData:
+def read_data(spec: DataSpec, options: ReadOptions = DEFAULTS) -> DetectionData:
     """Read, validate and compare with the image files. Raises DataError; nothing is registered."""
     return _join(_read_parts(spec, options), spec)
 
@@ -149,7 +149,7 @@ def _read_part(spec: DataSpec, options: ReadOptions) -> DetectionData:
         image_dir = Path(spec.detail)
         if not image_dir.is_dir():
             raise DataError(f"no image folder at {image_dir} (from {spec}; expected {FORMS})")
-        data = read_coco(spec.source, image_dir)
+        data = read_coco(spec.source, image_dir, options)
     elif spec.kind == "yolo":
         if not spec.source.exists():
             raise DataError(f"no file at {spec.source} (from {spec}; expected {FORMS})")
@@ -242,7 +242,7 @@ def prepare_data(
     test: DataSpec | None,
     class_names: Sequence[str] | None = None,
     *,
-    options: ReadOptions = NO_OPTIONS,
+    options: ReadOptions = DEFAULTS,
 ) -> PreparedData:
     """Read both splits, bring them to one class order and register them with Detectron2.
 

@@ -24,7 +24,7 @@ from detectron2.structures import BoxMode
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
 from transfer.data.image_checks import file_problem, pixel_limit
-from transfer.data.problems import NO_OPTIONS, Problem, Problems, ReadOptions, read_strictly
+from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines
 
@@ -58,7 +58,7 @@ class _FieldError(Exception):
     """A field that cannot be read; the text says what was expected and found."""
 
 
-def read_voc(root: Path, split: str, options: ReadOptions = NO_OPTIONS) -> DetectionData:
+def read_voc(root: Path, split: str, options: ReadOptions = DEFAULTS) -> DetectionData:
     """Read and validate one split. Classes are `options.class_names`, else the names found in the split's annotations, sorted
     (as the 20 of VOC are).
 

@@ -25,7 +25,7 @@ from detectron2.structures import BoxMode
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
 from transfer.data.image_checks import file_problem, pixel_limit
-from transfer.data.problems import NO_OPTIONS, Problem, Problems, ReadOptions, read_strictly
+from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines, read_text
 
@@ -50,7 +50,7 @@ class _LineError(Exception):
     """A label line that cannot be used: kind, what was found, remedy."""
 
 
-def read_yolo(file: Path, split: str, options: ReadOptions = NO_OPTIONS) -> DetectionData:
+def read_yolo(file: Path, split: str, options: ReadOptions = DEFAULTS) -> DetectionData:
     """Read and validate one split. Classes are those of the YAML file, or `options.class_names`. Raises DataError."""
     data, notes = read_strictly(problems(file, split, options=options), f"{file} {split}")
     return replace(data, notes=notes)
