@@ -61,10 +61,18 @@ def _check(path: Path, *, max_pixels: int, decode: bool) -> CheckedImage | DataE
         return error
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder; a name that none can have (too long, a null byte) is no error."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def file_problem(path: Path, error: DataError, options: ReadOptions) -> Problem:
     """Of a file that `check_image` refuses."""
     reason = str(error).removeprefix(f"{path}: ")
-    if not path.exists():
+    if not is_there(path):
         remedy = (
             "put the files where the annotations name them, give the folder that holds them, or remove their entries"
         )

@@ -105,17 +105,21 @@ def _parse_part(text: str) -> DataSpec | None:
     source, _, detail = rest.rpartition(":")
     if kind not in get_args(Kind) or not source or not detail:
         return None
-    path = Path(source).expanduser()
-    return DataSpec(kind, path, str(Path(detail).expanduser()) if kind == "coco" else detail)  # type: ignore[arg-type]
+    try:
+        path = Path(source).expanduser()
+        detail = str(Path(detail).expanduser()) if kind == "coco" else detail
+    except RuntimeError as error:
+        raise ConfigError(f"data {text!r}: {error}") from None
+    return DataSpec(kind, path, detail)  # type: ignore[arg-type]
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
     """The classes of --classes: names with commas between them, or a text file with one a line. Raises ConfigError."""
-    path = Path(text).expanduser()
     try:
+        path = Path(text).expanduser()
         is_file = path.is_file()
-    except (OSError, ValueError):  # longer than a file name can be
-        is_file = False
+    except (OSError, ValueError, RuntimeError):  # longer than a file name can be; ~ and a name that no user has
+        path, is_file = Path(text), False
     try:
         names = [line for _, line in read_lines(path)] if is_file else [name.strip() for name in text.split(",")]
     except DataError as error:

@@ -111,7 +111,7 @@ def problems(root: Path, split: str, *, options: ReadOptions) -> Problems[Detect
 def _listing(root: Path, split: str) -> Path:
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         if not (root / folder).is_dir():
-            raise DataError(f"{root} is not a VOC folder: {folder}/ is missing")
+            raise DataError(f"{root} is not a VOC folder: {folder}/ is missing{_flat(root)}")
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
     if Path(split).name != split or not listing.is_file():  # ../trainval is no split's name
         there = sorted(path.stem for path in listing.parent.glob("*.txt"))
@@ -119,6 +119,16 @@ def _listing(root: Path, split: str) -> Path:
             f"no split {split!r} in {root}/ImageSets/Main{did_you_mean(split, there)} (there are: {', '.join(there[:8]) or 'none'})"
         )
     return listing
+
+
+def _flat(root: Path) -> str:
+    """What to do with the flat folders of Roboflow and LabelImg: XML files beside their images."""
+    if not any(path.suffix == ".xml" for folder in (root, *root.glob("*/")) for path in folder.glob("*.xml")):
+        return ""
+    return (
+        ". Put the XML files into Annotations/, the images into JPEGImages/, and the names without suffix, one a line, into "
+        "ImageSets/Main/train.txt (and test.txt)"
+    )
 
 
 def _identifiers(root: Path, listing: Path) -> Problems[list[str]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +25,8 @@ from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
-from transfer.data.image_checks import file_problem, pixel_limit
+from pretrain.data.source import in_threads
+from transfer.data.image_checks import file_problem, is_there, pixel_limit
 from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines, read_text
@@ -64,12 +66,12 @@ def problems(file: Path, split: str, *, options: ReadOptions) -> Problems[Detect
     names = options.class_names or description.names
     rule, present = BoxRule(), set()
     records: list[dict[str, Any]] = []
-    for position, path in enumerate(images, start=1):
-        try:
-            height, width = read_size(path, max_pixels=pixel_limit(options))
-        except DataError as error:
-            yield file_problem(path, error, options)
+    sizes = in_threads(partial(_size, max_pixels=pixel_limit(options)), images)
+    for position, (path, size) in enumerate(zip(images, sizes, strict=True), start=1):
+        if isinstance(size, DataError):
+            yield file_problem(path, size, options)
             continue
+        height, width = size
         things = []
         lines = yield from _label_lines(labels.get(path), description.names)
         for where, category, values in lines:
@@ -94,6 +96,13 @@ def problems(file: Path, split: str, *, options: ReadOptions) -> Problems[Detect
     return DetectionData(tuple(records), names, masks=masks)
 
 
+def _size(path: Path, *, max_pixels: int) -> tuple[int, int] | DataError:
+    try:
+        return read_size(path, max_pixels=max_pixels)
+    except DataError as error:
+        return error
+
+
 def _description(file: Path, split: str, options: ReadOptions) -> _Description:
     values = _read_description(file)
     if "kpt_shape" in values:
@@ -114,7 +123,8 @@ def _description(file: Path, split: str, options: ReadOptions) -> _Description:
     if not isinstance(declared, str):
         raise DataError(f"{file}: path expected the data's folder, found a {type(declared).__name__}")
     own = file.parent
-    roots = (own / Path(declared).expanduser(), own)
+    root = own / _expanded(declared)
+    roots = (root.resolve() if ".." in root.parts else root, own)
     names = _class_names(values, file, roots, options)
     return _Description(file, roots, names, tuple(entry.replace("\\", "/") for entry in entries))
 
@@ -141,7 +151,7 @@ def _class_names(values: Mapping[str, Any], file: Path, roots: Sequence[Path], o
     if not names and options.class_names:
         names = list(options.class_names)
     if isinstance(names, str) and names:  # Darknet: a file with one a line
-        path = next((root / names for root in roots if (root / names).is_file()), None)
+        path = next((root / names for root in roots if _is_file(root / names)), None)
         if path is None:
             raise DataError(f"{file}: names expected a list of class names or a file, found {names!r:.60}")
         names = [line for _, line in read_lines(path)]
@@ -156,14 +166,16 @@ def _class_names(values: Mapping[str, Any], file: Path, roots: Sequence[Path], o
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{file}: the class {twice!r} is named twice")
     count = values.get("nc") or values.get("classes") or str(len(names))
-    if count != str(len(names)):
+    if not isinstance(count, str) or count != str(len(names)):
+        count = count if isinstance(count, str) else type(count).__name__
         raise DataError(f"{file}: nc says {count!r:.20} classes, names has {len(names)}: {', '.join(names)!r:.200}")
     return tuple(names)
 
 
 def _images(description: _Description) -> Problems[list[Path]]:
     """The images of a split, in the order of their paths; each once."""
-    found: dict[Path, str] = {}
+    seen: dict[str, str] = {}
+    found: list[Path] = []
     for entry in description.entries:
         place, mended = _locate(entry, description.roots)
         if place is None:
@@ -179,12 +191,15 @@ def _images(description: _Description) -> Problems[list[Path]]:
         else:
             listed = yield from _listed_images(place, description)
         for where, path in listed:
-            key = path.resolve()
-            if key in found:
+            on_disk = os.path.realpath(path)
+            if on_disk in seen:
                 remedy = "name every image once in a split"
-                yield Problem("images are given twice", where, f"{path}, first in {found[key]}", remedy, repaired=False)
+                yield Problem(
+                    "images are given twice", where, f"{path}, first in {seen[on_disk]}", remedy, repaired=False
+                )
                 continue
-            found[key] = where
+            seen[on_disk] = where
+            found.append(path)
     if not found:
         raise DataError(f"{description.path}: no image in {', '.join(description.entries)}")
     return sorted(found)
@@ -193,8 +208,8 @@ def _images(description: _Description) -> Problems[list[Path]]:
 def _locate(entry: str, roots: Sequence[Path]) -> tuple[Path | None, bool]:
     """Where a path of the YAML file is, and whether it had to be mended: Roboflow's `../train/images` that is really
     `train/images`, a `path` or an absolute path of the machine where the file was written."""
-    given = Path(entry).expanduser()
-    if (roots[0] / given).exists():
+    given = _expanded(entry)
+    if is_there(roots[0] / given):
         return roots[0] / given, False
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", ".", "/")]
     # Of a path from another machine, its end: two names at least, so that a folder that is merely called `images` is no match.
@@ -202,7 +217,7 @@ def _locate(entry: str, roots: Sequence[Path]) -> tuple[Path | None, bool]:
     for start in starts:
         for root in roots:
             path = root.joinpath(*parts[start:])
-            if parts and path.exists():
+            if parts and is_there(path):
                 return path, True
     return None, False
 
@@ -220,7 +235,7 @@ def _listed_images(listing: Path, description: _Description) -> Problems[list[tu
     """The images that a text file names: relative to it, or to the root."""
     images = []
     roots = (listing.parent, *description.roots)
-    inside = [root.resolve() for root in roots]
+    inside = [os.path.normpath(root.absolute()) for root in roots]
     for number, line in read_lines(listing):
         where, name = f"{listing}:{number}", line.replace("\\", "/")
         place = next((root / name for root in roots if _is_file(root / name)), None)
@@ -229,7 +244,7 @@ def _listed_images(listing: Path, description: _Description) -> Problems[list[tu
             place, mended = _locate(name, roots)
         if place is None:
             place = listing.parent / name  # reported as missing
-        elif not any(place.resolve().is_relative_to(root) for root in inside):
+        elif not any(Path(os.path.normpath(place.absolute())).is_relative_to(root) for root in inside):
             remedy = f"move the images below one of these folders, or set path in {description.path.name} to theirs"
             yield Problem("image names leave the folder of the data", where, repr(line), remedy, repaired=False)
             continue
@@ -239,11 +254,15 @@ def _listed_images(listing: Path, description: _Description) -> Problems[list[tu
     return images
 
 
-def _is_file(path: Path) -> bool:
+def _expanded(text: str) -> Path:
     try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+        return Path(text).expanduser()
+    except RuntimeError:  # ~ and a name that no user has
+        return Path(text)
+
+
+def _is_file(path: Path) -> bool:
+    return is_there(path) and path.is_file()
 
 
 def _label_files(images: Sequence[Path], description: _Description) -> Problems[dict[Path, Path]]:

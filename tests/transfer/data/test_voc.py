@@ -319,6 +319,22 @@ def test_folder_that_is_no_voc_folder_says_what_is_missing(tmp_path: Path, folde
         read_voc(root, "train")
 
 
+def test_flat_folders_of_other_exporters_are_told_where_their_files_go(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.xml").write_text(annotation(thing()))
+    with pytest.raises(DataError, match="Annotations/ is missing. Put the XML files into Annotations/"):
+        read_voc(tmp_path, "train")
+
+
+def test_an_unreadable_image_without_a_size_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, {"a": f"<annotation>{thing()}</annotation>", "b": annotation(thing())})
+    (root / "JPEGImages" / "a.jpg").write_bytes(b"<html>")
+    with pytest.raises(DataError, match="a.jpg: a page of HTML"):
+        read_voc(root, "train")
+    data = read_voc(root, "train", ReadOptions(skip_unreadable=True))
+    assert [record["image_id"] for record in data.records] == ["b"] and "left out" in data.notes[0]
+
+
 @pytest.mark.realdata
 def test_blood_cells_are_read(shared_data: Path) -> None:
     data = read_voc(shared_data / "bccd", "trainval")

@@ -226,6 +226,35 @@ def test_labels_that_are_nowhere_are_said_with_their_expected_place(tmp_path: Pa
         read_yolo(write_yolo(tmp_path, {"a": None, "b": None}), "train")
 
 
+def test_linked_images_keep_their_labels(tmp_path: Path) -> None:
+    """Images on another disk, the labels here."""
+    file = write_yolo(tmp_path, {"a": BOX})
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "list.txt").write_text("images/train/a.jpg\n")
+    file.write_text(f"train: images/train\nval: list.txt\n{NAMES}")
+    assert [read_yolo(file, split).num_objects for split in ("train", "val")] == [1, 1]
+
+
+def test_unreadable_images_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    file = write_yolo(tmp_path, {"a": BOX, "b": BOX})
+    (tmp_path / "images/train/a.jpg").write_bytes(b"<html>")
+    with pytest.raises(DataError, match="a.jpg: a page of HTML"):
+        read_yolo(file, "train")
+    data = read_yolo(file, "train", ReadOptions(skip_unreadable=True))
+    assert [Path(record["file_name"]).stem for record in data.records] == ["b"] and "left out" in data.notes[0]
+
+
+def test_an_image_twice_and_images_with_one_label_file_are_refused(tmp_path: Path) -> None:
+    file = write_yolo(tmp_path, {"a": BOX}, text=f"train: [images/train, images]\n{NAMES}")
+    with pytest.raises(DataError, match=r"images are given twice: 1"):
+        read_yolo(file, "train")
+    file.write_text(f"train: images/train\n{NAMES}")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images/train/a.png")
+    with pytest.raises(DataError, match=r"images share one label file: 1"):
+        read_yolo(file, "train")
+
+
 def test_listed_images_stay_below_the_data(tmp_path: Path) -> None:
     file = write_yolo(tmp_path / "data", {"a": BOX}, text=f"train: train.txt\n{NAMES}")
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "outside.jpg")

@@ -229,8 +229,9 @@ def test_control_a_pixel_less_at_the_upper_left_costs_small_boxes_their_ap(tmp_p
 
 
 @pytest.mark.realdata
-def test_perfect_predictions_of_the_case_with_fractions_score_one_hundred(shared_data: Path) -> None:
-    name = prepare_data(None, parse_spec(f"voc:{shared_data}/cases/voc_frac_8:train")).test_name
+@pytest.mark.parametrize("case", ["fewshot", "frac_8", "spaces", "split_bom", "webp"])
+def test_perfect_predictions_of_every_case_score_one_hundred(shared_data: Path, case: str) -> None:
+    name = prepare_data(None, parse_spec(f"voc:{shared_data}/cases/voc_{case}:train")).test_name
     assert perfect(name)["AP"] == 100
 
 
