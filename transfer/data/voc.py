@@ -152,7 +152,7 @@ def _identifiers(root: Path, listing: Path) -> Problems[list[str]]:
             yield Problem("annotations are missing", where, found, remedy, repaired=False)
         elif identifier in identifiers:
             found = f"{line!r}, first at {identifiers[identifier]}"
-            yield Problem("image names are given twice", where, found, "leave one line for each image", repaired=False)
+            yield Problem("images listed twice", where, found, "read once", repaired=True)
         else:
             if identifier != line:
                 kind = "image names in the split have a suffix or backslashes"
@@ -286,7 +286,7 @@ def _class_problems(images: Sequence[_Image], names: Sequence[str]) -> Generator
         yield Problem("objects of a class that --classes does not name", thing.where, repr(thing.name), remedy, False)
     for name in names:
         if name not in present:
-            yield Problem("classes without an object in this split", name, "no object", "kept", repaired=True)
+            yield Problem("classes without an object", name, "none in this split", "kept as classes", repaired=True)
 
 
 def _corner_convention(images: Sequence[_Image]) -> Problems[bool]:

@@ -88,7 +88,7 @@ def problems(file: Path, split: str, *, options: ReadOptions) -> Problems[Detect
         records.append({**record, "annotations": things})
     for name in names:
         if name not in present:
-            yield Problem("classes without an object in this split", name, "no object", "kept", repaired=True)
+            yield Problem("classes without an object", name, "none in this split", "kept as classes", repaired=True)
     yield from rule.close()
     things = [thing for record in records for thing in record["annotations"]]
     with_mask = sum("segmentation" in thing for thing in things)
@@ -193,10 +193,8 @@ def _images(description: _Description) -> Problems[list[Path]]:
         for where, path in listed:
             on_disk = os.path.realpath(path)
             if on_disk in seen:
-                remedy = "name every image once in a split"
-                yield Problem(
-                    "images are given twice", where, f"{path}, first in {seen[on_disk]}", remedy, repaired=False
-                )
+                found_twice = f"{path}, first in {seen[on_disk]}"
+                yield Problem("images listed twice", where, found_twice, "read once", repaired=True)
                 continue
             seen[on_disk] = where
             found.append(path)
