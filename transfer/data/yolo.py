@@ -60,7 +60,7 @@ def read_yolo(file: Path, split: str, options: ReadOptions = DEFAULTS) -> Detect
 
 def problems(file: Path, split: str, *, options: ReadOptions) -> Problems[DetectionData]:
     """The same, problem by problem. Raises DataError where there is no split to read."""
-    description = _description(file, split, options)
+    description = yield from _description(file, split, options)
     images = yield from _images(description)
     labels = yield from _label_files(images, description)
     names = options.class_names or description.names
@@ -103,7 +103,7 @@ def _size(path: Path, *, max_pixels: int) -> tuple[int, int] | DataError:
         return error
 
 
-def _description(file: Path, split: str, options: ReadOptions) -> _Description:
+def _description(file: Path, split: str, options: ReadOptions) -> Problems[_Description]:
     values = _read_description(file)
     if "kpt_shape" in values:
         raise DataError(f"{file} describes keypoints (kpt_shape), which are not read; export boxes or polygons")
@@ -125,7 +125,7 @@ def _description(file: Path, split: str, options: ReadOptions) -> _Description:
     own = file.parent
     root = own / _expanded(declared)
     roots = (root.resolve() if ".." in root.parts else root, own)
-    names = _class_names(values, file, roots, options)
+    names = yield from _class_names(values, file, roots, options)
     return _Description(file, roots, names, tuple(entry.replace("\\", "/") for entry in entries))
 
 
@@ -146,14 +146,18 @@ def _read_description(file: Path) -> Mapping[str, Any]:
     return values
 
 
-def _class_names(values: Mapping[str, Any], file: Path, roots: Sequence[Path], options: ReadOptions) -> tuple[str, ...]:
+def _class_names(
+    values: Mapping[str, Any], file: Path, roots: Sequence[Path], options: ReadOptions
+) -> Problems[tuple[str, ...]]:
     names = values.get("names")
     if not names and options.class_names:
         names = list(options.class_names)
     if isinstance(names, str) and names:  # Darknet: a file with one a line
-        path = next((root / names for root in roots if _is_file(root / names)), None)
-        if path is None:
+        path, mended = _locate(names, roots)
+        if path is None or not path.is_file():
             raise DataError(f"{file}: names expected a list of class names or a file, found {names!r:.60}")
+        if mended:
+            yield _path_problem(file, names, path)
         names = [line for _, line in read_lines(path)]
     if isinstance(names, dict):
         ordered = [names.get(str(number)) for number in range(len(names))]
@@ -184,8 +188,7 @@ def _images(description: _Description) -> Problems[list[Path]]:
                 "correct it, or set path to the folder of the data"
             )
         if mended:
-            kind = "paths of the YAML file lead elsewhere"
-            yield Problem(kind, str(description.path), entry, f"taken for {place} and the like", repaired=True)
+            yield _path_problem(description.path, entry, place)
         if place.is_dir():
             listed = [(str(place), path) for path in _images_below(place)]
         else:
@@ -203,19 +206,25 @@ def _images(description: _Description) -> Problems[list[Path]]:
     return sorted(found)
 
 
+def _path_problem(file: Path, entry: str, place: Path) -> Problem:
+    kind = "paths of the YAML file lead elsewhere"
+    return Problem(kind, str(file), entry, f"taken for {place} and the like", repaired=True)
+
+
 def _locate(entry: str, roots: Sequence[Path]) -> tuple[Path | None, bool]:
     """Where a path of the YAML file is, and whether it had to be mended: Roboflow's `../train/images` that is really
-    `train/images`, a `path` or an absolute path of the machine where the file was written."""
+    `train/images`, `data/` before everything that CVAT writes for Darknet, a `path` or an absolute path of the machine where
+    the file was written."""
     given = _expanded(entry)
     if is_there(roots[0] / given):
         return roots[0] / given, False
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", ".", "/")]
     # Of a path from another machine, its end: two names at least, so that a folder that is merely called `images` is no match.
-    starts = range(max(len(parts) - 1, 1)) if given.is_absolute() else (0,)
+    starts = range(max(len(parts) - 1, 1)) if given.is_absolute() else (0, 1) if parts[:1] == ["data"] else (0,)
     for start in starts:
         for root in roots:
             path = root.joinpath(*parts[start:])
-            if parts and is_there(path):
+            if parts[start:] and is_there(path):
                 return path, True
     return None, False
 

@@ -123,6 +123,20 @@ def test_darknet_has_labels_beside_images_and_a_data_file(tmp_path: Path) -> Non
     assert data.num_objects == 2 and data.class_names == ("cat", "dog")
 
 
+def test_cvat_puts_data_before_every_path(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": BOX}, images="obj_train_data")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.jpg\n")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj_train_data" / "a.txt").write_text(BOX)
+    file = tmp_path / "obj.data"
+    file.write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    data = read_yolo(file, "train")
+    assert data.num_objects == 1 and data.class_names == ("cat", "dog")
+    assert (
+        "paths of the YAML file lead elsewhere: 2" in data.notes[0] and "image names lead elsewhere: 1" in data.notes[1]
+    )
+
+
 def test_images_without_labels_are_background_and_counted(tmp_path: Path) -> None:
     data = read_yolo(write_yolo(tmp_path, {"a": BOX, "b": None, "c": "", "d": "\n \n"}), "train")
     assert len(data.records) == 4 and data.num_objects == 1
