@@ -74,15 +74,9 @@ class DataSpec:
         return (replace(self, joined=()), *self.joined)
 
     @property
-    def metric(self) -> str:
-        """What a detector's figures on this split are. Raises ConfigError where the parts ask for several."""
-        metrics = sorted({METRICS[part.kind] for part in self.parts})
-        if len(metrics) > 1:
-            raise ConfigError(
-                f"test data {self}: its parts ask for several metrics ({'; '.join(metrics)}); evaluate them one by one, or give "
-                "all parts the same kind"
-            )
-        return metrics[0]
+    def metrics(self) -> list[str]:
+        """What the parts ask for, each once."""
+        return sorted({METRICS[part.kind] for part in self.parts})
 
 
 def parse_spec(text: str) -> DataSpec:
@@ -253,7 +247,7 @@ def prepare_data(
     The order is that of `options.class_names` (--classes), else the training data's. Without training data it is class_names
     (of the detector to be evaluated), where given.
     """
-    metric = test.metric if test else None
+    metric = _metric(test) if test else None
     parts = {
         role: (spec, _read_parts(spec, options))
         for role, spec in (("train", train), ("test", test))
@@ -277,6 +271,16 @@ def prepare_data(
         {role: _data_record(spec, read) for role, (spec, read) in parts.items()},
         metric,
     )
+
+
+def _metric(test: DataSpec) -> str:
+    """What a detector's figures on a split are. Raises ConfigError where its parts ask for several metrics."""
+    if len(test.metrics) > 1:
+        raise ConfigError(
+            f"test data {test}: its parts ask for several metrics ({'; '.join(test.metrics)}); evaluate them one by one, or give "
+            "all parts the same kind"
+        )
+    return test.metrics[0]
 
 
 def _refuse_unknown_classes(
@@ -312,10 +316,11 @@ def _register(
     DatasetCatalog.register(name, lambda: records)
     metadata = MetadataCatalog.get(name)
     metadata.set(thing_classes=list(names), spec=str(spec), can_evaluate_masks=data.can_evaluate_masks)
-    if role == "test":
-        metadata.set(metric=spec.metric, evaluator_type="own_coco" if spec.metric == COCO_METRIC else "own_voc")
-        if direct and data.complete_coco is not None:
-            path, ids = data.complete_coco
-            numbers = {key: index for index, key in enumerate(ids)}
-            metadata.set(json_file=str(path), thing_dataset_id_to_contiguous_id=numbers)
+    if len(spec.metrics) == 1:
+        metric = spec.metrics[0]
+        metadata.set(metric=metric, evaluator_type="own_coco" if metric == COCO_METRIC else "own_voc")
+    if direct and data.complete_coco is not None:
+        path, ids = data.complete_coco
+        numbers = {key: index for index, key in enumerate(ids)}
+        metadata.set(json_file=str(path), thing_dataset_id_to_contiguous_id=numbers)
     return name
