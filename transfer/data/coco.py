@@ -299,6 +299,8 @@ class _Reader:
         if thing is not None:
             thing["category_id"] = category
             self.things[image_id].append(thing)
+            if thing["iscrowd"]:
+                self.crowds.append((where, thing))
 
     # Fields
 
@@ -335,7 +337,8 @@ class _Reader:
         if isinstance(value, float):
             kind = "whole numbers written with a decimal point"
         else:
-            kind = "sizes written as text" if field in ("width", "height") else "ids written as text"
+            what = "ids" if field.endswith("id") else "sizes" if field in ("width", "height") else field
+            kind = f"{what} written as text"
         return self._repaired(kind, where, f"{field} {value!r:.60}", "read as whole numbers")
 
     def _size_on_disk(self, path: str, where: str) -> Problems[tuple[int, int]]:
@@ -376,8 +379,6 @@ class _Reader:
             self.complete = False
         thing = {"bbox": corners, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": int(crowd)}
         thing["area"] = yield from self._area(entry, corners, where, clipped=overhang > ROUNDING)
-        if crowd:
-            self.crowds.append((where, thing))
         mask = yield from self._mask(entry.get("segmentation"), image, where)
         if mask is not None:
             thing["segmentation"] = mask
@@ -455,7 +456,7 @@ class _Reader:
                 kind = "segmentations of four numbers or fewer"
                 yield self._repaired(kind, where, f"segmentation {value!r:.60}", "object kept without a mask")
                 return None
-            if len(polygons) < len(value):
+            if polygons and len(polygons) < len(value):
                 kind = "polygons of fewer than 3 points"
                 found = f"{len(value) - len(polygons)} of the object's {len(value)}"
                 yield self._repaired(kind, where, found, "left out; the others make the mask")
