@@ -7,12 +7,17 @@ from pathlib import Path
 
 from pretrain.base.errors import DataError
 
+MAX_BYTES = 1 << 28  # a list of a million images has 100 MB
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path) -> str:
     """The text of a file. Raises DataError where it is absent or of another encoding; nothing is replaced or left out."""
     try:
+        if path.exists() and not path.is_file():  # a device has no end
+            raise DataError(f"{path} is a folder or a device, not a text file")
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path} has {path.stat().st_size} bytes; a text file is expected below {MAX_BYTES}")
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"no file at {path}") from None

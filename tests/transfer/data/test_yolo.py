@@ -213,6 +213,7 @@ BAD_FILES = [
     (f"trian: images/train\n{NAMES}", r"no split 'train' in .*did you mean trian"),
     (f"train: images/absent\n{NAMES}", "images/absent does not exist .*set path to the folder"),
     (f"train: {{a: b}}\n{NAMES}", "no split 'train'"),
+    (f"train: /dev/zero\n{NAMES}", "/dev/zero is a folder or a device, not a text file"),
     (f"train: [[a]]\n{NAMES}", "expected a folder, a text file or a list"),
     (f"path: [a]\ntrain: images/train\n{NAMES}", "path expected the data's folder"),
     ("train: images/train\n", "names expected a list of class names; add it, or pass --classes"),
