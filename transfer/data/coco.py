@@ -152,7 +152,7 @@ class _Reader:
         self.things: dict[int | str, list[dict[str, Any]]] = {}
         self.seen: dict[int | str, Mapping[str, Any]] = {}  # annotations by id
         self.crowds: list[tuple[str, dict[str, Any]]] = []
-        self.maskless: list[Problem] = []  # of no interest where no object has a mask
+        self.maskless: list[tuple[str, Any]] = []  # places and values; of no interest where no object has a mask
         self.rule = BoxRule()
         self.num_in_doubt = 0  # objects
         self.complete = True  # pycocotools reads the file as this reader does
@@ -179,7 +179,9 @@ class _Reader:
         yield from self._decide_crowds()
         masks, bitmask = _mask_kind(self.things)
         if masks != "none":
-            yield from self.maskless
+            for where, value in self.maskless:
+                found = f"segmentation {value!r:.60}"
+                yield Problem("objects without a mask", where, found, "kept with their box alone", repaired=True)
         yield from self._repeated_files()
         names, order = yield from self._classes()
         for things in self.things.values():
@@ -462,11 +464,7 @@ class _Reader:
                 yield self._repaired(kind, where, found, "left out; the others make the mask")
             if polygons:
                 return polygons
-        self.maskless.append(
-            Problem(
-                "objects without a mask", where, f"segmentation {value!r:.60}", "kept without a mask", repaired=True
-            )
-        )
+        self.maskless.append((where, value))
         return None
 
     def _run_lengths(self, value: Mapping[str, Any], image: _Image, where: str) -> Problems[dict[str, Any] | None]:

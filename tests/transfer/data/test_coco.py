@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +256,8 @@ def test_problems_go_on_after_the_first_and_repairs_are_told_apart(tmp_path: Pat
     ]
 
 
-def test_a_refusal_names_twenty_offenders_by_their_image_and_a_file_with_all(tmp_path: Path) -> None:
+def test_a_refusal_names_twenty_offenders_by_their_image_and_a_file_with_all(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     content = copy.deepcopy(GOOD)
     content["annotations"] = [{"id": i, "image_id": 7, "category_id": 2, "bbox": [1, 1, -1, 1]} for i in range(1, 31)]
     with pytest.raises(DataError, match=r"negative width or height: 30\n") as caught:

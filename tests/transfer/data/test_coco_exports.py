@@ -234,7 +234,7 @@ ACCEPTED = {
     ),
     "an empty segmentation": Kind(
         first("annotations", segmentation=[]),
-        "objects without a mask: 1 (kept without a mask)",
+        "objects without a mask: 1 (kept with their box alone)",
         masks="some",
         direct=True,
     ),

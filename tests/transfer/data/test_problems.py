@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def test_a_reader_without_problems_is_silent() -> None:
     assert read_strictly(reader(), "a.json") == ("data", ())
 
 
-def test_what_is_in_doubt_refuses_after_the_whole_was_read_and_names_the_first_and_a_file_with_all() -> None:
+def test_what_is_in_doubt_refuses_with_the_first_by_name_and_a_file_with_all(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(DataError) as caught:
         read_strictly(reader(*TORN, *CLIPPED), "a.json")
     said = str(caught.value)
@@ -41,7 +43,6 @@ def test_what_is_in_doubt_refuses_after_the_whole_was_read_and_names_the_first_a
     assert f"annotations[{SHOWN - 1}]: none" in said and f"annotations[{SHOWN}]: none" not in said
     listing = Path(said.partition("all of them in ")[2].partition("\n")[0])
     assert len(listing.read_text().splitlines()) == SHOWN + 5
-    listing.unlink()
 
 
 def test_every_kind_of_doubt_is_named() -> None:
