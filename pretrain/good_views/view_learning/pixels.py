@@ -76,7 +76,8 @@ def decode(
     """(uint8 (N, 3, H, W), which of `paths` they are).
 
     side: every image is resized (shorter side) and cut (centre) to side x side; None: all must have one size as they are.
-    JPEGs that lack their last bytes are announced. Raises DataError for unreadable files (named, unless `skip_unreadable`), for sizes that differ, for nothing left.
+    JPEGs that lack their last bytes are announced.
+    Raises DataError for unreadable files (named, unless `skip_unreadable`), for sizes that differ, for nothing left.
     """
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         results = list(pool.map(lambda path: _pixels(path, side), paths))
