@@ -130,8 +130,15 @@ def main() -> int:
     print(f"{sum(outcomes.values())} cases of seed {arguments.seed} in {time.perf_counter() - start:.0f} s")
     for name, count in sorted(outcomes.items()):
         print(f"  {name}: {count}")
-    for finding in findings[:SHOWN]:
-        print(f"seed {arguments.seed} case {finding.case} ({finding.base}): {finding.outcome}\n{finding.detail}")
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault((finding.outcome, finding.detail.strip().rpartition("\n")[2]), []).append(finding)
+    for members in alike.values():
+        first = members[0]
+        numbers = ", ".join(str(finding.case) for finding in members[:SHOWN])
+        print(
+            f"{len(members)} x {first.outcome}, seed {arguments.seed}, cases {numbers} ({first.base} ...)\n{first.detail}"
+        )
     print(f"broke the promise: {len(findings)}")
     return 1 if findings or sum(outcomes.values()) != arguments.count else 0
 
