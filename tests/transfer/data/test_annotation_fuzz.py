@@ -16,12 +16,12 @@ from transfer.data.records import DetectionData
 @pytest.mark.parametrize("kind", BASES)
 def test_mutated_files_are_sound_data_or_a_user_error(tmp_path: Path, kind: str) -> None:
     bases = write_bases(tmp_path, [kind])
-    outcomes, findings = fuzz(bases, range(700), seed=0)
+    outcomes, findings = fuzz(bases, range(500), seed=0)
     assert findings == []
     accepted, refused = (
         sum(n for name, n in outcomes.items() if name.endswith(end)) for end in ("accepted", "refused")
     )
-    assert accepted + refused == 700 and min(accepted, refused) > 50  # mutations are neither harmless nor hopeless
+    assert accepted + refused == 500 and min(accepted, refused) > 40  # mutations are neither harmless nor hopeless
 
 
 def test_a_case_is_the_same_whatever_ran_before(tmp_path: Path) -> None:
