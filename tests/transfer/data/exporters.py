@@ -725,7 +725,10 @@ def voc_parts(root: Path) -> str:
 _ONE_FRACTION = shifted(TRUE, image=SECOND, box=(5, 5.70000076293945, 60, 90))
 
 
-@repaired("VOC 2012 has a few corners with fractions (Tony607/voc2coco#5): VOC's own rule holds for them too", boxes=_ONE_FRACTION)  # fmt: skip
+@accepted(
+    "VOC 2012 has a few corners with fractions (Tony607/voc2coco#5): VOC's own rule holds for them too",
+    boxes=_ONE_FRACTION,
+)
 def voc_2012_fraction(root: Path) -> str:
     return write_voc(root, boxes=_ONE_FRACTION)
 
