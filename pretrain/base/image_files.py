@@ -161,7 +161,10 @@ def _decode_ended_jpeg(path: Path, ended: bytes, without_last_scan: bytes) -> tu
                 f"{path}: truncated: {incomplete} of its {height} rows are incomplete, at most {int(MAX_INCOMPLETE * height)} "
                 "may be"
             )
-        return _upright(_to_rgb(path, image), _orientation(image)), f"{incomplete} of its {height} rows are incomplete"
+        lacking = (
+            f"{incomplete} of its {height} rows are incomplete" if incomplete else "its last block may be incomplete"
+        )
+        return _upright(_to_rgb(path, image), _orientation(image)), lacking
 
 
 def _end_jpeg(path: Path) -> tuple[bytes, bytes] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -265,7 +266,7 @@ def test_a_jpeg_that_lacks_its_last_bytes_is_read_and_reported(tmp_path, mode, p
         np.testing.assert_array_equal(whole[: 320 - 17], cut[: 320 - 17])
     assert not np.array_equal(whole, cut)
     assert check_image(tmp_path / "whole.jpg").incomplete is None
-    assert "rows are incomplete" in check_image(tmp_path / "cut.jpg").incomplete
+    assert "incomplete" in check_image(tmp_path / "cut.jpg").incomplete
 
 
 def test_a_jpeg_without_its_end_marker_alone_loses_no_pixel(tmp_path):
@@ -273,7 +274,7 @@ def test_a_jpeg_without_its_end_marker_alone_loses_no_pixel(tmp_path):
     (tmp_path / "whole.jpg").write_bytes(content)
     (tmp_path / "cut.jpg").write_bytes(content[:-2])
     np.testing.assert_array_equal(read_image(tmp_path / "cut.jpg"), read_image(tmp_path / "whole.jpg"))
-    assert check_image(tmp_path / "cut.jpg").incomplete == "0 of its 320 rows are incomplete"
+    assert check_image(tmp_path / "cut.jpg").incomplete == "its last block may be incomplete"
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
@@ -291,7 +292,8 @@ def test_a_truncated_jpeg_is_read_up_to_the_limit_and_refused_beyond(tmp_path, p
                 check_image(path)
             continue
         accepted.append(share)
-        rows = int(check_image(path).incomplete.split()[0])
+        lacking = re.match(r"(\d+) of its 320 rows|its last block", check_image(path).incomplete)
+        rows = int(lacking[1] or 0)
         assert rows <= MAX_INCOMPLETE * 320
         wrong = np.abs(whole.astype(int) - pixels).max(axis=(1, 2)) > 24  # grey differs by more, a last bit by less
         assert not wrong[: 320 - rows - 17].any()  # the block where the bytes end is neither whole nor grey
