@@ -39,6 +39,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--branch", help="of a checkpoint with several encoders: query, key, student, teacher ... (default: its first)"
     )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be read instead of refusing the data; says how many, of train and val",
+    )
     return parse_with_overrides(parser, example="seed=1 image_size=64 cached_views=4")
 
 
@@ -61,6 +66,7 @@ def main() -> None:
         init=arguments.init_name or initialisation_name(arguments.weights),
         branch=arguments.branch,
         command=shlex.join(["python", *sys.argv]),
+        skip_unreadable=arguments.skip_unreadable,
     )
     result = run_readout(request, arguments.output_dir, announce=print)
     k = result["protocol"]["top5_k"]

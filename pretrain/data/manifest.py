@@ -15,7 +15,7 @@ from pathlib import Path
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_size
-from pretrain.data.source import ImageSource, ScanReport, scan_images
+from pretrain.data.source import SKIP, ImageSource, ScanReport, scan_images
 from pretrain.run.ranks import Ranks, gather_values
 
 FILE_NAME = "images.json"
@@ -64,7 +64,7 @@ def check_image_set(
 ) -> tuple[ImageSource, ImageSetRecord]:
     """List `root` and leave out what cannot be read, looking at each file's header unless `recorded` knows the listing.
 
-    Each rank looks at its share. Raises DataError on every rank: for unreadable files (named and counted) unless
+    Each rank looks at its share; JPEGs that lack their last bytes are announced. Raises DataError on every rank: for unreadable files (named and counted) unless
     `skip_unreadable`, for ranks that see different folders, for a listing that is not the recorded one.
     """
     source = ImageSource(root)
@@ -80,11 +80,14 @@ def check_image_set(
     share = source.paths[ranks.rank :: ranks.world_size]
     reports = gather_values(scan_images(share, show_progress=ranks.is_main), ranks)
     bad = sorted(entry for report in reports for entry in report.bad)
-    whole = ScanReport(num_ok=len(source) - len(bad), bad=tuple(bad))
+    truncated = sorted(entry for report in reports for entry in report.truncated)
+    whole = ScanReport(num_ok=len(source) - len(bad), bad=tuple(bad), truncated=tuple(truncated))
     if bad and not skip_unreadable:
         raise DataError(whole.describe())
     if bad:
-        announce(f"{whole.describe()}\nleft out (data.skip_unreadable=true)")
+        announce(whole.describe(advice=f"left out ({SKIP})"))
+    if truncated:
+        announce(whole.describe_truncated())
     names = tuple(path.relative_to(source.root).as_posix() for path, _ in bad)
     return _without(source, names), ImageSetRecord(len(source), fingerprint, names)
 

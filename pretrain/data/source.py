@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import SUFFIXES, check_image
+from pretrain.base.image_files import SUFFIXES, CheckedImage, check_image
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
 SCAN_THREADS = 16
 NAMED_UNREADABLE = 10  # files that a message names
-LEAVE_OUT = "repair or remove them, or pass data.skip_unreadable=true to leave them out"
+# The words of pre-training, readout and detection for images that cannot be read, wholly or in part.
+UNREADABLE = "images cannot be read"
+TRUNCATED = "JPEGs lack their last bytes"
+USED_AS_IT_IS = "used as they are, what is missing is grey"
+T = TypeVar("T")
+
+
+def leave_out(switch: str) -> str:
+    """What to do about images that cannot be read, where `switch` leaves them out."""
+    return f"repair or remove them, or pass {switch} to leave them out"
+
+
+SKIP = "data.skip_unreadable=true"  # pre-training's switch
+LEAVE_OUT = leave_out(SKIP)
 
 
 def list_images(root: Path) -> list[Path]:
@@ -134,36 +149,63 @@ class ClassFolders:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """num_ok images that can be read; bad: (path, reason) of the others, in the order given."""
+    """What a look at all files found.
+
+    num_ok: images that can be read.
+    bad: (path, reason) of the others, in the order given.
+    truncated: (path, what is missing) of the JPEGs among those that can be read that lack their last bytes.
+    """
 
     num_ok: int
     bad: tuple[tuple[Path, str], ...]
+    truncated: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def num_files(self) -> int:
+        """All files looked at."""
+        return self.num_ok + len(self.bad)
 
     def describe(self, *, advice: str = LEAVE_OUT) -> str:
-        """How many cannot be read, the first ones by name, and what to do (`advice`)."""
-        lines = [f"{len(self.bad)} of {self.num_ok + len(self.bad)} images cannot be read:"]
-        lines += [f"  {path}: {reason}" for path, reason in self.bad[:NAMED_UNREADABLE]]
-        if len(self.bad) > NAMED_UNREADABLE:
-            lines.append(f"  ... and {len(self.bad) - NAMED_UNREADABLE} more")
-        return "\n".join([*lines, advice])
+        """How many cannot be read, the first ones by name, and what to do or what was done (`advice`)."""
+        return _named(f"{len(self.bad)} of {self.num_files} {UNREADABLE}", self.bad, advice)
+
+    def describe_truncated(self) -> str:
+        """How many lack their last bytes, the first ones by name."""
+        return _named(f"{len(self.truncated)} of {self.num_files} {TRUNCATED}", self.truncated, USED_AS_IT_IS)
 
 
-def scan_images(paths: Sequence[Path], *, show_progress: bool = False) -> ScanReport:
-    """Look at the header and the end of every file, in threads; what looks whole is not decoded (`check_image`)."""
+def _named(title: str, entries: Sequence[tuple[Path, str]], advice: str) -> str:
+    lines = [f"{title}:", *(f"  {path}: {reason}" for path, reason in entries[:NAMED_UNREADABLE])]
+    if len(entries) > NAMED_UNREADABLE:
+        lines.append(f"  ... and {len(entries) - NAMED_UNREADABLE} more")
+    return "\n".join([*lines, advice])
+
+
+def scan_images(paths: Sequence[Path], *, decode: bool = False, show_progress: bool = False) -> ScanReport:
+    """Look at the header and the end of every file; what looks whole is not decoded unless `decode` (`check_image`)."""
+    found = in_threads(partial(_checked, decode=decode), paths, show_progress=show_progress)
+    results = list(zip(paths, found, strict=True))
+    bad = tuple((path, result) for path, result in results if isinstance(result, str))
+    truncated = tuple(
+        (path, result.incomplete) for path, result in results if not isinstance(result, str) and result.incomplete
+    )
+    return ScanReport(num_ok=len(paths) - len(bad), bad=bad, truncated=truncated)
+
+
+def in_threads(check: Callable[[Path], T], paths: Sequence[Path], *, show_progress: bool = False) -> list[T]:
+    """`check` of every path, in order: threads wait for the disk together, and decoders release Python's lock."""
     with ThreadPoolExecutor(min(SCAN_THREADS, 2 * (os.cpu_count() or 1))) as pool:
-        results = pool.map(_why_unreadable, paths)
+        results = pool.map(check, paths)
         bar = tqdm(results, total=len(paths), desc="checking images", unit="file", delay=2, disable=not show_progress)
-        reasons = list(bar)
-    bad = tuple((path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None)
-    return ScanReport(num_ok=len(paths) - len(bad), bad=bad)
+        return list(bar)
 
 
-def _why_unreadable(path: Path) -> str | None:
+def _checked(path: Path, *, decode: bool) -> CheckedImage | str:
+    """What `check_image` finds, or why the file cannot be read."""
     try:
-        check_image(path)
+        return check_image(path, decode=decode)
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
-    return None
 
 
 def some_of_each_class(labels: Sequence[int], count: int, *, seed: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_few_images_get_a_small_readout_at_their_own_size_and_the_reason_is_prin
     assert done.returncode == 0, done.stderr
     assert "a small readout at 32 px (the images' own size, 32 px): 12 training images" in done.stdout
     assert "standardize=true" in done.stdout and "--config-file imagenet_r50" in done.stdout
+
+
+def test_unreadable_images_are_refused_with_the_switch_that_leaves_them_out(data, tmp_path):
+    damaged = shutil.copytree(data, tmp_path / "damaged")
+    next((damaged / "train").rglob("*.*")).write_bytes(b"")
+    words = ("--weights", "random:resnet18", "--data", damaged, *QUICK)
+    refused = call(*words, cwd=tmp_path)
+    assert refused.returncode == 2 and "train: 1 of 12 images cannot be read" in refused.stderr
+    assert "pass --skip-unreadable to leave them out" in refused.stderr
+    done = call(*words, "--skip-unreadable", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "left out (--skip-unreadable)" in done.stdout and "11 training" in done.stdout
 
 
 def test_the_papers_protocol_is_a_name_away_from_any_folder(data, tmp_path):

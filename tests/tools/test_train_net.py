@@ -206,7 +206,7 @@ def test_a_python_tag_is_refused_and_never_run(refusal, tmp_path: Path) -> None:
         (["--config-file", "demo/R_18_FPN_radnom.yaml"], "did you mean demo/R_18_FPN_random.yaml?"),
         (
             ["--config-file", RANDOM, "--train-data", "coco:x"],
-            "expected coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT",
+            "expected coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT",
         ),
         (["--config-file", RANDOM, "--train-data", "voc:absent:train"], "no folder at absent"),
         (["--config-file", RANDOM], "no training data: give --train-data SPEC"),

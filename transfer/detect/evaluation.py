@@ -1,106 +1,146 @@
-"""VOC average precision for any folder in VOC layout, computed by Detectron2's own `voc_eval`.
+"""VOC average precision against the validated records: the boxes that training reads, unrounded.
 
-In: a registered VOC data set (validated records, class names, year of the metric) and the detector's predictions. Out: AP50,
-AP75 and AP (.5:.95) over the classes that the split holds, and AP of each class, in percent.
+In: a registered VOC data set (records, class names, the metric) and the detector's predictions. Out: AP50, AP75 and AP
+(.5:.95) over the classes that the split holds, and AP of each class, in percent.
+
+The definition is `voc_eval`'s of Detectron2, and equal to it on whole corners. It counts pixels from 1 and includes the last
+one; in the edges that records hold, its overlap is the ordinary ratio of areas. Not taken over: whole numbers for the truth
+(of boxes of 8 pixels with fractions, perfect predictions score 81), and scores and boxes of predictions written as text with
+3 and 1 decimals, whose ties it then orders by chance.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import PascalVOCDetectionEvaluator
-from detectron2.evaluation.pascal_voc_evaluation import voc_eval
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-THRESHOLDS = range(50, 100, 5)  # IoU in percent
+from transfer.data.spec import VOC_2007_METRIC
+
+THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))  # IoU
 
 
-class VocEvaluator(PascalVOCDetectionEvaluator):
-    """PascalVOCDetectionEvaluator for data that others labelled.
+class VocEvaluator(DatasetEvaluator):
+    """AP by VOC's rules for data that others labelled.
 
-    The stock evaluator reads the XML files again and stops at a missing `pose`, a fraction of a pixel, a class name with a
-    slash; a class that the split does not hold makes its mean NaN (or counts as 0). Here `voc_eval` reads a clean copy of
-    the validated records, and absent classes are left out of the mean, as COCO's are.
+    Detectron2's own evaluator reads the XML files again and stops at a missing `pose`, a fraction of a pixel, a class name with
+    a slash; a class that the split does not hold makes its mean NaN (or counts as 0). Here absent classes are left out of the
+    mean, as COCO's are. Equal scores are ordered by the image's place in the split, whichever process met it.
     """
 
     def __init__(self, dataset_name: str) -> None:
-        """dataset_name: registered, its metadata with thing_classes and year. Does not call super().__init__, which would
-        look for the XML folder; every attribute that the inherited `process` uses is set here."""
+        """dataset_name: registered, its metadata with thing_classes and metric."""
         metadata = MetadataCatalog.get(dataset_name)
         self._records: list[dict[str, Any]] = DatasetCatalog.get(dataset_name)
         self._class_names: list[str] = metadata.thing_classes
-        self._is_2007 = metadata.year == 2007
-        self._cpu_device = "cpu"
-        self._predictions: dict[int, list[str]] = defaultdict(list)
+        self._eleven_points = metadata.metric == VOC_2007_METRIC
+        self._positions = {record["image_id"]: position for position, record in enumerate(self._records)}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._found: list[tuple[int, np.ndarray]] = []  # position of the image, rows of class, score, x1, y1, x2, y2
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the predictions of some images."""
+        for given, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            columns = (
+                instances.pred_classes.numpy(),
+                instances.scores.numpy(),
+                *instances.pred_boxes.tensor.numpy().T,
+            )
+            self._found.append((self._positions[given["image_id"]], np.stack(columns, axis=1).astype(np.float64)))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """{"bbox": {"AP", "AP50", "AP75", "AP-<class>"}} in percent on the main process; None elsewhere."""
-        gathered = comm.gather(dict(self._predictions), dst=0)
+        gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
             return None
-        lines: dict[int, list[str]] = defaultdict(list)
-        for predictions in gathered:
-            for category, found in predictions.items():
-                lines[category].extend(found)
-        precision: dict[int, list[float]] = {}  # class -> AP at each threshold
-        with tempfile.TemporaryDirectory(prefix="voc_evaluation_") as folder:
-            present = write_ground_truth(Path(folder), self._records)
-            for category in present:
-                precision[category] = self._class_precision(Path(folder), category, lines[category])
-        table = np.array([precision[category] for category in present])
-        results = {"AP": float(table.mean()), "AP50": float(table[:, 0].mean()), "AP75": float(table[:, 5].mean())}
-        results |= {
-            f"AP-{self._class_names[category]}": float(row.mean()) for category, row in zip(present, table, strict=True)
-        }
+        found = sorted((entry for part in gathered for entry in part), key=lambda entry: entry[0])
+        images = np.concatenate([np.full(len(rows), position) for position, rows in found] or [np.empty(0)]).astype(int)
+        rows = np.concatenate([rows for _, rows in found] or [np.empty((0, 6))])
+        table: dict[int, list[float]] = {}  # class -> AP at each threshold
+        for category, truth in sorted(self._truth().items()):
+            of_class = rows[:, 0] == category
+            precision = average_precision(
+                truth, images[of_class], rows[of_class, 1], rows[of_class, 2:], eleven_points=self._eleven_points
+            )
+            table[category] = [100.0 * value for value in precision]
+        means = np.mean(list(table.values()), axis=0)
+        results = {"AP": float(means.mean()), "AP50": float(means[0]), "AP75": float(means[5])}
+        results |= {f"AP-{self._class_names[category]}": float(np.mean(row)) for category, row in table.items()}
         return OrderedDict(bbox=results)
 
-    def _class_precision(self, folder: Path, category: int, lines: Sequence[str]) -> list[float]:
-        (folder / f"{category}.txt").write_text("\n".join(lines))
-        found = []
-        for threshold in THRESHOLDS:
-            _, _, precision = voc_eval(
-                str(folder / "{}.txt"),
-                str(folder / "{}.xml"),
-                str(folder / "split.txt"),
-                str(category),
-                ovthresh=threshold / 100.0,
-                use_07_metric=self._is_2007,
-            )
-            found.append(100.0 * float(precision))
-        return found
+    def _truth(self) -> dict[int, dict[int, np.ndarray]]:
+        """Class -> position of the image -> rows of x1, y1, x2, y2, difficult; classes with an object that is not difficult."""
+        truth: dict[int, dict[int, list[list[float]]]] = {}
+        for position, record in enumerate(self._records):
+            for thing in record["annotations"]:
+                row = [*thing["bbox"], float(bool(thing.get("difficult", 0)))]
+                truth.setdefault(thing["category_id"], {}).setdefault(position, []).append(row)
+        arrays = {
+            category: {position: np.array(rows) for position, rows in images.items()}
+            for category, images in truth.items()
+        }
+        return {c: images for c, images in arrays.items() if any((rows[:, 4] == 0).any() for rows in images.values())}
 
 
-def write_ground_truth(folder: Path, records: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Write split.txt and one XML file an image, classes by number. Returns the classes with an object that is not difficult.
+def average_precision(
+    truth: Mapping[int, np.ndarray], images: np.ndarray, scores: np.ndarray, boxes: np.ndarray, *, eleven_points: bool
+) -> list[float]:
+    """AP of one class at each of THRESHOLDS, in [0, 1].
 
-    Corners go back to VOC's: counted from 1, the last pixel included, whole.
+    truth: image -> rows of x1, y1, x2, y2, difficult; at least one object is not difficult.
+    images (n,), scores (n,), boxes (n, 4): the predictions.
+
+    Each prediction, the best score first, is compared with the object that it overlaps most. A first hit is true, a second hit
+    of the same object is false; a hit of a difficult object counts neither way (PASCAL VOC 2012 development kit, 4.4).
     """
-    present: set[int] = set()
-    for record in records:
-        tree = ElementTree.Element("annotation")
-        for thing in record["annotations"]:
-            if not thing.get("difficult", 0):
-                present.add(thing["category_id"])
-            node = ElementTree.SubElement(tree, "object")
-            values = {
-                "name": thing["category_id"],
-                "pose": "Unspecified",
-                "truncated": 0,
-                "difficult": thing.get("difficult", 0),
-            }
-            for name, value in values.items():
-                ElementTree.SubElement(node, name).text = str(value)
-            box = ElementTree.SubElement(node, "bndbox")
-            x1, y1, x2, y2 = thing["bbox"]
-            for name, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True):
-                ElementTree.SubElement(box, name).text = str(round(value))
-        ElementTree.ElementTree(tree).write(folder / f"{record['image_id']}.xml")
-    (folder / "split.txt").write_text("\n".join(record["image_id"] for record in records))
-    return sorted(present)
+    order = np.argsort(-scores, kind="stable")
+    best = [_best_overlap(truth.get(int(images[i])), boxes[i]) for i in order]
+    overlap = np.array([value for value, _ in best])
+    target = np.array([(images[i], which) for i, (_, which) in zip(order, best, strict=True)], dtype=int).reshape(-1, 2)
+    difficult = np.array([w >= 0 and bool(truth[int(i)][w, 4]) for i, w in target], dtype=bool)
+    num_objects = sum(int((rows[:, 4] == 0).sum()) for rows in truth.values())
+    result = []
+    for threshold in THRESHOLDS:
+        hit = overlap > threshold
+        candidates = np.flatnonzero(hit & ~difficult)
+        _, first = np.unique(target[candidates], axis=0, return_index=True)
+        true = np.zeros(len(order))
+        true[candidates[first]] = 1.0
+        false = np.where(hit & difficult, 0.0, 1.0 - true)
+        hits, alarms = np.cumsum(true), np.cumsum(false)
+        precision = hits / np.maximum(
+            hits + alarms, np.finfo(np.float64).eps
+        )  # nothing counts before the first of either
+        result.append(_curve_value(hits / num_objects, precision, eleven_points=eleven_points))
+    return result
+
+
+def _best_overlap(rows: np.ndarray | None, box: np.ndarray) -> tuple[float, int]:
+    """(IoU, row) of the object that `box` overlaps most; (-1, -1) in an image without one."""
+    if rows is None:
+        return -1.0, -1
+    corners = rows[:, :4]
+    sides = np.minimum(corners[:, 2:], box[2:]) - np.maximum(corners[:, :2], box[:2])
+    shared = np.prod(np.maximum(sides, 0.0), axis=1)
+    union = np.prod(box[2:] - box[:2]) + np.prod(corners[:, 2:] - corners[:, :2], axis=1) - shared
+    overlaps = shared / union
+    which = int(np.argmax(overlaps))
+    return float(overlaps[which]), which
+
+
+def _curve_value(recall: np.ndarray, precision: np.ndarray, *, eleven_points: bool) -> float:
+    """What a precision-recall curve amounts to: the mean of its best precision at eleven recalls, or the area under it."""
+    if eleven_points:
+        best = [precision[recall >= least].max(initial=0.0) for least in np.arange(0.0, 1.1, 0.1)]
+        return float(np.mean(best))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))

@@ -33,7 +33,7 @@ from torch import nn
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError, DataError, UserError
-from pretrain.base.image_files import read_image
+from pretrain.base.image_files import MAX_PIXELS, read_image
 from transfer.data.ground_truth import ground_truth_json
 from transfer.data.records import DetectionData
 from transfer.detect.checkpointer import SafeCheckpointer
@@ -50,7 +50,10 @@ class SharedReaderMapper(DatasetMapper):
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
         """One record -> one example: "image" uint8 (C, H, W) in INPUT.FORMAT, and "instances" where it is for training."""
         example = copy.deepcopy(dict(dataset_dict))
-        pixels = read_image(Path(example["file_name"]))
+        # As many pixels as its annotation says, which was compared with the limit when the data were read.
+        pixels = read_image(
+            Path(example["file_name"]), max_pixels=max(MAX_PIXELS, example["height"] * example["width"])
+        )
         expected, found = (example["height"], example["width"]), pixels.shape[:2]
         if found != expected:
             raise DataError(

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from pretrain.base.config_files import shipped_configs
-from pretrain.base.errors import CheckpointError
+from pretrain.base.errors import CheckpointError, DataError
 from pretrain.base.image_files import read_size
 from pretrain.data.source import list_images
 from pretrain.run.checkpoint import read_checkpoint, resolve_checkpoint
@@ -65,8 +65,20 @@ def trained_image_size(weights: Path) -> int | None:
 
 
 def usual_side(images: Sequence[Path]) -> int:
-    """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32)."""
+    """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32).
+
+    Images that cannot be read are passed over: whether they may be there is decided where the data are loaded.
+    """
     step = max(1, len(images) // SAMPLED)
-    sides = sorted(min(read_size(path)) for path in islice(images, 0, None, step))
+    sides = sorted(side for path in islice(images, 0, None, step) if (side := _shorter_side(path)))
+    if not sides:
+        raise DataError(f"none of {-(-len(images) // step)} images looked at can be read, for instance {images[0]}")
     middle = sides[len(sides) // 2]
     return max(STRIDE, min(LARGEST_SIDE, middle) // STRIDE * STRIDE)
+
+
+def _shorter_side(path: Path) -> int | None:
+    try:
+        return min(read_size(path))
+    except DataError:
+        return None

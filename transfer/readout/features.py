@@ -7,7 +7,7 @@ Random numbers depend on (seed, epoch, image index) alone: neither workers nor b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.data.loader import ViewDataset, build_loader
 from pretrain.data.order import Key, epoch_permutation
-from pretrain.data.source import ClassFolders, ImageSource, scan_images, some_of_each_class
+from pretrain.data.source import ClassFolders, ImageSource, leave_out, scan_images, some_of_each_class
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.views.pipeline import ViewMaker, normalize
@@ -28,6 +28,7 @@ from transfer.conversion.sources import load_backbone
 from transfer.readout.config import LinearConfig
 
 RANDOM = "random:"
+SKIP = "--skip-unreadable"
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ def require_splits(root: Path) -> None:
             )
 
 
-def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
-    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), every image decoded once to see that it can be.
+def load_splits(
+    root: Path, *, skip_unreadable: bool = False, announce: Callable[[str], None] = lambda text: None
+) -> tuple[LabelledImages, LabelledImages]:
+    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE -> (train, val), looked at as pre-training does (`scan_images`).
 
+    skip_unreadable: decode every image and leave out those that cannot be read, with their count, in each split.
+    announce: for what was left out, and for JPEGs that lack their last bytes.
     Raises DataError for a missing folder, an empty class, classes that differ, and unreadable images (named, counted).
     """
     require_splits(root)
@@ -72,10 +77,30 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
         )
     if len(train.classes) < 2:
         raise DataError(f"{root}: a readout needs two classes or more, found only {train.classes[0]!r}")
-    report = scan_images((*train.paths, *val.paths))
-    if report.bad:
-        raise DataError(report.describe(advice="repair or remove them"))
+    reports = {
+        split: scan_images(folders.paths, decode=skip_unreadable) for split, folders in (("train", train), ("val", val))
+    }
+    advice = f"left out ({SKIP})" if skip_unreadable else leave_out(SKIP)
+    unreadable = [f"{split}: {report.describe(advice=advice)}" for split, report in reports.items() if report.bad]
+    if unreadable and not skip_unreadable:
+        raise DataError("\n".join(unreadable))
+    for text in unreadable:
+        announce(text)
+    for split, report in reports.items():
+        if report.truncated:
+            announce(f"{split}: {report.describe_truncated()}")
+    train, val = _without(train, reports["train"].bad), _without(val, reports["val"].bad)
     return _labelled(root / "train", train), _labelled(root / "val", val)
+
+
+def _without(folders: ClassFolders, bad: Sequence[tuple[Path, str]]) -> ClassFolders:
+    """Less the unreadable files. Raises DataError for a class of which nothing is left."""
+    dropped = {path for path, _ in bad}
+    kept = [(path, label) for path, label in zip(folders.paths, folders.labels, strict=True) if path not in dropped]
+    for label, name in enumerate(folders.classes):
+        if label not in {label for _, label in kept}:
+            raise DataError(f"class {name!r}: none of its images can be read, for instance {next(iter(dropped))}")
+    return ClassFolders(folders.classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
 
 
 def few_per_class(images: LabelledImages, count: int, *, seed: int) -> LabelledImages:

@@ -37,6 +37,7 @@ class Request:
     init: name of the initialisation in results.
     branch: of a checkpoint that has several; None = its layout's own choice.
     command: the exact command, for the result.
+    skip_unreadable: leave out images that cannot be read.
     """
 
     weights: str
@@ -45,6 +46,7 @@ class Request:
     init: str
     branch: str | None
     command: str
+    skip_unreadable: bool = False
 
 
 def run_readout(request: Request, output_dir: Path | None, *, announce: Callable[[str], None]) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
     encoder runs for anything that cannot work, and ConfigError for a readout that diverges (nothing is written then).
     """
     with _held(output_dir):
-        train, val = load_splits(request.data)
+        train, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
         if request.config.images_per_class is not None:
             train = few_per_class(train, request.config.images_per_class, seed=request.config.seed)
         encoder = load_frozen_encoder(request.weights, request.config, branch=request.branch)

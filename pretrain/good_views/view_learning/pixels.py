@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
-from pretrain.data.source import SCAN_THREADS, ClassFolders, ImageSource, ScanReport
+from pretrain.data.source import SCAN_THREADS, SKIP, ClassFolders, ImageSource, ScanReport, scan_images
 from pretrain.views.operations import CROP_TRIES, CenterCrop, Frame, Range
 
 
@@ -76,6 +76,7 @@ def decode(
     """(uint8 (N, 3, H, W), which of `paths` they are).
 
     side: every image is resized (shorter side) and cut (centre) to side x side; None: all must have one size as they are.
+    JPEGs that lack their last bytes are announced.
     Raises DataError for unreadable files (named, unless `skip_unreadable`), for sizes that differ, for nothing left.
     """
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
@@ -83,10 +84,13 @@ def decode(
     bad = tuple((path, found) for path, found in zip(paths, results, strict=True) if isinstance(found, str))
     kept = tuple(index for index, found in enumerate(results) if not isinstance(found, str))
     if bad:
-        report = ScanReport(num_ok=len(kept), bad=bad).describe()
+        report = ScanReport(num_ok=len(kept), bad=bad)
         if not skip_unreadable or not kept:
-            raise DataError(report)
-        announce(f"{report}\nleft out (data.skip_unreadable=true)")
+            raise DataError(report.describe())
+        announce(report.describe(advice=f"left out ({SKIP})"))
+    whole = scan_images([paths[index] for index in kept])
+    if whole.truncated:
+        announce(whole.describe_truncated())
     arrays = [found for found in results if not isinstance(found, str)]
     for index in kept:
         shape, first = results[index].shape, arrays[0].shape  # type: ignore[union-attr]

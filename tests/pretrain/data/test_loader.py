@@ -126,10 +126,10 @@ def test_scan_names_and_counts_what_cannot_be_read(folder, monkeypatch):
 
 
 def test_scan_decodes_no_file_that_looks_whole(folder, monkeypatch):
-    def decode(path):
+    def decode(path, max_pixels):
         raise AssertionError(f"decoded {path}")
 
-    monkeypatch.setattr(image_files, "read_image", decode)
+    monkeypatch.setattr(image_files, "_decode", decode)
     assert scan_images(ImageSource(folder).paths).num_ok == 12
     cut = folder / "b" / "03.png"
     cut.write_bytes(cut.read_bytes()[:400])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pretrain.base.errors import DataError
 from pretrain.data import manifest as image_set_module
@@ -103,3 +105,17 @@ def test_a_link_that_leads_nowhere_is_named_like_any_unreadable_file(folder):
     assert record.unreadable == ("bad.png", "gone.png")
     with pytest.raises(DataError, match=r"gone\.png: no such file"):
         check(folder, skip_unreadable=False)
+
+
+def test_truncated_jpegs_are_announced_once_with_their_count_and_names(folder):
+    pixels = np.random.default_rng(0).integers(256, size=(512, 64, 3), dtype=np.uint8)
+    for name in ("cut.jpg", "whole.jpg"):
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-20])
+    messages: list[str] = []
+    options = {"skip_unreadable": True, "ranks": Ranks(), "announce": messages.append}
+    source, record = check_image_set(folder, recorded=None, **options)
+    assert "cut.jpg" in source.names and len(messages) == 2
+    assert "1 of 21 JPEGs lack their last bytes" in messages[1] and "cut.jpg: " in messages[1]
+    check_image_set(folder, recorded=record, **options)  # the run goes on
+    assert len(messages) == 2

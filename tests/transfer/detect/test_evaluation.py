@@ -1,17 +1,22 @@
-"""VOC evaluation: analytic values of AP, and parity with Detectron2's own evaluator on random detections."""
+"""VOC evaluation: analytic values of AP, parity with Detectron2's own on whole corners, and no loss on fractions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
-from transfer.detect.evaluation import VocEvaluator, write_ground_truth
+from transfer.data.spec import VOC_2007_METRIC, VOC_METRIC, parse_spec, prepare_data
+from transfer.detect.evaluation import THRESHOLDS, VocEvaluator
 
 NAME = "records_of_the_voc_evaluation_tests"
 SIDE = 100
@@ -19,11 +24,11 @@ SIDE = 100
 
 @pytest.fixture
 def register():
-    """Function: records, classes, year -> evaluator; forgotten afterwards."""
+    """Function: records, classes, metric -> evaluator; forgotten afterwards."""
 
-    def make(records, classes, year=2012) -> VocEvaluator:
+    def make(records, classes, metric=VOC_METRIC) -> VocEvaluator:
         DatasetCatalog.register(NAME, lambda: records)
-        MetadataCatalog.get(NAME).set(thing_classes=list(classes), year=year)
+        MetadataCatalog.get(NAME).set(thing_classes=list(classes), metric=metric)
         evaluator = VocEvaluator(NAME)
         evaluator.reset()
         return evaluator
@@ -65,7 +70,7 @@ def test_half_found_is_recall_half(register) -> None:
 
 
 def test_half_found_scores_six_elevenths_by_the_metric_of_2007(register) -> None:
-    evaluator = register([record("a", (0, BOX), (0, FAR))], ["cat"], year=2007)
+    evaluator = register([record("a", (0, BOX), (0, FAR))], ["cat"], VOC_2007_METRIC)
     detect(evaluator, "a", (0, 0.9, BOX))
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100 * 6 / 11)  # recalls 0, .1, ... .5 of eleven
 
@@ -115,19 +120,28 @@ def test_reset_forgets_detections(register) -> None:
     assert evaluator.evaluate()["bbox"]["AP"] == 0
 
 
-def test_ground_truth_goes_back_to_corners_counted_from_one(tmp_path: Path) -> None:
-    from detectron2.evaluation.pascal_voc_evaluation import parse_rec
+def write_voc(root: Path, records: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
+    """The records in the layout that Detectron2's evaluator reads: corners counted from 1, whole."""
+    for folder in ("Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for entry in records:
+        objects = []
+        for thing in entry["annotations"]:
+            x1, y1, x2, y2 = thing["bbox"]
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True)
+            objects.append(
+                f"<object><name>{classes[thing['category_id']]}</name><pose>Left</pose><truncated>0</truncated>"
+                f"<difficult>{thing.get('difficult', 0)}</difficult>"
+                f"<bndbox>{''.join(f'<{side}>{value:g}</{side}>' for side, value in corners)}</bndbox></object>"
+            )
+        text = f"<annotation>{''.join(objects)}</annotation>"
+        (root / "Annotations" / f"{entry['image_id']}.xml").write_text(text)
+    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(entry["image_id"] for entry in records))
 
-    assert write_ground_truth(tmp_path, [record("a", (3, [0.0, 4.0, 10.0, 20.0])), record("b", (1, BOX, 1))]) == [3]
-    (only,) = parse_rec(str(tmp_path / "a.xml"))
-    assert only["bbox"] == [1, 5, 10, 20] and only["name"] == "3" and only["difficult"] == 0
-    assert (tmp_path / "split.txt").read_text().split() == ["a", "b"]
 
-
-@pytest.mark.parametrize("year", [2007, 2012])
-def test_equals_the_evaluator_of_detectron2_on_random_detections(register, tmp_path: Path, year: int) -> None:
-    rng = np.random.default_rng(year)
-    classes = ["ant", "bee", "cat"]
+def random_case(seed: int, classes: int) -> tuple[list[dict[str, Any]], dict[str, list[tuple]]]:
+    """Records with whole corners, and detections near and far whose numbers survive Detectron2's way through text."""
+    rng = np.random.default_rng(seed)
 
     def box() -> list[float]:
         x, y = rng.integers(0, 60, 2)
@@ -136,34 +150,117 @@ def test_equals_the_evaluator_of_detectron2_on_random_detections(register, tmp_p
     records = [
         record(
             f"{i:03d}",
-            *[(int(rng.integers(3)), box(), int(rng.random() < 0.2)) for _ in range(5)],
-            *[(c, box()) for c in range(3)],
+            *[(int(rng.integers(classes)), box(), int(rng.random() < 0.2)) for _ in range(5)],
+            *[(c, box()) for c in range(classes)],
         )
         for i in range(12)
     ]
-    for folder in ("Annotations", "ImageSets/Main"):
-        (tmp_path / folder).mkdir(parents=True)
-    write_ground_truth(tmp_path / "Annotations", records)
-    for path in (tmp_path / "Annotations").glob("*.xml"):
-        text = path.read_text()
-        for index, name in enumerate(classes):
-            text = text.replace(f"<name>{index}</name>", f"<name>{name}</name>")
-        path.write_text(text)
-    (tmp_path / "Annotations" / "split.txt").rename(tmp_path / "ImageSets" / "Main" / "test.txt")
-    ours = register(records, classes, year)
-    MetadataCatalog.get(NAME).set(dirname=str(tmp_path), split="test")
-    theirs = PascalVOCDetectionEvaluator(NAME)
-    theirs.reset()
+    scores = iter(rng.permutation(999)[:400] / 1000)  # no two alike: Detectron2 orders equal ones by chance
+    found = {}
     for entry in records:
         near = [
-            (thing["category_id"], float(rng.random()), [edge + float(rng.normal(0, 2)) for edge in thing["bbox"]])
+            (thing["category_id"], float(next(scores)), [round(e + float(rng.normal(0, 2)), 1) for e in thing["bbox"]])
             for thing in entry["annotations"]
-            if rng.random() < 0.8
+            for _ in range(int(rng.integers(0, 3)))
         ]
-        found = [*near, (int(rng.integers(3)), float(rng.random()), box())]
+        found[entry["image_id"]] = [*near, (int(rng.integers(classes)), float(next(scores)), box())]
+    return records, found
+
+
+@pytest.mark.parametrize("metric", [VOC_METRIC, VOC_2007_METRIC])
+def test_equals_detectron2_on_whole_corners(register, tmp_path: Path, metric: str) -> None:
+    """Each class by itself, to 1e-9: what Detectron2's `voc_eval` says of the same detections, and its evaluator of all."""
+    classes = ["ant", "bee", "cat"]
+    records, found = random_case(seed=len(metric), classes=3)
+    write_voc(tmp_path, records, classes)
+    ours = register(records, classes, metric)
+    MetadataCatalog.get(NAME).set(dirname=str(tmp_path), split="test", year=2007 if metric == VOC_2007_METRIC else 2012)
+    theirs = PascalVOCDetectionEvaluator(NAME)
+    theirs.reset()
+    for image, detections in found.items():
         for evaluator in (ours, theirs):
-            detect(evaluator, entry["image_id"], *found)
-    mine, stock = ours.evaluate()["bbox"], theirs.evaluate()["bbox"]
+            detect(evaluator, image, *detections)
+    mine = ours.evaluate()["bbox"]
     assert 5 < mine["AP"] < 95  # a comparison of something
-    assert {key: mine[key] for key in ("AP", "AP50", "AP75")} == pytest.approx(stock)
-    assert np.mean([mine[f"AP-{name}"] for name in classes]) == pytest.approx(mine["AP"])
+    for number, name in enumerate(classes):
+        (tmp_path / f"{name}.txt").write_text("\n".join(theirs._predictions[number]))
+        precision = [
+            voc_eval(
+                str(tmp_path / "{}.txt"),
+                str(tmp_path / "Annotations" / "{}.xml"),
+                str(tmp_path / "ImageSets" / "Main" / "test.txt"),
+                name,
+                ovthresh=threshold,
+                use_07_metric=metric == VOC_2007_METRIC,
+            )[2]
+            for threshold in THRESHOLDS
+        ]
+        # Boxes arrive as float32: a tenth of a pixel is off by 1e-6, which moves no detection across a threshold here.
+        assert mine[f"AP-{name}"] == pytest.approx(100 * np.mean(precision), abs=1e-9)
+    stock = theirs.evaluate()["bbox"]
+    assert {key: mine[key] for key in stock} == pytest.approx(stock, abs=1e-9)
+
+
+def test_equal_scores_are_ordered_by_the_split_whichever_process_comes_first(register) -> None:
+    records = [record("a", (0, BOX)), record("b", (0, BOX))]
+    results = []
+    for order in ("ab", "ba"):
+        evaluator = VocEvaluator(NAME) if results else register(records, ["cat"])
+        for image in order:
+            detect(evaluator, image, (0, 0.5, BOX if image == "a" else FAR))
+        results.append(evaluator.evaluate()["bbox"]["AP50"])
+    assert results == [50, 50]
+
+
+@pytest.mark.parametrize("kind", ["voc", "voc07"])
+@pytest.mark.parametrize("side", [8, 16, 25])
+def test_perfect_predictions_of_boxes_with_fractions_score_one_hundred(tmp_path: Path, side: int, kind: str) -> None:
+    """Corners as CVAT and VoTT write them, through the reader and the evaluator. Rounded before evaluation, as Detectron2's
+    needs them, they scored 80.8, 91.5 and 97.9."""
+    write_fractions(tmp_path, side)
+    name = prepare_data(None, parse_spec(f"{kind}:{tmp_path}:test")).test_name
+    assert perfect(name) == {"AP": 100, "AP50": 100, "AP75": 100, "AP-cat": 100}
+
+
+def test_control_a_pixel_less_at_the_upper_left_costs_small_boxes_their_ap(tmp_path: Path) -> None:
+    write_fractions(tmp_path, 8)
+    name = prepare_data(None, parse_spec(f"voc:{tmp_path}:test")).test_name
+    assert perfect(name, shift=1.0)["AP"] < 80
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("case", ["fewshot", "frac_8", "spaces", "split_bom", "webp"])
+def test_perfect_predictions_of_every_case_score_one_hundred(shared_data: Path, case: str) -> None:
+    name = prepare_data(None, parse_spec(f"voc:{shared_data}/cases/voc_{case}:train")).test_name
+    assert perfect(name)["AP"] == 100
+
+
+def write_fractions(root: Path, side: int) -> None:
+    """30 images with two boxes of about `side` pixels each, six decimals a corner."""
+    rng = np.random.default_rng(side)
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    for i in range(30):
+        objects = []
+        for left in (4, 64):  # apart
+            x, y = left + rng.random() * 10, rng.random() * 60
+            w, h = side * rng.uniform(0.85, 1.15, 2)
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), (x, y, x + w, y + h), strict=True)
+            box = "".join(f"<{name}>{value:.6f}</{name}>" for name, value in corners)
+            objects.append(f"<object><name>cat</name><bndbox>{box}</bndbox></object>")
+        size = "<size><width>120</width><height>100</height></size>"
+        (root / "Annotations" / f"{i}.xml").write_text(f"<annotation>{size}{''.join(objects)}</annotation>")
+        Image.new("RGB", (120, 100)).save(root / "JPEGImages" / f"{i}.jpg")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(map(str, range(30))))
+
+
+def perfect(name: str, shift: float = 0.0) -> dict[str, float]:
+    """The figures of detections that are the records of a registered data set, the upper left corner `shift` pixels off."""
+    evaluator = VocEvaluator(name)
+    for entry in DatasetCatalog.get(name):
+        found = []
+        for number, thing in enumerate(entry["annotations"]):
+            x1, y1, x2, y2 = thing["bbox"]
+            found.append((thing["category_id"], 0.9 - number / 100, [x1 + shift, y1 + shift, x2, y2]))
+        detect(evaluator, entry["image_id"], *found)
+    return evaluator.evaluate()["bbox"]

@@ -142,7 +142,7 @@ def test_test_data_alone_cannot_train(options) -> None:
 @pytest.mark.parametrize("text", ["coco:x", "my/data", "voc:/absent/voc:train"])
 def test_wrong_spec_is_refused_before_anything_is_written(options, tmp_path: Path, text: str) -> None:
     given = options()
-    with pytest.raises(UserError, match="expected coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT"):
+    with pytest.raises(UserError, match="expected coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT"):
         prepare_run(RunOptions(given.config_file, given.overrides, text, given.test_data))
     assert list(tmp_path.iterdir()) == []
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.image_files import read_image
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
 from transfer.detect.evaluation import VocEvaluator
@@ -85,7 +86,7 @@ def test_sixteen_bit_and_transparent_images_are_read_as_in_pretraining(tmp_path:
 
 @pytest.mark.realdata
 def test_photographs_of_coco_and_blood_cells_have_the_pixels_that_detectron2_reads(shared_data: Path) -> None:
-    from detectron2.data.detection_utils import read_image
+    from detectron2.data.detection_utils import read_image as their_reader
 
     paths = [
         *sorted((shared_data / "coco" / "val2017").iterdir())[:40],
@@ -95,9 +96,28 @@ def test_photographs_of_coco_and_blood_cells_have_the_pixels_that_detectron2_rea
         load("INPUT.FORMAT", "BGR", "INPUT.MIN_SIZE_TEST", "0"), is_train=False
     )  # 0: no resizing
     for path in paths:
-        theirs = read_image(str(path), format="BGR")
+        theirs = their_reader(str(path), format="BGR")
         record = {"file_name": str(path), "height": theirs.shape[0], "width": theirs.shape[1]}
         assert np.array_equal(mapper(record)["image"].permute(1, 2, 0).numpy(), theirs), path
+
+
+def test_a_truncated_jpeg_has_the_pixels_of_pretraining(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(512, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    mapper = SharedReaderMapper(load("INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", "0"), is_train=False)
+    image = mapper({"file_name": str(path), "height": 512, "width": 64})["image"]
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), read_image(path))
+
+
+@pytest.mark.slow  # decodes 50 megapixels
+def test_an_image_may_have_as_many_pixels_as_its_checked_annotation_says(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (10_001, 5000)).save(path)
+    mapper = SharedReaderMapper(load(), is_train=False)
+    assert mapper({"file_name": str(path), "height": 5000, "width": 10_001})["image"].shape[0] == 3
+    with pytest.raises(DataError, match="at most 50 Mpx"):  # the control: the annotation says less
+        mapper({"file_name": str(path), "height": 500, "width": 1000})
 
 
 def test_record_is_left_as_it_was(data: PreparedData) -> None:
@@ -142,7 +162,14 @@ def catalog():
 
 def test_evaluator_follows_the_kind_of_data(catalog, tmp_path: Path) -> None:
     config = load("OUTPUT_DIR", str(tmp_path))
-    assert type(DetectionTrainer.build_evaluator(config, catalog(evaluator_type="own_voc", year=2012))) is VocEvaluator
+    assert (
+        type(
+            DetectionTrainer.build_evaluator(
+                config, catalog(evaluator_type="own_voc", metric="VOC AP, area under the curve")
+            )
+        )
+        is VocEvaluator
+    )
     stock = catalog(evaluator_type="pascal_voc", year=2007, dirname=str(tmp_path), split="test")
     (tmp_path / "Annotations").mkdir()
     assert type(DetectionTrainer.build_evaluator(config, stock)) is PascalVOCDetectionEvaluator

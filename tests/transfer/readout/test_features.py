@@ -117,16 +117,46 @@ def test_unreadable_images_are_named_and_counted(class_folders, tmp_path):
     (root / "train" / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
     (root / "val" / "blue" / "1.png").write_bytes(b"")
     (root / "val" / "green" / "2.png").write_text("no image")
-    with pytest.raises(DataError, match="3 of 33 images cannot be read") as caught:
+    with pytest.raises(DataError, match="train: 1 of 21 images cannot be read") as caught:
         load_splits(root)
+    assert "val: 2 of 12 images cannot be read" in str(caught.value)
     assert all(name in str(caught.value) for name in ("red/0.png", "blue/1.png", "green/2.png"))
+    assert "pass --skip-unreadable to leave them out" in str(caught.value)
+    messages: list[str] = []
+    train, val = load_splits(root, skip_unreadable=True, announce=messages.append)
+    assert (len(train), len(val)) == (20, 10) and "red/0.png" not in train.source.names
+    assert [images.source[i].parent.name for images in (train, val) for i in range(len(images))] == [
+        images.classes[label] for images in (train, val) for label in images.labels.tolist()
+    ]
+    assert [text.split(":")[0] for text in messages] == ["train", "val"]
+    assert "1 of 21" in messages[0] and "2 of 12" in messages[1] and "left out" in messages[0]
+
+
+def test_a_class_without_a_readable_image_is_refused_even_so(class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    for path in (root / "val" / "red").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="class 'red': none of its images can be read"):
+        load_splits(root, skip_unreadable=True)
+
+
+def test_a_truncated_jpeg_takes_part_in_a_readout_and_is_named(class_folders, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    path = root / "train" / "red" / "cut.jpg"
+    pixels = np.random.default_rng(0).integers(256, size=(512, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    messages: list[str] = []
+    train, _ = load_splits(root, announce=messages.append)
+    assert "red/cut.jpg" in train.source.names
+    assert len(messages) == 1 and "train: 1 of 22 JPEGs lack their last bytes" in messages[0]
 
 
 def test_of_many_unreadable_images_ten_are_named(class_folders, tmp_path):
     root = shutil.copytree(class_folders, tmp_path / "data")
     for path in list((root / "train").rglob("*.png"))[:13]:
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"13 of 33 (.|\n)*and 3 more") as caught:
+    with pytest.raises(DataError, match=r"13 of 21 (.|\n)*and 3 more") as caught:
         load_splits(root)
     assert str(caught.value).count(".png:") == 10
 

@@ -93,6 +93,16 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked(tmp_path: Path
     assert pixels.labels.tolist() == [0, 1, 1, 2, 2] and "left out" in messages[0]
 
 
+def test_a_jpeg_without_its_last_bytes_is_used_and_announced(tmp_path: Path) -> None:
+    root = write_classes(tmp_path, per_class=2)
+    path = root / "cross" / "cut.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(512, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    messages: list[str] = []
+    images, _ = load_images(root, side=16, skip_unreadable=False, announce=messages.append)
+    assert len(images) == 7 and len(messages) == 1 and "1 of 7 JPEGs lack their last bytes" in messages[0]
+
+
 def test_sizes_that_differ_are_refused_unless_a_side_is_given(tmp_path: Path) -> None:
     root = write_classes(tmp_path, per_class=1)
     Image.new("RGB", (30, 24)).save(root / "tiles" / "large.png")
