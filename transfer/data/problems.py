@@ -24,7 +24,7 @@ class Problem:
     """One thing that is wrong.
 
     kind: what it is, the same words for all of its kind, in the user's terms: "boxes extend beyond their image".
-    where: the file and the entry.
+    where: the entry, and its file where the data are more than one.
     found: the value.
     remedy: what was done, of a repair ("clipped"); else what to edit or which switch to pass.
     repaired: whether the data are sound without the user's doing.
@@ -49,15 +49,20 @@ class ReadOptions:
     """What the user decides about doubtful data.
 
     crowd_as_objects: count regions marked iscrowd as objects.
+    keep_crowds: take them for crowds, however many there are.
     skip_unreadable: leave out images that cannot be decoded.
     large_images: allow images of more than 50 megapixels.
     class_names: the classes and their order; None: those that the data name.
     """
 
     crowd_as_objects: bool = False
+    keep_crowds: bool = False
     skip_unreadable: bool = False
     large_images: bool = False
     class_names: tuple[str, ...] | None = None
+
+
+DEFAULTS = ReadOptions()
 
 
 def read_strictly(problems: Problems[T], where: str) -> tuple[T, tuple[str, ...]]:

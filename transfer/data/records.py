@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.base.errors import DataError
+from transfer.data.problems import Problem, Problems
 
-OVERHANG = (
-    2.0  # pixels that a box may extend beyond its image: rounding, and VOC's 1-based corners; clipped and counted
-)
-MAX_DROPPED = 1e-3  # share of objects that may be dropped as degenerate: COCO train2017 holds 2 in 860,001
+MAX_DROPPED = 0.5  # share of boxes that may be dropped: when most have no area, their numbers mean something else
 
 
 @dataclass(frozen=True)
@@ -87,50 +85,47 @@ def is_number(value: Any) -> bool:
 
 
 class BoxRule:
-    """Checks corners (x1, y1, x2, y2) in pixels against their image; counts what it had to repair.
+    """Fits boxes into their images, and counts.
 
-    A box that extends beyond it by at most OVERHANG pixels is clipped; further out is an error. A box without area is dropped,
-    unless that happens to more than MAX_DROPPED of all objects.
+    A box that extends beyond its image is clipped, however far. One without area, as given or once clipped, is dropped; where
+    that happens to more than MAX_DROPPED of all, `close` calls the whole file in doubt. Exchanged corners are in doubt.
     """
 
     def __init__(self) -> None:
         self.checked = 0
-        self.clipped = 0
-        self.dropped: list[str] = []
+        self.dropped = 0
 
-    def apply(self, box: tuple[float, float, float, float], width: int, height: int, where: str) -> list[float] | None:
-        """The clipped box, or None where it is to be dropped. Raises DataError for a box that leaves its image."""
+    def apply(
+        self, box: tuple[float, float, float, float], width: int, height: int, where: str
+    ) -> Problems[list[float] | None]:
+        """Corners (x1, y1, x2, y2) in pixels within [0, width] x [0, height], or None for a box that is left out."""
         self.checked += 1
         x1, y1, x2, y2 = box
-        if min(x1, y1) < -OVERHANG or x2 > width + OVERHANG or y2 > height + OVERHANG:
-            raise DataError(
-                f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves its image of {width} x {height} pixels"
-            )
+        if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:
+            return [x1, y1, x2, y2]
+        found = f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) in {width} x {height} pixels"
         if x2 < x1 or y2 < y1:
-            raise DataError(f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has its corners exchanged")
-        inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
-        self.clipped += inside != [x1, y1, x2, y2]
-        if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            self.drop(f"{where}: box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area")
+            yield Problem("boxes with exchanged corners", where, found, "give the upper left corner first", False)
             return None
+        if x1 == x2 or y1 == y2:
+            self.dropped += 1
+            yield Problem("boxes without width or height", where, found, "dropped", True)
+            return None
+        inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
+        if inside[2] <= inside[0] or inside[3] <= inside[1]:
+            self.dropped += 1
+            yield Problem("boxes wholly outside their image", where, found, "dropped", True)
+            return None
+        yield Problem("boxes over the border of their image", where, found, "clipped", True)
         return inside
 
-    def drop(self, reason: str) -> None:
-        """Count one object that cannot be used."""
-        self.dropped.append(reason)
-
-    def notes(self, where: str) -> tuple[str, ...]:
-        """What was repaired, one sentence each. Raises DataError if too much had to be dropped."""
-        if len(self.dropped) > MAX_DROPPED * self.checked:
-            raise DataError(
-                f"{len(self.dropped)} of {self.checked} objects cannot be used (allowed: {MAX_DROPPED:.1%}), first "
-                f"{self.dropped[0]}; remove or correct them"
+    def close(self) -> Problems[None]:
+        """To be run after the last box: whether too many were dropped."""
+        if self.dropped > MAX_DROPPED * self.checked:
+            yield Problem(
+                f"more than {MAX_DROPPED:.0%} of the boxes have no area in their image",
+                "all objects",
+                f"{self.dropped} of {self.checked}",
+                "check that boxes are in pixels and of these images; then remove or correct the objects without area",
+                False,
             )
-        notes = []
-        if self.clipped:
-            notes.append(
-                f"{where}: {self.clipped} of {self.checked} boxes extended beyond their image by up to {OVERHANG:g} px: clipped"
-            )
-        if self.dropped:
-            notes.append(f"{where}: dropped {len(self.dropped)} of {self.checked} objects, first {self.dropped[0]}")
-        return tuple(notes)

@@ -6,6 +6,7 @@ field. XML is read by defusedxml with document types forbidden (VOC needs none).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -15,6 +16,7 @@ from defusedxml.common import DefusedXmlException
 from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
+from transfer.data.problems import Problems, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -27,14 +29,21 @@ def read_voc(root: Path, split: str) -> DetectionData:
     Objects marked difficult are kept for training, as in Detectron2, and carry "difficult": 1 for the evaluator. Image files
     are named, not opened. Raises DataError.
     """
-    identifiers = _split(root, split)
+    data, notes = read_strictly(_problems(root, split), f"{root} {split}")
+    return replace(data, notes=notes)
+
+
+def _problems(root: Path, split: str) -> Problems[DetectionData]:
     rule = BoxRule()
-    records = [_record(root, identifier, rule) for identifier in identifiers]
+    records = []
+    for identifier in _split(root, split):
+        records.append((yield from _record(root, identifier, rule)))
+    yield from rule.close()
     names = sorted({thing["name"] for record in records for thing in record["annotations"]})
     for record in records:
         for thing in record["annotations"]:
             thing["category_id"] = names.index(thing.pop("name"))
-    return DetectionData(tuple(records), tuple(names), notes=rule.notes(f"{root} {split}"))
+    return DetectionData(tuple(records), tuple(names))
 
 
 def _split(root: Path, split: str) -> list[str]:
@@ -66,7 +75,7 @@ def _split(root: Path, split: str) -> list[str]:
     return identifiers
 
 
-def _record(root: Path, identifier: str, rule: BoxRule) -> dict[str, Any]:
+def _record(root: Path, identifier: str, rule: BoxRule) -> Problems[dict[str, Any]]:
     path = root / "Annotations" / f"{identifier}.xml"
     tree = _parse(path)
     width, height = (_whole(tree, f"size/{side}", str(path)) for side in ("width", "height"))
@@ -78,7 +87,7 @@ def _record(root: Path, identifier: str, rule: BoxRule) -> dict[str, Any]:
         name = _text(node, "name", where)
         x1, y1, x2, y2 = (_number(node, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
         # VOC counts pixels from 1 and includes the last one; Detectron2's boxes are edges, from 0.
-        box = rule.apply((x1 - 1, y1 - 1, x2, y2), width, height, where)
+        box = yield from rule.apply((x1 - 1, y1 - 1, x2, y2), width, height, where)
         if box is None:
             continue
         difficult = _whole(node, "difficult", where) if node.find("difficult") is not None else 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pretrain.base.errors import DataError
-from transfer.data.records import MAX_DROPPED, OVERHANG, BoxRule, DetectionData, is_number, with_class_order
+from transfer.data.problems import Problem, read_strictly
+from transfer.data.records import BoxRule, DetectionData, is_number, with_class_order
 
 
 def data_of(*classes: int, names=("ant", "bee"), **fields) -> DetectionData:
@@ -18,46 +19,78 @@ def test_flags_text_and_what_no_float_holds_are_not_numbers() -> None:
     assert not any(map(is_number, (True, False, None, "1", [1], float("nan"), float("inf"), 10**400)))
 
 
+def fit(
+    box, width: int = 10, height: int = 20, rule: BoxRule | None = None
+) -> tuple[list[float] | None, list[Problem]]:
+    fitting, said = (rule or BoxRule()).apply(box, width, height, "box"), []
+    while True:
+        try:
+            said.append(next(fitting))
+        except StopIteration as end:
+            return end.value, said
+
+
 def test_box_inside_its_image_is_untouched() -> None:
+    assert fit((0, 0, 10, 20)) == ([0, 0, 10, 20], [])
+    assert fit((0.25, 3.5, 9.75, 4.125)) == ([0.25, 3.5, 9.75, 4.125], [])
+
+
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ((-10, 6, 30, 24), [0, 6, 10, 20]),
+        ((1, -500, 3, 3), [1, 0, 3, 3]),
+        ((1, 1, 10.01, 3), [1, 1, 10, 3]),
+        ((-1e9, -1e9, 1e9, 1e9), [0, 0, 10, 20]),
+    ],
+)
+def test_box_over_the_border_is_clipped_at_any_distance_and_said(box, inside) -> None:
+    fitted, (said,) = fit(box)
+    assert fitted == inside
+    assert (said.kind, said.remedy, said.repaired) == ("boxes over the border of their image", "clipped", True)
+
+
+@pytest.mark.parametrize(
+    ("box", "kind"),
+    [
+        ((3, 3, 3, 8), "boxes without width or height"),
+        ((3, 3, 8, 3), "boxes without width or height"),
+        ((-2, 0, -1, 5), "boxes wholly outside their image"),
+        ((10, 0, 11, 5), "boxes wholly outside their image"),
+        ((0, 21, 5, 25), "boxes wholly outside their image"),
+    ],
+)
+def test_box_without_area_in_its_image_is_dropped_and_said(box, kind) -> None:
+    fitted, (said,) = fit(box)
+    assert fitted is None and (said.kind, said.remedy, said.repaired) == (kind, "dropped", True)
+
+
+def test_exchanged_corners_are_in_doubt() -> None:
+    fitted, (said,) = fit((5, 5, 4, 6))
+    assert fitted is None and said.kind == "boxes with exchanged corners" and not said.repaired
+
+
+def test_a_file_most_of_whose_boxes_have_no_area_is_in_doubt() -> None:
     rule = BoxRule()
-    assert rule.apply((0, 0, 10, 20), 10, 20, "box") == [0, 0, 10, 20]
-    assert rule.notes("file") == ()
+    for box in ((0, 0, 1, 1), (3, 3, 3, 3)):
+        fit(box, rule=rule)
+    assert list(rule.close()) == []
+    fit((50, 50, 60, 60), rule=rule)
+    (said,) = rule.close()
+    assert said.found == "2 of 3" and not said.repaired
 
 
-def test_small_overhang_is_clipped_and_counted() -> None:
-    rule = BoxRule()
-    assert rule.apply((-OVERHANG, -1, 10 + OVERHANG, 21), 10, 20, "box") == [0, 0, 10, 20]
-    assert rule.apply((1, 1, 3, 3), 10, 20, "box") == [1, 1, 3, 3]
-    assert "1 of 2 boxes" in rule.notes("file")[0]
+def test_the_count_of_clipped_boxes_reaches_the_note() -> None:
+    def two_boxes():
+        rule = BoxRule()
+        yield from rule.apply((-1, 0, 5, 5), 10, 10, "object 1")
+        yield from rule.apply((1, 0, 5, 5), 10, 10, "object 2")
+        yield from rule.apply((1, 0, 5, 50), 10, 10, "object 3")
 
-
-@pytest.mark.parametrize("box", [(-2.1, 0, 5, 5), (0, -2.1, 5, 5), (0, 0, 12.1, 5), (0, 0, 5, 22.1)])
-def test_box_that_leaves_its_image_is_refused_with_both_sizes(box) -> None:
-    with pytest.raises(DataError, match=r"file: object 3: box .* leaves its image of 10 x 20"):
-        BoxRule().apply(box, 10, 20, "file: object 3")
-
-
-def test_exchanged_corners_are_refused() -> None:
-    with pytest.raises(DataError, match="corners exchanged"):
-        BoxRule().apply((5, 5, 4, 6), 10, 10, "box")
-
-
-@pytest.mark.parametrize("box", [(3, 3, 3, 8), (3, 3, 8, 3), (-2, 0, -1, 5), (10, 0, 11, 5)])
-def test_box_without_area_inside_the_image_is_dropped_not_trained_on(box) -> None:
-    rule = BoxRule()
-    assert rule.apply(box, 10, 10, "box") is None
-    assert len(rule.dropped) == 1
-
-
-def test_a_rare_dropped_box_is_noted_and_a_common_one_refused() -> None:
-    rule = BoxRule()
-    for _ in range(round(1 / MAX_DROPPED) - 1):
-        rule.apply((0, 0, 1, 1), 10, 10, "box")
-    rule.apply((3, 3, 3, 3), 10, 10, "file: object 7")
-    assert "dropped 1 of 1000 objects, first file: object 7" in rule.notes("file")[0]
-    rule.apply((3, 3, 3, 3), 10, 10, "file: object 8")
-    with pytest.raises(DataError, match=r"2 of 1001 objects cannot be used .* first file: object 7"):
-        rule.notes("file")
+    _, notes = read_strictly(two_boxes(), "file")
+    assert notes == (
+        "file: boxes over the border of their image: 2 (clipped), first object 1: (-1, 0, 5, 5) in 10 x 10 pixels",
+    )
 
 
 def test_class_order_is_renumbered_by_name() -> None:

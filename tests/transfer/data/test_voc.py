@@ -71,7 +71,7 @@ def test_missing_pose_fractions_and_zero_based_corners_are_no_reason_to_stop(tmp
     odd = thing(box=(0, 0.5, 10.5, 10)).replace("<pose>Left</pose><truncated>0</truncated>", "")
     data = read_voc(write_voc(tmp_path, {"a": annotation(odd)}), "train")
     assert data.records[0]["annotations"][0]["bbox"] == [0, 0, 10.5, 10]
-    assert "1 of 1 boxes extended beyond" in data.notes[0]
+    assert "boxes over the border of their image: 1 (clipped)" in data.notes[0]
 
 
 def test_images_of_another_suffix_are_found(tmp_path: Path) -> None:
@@ -93,9 +93,7 @@ BAD = [
     (annotation(thing(), thing(box=("nan", 1, 2, 2))), "object 1: bndbox/xmin expected a finite number, found 'nan'"),
     (annotation(thing(box=(1, 1, "", 5))), "bndbox/xmax is missing or empty"),
     (annotation(thing().replace("bndbox", "box")), "bndbox/xmin is missing"),
-    (annotation(thing(box=(1, 1, 50, 5))), "object 0: box .* leaves its image of 40 x 30"),
-    (annotation(thing(box=(20, 1, 5, 5))), "corners exchanged"),
-    (annotation(thing(box=(6, 5, 5, 9))), r"1 of 2 objects cannot be used .* has no area"),
+    (annotation(thing(box=(20, 1, 5, 5))), "exchanged corners"),
     (annotation(thing(difficult="yes")), "difficult expected a finite number"),
     ('<?xml version="1.0" encoding="klingon"?>' + annotation(), "is not XML"),
     ('<!DOCTYPE a [<!ENTITY b "c">]>' + annotation(thing(name="&b;")), "declares a document type"),
