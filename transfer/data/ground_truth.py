@@ -23,7 +23,8 @@ def ground_truth_json(data: DetectionData) -> dict[str, Any]:
                 "image_id": record["image_id"],
                 "category_id": thing["category_id"] + 1,
             }
-            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing["area"], "iscrowd": thing["iscrowd"]}
+            entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing.get("area", (x2 - x1) * (y2 - y1))}
+            entry["iscrowd"] = thing.get("iscrowd", 0)
             segmentation = thing.get("segmentation")
             if isinstance(segmentation, dict):
                 segmentation = {**segmentation, "counts": segmentation["counts"].decode()}
