@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from transfer.data.coco import read_coco
 from transfer.data.ground_truth import ground_truth_json
+from transfer.data.records import DetectionData
 
 FILE = {
     "images": [{"id": 4, "file_name": "a.jpg", "width": 64, "height": 48}],
@@ -71,3 +72,10 @@ def test_perfect_predictions_score_one_hundred(rewritten: COCO, task: str) -> No
         evaluation.accumulate()
         evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1)
+
+
+def test_objects_without_area_and_crowd_mark_get_them_from_their_box() -> None:
+    thing = {"bbox": [2.5, 3, 12.5, 7], "category_id": 0}
+    record = {"file_name": "a.jpg", "image_id": 1, "width": 64, "height": 48, "annotations": [thing]}
+    (entry,) = ground_truth_json(DetectionData((record,), ("cup",)))["annotations"]
+    assert entry["bbox"] == [2.5, 3, 10, 4] and (entry["area"], entry["iscrowd"]) == (40, 0)
