@@ -31,9 +31,10 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.fmean(finite), statistics.stdev(finite) if len(finite) > 1 else None, len(finite))
 
 
-def t_half_width(values: Sequence[float]) -> float:
-    """t(0.975, n - 1) s / sqrt(n): half of the 95 % interval of the mean of n >= 2 independent, about normal values."""
-    from scipy import stats  # takes a second to import, and most tables show no interval
+def t_half_width(values: Sequence[float], *, level: float = CONFIDENCE) -> float:
+    """t((1 + level) / 2, n - 1) s / sqrt(n): half of the two-sided interval of the mean of n >= 2 independent, about normal
+    values."""
+    from scipy.special import stdtrit  # takes a moment to import, and most tables show no interval
 
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    quantile = float(stdtrit(len(values) - 1, (1 + level) / 2))
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
