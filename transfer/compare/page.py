@@ -35,7 +35,6 @@ from transfer.compare.tables import Table, headline, own_tables, published_note,
 
 TEMPLATES = Path(__file__).with_name("templates")
 NUMERIC = re.compile(r"(n/a.*|[-+]?\d.*|)$")  # cells of a column that is set flush right
-HEADINGS = {"detection": "Detection", "readout": "Linear readout"}  # any other kind: "Measurements"
 Experiments = Sequence[Experiment]
 
 
@@ -99,7 +98,7 @@ def render_html(runs: Runs, experiments: Experiments) -> str:
         headlines=[sentence for sentence in map(headline, experiments) if sentence],
         detections=[_section(one) for one in experiments if one.kind == "detection"],
         readouts=[_section(one) for one in experiments if one.kind == "readout"],
-        measurements=[_section(one) for one in experiments if one.kind not in HEADINGS],
+        measurements=[_section(one) for one in experiments if one.kind not in ("detection", "readout")],
         pretraining=[_pretraining(run, short(run.path)) for run in runs.all if run.kind == "pretraining"],
         proofs=_proofs(runs),
         commands=[(run.kind, run.path, run.record.commands) for run in runs.all],
@@ -246,7 +245,8 @@ def render_markdown(runs: Runs, experiments: Experiments) -> str:
     """Tables, unfinished runs and commands as GitHub-flavoured Markdown."""
     parts = ["# InfoMin Transfer: report", ""]
     for one in experiments:
-        parts += [f"## {HEADINGS.get(one.kind, 'Measurement')}: {_plain(one.title)} \\[{one.short}\\]", ""]
+        title = f"Detection: {one.title}" if one.kind == "detection" else one.title[:1].upper() + one.title[1:]
+        parts += [f"## {_plain(title)} \\[{one.short}\\]", ""]
         parts += [line for text in (headline(one), *facts(one)) if text for line in (_plain(text), "")]
         parts += _markdown_tables(*own_tables(one), published_table(one))
     if runs.unfinished:
