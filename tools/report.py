@@ -2,9 +2,11 @@
 
 python tools/report.py runs/study --output runs/study/report
 python tools/report.py runs/pretrain runs/detect_random runs/detect_infomin --output report
+python tools/report.py runs --baseline supervised --output report
 
-Each argument is a run directory (pre-training, linear readout, detection) or a folder that holds some, up to three
-levels down. An older report in the output folder is replaced.
+report.csv is the long table: one line a figure of a finished run.
+
+Each argument is a run directory, a record of a single file, or a folder that holds some, up to three levels down. An older report in the output folder is replaced.
 """
 
 import sys
@@ -24,6 +26,11 @@ def parse_arguments() -> argparse.Namespace:
         "runs", nargs="+", type=user_path, metavar="RUN", help="run directory, or a folder that holds some"
     )
     parser.add_argument("--output", type=user_path, required=True, help="folder for index.html, report.md, report.csv")
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="initialisation that the others are compared with (default: random, if it is there)",
+    )
     return parser.parse_args()
 
 
@@ -31,7 +38,7 @@ def main() -> None:
     arguments = parse_arguments()
     from transfer.compare.page import write_report
 
-    files = write_report(arguments.runs, arguments.output)
+    files = write_report(arguments.runs, arguments.output, baseline=arguments.baseline)
     unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""
     print(f"{files.num_runs} runs{unfinished}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")
 

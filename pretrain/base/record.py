@@ -283,6 +283,11 @@ def _build(path: Path, values: dict[str, Any]) -> Record:
         for name, value in (values["figures"].items() if isinstance(values["figures"], dict) else ())
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)))
     ]
+    bad += [
+        f"seeds.{name}"
+        for name, value in (values["seeds"].items() if isinstance(values["seeds"], dict) else ())
+        if value is not None and type(value) is not int
+    ]
     if bad:
         raise DataError(f"{path}: of another type than expected: {', '.join(bad)}")
     start = values["initialisation"]
@@ -294,7 +299,7 @@ def _build(path: Path, values: dict[str, Any]) -> Record:
             "history": tuple(row for row in values["history"] if isinstance(row, dict)),
             "cost": _part(path, Cost, values["cost"], "cost"),
             "data": {role: _part(path, DataRecord, entry, f"data.{role}") for role, entry in values["data"].items()},
-            "initialisation": start and _part(path, Initialisation, start, "initialisation"),
+            "initialisation": None if start is None else _part(path, Initialisation, start, "initialisation"),
         }
     )
 
@@ -307,7 +312,21 @@ def _part(path: Path, cls: Any, values: Any, name: str) -> Any:
         or not {k for k, v in known.items() if v} <= set(values)
     ):
         raise DataError(f"{path}: {name}: expected the fields {', '.join(known)}")
+    bad = [f"{name}.{key}" for key, value in values.items() if not isinstance(value, PART_TYPES[key])]
+    if bad:
+        raise DataError(f"{path}: of another type than expected: {', '.join(bad)}")
     return cls(**values)
+
+
+# Of the fields of Initialisation, DataRecord and Cost.
+PART_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "source", "weights", "spec", "fingerprint"), str),
+    **dict.fromkeys(("sha256", "layout", "method"), (str, type(None))),
+    **dict.fromkeys(("num_images", "images"), int),
+    **dict.fromkeys(("num_available", "random_seed"), (int, type(None))),
+    **dict.fromkeys(("seconds", "device_seconds"), (int, float)),
+    "pretraining": (dict, type(None)),
+}
 
 
 def _now() -> str:

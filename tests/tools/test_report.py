@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,22 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.tools.in_process import run_tool_here
+from tests.transfer.conftest import write_linear
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def run_dir(tmp_path):
-    path = tmp_path / "runs" / "readout"
-    path.mkdir(parents=True)
-    history = [{"epoch": 1, "learning_rate": 30.0, "train_loss": 1.0, "top1": 5.0}]
-    result = {
-        "format": "infomin-transfer/linear-result", "version": 1, "init": "random", "weights": "random:resnet18",
-        "arch": "resnet18", "seed": 0, "num_train": 4, "num_val": 2, "classes": ["a", "b"], "protocol": {"name": "p"},
-        "command": "python tools/linear_eval.py", "top1": 5.0, "top5": 9.0, "history": history,
-    }  # fmt: skip
-    (path / "linear_result.json").write_text(json.dumps(result))
-    return path
+    return write_linear(tmp_path / "runs" / "readout", init="random", seed=0, top1=5.0)
 
 
 @pytest.mark.slow
@@ -44,15 +35,17 @@ def test_a_report_is_written_and_its_files_are_named(run_dir, tmp_path):
     assert "5.0" in (tmp_path / "out" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("case", ["missing", "damaged", "output is a file"])
+@pytest.mark.parametrize("case", ["missing", "damaged", "output is a file", "no such baseline"])
 def test_bad_input_ends_with_2_a_sentence_and_no_output(run_dir, tmp_path, case):
     runs, output = run_dir.parent, tmp_path / "out"
     if case == "missing":
         runs = tmp_path / "nothing"
     elif case == "damaged":
-        (run_dir / "linear_result.json").write_text('{"format"')
-    else:
+        (run_dir / "record.json").write_text('{"format"')
+    elif case == "output is a file":
         output.write_text("x")
-    done = run_tool_here("report.py", runs, "--output", output)
+    asked = ("--baseline", "radnom") if case == "no such baseline" else ()
+    done = run_tool_here("report.py", runs, "--output", output, *asked)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert "did you mean random?" in done.stderr or case != "no such baseline"
     assert not output.is_dir()

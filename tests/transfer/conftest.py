@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import io
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,8 @@ import pytest
 from PIL import Image
 
 from pretrain.base.architecture import ARCHITECTURES
+from pretrain.base.atomic import write_json
+from pretrain.base.record import RECORD, DataRecord, Initialisation, Record, experiment_hash, to_plain
 from tests.transfer.conversion.tiny_encoders import TINY
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
@@ -67,42 +72,111 @@ def write_image(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def write_detection(path: Path, *, init: str, seed: int, ap50: float, **over: Any) -> Path:
-    """A finished detection run; `over` replaces keys of result.json."""
-    path.mkdir(parents=True)
-    images = [write_image(path.parent.parent / "images" / f"{i}.png", i) for i in range(3)]
-    iterations = over.get("iterations", 600)
-    sidecar = {
-        "format": "infomin-transfer/sidecar",
-        "version": 1,
-        "weights_sha256": "ab" * 32,
-        "arch": "resnet18",
-        "source": {"name": "step_00000400.pt", "layout": "infomin-transfer", "branch": "query"},
-        "detectron2": {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_STD": [58.395, 57.12, 57.375]},
-        "proof": {
-            "tensors_placed": 100,
-            "relative_difference": {"stem": 1.2e-7, "res5": 3.1e-6},
-            "negative_controls": True,
+SIDECAR = {
+    "format": "infomin-transfer/sidecar",
+    "version": 1,
+    "weights_sha256": "ab" * 32,
+    "arch": "resnet18",
+    "source": {"name": "step_00000400.pt", "layout": "infomin-transfer", "branch": "query"},
+    "detectron2": {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_STD": [58.395, 57.12, 57.375]},
+    "proof": {
+        "tensors_placed": 100,
+        "relative_difference": {"stem": 1.2e-7, "res5": 3.1e-6},
+        "negative_controls": True,
+    },
+}
+ENVIRONMENT = {"torch": "2.x", "cpu": {"count": 2}, "git": {"dirty": False}}
+
+
+def write_record(folder: Path, record: Record, **over: Any) -> Path:
+    """`record` with the fields `over` and its hash, as FOLDER/record.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = dataclasses.replace(record, **over)
+    record = dataclasses.replace(record, hash=experiment_hash(record.experiment))
+    write_json(folder / RECORD, to_plain(record))
+    return folder
+
+
+def start_of(init: str, weights: str | None, *, seed: int, random: str = "", **more: Any) -> Initialisation:
+    """What a run starts from. weights: a name that stands for the content; None: random ones for the row "random"."""
+    if init == "random" and weights is None:
+        return Initialisation(init, "random", random, random_seed=seed)
+    weights = weights or "runs/weights/pretrained.pth"
+    sha = hashlib.sha256(weights.encode()).hexdigest()
+    return Initialisation(init, "asked", weights, **{"sha256": sha, "layout": "infomin-transfer", **more})
+
+
+def split(spec: str, num_images: int, num_available: int | None = None) -> DataRecord:
+    """Data whose content is what its spec says."""
+    return DataRecord(spec, hashlib.sha256(spec.encode()).hexdigest(), num_images, num_available)
+
+
+def write_detection(
+    path: Path,
+    *,
+    init: str,
+    seed: int,
+    ap50: float,
+    weights: str | None = None,
+    pretraining: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    train: DataRecord = split("coco:data/labelled/train.json:data/labelled/images", 200),  # noqa: B008  frozen
+    test: DataRecord = split("coco:data/labelled/test.json:data/labelled/images", 50),  # noqa: B008
+    classes: Sequence[str] = CLASSES,
+    metric: str = "COCO AP, IoU .50:.95",
+    figures: dict[str, float | None] | None = None,
+    config_file: str = "transfer/configs/demo/R_18_FPN_small.yaml",
+    **over: Any,
+) -> Path:
+    """A finished detection run. settings: "GROUP.KEY" of the configuration. over: fields of its record."""
+    values = {"SOLVER.MAX_ITER": 600, "SOLVER.IMS_PER_BATCH": 4, "SOLVER.BASE_LR": 0.01, **(settings or {})}
+    iterations = values["SOLVER.MAX_ITER"]
+    config: dict[str, Any] = {"SEED": seed}
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        config.setdefault(group, {})[name] = value
+    start = start_of(init, weights, seed=seed, pretraining=pretraining)
+    record = Record(
+        kind="detection",
+        experiment={
+            "config": values,
+            "data": {"train": train.fingerprint, "test": test.fingerprint},
+            "metric": metric,
+            "class_names": list(classes),
         },
-    }
-    result = {
-        "format": "infomin-transfer/detection-result",
-        "version": 1,
-        "init": init,
-        "weights": "" if init == "random" else "runs/weights/pretrained.pth",
-        "sidecar": None if init == "random" else sidecar,
-        "seed": seed,
-        "iterations": iterations,
-        "config_file": "transfer/configs/demo/R_18_FPN_small.yaml",
-        "command": f"python tools/train_net.py --config-file transfer/configs/demo/R_18_FPN_small.yaml OUTPUT_DIR {path} SEED {seed}",
-        "train_data": "coco:data/labelled/train.json:data/labelled/images",
-        "test_data": "coco:data/labelled/test.json:data/labelled/images",
-        "num_train_images": 200,
-        "class_names": CLASSES,
-        "metrics": metrics_of(ap50),
-        "history": [{"iteration": iterations * k // 3, "metrics": metrics_of(ap50 * k / 3)} for k in (1, 2, 3)],
-    } | over
-    (path / "result.json").write_text(json.dumps(result))
+        config=config,
+        seeds={"run": seed, "pretraining": (pretraining or {}).get("seed")},
+        status="done",
+        commands=(f"python tools/train_net.py --config-file {config_file} OUTPUT_DIR {path} SEED {seed}",),
+        data={"train": train, "test": test},
+        class_names=tuple(classes),
+        metric=metric,
+        initialisation=start,
+        environment={"first": ENVIRONMENT, "latest": ENVIRONMENT},
+        holder={"host": "somewhere", "pid": 7},
+        started="2026-11-27T03:00:00+00:00",
+        ended="2026-11-27T04:00:00+00:00",
+        figures=flat_metrics(ap50) if figures is None else figures,
+        history=tuple({"iteration": iterations * k // 3, **flat_metrics(ap50 * k / 3)} for k in (1, 2, 3)),
+        details={
+            "config_file": config_file,
+            "iterations": iterations,
+            **({"sidecar": SIDECAR} if start.weights else {}),
+        },
+    )
+    write_record(path, record, **over)
+    write_detection_files(path, seed=seed, ap50=ap50, iterations=iterations)
+    return path
+
+
+def flat_metrics(ap50: float) -> dict[str, float]:
+    """ "bbox/AP50" -> AP points."""
+    return {f"{task}/{name}": value for task, of in metrics_of(ap50).items() for name, value in of.items()}
+
+
+def write_detection_files(path: Path, *, seed: int, ap50: float, iterations: int) -> None:
+    """Detectron2's metrics.json, with a line that a kill cut short, and samples.json with its images."""
+    images = [write_image(path.parent.parent / "images" / f"{i}.png", i) for i in range(3)]
     rng = np.random.default_rng(seed)
     rows = [
         {
@@ -130,13 +204,51 @@ def write_detection(path: Path, *, init: str, seed: int, ap50: float, **over: An
         for i in images
     ]
     (path / "samples.json").write_text(json.dumps({"images": samples}))
-    return path
 
 
-def write_linear(path: Path, *, init: str, seed: int, top1: float, **over: Any) -> Path:
-    """A finished readout."""
-    path.mkdir(parents=True)
-    history = [
+def write_linear(
+    path: Path,
+    *,
+    init: str,
+    seed: int,
+    top1: float,
+    weights: str | None = None,
+    arch: str = "resnet18",
+    settings: dict[str, Any] | None = None,
+    train: DataRecord = split("data/readout/train", 4000),  # noqa: B008
+    test: DataRecord = split("data/readout/val", 1000),  # noqa: B008
+    classes: Sequence[str] = tuple(f"class {i}" for i in range(10)),
+    protocol: dict[str, Any] | None = None,
+    **over: Any,
+) -> Path:
+    """A finished readout. over: fields of its record."""
+    values = {"epochs": 60, "image_size": 64, **(settings or {})}
+    record = Record(
+        kind="readout",
+        experiment={
+            "config": values,
+            "data": {"train": train.fingerprint, "test": test.fingerprint},
+            "arch": arch,
+            "class_names": list(classes),
+        },
+        config={**values, "seed": seed},
+        seeds={"run": seed, "pretraining": None},
+        status="done",
+        commands=(f"python tools/linear_eval.py --init-name {init} seed={seed}",),
+        data={"train": train, "test": test},
+        class_names=tuple(classes),
+        metric="top-1 and top-5 accuracy, %",
+        initialisation=start_of(init, weights, seed=seed, random=f"random:{arch}"),
+        figures={"top1": top1, "top5": 90.0},
+        history=tuple(epochs_of(top1)),
+        details={"protocol": protocol or {"name": "not the paper's protocol: image_size=64", "is_paper": False}},
+    )
+    return write_record(path, record, **over)
+
+
+def epochs_of(top1: float) -> list[dict[str, float]]:
+    """History of a readout of 60 epochs."""
+    return [
         {
             "epoch": e,
             "learning_rate": 30 * 0.2 ** ((e > 30) + (e > 40) + (e > 50)),
@@ -146,36 +258,39 @@ def write_linear(path: Path, *, init: str, seed: int, top1: float, **over: Any) 
         }
         for e in range(1, 61)
     ]
-    result = {
-        "format": "infomin-transfer/linear-result",
-        "version": 1,
-        "init": init,
-        "weights": "random:resnet18" if init == "random" else "pretrained.pth",
-        "arch": "resnet18",
-        "seed": seed,
-        "num_train": 4000,
-        "num_val": 1000,
-        "classes": [f"class {i}" for i in range(10)],
-        "protocol": {"name": "not the paper's protocol: image_size=64", "is_paper": False, "top5_k": 5},
-        "command": f"python tools/linear_eval.py --init-name {init} seed={seed}",
-        "top1": top1,
-        "top5": 90.0,
-        "history": history,
-    } | over
-    (path / "linear_result.json").write_text(json.dumps(result))
+
+
+def write_pretraining(path: Path, *, finished: bool = True, **over: Any) -> Path:
+    """A pre-training run of 400 steps. over: fields of its record."""
+    config = {
+        "data": {"root": "data/unlabelled"},
+        "encoder": {"arch": "resnet18"},
+        "views": {"image_size": 64},
+        "method": {"name": "infomin", "queue_size": 4096},
+    }
+    images = split("data/unlabelled", 4000)
+    record = Record(
+        kind="pretraining",
+        experiment={"config": {"method.name": "infomin"}, "data": {"images": images.fingerprint}},
+        config=config,
+        seeds={"run": 0},
+        status="done" if finished else "running",
+        commands=("python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml",),
+        data={"images": images},
+        initialisation=Initialisation("random", "random", random_seed=0),
+        environment={"first": ENVIRONMENT, "latest": ENVIRONMENT},
+        holder={"host": "somewhere", "pid": 8},
+        started="2026-11-27T01:00:00+00:00",
+        figures={"loss": 3.3} if finished else {},
+        details={"steps": 400} if finished else {},
+    )
+    write_record(path, record, **over)
+    write_pretraining_files(path)
     return path
 
 
-def write_pretraining(path: Path, *, finished: bool = True) -> Path:
-    """A pre-training run of 400 steps."""
-    path.mkdir(parents=True)
-    config = (
-        "data: {root: data/unlabelled}\nencoder: {arch: resnet18}\nviews: {image_size: 64}\n"
-        "method: {name: infomin, queue_size: 4096}\n"
-    )
-    (path / "config.yaml").write_text(config)
-    (path / "environment.json").write_text(json.dumps({"torch": "2.x", "cpu": {"count": 2}, "git": {"dirty": False}}))
-    (path / "command.txt").write_text("tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml\n")
+def write_pretraining_files(path: Path) -> None:
+    """log.jsonl and views.png."""
     rng = np.random.default_rng(1)
     rows = [
         {
@@ -190,10 +305,6 @@ def write_pretraining(path: Path, *, finished: bool = True) -> Path:
     ]
     (path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_image(path / "views.png", 5)
-    if finished:
-        result = {"format": "infomin-transfer/pretrain-result", "version": 1, "steps": 400, "final": {"loss": 3.3}}
-        (path / "result.json").write_text(json.dumps(result))
-    return path
 
 
 def write_example(root: Path) -> Path:
@@ -204,8 +315,9 @@ def write_example(root: Path) -> Path:
         write_detection(root / "detect" / f"infomin_seed{seed}", init="infomin", seed=seed, ap50=infomin)
         write_linear(root / "readout" / f"random_seed{seed}", init="random", seed=seed, top1=31.0 + seed)
         write_linear(root / "readout" / f"infomin_seed{seed}", init="infomin", seed=seed, top1=55.0 + 2 * seed)
-    unfinished = root / "detect" / "infomin_seed3"
-    unfinished.mkdir()
+    unfinished = write_detection(
+        root / "detect" / "infomin_seed3", init="infomin", seed=3, ap50=99.0, status="running", ended=None
+    )
     (unfinished / "metrics.json").write_text('{"iteration": 19, "total_loss": 900.0, "lr": 0.02, "bbox/AP50": 99.0}\n')
     (root / "notes").mkdir()
     return root
@@ -265,4 +377,5 @@ def write_runs() -> SimpleNamespace:
         detection=write_detection,
         linear=write_linear,
         pretraining=write_pretraining,
+        record=write_record,
     )

@@ -6,10 +6,7 @@ readable without scripts, on paper too; whatever comes from a run (names, paths,
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pretrain.base.atomic import write_text
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.figures import spread
 from pretrain.config import method_label
+from transfer.compare.experiments import Experiment, group_runs
 from transfer.compare.plots import (
     SAMPLES_NOTE,
     Picture,
@@ -32,23 +29,13 @@ from transfer.compare.plots import (
     seed_dots,
     sheet,
 )
-from transfer.compare.results import DetectionRun, LinearRun, PretrainRun, Runs, read_runs, shared_root
-from transfer.compare.statistics import Group, group_detection, group_readouts
-from transfer.compare.tables import (
-    Table,
-    detection_headline,
-    detection_tables,
-    published_detection_table,
-    published_readout_table,
-    readout_headline,
-    readout_tables,
-)
+from transfer.compare.results import LISTED_CLASSES, Run, Runs, long_table, read_runs, shared_root, to_csv
+from transfer.compare.run_files import is_number
+from transfer.compare.tables import Table, headline, own_tables, published_note, published_table
 
 TEMPLATES = Path(__file__).with_name("templates")
-CSV_COLUMNS = ("table", "experiment", "initialisation", "metric", "level", "seed", "value", "std", "n", "run")
 NUMERIC = re.compile(r"(n/a.*|[-+]?\d.*|)$")  # cells of a column that is set flush right
-Detections = Sequence[Group[DetectionRun]]
-Readouts = Sequence[Group[LinearRun]]
+Experiments = Sequence[Experiment]
 
 
 @dataclass(frozen=True)
@@ -62,17 +49,19 @@ class ReportFiles:
     num_unfinished: int
 
 
-def write_report(paths: Sequence[Path], output_dir: Path) -> ReportFiles:
+def write_report(paths: Sequence[Path], output_dir: Path, *, baseline: str | None = None) -> ReportFiles:
     """Read every run at or below `paths` and write index.html, report.md and report.csv (replacing an older report's).
 
-    Raises DataError for a path without runs or with a damaged result, ConfigError for an output that cannot be written.
+    baseline: row that the others are compared with; None: "random" where there is one.
+    Raises DataError for a path without runs or with a damaged record, ConfigError for a baseline that no row has and for an
+    output that cannot be written.
     """
     runs = read_runs(paths)
-    detections, readouts = group_detection(runs.detection), group_readouts(runs.linear)
+    experiments = group_runs(runs.all, baseline=baseline)
     contents = {
-        "index.html": render_html(runs, detections, readouts),
-        "report.md": render_markdown(runs, detections, readouts),
-        "report.csv": render_csv(detections, readouts),
+        "index.html": render_html(runs, experiments),
+        "report.md": render_markdown(runs, experiments),
+        "report.csv": to_csv(long_table(runs.all)),
     }
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -87,7 +76,7 @@ def write_report(paths: Sequence[Path], output_dir: Path) -> ReportFiles:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def render_html(runs: Runs, detections: Detections, readouts: Readouts) -> str:
+def render_html(runs: Runs, experiments: Experiments) -> str:
     """The whole page."""
     root = shared_root(runs)
 
@@ -102,31 +91,33 @@ def render_html(runs: Runs, detections: Detections, readouts: Readouts) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"short": short, "text_columns": _text_columns}
-    finished = [run for run in runs.pretraining if run.steps is not None]
-    counts = {"pre-training run": finished, "linear readout": runs.linear, "detection run": runs.detection}
-    headlines = [*map(detection_headline, detections), *map(readout_headline, readouts)]
-    commands = [
-        *(("pre-training", run.path, run.commands) for run in finished),
-        *(("readout", run.path, (run.command,)) for run in runs.linear),
-        *(("detection", run.path, (run.command,)) for run in runs.detection),
-    ]
+    counts = {name: len(runs.done(kind)) for kind, name in COUNTED.items()}
     return environment.get_template("report.html.j2").render(
         root=root,
-        counts=", ".join(f"{len(n)} {name}{_plural(n)}" for name, n in counts.items() if n),
-        headlines=[sentence for sentence in headlines if sentence],
-        detections=list(map(_detection, detections)),
-        readouts=list(map(_readout, readouts)),
-        pretraining=[_pretraining(run, short(run.path)) for run in runs.pretraining],
-        proofs=_proofs(detections),
-        commands=commands,
+        counts=", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n),
+        headlines=[sentence for sentence in map(headline, experiments) if sentence],
+        detections=[_section(one) for one in experiments if one.kind == "detection"],
+        readouts=[_section(one) for one in experiments if one.kind == "readout"],
+        measurements=[_section(one) for one in experiments if one.kind not in ("detection", "readout")],
+        pretraining=[_pretraining(run, short(run.path)) for run in runs.all if run.kind == "pretraining"],
+        proofs=_proofs(runs),
+        commands=[(run.kind, run.path, run.record.commands) for run in runs.all],
         unfinished=runs.unfinished,
-        environments=_environments(runs.pretraining, short),
+        environments=_environments(runs.done(), short),
         samples_note=SAMPLES_NOTE,
     )
 
 
-def _plural(values: Sequence[Any]) -> str:
-    return "" if len(values) == 1 else "s"
+COUNTED = {
+    "pretraining": "pre-training run",
+    "conversion": "conversion",
+    "readout": "linear readout",
+    "detection": "detection run",
+    "measurement": "measurement",
+    "view-learning": "view-learning run",
+    "view-evaluation": "evaluation of views",
+    "sweep-point": "sweep point",
+}
 
 
 def _text_columns(table: Table) -> list[bool]:
@@ -135,59 +126,74 @@ def _text_columns(table: Table) -> list[bool]:
     return [not all(map(NUMERIC.match, column)) for column in columns]
 
 
-def _detection(group: Group[DetectionRun]) -> dict[str, Any]:
+def _section(experiment: Experiment) -> dict[str, Any]:
+    """One experiment on the page."""
+    pictures: dict[str, list[Picture | None]] = {
+        "detection": [seed_dots(experiment), detection_curves(experiment)] if experiment.kind == "detection" else [],
+        "readout": [readout_curves(experiment)] if experiment.kind == "readout" else [],
+    }
     return {
-        "title": group.title,
-        "facts": f"Trained on {group.first.train_data}, tested on {group.first.test_data}.",
-        "tables": detection_tables(group),
-        "pictures": _present(seed_dots(group), detection_curves(group)),
-        "published": published_detection_table(group),
-        "samples": sample_rows(group),
+        "title": f"{experiment.title} [{experiment.short}]",
+        "facts": facts(experiment),
+        "tables": own_tables(experiment),
+        "pictures": [picture for picture in pictures.get(experiment.kind, []) if picture],
+        "published": published_table(experiment),
+        "samples": sample_rows(experiment) if experiment.kind == "detection" else (),
     }
 
 
-def _readout(group: Group[LinearRun]) -> dict[str, Any]:
-    tables = [*readout_tables(group), published_readout_table(group)]
-    return {
-        "title": group.title,
-        "tables": [table for table in tables if table],
-        "pictures": _present(readout_curves(group)),
-    }
+def facts(experiment: Experiment) -> list[str]:
+    """What stands under a title: the data, the classes, what differs from near experiments, why no published figures."""
+    record = experiment.first.record
+    words = {"train": "trained on", "test": "tested on"}
+    data = [
+        f"{words[role]} {record.data[role].spec}" for role in words if role in record.data and record.data[role].spec
+    ]
+    many = experiment.kind == "detection" and len(record.class_names) > LISTED_CLASSES  # the title names fewer
+    classes = f"Classes: {', '.join(record.class_names)}." if many else ""
+    sentence = ", ".join(data)
+    lines = [f"{sentence[:1].upper()}{sentence[1:]}." if sentence else "", classes, *experiment.notes]
+    return [line for line in (*lines, published_note(experiment)) if line]
 
 
-def _present(*pictures: Picture | None) -> list[Picture]:
-    return [picture for picture in pictures if picture]
-
-
-def _pretraining(run: PretrainRun, name: str) -> dict[str, Any]:
-    method = method_label(run.config) if run.setting("method", "name") else None
-    arch = run.setting("encoder", "arch")
-    size, state = run.setting("views", "image_size"), "unfinished" if run.steps is None else f"{run.steps:,} steps"
-    last = [(key, f"{value:.4g}") for key, value in (run.log or ({},))[-1].items() if isinstance(value, (int, float))]
+def _pretraining(run: Run, name: str) -> dict[str, Any]:
+    method = method_label(run.record.config) if run.setting("method.name") else None
+    arch, size = run.setting("encoder.arch"), run.setting("views.image_size")
+    last = [(key, f"{value:.4g}") for key, value in (run.curve or ({},))[-1].items() if is_number(value)]
     views, note = None, ""
     if run.views is not None:
         try:
             views = sheet(run.views)
         except DataError as error:
             note = f"no views sheet: {error}"
+    curves = pretraining_curves(run)
     return {
-        "title": f"{name}: {method or '?'}, {arch or '?'}, {size or '?'} px, {state}",
-        "images": run.setting("data", "root") or "?",
+        "title": f"{name}: {method or '?'}, {arch or '?'}, {size or '?'} px, {_length(run)}",
+        "images": run.setting("data.root") or "?",
         "last": Table("Last logged step", tuple(key for key, _ in last), (tuple(value for _, value in last),)),
-        "logged": bool(run.log),
-        "pictures": _present(pretraining_curves(run)),
+        "logged": bool(run.curve),
+        "pictures": [curves] if curves else [],
         "views": views,
         "note": note,
-        "config": json.dumps(run.config, indent=2, default=str) if run.config else "",
+        "config": json.dumps(run.record.config, indent=2, default=str) if run.record.config else "",
     }
 
 
-def _proofs(detections: Detections) -> list[tuple[str, Table]]:
+def _length(run: Run) -> str:
+    if not run.done:
+        return "unfinished"
+    steps = run.record.details.get("steps", run.curve[-1]["step"] if run.curve else None)
+    return f"{steps:,} steps" if isinstance(steps, int) else "finished"
+
+
+def _proofs(runs: Runs) -> list[tuple[str, Table]]:
     """Each converted weight file once, with what its sidecar says."""
     sidecars: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for run in (run for group in detections for row in group.runs.values() for run in row.values()):
-        if run.sidecar:
-            sidecars.setdefault(str(run.sidecar.get("weights_sha256", run.weights)), (run.weights, run.sidecar))
+    for run in runs.done():
+        sidecar, start = run.record.details.get("sidecar"), run.record.initialisation
+        if isinstance(sidecar, Mapping) and sidecar:
+            weights = start.weights if start else str(run.path)
+            sidecars.setdefault(str(sidecar.get("weights_sha256", weights)), (weights, sidecar))
     return [
         (Path(weights).name, _items("Sidecar and proof", {k: v for k, v in sidecar.items() if not _is_header(k)}))
         for weights, sidecar in sidecars.values()
@@ -198,14 +204,15 @@ def _is_header(key: str) -> bool:
     return key.startswith(("format", "version"))
 
 
-def _environments(pretraining: Sequence[PretrainRun], short: Any) -> list[Table]:
+def _environments(runs: Sequence[Run], short: Any) -> list[Table]:
     """Each environment once, under the first run that had it."""
     shown: list[Mapping[str, Any]] = []
     tables = []
-    for run in pretraining:
-        if run.environment and run.environment not in shown:
-            shown.append(run.environment)
-            tables.append(_items(short(run.path), run.environment))
+    for run in runs:
+        latest = run.record.environment.get("latest")
+        if isinstance(latest, Mapping) and latest and latest not in shown:
+            shown.append(latest)
+            tables.append(_items(short(run.path), latest))
     return tables
 
 
@@ -234,45 +241,17 @@ def _as_text(value: Any) -> str:
 # --- the text files ---------------------------------------------------------------------------------------------------
 
 
-def render_csv(detections: Detections, readouts: Readouts) -> str:
-    """Long form: a line (level "run") for every figure of every finished run, then one (level "mean") a row and metric."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    groups: list[tuple[str, Group[Any]]] = [
-        *(("detection", group) for group in detections),
-        *(("readout", group) for group in readouts),
-    ]
-    for table, group in groups:
-        for row, members in group.runs.items():
-            for metric in group.metrics:
-                key = (table, group.title, row, metric)
-                figures = group.figures(row, metric)
-                for seed, value in figures.items():
-                    writer.writerow(
-                        (*key, "run", seed, repr(value) if math.isfinite(value) else "", "", "", members[seed].path)
-                    )
-                summary = spread(list(figures.values()))
-                if summary is not None:
-                    std = "" if summary.std is None else repr(summary.std)
-                    writer.writerow((*key, "mean", "", repr(summary.mean), std, summary.n, ""))
-    return buffer.getvalue()
-
-
-def render_markdown(runs: Runs, detections: Detections, readouts: Readouts) -> str:
+def render_markdown(runs: Runs, experiments: Experiments) -> str:
     """Tables, unfinished runs and commands as GitHub-flavoured Markdown."""
     parts = ["# InfoMin Transfer: report", ""]
-    for group in detections:
-        parts += [f"## Detection: {_plain(group.title)}", ""]
-        sentence = detection_headline(group)
-        parts += [_plain(sentence), ""] if sentence else []
-        parts += _markdown_tables(*detection_tables(group), published_detection_table(group))
-    for readout in readouts:
-        parts += [f"## Linear readout: {_plain(readout.title)}", ""]
-        parts += _markdown_tables(*readout_tables(readout), published_readout_table(readout))
+    for one in experiments:
+        title = f"Detection: {one.title}" if one.kind == "detection" else one.title[:1].upper() + one.title[1:]
+        parts += [f"## {_plain(title)} \\[{one.short}\\]", ""]
+        parts += [line for text in (headline(one), *facts(one)) if text for line in (_plain(text), "")]
+        parts += _markdown_tables(*own_tables(one), published_table(one))
     if runs.unfinished:
         parts += ["## Unfinished runs (in no average)", ""]
-        parts += [f"- {run.kind}: {_plain(str(run.path))} (no {run.missing})" for run in runs.unfinished] + [""]
+        parts += [f"- {run.kind}: {_plain(str(run.path))} ({_plain(run.state())})" for run in runs.unfinished] + [""]
     commands = all_commands(runs)
     if commands:
         text = "\n".join(line for _, line in commands)
@@ -282,11 +261,8 @@ def render_markdown(runs: Runs, detections: Detections, readouts: Readouts) -> s
 
 
 def all_commands(runs: Runs) -> list[tuple[Path, str]]:
-    """(run directory, command as typed) of every run, without repetition."""
-    pairs = [(run.path, command) for run in runs.pretraining for command in run.commands]
-    pairs += [(run.path, run.command) for run in runs.linear if run.command]
-    pairs += [(run.path, run.command) for run in runs.detection if run.command]
-    return list(dict.fromkeys(pairs))
+    """(run, command as typed) of every run, without repetition."""
+    return list(dict.fromkeys((run.path, command) for run in runs.all for command in run.record.commands if command))
 
 
 def _plain(text: str) -> str:

@@ -21,8 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
 from pretrain.base.plot_style import BLUE, BROWN, GREEN, GREY, PURPLE, QUIET, RED, TEAL, plot_style
-from transfer.compare.results import DetectionRun, LinearRun, PretrainRun, is_number
-from transfer.compare.statistics import BASELINE, Group, metric_label
+from transfer.compare.experiments import Experiment, metric_label, seed_of
+from transfer.compare.results import Run
+from transfer.compare.run_files import is_number
 
 COLOURS = {"random": GREY, "supervised": BROWN, "infomin": BLUE}
 OTHER_COLOURS = (GREEN, PURPLE, RED, TEAL)
@@ -119,9 +120,9 @@ def _series(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> tuple[list[flo
     return [point[0] for point in points], [point[1] for point in points]
 
 
-def pretraining_curves(run: PretrainRun) -> Picture | None:
+def pretraining_curves(run: Run) -> Picture | None:
     """Loss (with ln(K + 1), a loss that knows nothing), contrastive accuracy and learning rate over steps."""
-    if not run.log:
+    if not run.curve:
         return None
     with plot_style():
         figure, axes = _panels(
@@ -129,12 +130,12 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
             (("step", "nats"), ("step", "share of queries"), ("step", "")),
         )
         for axis, key in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
-            x, y = _series(run.log, "step", key)
+            x, y = _series(run.curve, "step", key)
             if y and key != "learning_rate":
                 _draw_noisy(axis, x, y, line={"color": COLOURS["infomin"], "linewidth": 1.5})
             elif y:
                 axis.plot(x, y, color=COLOURS["infomin"])
-        queue = run.setting("method", "queue_size")
+        queue = run.setting("method.queue_size")
         if isinstance(queue, int) and queue > 0:
             chance = math.log(queue + 1)
             axes[0].axhline(chance, color=QUIET, linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
@@ -145,16 +146,16 @@ def pretraining_curves(run: PretrainRun) -> Picture | None:
         return _svg(figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption)
 
 
-def detection_curves(group: Group[DetectionRun]) -> Picture | None:
+def detection_curves(experiment: Experiment) -> Picture | None:
     """Training loss, AP over iterations and learning rate: one thin line a seed, one colour an initialisation."""
-    metric = group.leading_metric
-    rows = list(group.runs)
+    metric = experiment.leading_metric
+    rows = list(experiment.rows)
     with plot_style():
         titles = ("Training loss", metric_label(metric) if metric else "AP", "Learning rate")
         figure, axes = _panels(titles, (("iteration", "total loss"), ("iteration", "AP points"), ("iteration", "")))
         drawn = False
         for row in rows:
-            for number, run in enumerate(group.runs[row].values()):
+            for number, run in enumerate(experiment.rows[row]):
                 line = {**line_of(row, rows), "label": plain_label(row) if number == 0 else None}
                 x, y = _series(run.curve, "iteration", "total_loss")
                 if y:
@@ -178,7 +179,7 @@ def detection_curves(group: Group[DetectionRun]) -> Picture | None:
         )
 
 
-def ap_over_iterations(run: DetectionRun, metric: str) -> list[tuple[int, float]]:
+def ap_over_iterations(run: Run, metric: str) -> list[tuple[int, float]]:
     """(iteration, AP) from the run's history; from Detectron2's metrics.json where the history is empty."""
     points = [(at, figures[metric]) for at, figures in run.history if is_number(figures.get(metric))]
     if not points:
@@ -186,10 +187,10 @@ def ap_over_iterations(run: DetectionRun, metric: str) -> list[tuple[int, float]
     return points
 
 
-def seed_dots(group: Group[DetectionRun]) -> Picture | None:
+def seed_dots(experiment: Experiment) -> Picture | None:
     """The leading metric of every seed as a dot, by initialisation; runs of one seed are joined, the mean is a bar."""
-    rows, metric = list(group.runs), group.leading_metric
-    values = {row: group.figures(row, metric) for row in rows}
+    rows, metric = list(experiment.rows), experiment.leading_metric
+    values = {row: experiment.figures(row, metric) for row in rows}
     finite = {row: {seed: v for seed, v in by_seed.items() if math.isfinite(v)} for row, by_seed in values.items()}
     if len(rows) < 2 or not any(finite.values()):
         return None
@@ -211,21 +212,21 @@ def seed_dots(group: Group[DetectionRun]) -> Picture | None:
         axis.set(xlim=(-0.5, len(rows) - 0.5), ylabel=label, title=label)
         axis.grid(visible=False, axis="x")
         caption = "A dot a seed, seeds joined; bar: mean. The axis does not start at zero."
-        return _svg(figure, alt=f"{label} of every seed by initialisation, baseline {BASELINE}", caption=caption)
+        return _svg(figure, alt=f"{label} of every seed by initialisation", caption=caption)
 
 
-def readout_curves(group: Group[LinearRun]) -> Picture | None:
+def readout_curves(experiment: Experiment) -> Picture | None:
     """Top-1, training loss and learning rate of the classifier over epochs."""
-    rows = list(group.runs)
+    rows = list(experiment.rows)
     with plot_style():
         titles = ("Readout top-1", "Readout training loss", "Learning rate")
         figure, axes = _panels(titles, (("epoch", "%"), ("epoch", "nats"), ("epoch", "")))
         drawn = False
         for row in rows:
-            for number, run in enumerate(group.runs[row].values()):
+            for number, run in enumerate(experiment.rows[row]):
                 line = {**line_of(row, rows), "label": plain_label(row) if number == 0 else None}
                 for axis, key in zip(axes, ("top1", "train_loss", "learning_rate"), strict=True):
-                    x, y = _series(run.history, "epoch", key)
+                    x, y = _series(run.curve, "epoch", key)
                     axis.plot(x, y, **line)
                     drawn = drawn or bool(y)
         if not drawn:
@@ -266,9 +267,9 @@ class SampleRow:
     note: str = ""
 
 
-def sample_rows(group: Group[DetectionRun]) -> tuple[SampleRow, ...]:
+def sample_rows(experiment: Experiment) -> tuple[SampleRow, ...]:
     """Up to MAX_SAMPLES images that every shown run has; of each initialisation the run of its lowest seed."""
-    shown = {row: next((run for run in runs.values() if run.samples), None) for row, runs in group.runs.items()}
+    shown = {row: next((run for run in runs if run.samples), None) for row, runs in experiment.rows.items()}
     runs = {row: run for row, run in shown.items() if run is not None}
     if not runs:
         return ()
@@ -282,12 +283,12 @@ def sample_rows(group: Group[DetectionRun]) -> tuple[SampleRow, ...]:
     )
 
 
-def _title(row: str, run: DetectionRun) -> str:
-    return f"{row} (seed {run.seed})"
+def _title(row: str, run: Run) -> str:
+    return f"{row} (seed {seed_of(run)})"
 
 
 def _class_colours(runs: Any) -> dict[str, str]:
-    names = list(dict.fromkeys(name for run in runs for name in run.class_names))
+    names = list(dict.fromkeys(name for run in runs for name in run.record.class_names))
     return {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(names)}
 
 

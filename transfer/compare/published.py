@@ -1,7 +1,7 @@
 """Published reference figures: what the authors report for the shipped configurations, read from published.yaml.
 
 Every figure carries its source and whether it was seen there (`verified`) or only recalled from the paper; a page that
-prints an unverified figure says so.
+prints an unverified figure says so. They stand beside ours only where schedule, batch and data are the same.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pretrain.base.record import DataRecord
 from pretrain.base.strict import from_mapping, load_yaml
-from transfer.compare.statistics import family_of
+from transfer.compare.experiments import Experiment
+from transfer.compare.results import Run, family_of, iterations_of, num_images, protocol_of
 
 FILE = Path(__file__).with_name("published.yaml")
-IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,38 @@ class PublishedFigures:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What the published runs trained and tested on.
+
+    train, test: their names (Detectron2's, for detection).
+    num_train, num_test: numbers of images that a loader may count (COCO's differ by the images without an object).
+    num_classes: of the labels. metric: words that the metric's name must have, where a data set has several.
+    """
+
+    train: str
+    test: str
+    num_train: tuple[int, ...]
+    num_test: tuple[int, ...]
+    num_classes: int
+    metric: str = ""
+
+
+@dataclass(frozen=True)
 class PublishedTable:
     """Figures of one published experiment.
 
     config: folder/stem of a file in transfer/configs without its initialisation (detection only).
-    iterations: of 16 images (detection only).
-    data: Detectron2's names of what it trained and tested on (detection only).
+    iterations, batch, learning_rate: the schedule (detection only; a readout's is the paper's protocol).
     figures: a name that stands twice has figures from two sources.
     """
 
     title: str
+    data: Data
     figures: tuple[PublishedFigures, ...]
     config: str = ""
     iterations: int | None = None
-    data: tuple[str, str] = ("", "")
+    batch: int = 16
+    learning_rate: float = 0.02
     note: str = ""
 
     @property
@@ -82,9 +102,10 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Published:
-    """The whole file. sources: only there to be named by the figures."""
+    """The whole file. sources, data_sets: only there to be named by the tables."""
 
     sources: tuple[str, ...]
+    data_sets: tuple[Data, ...]
     detection: tuple[PublishedTable, ...]
     imagenet_readout: PublishedTable
 
@@ -95,12 +116,64 @@ def load_published() -> Published:
     return from_mapping(Published, load_yaml(FILE), where=str(FILE))
 
 
-def published_detection(config_file: str) -> PublishedTable | None:
-    """The published figures of a detection configuration, None if it is not a published one."""
-    family = family_of(config_file)
-    return next((table for table in load_published().detection if table.config == family), None)
+def published_for(experiment: Experiment) -> PublishedTable | None:
+    """The published experiment that this one is a run of, by its configuration or encoder; None where there is none."""
+    published = load_published()
+    if experiment.kind == "detection":
+        return next((table for table in published.detection if table.config == family_of(experiment.first)), None)
+    if experiment.kind != "readout" or experiment.first.record.experiment.get("arch") != "resnet50":
+        return None
+    same_classes = len(experiment.first.record.class_names) == published.imagenet_readout.data.num_classes
+    return published.imagenet_readout if same_classes else None
 
 
-def published_readout(*, arch: str, num_classes: int) -> PublishedTable | None:
-    """ImageNet's readout figures for a ResNet-50 on 1000 classes, else None."""
-    return load_published().imagenet_readout if arch == "resnet50" and num_classes == IMAGENET_CLASSES else None
+def why_not_beside(published: PublishedTable, experiment: Experiment) -> tuple[str, ...]:
+    """What differs from the published experiment in schedule, batch and data; empty: the figures may stand side by side."""
+    run = experiment.first
+    schedule = _protocol(run) if experiment.kind == "readout" else _schedule(published, run)
+    return (*schedule, *_data(published.data, run))
+
+
+def _schedule(published: PublishedTable, run: Run) -> list[str]:
+    found = (iterations_of(run), run.setting("SOLVER.IMS_PER_BATCH"), run.setting("SOLVER.BASE_LR"))
+    theirs = (published.iterations, published.batch, published.learning_rate)
+    names = ("{} iterations", "batches of {} images", "a learning rate of {}")
+    return [
+        f"{name.format(_shown(there))} there, {'not recorded' if here is None else _shown(here)} here"
+        for name, there, here in zip(names, theirs, found, strict=True)
+        if here != there
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _protocol(run: Run) -> list[str]:
+    protocol = protocol_of(run)
+    return [] if protocol.get("is_paper") else [f"the readout is {protocol.get('name', 'of an unknown protocol')}"]
+
+
+def _data(data: Data, run: Run) -> list[str]:
+    """By number of images and classes, which no other data set shares, wherever the images lie and however they are named."""
+    reasons = []
+    for words, role, name, counts in (
+        ("trained", "train", data.train, data.num_train),
+        ("tested", "test", data.test, data.num_test),
+    ):
+        split, here = run.record.data.get(role), num_images(run, role)
+        unknown = here == 0 and split is not None and split.spec == name  # an old run: only the name was recorded
+        if here not in counts and not unknown:
+            reasons.append(f"{words} on {name} ({counts[0]:,} images) there, on {_what(split)} here")
+    classes = len(run.record.class_names)
+    if classes != data.num_classes:
+        reasons.append(f"{data.num_classes} classes there, {classes} here")
+    if data.metric not in (run.record.metric or ""):
+        reasons.append(f"{data.metric} there, {run.record.metric or 'a metric that is not recorded'} here")
+    return reasons
+
+
+def _what(split: DataRecord | None) -> str:
+    if split is None:
+        return "data that is not recorded"
+    return f"{split.spec} ({split.num_images:,} images)" if split.num_images else split.spec

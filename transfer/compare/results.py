@@ -1,108 +1,180 @@
-"""The one reader of results: finding run folders, and reading what a run left in one.
+"""The one reader of results: run folders in, `Run`s and one long table of figures out.
 
-What decides a figure must be there and of its type, or DataError names the file; curves and pictures are taken as far as
-they can be read. A run without its result file is unfinished: it is listed and its curves may be drawn, but its figures
-enter no table.
+A run is a folder with record.json, or the record beside an output that is a single file; folders from before the record are
+read by old_results.py into the same `Run`s. What decides a figure is read strictly (DataError names the file); curves and
+pictures are taken as far as they can be read. A run that is not done is listed, and its figures enter no table.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from pretrain.base.errors import DataError
-from pretrain.base.strict import load_yaml
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.record import FORMAT, RECORD, Record, read_record
+from pretrain.base.same_run import flat
+from pretrain.base.strict import from_mapping
+from transfer.compare.old_results import old_kind, read_old
+from transfer.compare.run_files import (
+    config_family,
+    figures_of,
+    is_number,
+    load_json,
+    load_lines,
+    objects,
+    require_keys,
+)
+from transfer.readout.config import LinearConfig
 
 SEARCH_DEPTH = 3
-LINEAR_RESULT = "linear_result.json"
-KINDS = {
-    "infomin-transfer/detection-result": "detection",
-    "infomin-transfer/linear-result": "linear",
-    "infomin-transfer/pretrain-result": "pre-training",
-}
+GATHERING = "sweep-point"  # the kind of run whose folder holds the runs that it is made of
+SHORT_HASH = 8
+LISTED_CLASSES = 3  # in a title
+LISTED_KEYS = 3  # in a title, of those that tell it from another
+LONGEST_VALUE = 24  # characters of a value in a title
 EXPECTED = (
-    "a pre-training run (result.json, or config.yaml with environment.json or log.jsonl), "
-    "a detection run (result.json, or metrics.json) or a linear readout (linear_result.json)"
+    "a run's record.json, or a run from before it: of pre-training (result.json, or config.yaml with environment.json or "
+    "log.jsonl), of a detector (result.json, or metrics.json) or of a linear readout (linear_result.json)"
 )
-Metrics = Mapping[str, float]  # "bbox/AP50" -> AP points
-Keys = Mapping[str, type | tuple[type, ...]]
-MISSING = object()  # is of no type that is asked for
 
 
 @dataclass(frozen=True)
-class DetectionRun:
-    """A finished fine-tuning.
+class Run:
+    """One run of any kind.
 
-    metrics: "bbox/AP50" -> AP points; what could not be computed is left out.
-    history: (iteration, metrics).
-    curve: rows of Detectron2's metrics.json.
+    path: its folder; of a run whose output is a single file, its record.
+    curve: rows that training logged (detection: Detectron2's metrics.json; pre-training: log.jsonl; readout: an epoch each).
+    samples: test images with ground truth and predictions. views: the sheet of augmented views.
     """
 
     path: Path
-    init: str
-    weights: str
-    sidecar: Mapping[str, Any] | None
-    seed: int
-    iterations: int
-    config_file: str
-    command: str
-    train_data: str
-    test_data: str
-    num_train_images: int
-    class_names: tuple[str, ...]
-    metrics: Metrics
-    history: tuple[tuple[int, Metrics], ...]
-    curve: tuple[Mapping[str, Any], ...]
-    samples: tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class LinearRun:
-    """A finished readout. top1, top5: percent."""
-
-    path: Path
-    init: str
-    weights: str
-    arch: str
-    seed: int
-    num_train: int
-    num_val: int
-    classes: tuple[str, ...]
-    protocol: Mapping[str, Any]
-    command: str
-    top1: float
-    top5: float
-    history: tuple[Mapping[str, Any], ...]
+    record: Record
+    curve: tuple[Mapping[str, Any], ...] = ()
+    samples: tuple[Mapping[str, Any], ...] = ()
+    views: Path | None = None
 
     @property
-    def metrics(self) -> Metrics:
-        """ "top1" and "top5" -> percent."""
-        return {"top1": self.top1, "top5": self.top5}
+    def kind(self) -> str:
+        """As the record says."""
+        return self.record.kind
+
+    @property
+    def done(self) -> bool:
+        """Whether its figures count."""
+        return self.record.status == "done"
+
+    @property
+    def label(self) -> str:
+        """Name of the initialisation, "" of a run that has none."""
+        start = self.record.initialisation
+        return start.name or "unknown" if start else ""
+
+    @property
+    def seed(self) -> int | None:
+        """Of the run itself."""
+        return self.record.seeds.get("run")
+
+    @property
+    def pretrain_seed(self) -> int | None:
+        """Of the pre-training that its weights come from, None where unknown."""
+        return self.record.seeds.get("pretraining")
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training images that it was trained on; 1 where nothing else is recorded."""
+        data = self.record.data.get("train") or self.record.data.get("images")
+        return data.num_images / data.num_available if data and data.num_available else 1.0
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """ "bbox/AP50" -> AP points, "top1" -> percent; a figure that could not be computed is left out."""
+        return {
+            name: float(value) for name, value in self.record.figures.items() if value is not None and is_number(value)
+        }
+
+    @property
+    def history(self) -> list[tuple[int, Mapping[str, float]]]:
+        """(iteration, figures) of the evaluations during a detector's training, in order."""
+        rows = objects(self.record.history, numbered_by="iteration")
+        return sorted(((int(row["iteration"]), figures_of(row)) for row in rows), key=lambda row: row[0])
+
+    def setting(self, key: str) -> Any:
+        """The value of "GROUP.KEY" in the resolved configuration, None where there is none."""
+        return flat(self.record.config).get(key)
+
+    def state(self) -> str:
+        """Why its figures do not count: "running since 2026-11-27T03:00:00+00:00, held by HOST, pid 12"."""
+        record = self.record
+        holder = ", ".join(
+            f"{name}{record.holder[key]}" for key, name in (("host", ""), ("pid", "pid ")) if key in record.holder
+        )
+        if not holder and not record.started:  # from before the record
+            return record.error or record.status
+        since = f"running since {record.started}" if record.status == "running" else f"{record.status} {record.ended}"
+        return f"{since}{f', held by {holder}' if holder else ''}{f': {record.error}' if record.error else ''}"
 
 
 @dataclass(frozen=True)
-class PretrainRun:
-    """A pre-training run, finished or not. log: the logged steps. steps: None while unfinished."""
+class Runs:
+    """Everything found, in the order of the paths."""
 
-    path: Path
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    commands: tuple[str, ...]
-    log: tuple[Mapping[str, Any], ...]
-    steps: int | None
-    views: Path | None
+    all: tuple[Run, ...]
 
-    def setting(self, group: str, key: str) -> Any:
-        """`group.key` of the configuration, None where there is none."""
-        values = self.config.get(group)
-        return values.get(key) if isinstance(values, Mapping) else None
+    def __len__(self) -> int:
+        """Number of runs, done or not."""
+        return len(self.all)
+
+    def done(self, *kinds: str) -> list[Run]:
+        """The finished runs of these kinds (none: of every kind)."""
+        return [run for run in self.all if run.done and (not kinds or run.kind in kinds)]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """Those whose figures count nowhere."""
+        return [run for run in self.all if not run.done]
+
+
+# --- reading one run --------------------------------------------------------------------------------------------------
+
+
+def read_run(path: Path) -> Run:
+    """The run in the folder `path`, or of the record that `path` is. Raises DataError for one that is damaged or absent."""
+    file = path / RECORD if path.is_dir() else path
+    folder = file.parent
+    kind = None if file.exists() else old_kind(folder)
+    record = read_old(folder, kind) if kind else read_record(file)
+    if record.kind == "detection":
+        # A resumed run repeats rows: the last one of an iteration counts.
+        rows = {int(row["iteration"]): row for row in load_lines(folder / "metrics.json", numbered_by="iteration")}
+        curve = tuple(rows[iteration] for iteration in sorted(rows))
+        return Run(folder, record, curve, samples=_read_samples(folder / "samples.json"))
+    if record.kind == "pretraining":
+        views = folder / "views.png"
+        curve = load_lines(folder / "log.jsonl", numbered_by="step")
+        return Run(folder, record, curve, views=views if views.exists() else None)
+    return Run(folder if file.name == RECORD else file, record, curve=record.history)
+
+
+def read_result(path: Path) -> Run:
+    """The measurement whose record or old result file is `path`. Raises DataError for a damaged or incomplete one."""
+    return read_run(path if _is_record(path) else path.parent)
+
+
+def _read_samples(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """Pictures decide no figure: a file that cannot be read means no pictures."""
+    try:
+        return tuple(objects(load_json(path).get("images"))) if path.exists() else ()
+    except DataError:
+        return ()
 
 
 @dataclass(frozen=True)
@@ -120,195 +192,11 @@ class Information:
     saturated: bool
 
 
-@dataclass(frozen=True)
-class UnfinishedRun:
-    """A run directory without its result."""
-
-    path: Path
-    kind: str
-    missing: str
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Everything found, each kind in the order of its paths."""
-
-    pretraining: tuple[PretrainRun, ...]
-    linear: tuple[LinearRun, ...]
-    detection: tuple[DetectionRun, ...]
-    unfinished: tuple[UnfinishedRun, ...]
-
-    def __len__(self) -> int:
-        """Number of runs, finished or not."""
-        finished = sum(run.steps is not None for run in self.pretraining)
-        return finished + len(self.linear) + len(self.detection) + len(self.unfinished)
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises DataError if it is absent, damaged or something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not readable JSON ({error}); remove this run from the list, or run it again"
-        ) from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _load_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Objects of a JSON-lines file; a line cut short by a kill is passed over."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return tuple(rows)
-
-
-def _require(path: Path, result: Mapping[str, Any], format_name: str, keys: Keys) -> None:
-    """Raises DataError unless the file is of this format, version 1, with these keys of these types."""
-    if result.get("format") != f"infomin-transfer/{format_name}" or result.get("version") != 1:
-        found = f"{result.get('format')!r} version {result.get('version')!r}"
-        raise DataError(f"{path}: expected infomin-transfer/{format_name} version 1, found {found}")
-    _with_keys(path, result, keys)
-
-
-def _with_keys(path: Path, values: Any, keys: Keys) -> Mapping[str, Any]:
-    """`values`, which has these keys of these types. Raises DataError otherwise."""
-    values = values if isinstance(values, dict) else {}
-    wrong = [key for key, kind in keys.items() if not isinstance(values.get(key, MISSING), kind)]
-    if wrong:
-        raise DataError(
-            f"{path}: expected the keys {', '.join(keys)}; missing or of another type: {', '.join(wrong)}; "
-            "remove this run from the list, or run it again"
-        )
-    return values
-
-
-def is_number(value: Any) -> bool:
-    """A finite int or float, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _flatten(metrics: Any) -> dict[str, float]:
-    """{"bbox": {"AP": 1.0}} -> {"bbox/AP": 1.0}; what is no finite number (a class without objects) is left out."""
-    return {
-        f"{task}/{name}": float(value)
-        for task, figures in (metrics.items() if isinstance(metrics, dict) else ())
-        if isinstance(figures, dict)
-        for name, value in figures.items()
-        if is_number(value)
-    }
-
-
-def _objects(values: Any, *, numbered_by: str = "") -> list[Mapping[str, Any]]:
-    """The objects of a list; with `numbered_by`, those that have a number under that key."""
-    if not isinstance(values, Iterable):
-        return []
-    rows: list[Mapping[str, Any]] = [value for value in values if isinstance(value, dict)]
-    return [row for row in rows if is_number(row.get(numbered_by))] if numbered_by else rows
-
-
-def read_detection(path: Path) -> DetectionRun:
-    """A finished detection run. Raises DataError for a damaged or incomplete result.json."""
-    file = path / "result.json"
-    result = _load_json(file)
-    text = dict.fromkeys(("init", "weights", "config_file", "command", "train_data", "test_data"), str)
-    numbers = dict.fromkeys(("seed", "iterations", "num_train_images"), int)
-    _require(file, result, "detection-result", {**text, **numbers, "class_names": list, "metrics": dict})
-    history = _objects(result.get("history"), numbered_by="iteration")
-    curve = {
-        int(row["iteration"]): row for row in _objects(_load_lines(path / "metrics.json"), numbered_by="iteration")
-    }
-    sidecar = result.get("sidecar")
-    return DetectionRun(
-        path=path,
-        sidecar=sidecar if isinstance(sidecar, dict) else None,
-        class_names=tuple(map(str, result["class_names"])),
-        metrics=_flatten(result["metrics"]),
-        history=tuple(
-            sorted(
-                ((int(entry["iteration"]), _flatten(entry.get("metrics"))) for entry in history), key=lambda at: at[0]
-            )
-        ),
-        curve=tuple(curve[iteration] for iteration in sorted(curve)),  # a resumed run repeats rows: the last one holds
-        samples=_read_samples(path / "samples.json"),
-        **{key: result[key] for key in (*text, *numbers)},
-    )
-
-
-def _read_samples(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Pictures decide no figure: a file that cannot be read means no pictures."""
-    try:
-        return tuple(_objects(_load_json(path).get("images"))) if path.exists() else ()
-    except DataError:
-        return ()
-
-
-def read_linear(path: Path) -> LinearRun:
-    """A finished readout. Raises DataError for a damaged or incomplete linear_result.json."""
-    file = path / LINEAR_RESULT
-    result = _load_json(file)
-    plain: dict[str, type | tuple[type, ...]] = dict.fromkeys(("init", "weights", "arch", "command"), str)
-    plain |= {**dict.fromkeys(("seed", "num_train", "num_val"), int), **dict.fromkeys(("top1", "top5"), (int, float))}
-    _require(file, result, "linear-result", {**plain, "classes": list, "protocol": dict, "history": list})
-    return LinearRun(
-        path=path,
-        classes=tuple(map(str, result["classes"])),
-        protocol=result["protocol"],
-        history=tuple(_objects(result["history"])),
-        **{key: result[key] for key in plain},
-    )
-
-
-def read_pretraining(path: Path) -> PretrainRun:
-    """A pre-training run, finished or not. Raises DataError for a damaged result.json, ConfigError for such a config.yaml."""
-    result = _load_json(path / "result.json") if (path / "result.json").exists() else None
-    if result is not None:
-        _require(path / "result.json", result, "pretrain-result", {"steps": int})
-    environment = path / "environment.json"
-    return PretrainRun(
-        path=path,
-        config=load_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {},
-        environment=_load_json(environment) if environment.exists() else {},
-        commands=tuple(_read_commands(path / "command.txt")),
-        log=tuple(_objects(_load_lines(path / "log.jsonl"), numbered_by="step")),
-        steps=result["steps"] if result is not None else None,
-        views=path / "views.png" if (path / "views.png").exists() else None,
-    )
-
-
-def _read_commands(path: Path) -> list[str]:
-    """Commands as one types them: the file holds the script and its arguments, without the interpreter."""
-    if not path.exists():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return [f"python {line}" if _is_script(line) else line for line in lines]
-
-
-def _is_script(line: str) -> bool:
-    try:
-        return shlex.split(line)[0].endswith(".py")
-    except (ValueError, IndexError):  # a line cut short by a kill
-        return False
-
-
-def read_result(path: Path) -> DetectionRun | LinearRun:
-    """The measurement whose result file is `path`. Raises DataError for a damaged or incomplete one."""
-    return read_linear(path.parent) if path.name == LINEAR_RESULT else read_detection(path.parent)
-
-
 def read_information(path: Path) -> Information:
     """I_NCE out of what tools/measure_views.py or tools/evaluate_views.py wrote. Raises DataError for another file."""
-    values = _load_json(path).get("information")
     figures = dict.fromkeys(("nats", "low", "high"), (int, float))
-    kinds: Keys = {"bound": str, **figures, "ceiling": (int, float, NoneType), "saturated": bool}
-    values = _with_keys(path, values, kinds)
+    kinds: Mapping[str, Any] = {"bound": str, **figures, "ceiling": (int, float, NoneType), "saturated": bool}
+    values = require_keys(path, _measured(path).get("information"), kinds)
     if values["bound"] != "info_nce":
         raise DataError(f"{path}: expected an estimate of info_nce, found {values['bound']!r}")
     ceiling = values["ceiling"]
@@ -321,46 +209,47 @@ def read_information(path: Path) -> Information:
 
 def read_probe(path: Path) -> float:
     """Top-1 (%) of the probe on both encoders out of view_result.json. Raises DataError for another file."""
-    return float(_with_keys(path, _load_json(path).get("probe"), {"top1": (int, float)})["top1"])
+    return float(require_keys(path, _measured(path).get("probe"), {"top1": (int, float)})["top1"])
+
+
+def _measured(path: Path) -> Mapping[str, Any]:
+    """What was measured in full: a record's details, or a file from before the record."""
+    return read_record(path).details if _is_record(path) else load_json(path)
+
+
+# --- finding runs -----------------------------------------------------------------------------------------------------
 
 
 def read_runs(paths: Sequence[Path]) -> Runs:
-    """Read every run at or below `paths`. Raises DataError for a path without any run and for a damaged result file."""
-    found: dict[Path, str] = {}
+    """Read every run at or below `paths`. Raises DataError for a path without any run and for a damaged record or result."""
+    found: set[Path] = set()
     for path in paths:
+        if _is_record(path):
+            found.add(path.resolve())
+            continue
         if not path.is_dir():
             raise DataError(f"no folder at {path}; expected {EXPECTED}, or a folder that holds such runs")
-        here = dict(_search(path, SEARCH_DEPTH))
+        here = list(_search(path, SEARCH_DEPTH))
         if not here:
             raise DataError(
                 f"no run in {path} nor {SEARCH_DEPTH} levels below; found {_listing(path)}; expected {EXPECTED}"
             )
-        found |= {run.resolve(): kind for run, kind in here.items()}
-    pretraining, linear, detection, unfinished = [], [], [], []
-    for path, kind in sorted(found.items()):
-        if kind == "pre-training":
-            run = read_pretraining(path)
-            pretraining.append(run)
-            if run.steps is None:
-                unfinished.append(UnfinishedRun(path, kind, "result.json"))
-        elif kind == "linear":
-            if (path / LINEAR_RESULT).exists():
-                linear.append(read_linear(path))
-            else:
-                unfinished.append(UnfinishedRun(path, kind, LINEAR_RESULT))
-        elif (path / "result.json").exists():
-            detection.append(read_detection(path))
-        else:
-            unfinished.append(UnfinishedRun(path, kind, "result.json"))
-    return Runs(tuple(pretraining), tuple(linear), tuple(detection), tuple(unfinished))
+        found |= {run.resolve() for run in here}
+    return Runs(tuple(read_run(path) for path in sorted(found)))
 
 
-def _search(path: Path, depth: int) -> Iterator[tuple[Path, str]]:
-    kind = kind_of(path)
-    if kind is not None:
-        yield path, kind
-    elif depth > 0:
-        for child in _entries(path):
+def _search(path: Path, depth: int) -> Iterator[Path]:
+    """Folders of runs, and records of single files. What lies below a run belongs to it, except below one that gathers others."""
+    entries = _entries(path)
+    names = {entry.name for entry in entries}
+    recorded = _recorded_kind(path / RECORD) if RECORD in names else None
+    if recorded is not None or old_kind(path) is not None:
+        yield path
+        if recorded != GATHERING:
+            return
+    yield from (entry for entry in entries if entry.name != RECORD and _is_record(entry))
+    if depth > 0:
+        for child in entries:
             if child.is_dir() and not child.name.startswith("."):
                 yield from _search(child, depth - 1)
 
@@ -372,26 +261,24 @@ def _entries(path: Path) -> list[Path]:
         raise DataError(f"cannot look into the folder {path}: {error.strerror or error}") from None
 
 
-def kind_of(path: Path) -> str | None:
-    """ "pre-training", "linear" or "detection" for a run directory, finished or not; None for any other folder."""
-    names = {entry.name for entry in _entries(path)}
-    if names & {"linear_result.json", "linear_started.json"}:
-        return "linear"
-    if "result.json" in names:
-        kind = KINDS.get(_format_of(path / "result.json"))
-        if kind is not None:
-            return kind
-    if "config.yaml" in names and names & {"log.jsonl", "environment.json", "command.txt"}:
-        return "pre-training"
-    return "detection" if "metrics.json" in names or {"config.yaml", "log.txt"} <= names else None
-
-
-def _format_of(path: Path) -> str:
-    """Many programs write a result.json: one that is not ours, or damaged, makes no run of its folder by itself."""
+def _is_record(path: Path) -> bool:
+    """Whether a single file is a record of ours: its beginning says so, as the writer puts the format first."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
     try:
-        return str(_load_json(path).get("format"))
-    except DataError:
-        return ""
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(100)
+    except OSError:
+        return False
+
+
+def _recorded_kind(path: Path) -> str | None:
+    """The kind that a record.json of ours gives, "" for a damaged one; None for another program's, which says something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""  # reading it says what is wrong
+    return str(values.get("kind")) if isinstance(values, dict) and values.get("format") == FORMAT else None
 
 
 def _listing(path: Path) -> str:
@@ -401,7 +288,169 @@ def _listing(path: Path) -> str:
 
 def shared_root(runs: Runs) -> Path | None:
     """The folder that all runs lie in, for short names; None for no runs."""
-    everything = [run.path for kind in (runs.pretraining, runs.linear, runs.detection, runs.unfinished) for run in kind]
-    if not everything:
-        return None
-    return Path(os.path.commonpath([path.parent for path in everything]))
+    return Path(os.path.commonpath([run.path.parent for run in runs.all])) if runs.all else None
+
+
+# --- experiments in words ---------------------------------------------------------------------------------------------
+
+
+def short_hash(record: Record) -> str:
+    """Enough of the experiment's hash to tell experiments apart by eye."""
+    return record.hash[:SHORT_HASH]
+
+
+def family_of(run: Run) -> str:
+    """ "voc/R_50_C4_24k": the configuration file without its initialisation, "detector" where it is not recorded."""
+    named = run.record.details.get("config_file") or _word_after("--config-file", run.record.commands)
+    return config_family(str(named)) if named else "detector"
+
+
+def _word_after(option: str, commands: Iterable[str]) -> str:
+    found = re.search(rf"{option}[ =](\S+)", next(iter(commands), ""))
+    return found[1].strip("'\"") if found else ""
+
+
+def iterations_of(run: Run) -> int | None:
+    """How long a detector was trained, None where it is not recorded."""
+    value = run.record.details.get("iterations", run.setting("SOLVER.MAX_ITER"))
+    return value if isinstance(value, int) else None
+
+
+def num_images(run: Run, role: str) -> int:
+    """Images of a split, 0 where it is not recorded."""
+    data = run.record.data.get(role)
+    return data.num_images if data else 0
+
+
+def protocol_of(run: Run) -> Mapping[str, Any]:
+    """A readout's protocol: "name" in words, "is_paper" whether it is the paper's; empty where it is not recorded."""
+    recorded = run.record.details.get("protocol")
+    if isinstance(recorded, Mapping):
+        return recorded
+    try:
+        config = from_mapping(LinearConfig, run.record.config, where=str(run.path))
+    except ConfigError:
+        return {}
+    return {"name": config.protocol_name(), "is_paper": not config.differences_from_paper()}
+
+
+def name_of(run: Run) -> str:
+    """What was done, in few words."""
+    if run.kind == "detection":
+        return family_of(run)
+    if run.kind == "pretraining":
+        settings = (run.setting("method.name"), run.setting("encoder.arch"))
+        return " ".join(["pre-training", *(str(value) for value in settings if value)])
+    return f"linear readout of {run.record.experiment.get('arch', 'an encoder')}" if run.kind == "readout" else run.kind
+
+
+def describe(run: Run) -> str:
+    """One experiment in words: what is trained how long on how much, and what its figures are."""
+    sizes = ""
+    if run.kind == "detection":
+        iterations, batch = iterations_of(run), run.setting("SOLVER.IMS_PER_BATCH")
+        length = "" if iterations is None else f"{iterations:,} iterations" + (f" of {batch} images" if batch else "")
+        trained = [length, f"{num_images(run, 'train'):,} training images"]
+        sizes = ", ".join(filter(None, trained)) if "train" in run.record.data else "evaluated only"
+    elif run.kind == "readout":
+        sizes = f"{num_images(run, 'train'):,} training and {num_images(run, 'test'):,} test images"
+    parts = (name_of(run), sizes, class_text(run.record.class_names), run.record.metric)
+    return ", ".join(part for part in parts if part)
+
+
+def class_text(names: Sequence[str]) -> str:
+    """ "3 classes (cup, leaf, bolt)"; of more, the first ones."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:LISTED_CLASSES]) + (", ..." if len(names) > LISTED_CLASSES else "")
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'} ({shown})"
+
+
+def titles(runs: Iterable[Run], words: Callable[[Run], str] = describe) -> dict[str, str]:
+    """Hash of each experiment -> its `words`; those that read alike are told apart by the keys that differ."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.record.hash, run)
+    alike: dict[str, list[Run]] = {}
+    for run in first.values():
+        alike.setdefault(words(run), []).append(run)
+    found = {}
+    for title, members in alike.items():
+        values = {run.record.hash: flat(run.record.experiment) for run in members}
+        keys = sorted({key for one in values.values() for key in one})
+        differing = [key for key in keys if len({repr(one.get(key)) for one in values.values()}) > 1]
+        for own, one in values.items():
+            shown = [f"{key_name(key)} {_short_value(one.get(key))}" for key in differing[:LISTED_KEYS]]
+            more = [f"{len(differing) - LISTED_KEYS} more keys"] if len(differing) > LISTED_KEYS else []
+            found[own] = ", ".join([title, *shown, *more])
+    return found
+
+
+def key_name(key: str) -> str:
+    """A key of an experiment as people know it."""
+    return key.removeprefix("config.")
+
+
+def _short_value(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+# --- the long table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One figure of one finished run.
+
+    experiment: short hash. title: the experiment in words. initialisation: "" of a run that has none.
+    fraction: of the training images. run: where it was read.
+    """
+
+    experiment: str
+    title: str
+    kind: str
+    initialisation: str
+    pretrain_seed: int | None
+    seed: int | None
+    fraction: float
+    metric: str
+    value: float
+    run: Path
+
+
+COLUMNS = tuple(TableRow.__dataclass_fields__)
+
+
+def long_table(runs: Iterable[Run]) -> tuple[TableRow, ...]:
+    """Every figure of every finished run, a row each, in the order of the runs."""
+    finished = [run for run in runs if run.done]
+    names = titles(finished)
+    return tuple(
+        TableRow(
+            short_hash(run.record),
+            names[run.record.hash],
+            run.kind,
+            run.label,
+            run.pretrain_seed,
+            run.seed,
+            run.fraction,
+            metric,
+            value,
+            run.path,
+        )
+        for run in finished
+        for metric, value in run.metrics.items()
+        if math.isfinite(value)
+    )
+
+
+def to_csv(table: Iterable[TableRow]) -> str:
+    """The long table as CSV; what is not known is an empty cell, and floats come back exactly."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in table:
+        cells = [getattr(row, name) for name in COLUMNS]
+        writer.writerow(["" if cell is None else repr(cell) if isinstance(cell, float) else cell for cell in cells])
+    return buffer.getvalue()

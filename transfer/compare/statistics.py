@@ -1,139 +1,16 @@
-"""Which finished runs are one experiment, and how they are compared: one row an initialisation, one figure a seed.
-
-Only runs of the same experiment (configuration, data, iterations, protocol) come into one group, so nothing unlike is ever
-averaged; differences are paired by seed.
-"""
+"""The one rule by which studies, sweeps and reports compare two sets of figures: differences paired by seed, with an interval."""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from pretrain.base.figures import CONFIDENCE, t_half_width
-from transfer.compare.results import DetectionRun, LinearRun
 
-# Orders of columns as the literature prints them.
-VOC_ORDER = ("AP50", "AP", "AP75")
-COCO_ORDER = ("AP", "AP50", "AP75")
-TASKS = {"bbox": "box", "segm": "mask"}
-BASELINE = "random"
-ROW_ORDER = (BASELINE, "supervised", "infomin")
-INITIALISATION_SUFFIX = re.compile(r"_(random|supervised|infomin)$")
 SAME = 1e-9  # differences are equal up to this: the rounding of figures is not a spread
-Run = TypeVar("Run", bound=DetectionRun | LinearRun)
-
-
-@dataclass(frozen=True)
-class Group(Generic[Run]):
-    """Finished runs of one experiment.
-
-    metrics: names of the figures to show, in the literature's order.
-    runs: row name -> seed -> run, rows in display order.
-    repeated: runs with the same initialisation, seed and weights as another one; they enter nothing.
-    """
-
-    title: str
-    metrics: tuple[str, ...]
-    runs: Mapping[str, Mapping[int, Run]]
-    repeated: tuple[Run, ...]
-
-    @property
-    def first(self) -> Run:
-        """Any of the runs: what makes the experiment is equal in all of them."""
-        return next(iter(next(iter(self.runs.values())).values()))
-
-    @property
-    def leading_metric(self) -> str:
-        """The figure of headlines and plots, "" where there is none."""
-        return "bbox/AP50" if "bbox/AP50" in self.metrics else (self.metrics or ("",))[0]
-
-    def figures(self, row: str, metric: str) -> dict[int, float]:
-        """Seed -> figure of one row."""
-        return {seed: run.metrics[metric] for seed, run in self.runs[row].items() if metric in run.metrics}
-
-
-def group_detection(runs: Sequence[DetectionRun]) -> tuple[Group[DetectionRun], ...]:
-    """Runs by experiment: configuration family, data, iterations and number of labelled images."""
-
-    def key(run: DetectionRun) -> Hashable:
-        return family_of(run.config_file), run.train_data, run.test_data, run.iterations, run.num_train_images
-
-    groups = []
-    for members in _by(key, runs):
-        first = members[0]
-        sizes = f"{first.iterations:,} iterations, {first.num_train_images:,} training images"
-        order = VOC_ORDER if first.test_data.startswith("voc") else COCO_ORDER
-        have = {name for run in members for name in run.metrics}
-        metrics = tuple(f"{task}/{name}" for task in TASKS for name in order if f"{task}/{name}" in have)
-        groups.append(Group(f"{family_of(first.config_file)}, {sizes}", metrics, *_by_row(members)))
-    return tuple(groups)
-
-
-def group_readouts(runs: Sequence[LinearRun]) -> tuple[Group[LinearRun], ...]:
-    """Runs by data (classes, sizes), architecture and protocol."""
-
-    def key(run: LinearRun) -> Hashable:
-        return repr((run.arch, run.num_train, run.num_val, run.classes, sorted(run.protocol.items(), key=str)))
-
-    groups = []
-    for members in _by(key, runs):
-        first = members[0]
-        sizes = f"{first.num_train:,} training and {first.num_val:,} validation images"
-        title = f"{first.arch}, {len(first.classes)} classes, {sizes}"
-        groups.append(Group(title, ("top1", "top5"), *_by_row(members)))
-    return tuple(groups)
-
-
-def _by(key: Callable[[Run], Hashable], runs: Sequence[Run]) -> list[list[Run]]:
-    groups: dict[Hashable, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run)
-    return list(groups.values())
-
-
-def _by_row(runs: Sequence[Run]) -> tuple[dict[str, dict[int, Run]], tuple[Run, ...]]:
-    """Rows by initialisation; one that has a seed twice with different weights is split by the weights.
-
-    The second of two runs with equal initialisation, seed and weights enters nothing; it is returned apart.
-    """
-    taken: dict[tuple[str, int], set[str]] = {}
-    for run in runs:
-        taken.setdefault((run.init, run.seed), set()).add(run.weights)
-    split = {init for (init, _), weights in taken.items() if len(weights) > 1}
-    rows: dict[str, dict[int, Run]] = {}
-    repeated = []
-    for run in runs:
-        row = rows.setdefault(f"{run.init} ({run.weights})" if run.init in split else run.init, {})
-        if run.seed in row:
-            repeated.append(run)
-        else:
-            row[run.seed] = run
-    return {name: dict(sorted(rows[name].items())) for name in sorted(rows, key=_place)}, tuple(repeated)
-
-
-def _place(row: str) -> tuple[int, str]:
-    return (ROW_ORDER.index(row) if row in ROW_ORDER else len(ROW_ORDER), row)
-
-
-def family_of(config_file: str) -> str:
-    """ ".../configs/voc/R_50_C4_24k_random.yaml" -> "voc/R_50_C4_24k": the file without its initialisation."""
-    path = PurePath(config_file)
-    stem = INITIALISATION_SUFFIX.sub("", path.stem)
-    return f"{path.parent.name}/{stem}" if path.parent.name else stem
-
-
-def metric_label(metric: str) -> str:
-    """ "bbox/AP50" -> "box AP50"; "top1" -> "top-1"."""
-    task, _, name = metric.rpartition("/")
-    return f"{TASKS[task]} {name}" if task else metric.replace("top", "top-")
-
-
-# --- the rule ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

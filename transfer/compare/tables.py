@@ -1,22 +1,15 @@
-"""The report's tables as plain values, shared by the HTML page and the Markdown file."""
+"""The report's tables and sentences as plain values, shared by the HTML page and the Markdown file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 from pretrain.base.figures import Spread, spread
-from transfer.compare.published import PublishedTable, published_detection, published_readout
-from transfer.compare.results import DetectionRun, LinearRun
-from transfer.compare.statistics import (
-    BASELINE,
-    Group,
-    PairedDifference,
-    Run,
-    family_of,
-    metric_label,
-    paired_difference,
-)
+from transfer.compare.experiments import Experiment, metric_label
+from transfer.compare.published import PublishedTable, published_for, why_not_beside
+from transfer.compare.results import protocol_of
+from transfer.compare.statistics import PairedDifference, paired_difference
 
 UNVERIFIED_MARK = "\u2020"
 UNVERIFIED_NOTE = f"{UNVERIFIED_MARK} UNVERIFIED: recalled from the paper, not seen at its source."
@@ -32,133 +25,150 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def format_spread(value: Spread | None) -> str:
+def format_spread(value: Spread | None, digits: int = 1) -> str:
     """ "36.2 ± 0.4", "36.2" for one seed, "n/a" for none."""
-    return "n/a" if value is None else value.cell()
+    return "n/a" if value is None else value.cell(digits)
 
 
-def format_difference(value: PairedDifference | None) -> tuple[str, str, str]:
-    """Mean difference, seeds won, 95 % interval, as cells."""
+def format_difference(value: PairedDifference | None, digits: int = 1) -> tuple[str, str, str, str]:
+    """Mean difference, n, interval and verdict, as cells."""
     if value is None:
-        return ("n/a", "n/a", "n/a")
-    interval = "n/a (one seed)"
-    if value.half_width is not None:
-        interval = f"{value.mean - value.half_width:+.1f} to {value.mean + value.half_width:+.1f}"
-    return (f"{value.mean:+.1f}", f"{value.wins}/{value.n}", interval)
+        return ("n/a", "0", "n/a", "no common seed")
+    return (f"{value.mean:+.{digits}f}", str(value.n), _interval(value, digits), value.verdict)
 
 
-def detection_tables(group: Group[DetectionRun]) -> tuple[Table, ...]:
-    """AP by initialisation, and the paired difference to random where there is a random row."""
-    columns = tuple(map(metric_label, group.metrics))
-    notes = ["Mean ± sample standard deviation over n seeds, in AP points (0 to 100)."]
-    return _own_tables(group, "AP by initialisation", columns, notes)
+def _interval(value: PairedDifference, digits: int) -> str:
+    if value.half_width is None:
+        return "n/a (one seed)" if value.n == 1 else "n/a (all seeds differ by the same)"
+    return f"{value.mean - value.half_width:+.{digits}f} to {value.mean + value.half_width:+.{digits}f}"
 
 
-def published_detection_table(group: Group[DetectionRun]) -> Table | None:
-    """Published figures above ours, where the configuration is a published one; None otherwise."""
-    published = published_detection(group.first.config_file)
-    if published is None or not group.metrics:
-        return None
-    notes, run = [], group.first
-    if published.iterations != run.iterations:
-        notes.append(
-            f"NOT COMPARABLE as it stands: the published runs took {published.iterations:,} iterations of 16 images, "
-            f"ours {run.iterations:,}."
-        )
-    if published.data != (run.train_data, run.test_data):
-        notes.append(
-            f"NOT COMPARABLE unless these are the same images: the published runs trained on {published.data[0]} and "
-            f"tested on {published.data[1]}; ours trained on {run.train_data} ({run.num_train_images:,} images), "
-            f"tested on {run.test_data}."
-        )
-    return _published_table(published, group, notes)
-
-
-def readout_tables(group: Group[LinearRun]) -> tuple[Table, ...]:
-    """Top-1 and top-5 by initialisation, and the paired difference to random."""
-    run = group.first
-    k = int(run.protocol.get("top5_k", min(5, len(run.classes))))
-    notes = ["Validation accuracy of a linear classifier on the frozen encoder, %; mean ± sample standard deviation."]
-    notes.append(f"Protocol: {run.protocol.get('name', 'not recorded')}.")
-    columns = ("top-1", "top-5" if k == 5 else f"top-5 (here top-{k})")
-    return _own_tables(group, "Readout by initialisation", columns, notes)
-
-
-def published_readout_table(group: Group[LinearRun]) -> Table | None:
-    """The same for a readout of a ResNet-50 on ImageNet's thousand classes."""
-    published = published_readout(arch=group.first.arch, num_classes=len(group.first.classes))
-    return _published_table(published, group, []) if published else None
-
-
-def _own_tables(group: Group[Run], title: str, columns: tuple[str, ...], notes: Sequence[str]) -> tuple[Table, ...]:
-    left_out = [
-        f"{run.path} repeats a run with the same initialisation, seed and weights: left out." for run in group.repeated
-    ]
-    means = Table(title, ("initialisation", "n", *columns), tuple(_mean_rows(group)), (*notes, *left_out))
-    others = [row for row in group.runs if row != BASELINE]
-    if BASELINE not in group.runs or not others:
-        return (means,)
-    cells = []
-    for row in others:
-        for metric in group.metrics:
-            difference = paired_difference(group.figures(row, metric), group.figures(BASELINE, metric))
-            cells.append((row, metric_label(metric), *format_difference(difference)))
-    differences = Table(
-        f"Difference to {BASELINE}",
-        ("initialisation", "metric", "mean difference", "seeds won", "95 % interval"),
-        tuple(cells),
-        ("Differences are taken seed by seed, over the seeds that both have; the interval is Student's t for pairs.",),
+def difference(experiment: Experiment, row: str, metric: str) -> PairedDifference | None:
+    """A row minus the baseline, by the one rule; all rows of the experiment are the comparisons of one question."""
+    assert experiment.baseline is not None
+    return paired_difference(
+        experiment.figures(row, metric),
+        experiment.figures(experiment.baseline, metric),
+        comparisons=len(experiment.others),
     )
-    return (means, differences)
 
 
-def _mean_rows(group: Group[Run]) -> list[tuple[str, ...]]:
+def own_tables(experiment: Experiment) -> tuple[Table, ...]:
+    """The figures by initialisation, and the paired difference to the baseline where there is one and another row."""
+    means = Table(
+        MEANS_TITLE.get(experiment.kind, "Figures by initialisation"),
+        ("initialisation", "n", *_columns(experiment)),
+        tuple(_mean_rows(experiment)),
+        (_unit(experiment),),
+    )
+    if not experiment.others:
+        return (means,)
+    cells, level = [], 0.95
+    for row in experiment.others:
+        for metric in experiment.metrics:
+            found = difference(experiment, row, metric)
+            level = found.level if found else level
+            cells.append((row, metric_label(metric), *format_difference(found, experiment.digits)))
+    k = len(experiment.others)
+    rule = "Differences are taken seed by seed, over the n seeds that both have; the interval is Student's t for pairs"
+    rule += "." if k == 1 else f", 95 % for the {k} comparisons of a metric together ({100 * level:.4g} % each)."
+    columns = ("initialisation", "metric", "mean difference", "n", f"{100 * level:.4g} % interval", "verdict")
+    return (means, Table(f"Difference to {experiment.baseline}", columns, tuple(cells), (rule,)))
+
+
+MEANS_TITLE = {"detection": "AP by initialisation", "readout": "Readout by initialisation"}
+
+
+def _unit(experiment: Experiment) -> str:
+    if experiment.kind == "detection":
+        return "Mean ± sample standard deviation over n seeds, in AP points (0 to 100)."
+    if experiment.kind == "readout":
+        return (
+            "Validation accuracy of a linear classifier on the frozen encoder, %; mean ± sample standard deviation over n "
+            f"seeds. Protocol: {protocol_of(experiment.first).get('name', 'not recorded')}."
+        )
+    return "Mean ± sample standard deviation over n seeds."
+
+
+def _columns(experiment: Experiment) -> tuple[str, ...]:
+    names = tuple(map(metric_label, experiment.metrics))
+    if experiment.kind != "readout":
+        return names
+    k = min(5, len(experiment.first.record.class_names) or 5)
+    return tuple(f"top-5 (here top-{k})" if name == "top-5" and k < 5 else name for name in names)
+
+
+def _mean_rows(experiment: Experiment) -> list[tuple[str, ...]]:
     """(row, n, mean ± deviation of every metric)."""
     cells = []
-    for row in group.runs:
-        spreads = [spread(list(group.figures(row, metric).values())) for metric in group.metrics]
+    for row in experiment.rows:
+        spreads = [spread(list(experiment.figures(row, metric).values())) for metric in experiment.metrics]
         counts = {value.n for value in spreads if value is not None} or {0}
         n = str(counts.pop()) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
-        cells.append((row, n, *map(format_spread, spreads)))
+        cells.append((row, n, *(format_spread(value, experiment.digits) for value in spreads)))
     return cells
 
 
-def _published_table(published: PublishedTable, group: Group[Run], notes: Sequence[str]) -> Table:
-    """The published figures above ours."""
+def published_table(experiment: Experiment) -> Table | None:
+    """Published figures above ours, where schedule, batch and data are those of the publication; else None."""
+    published = published_for(experiment)
+    if published is None or not experiment.metrics or why_not_beside(published, experiment):
+        return None
+    return _published_table(published, experiment)
+
+
+def published_note(experiment: Experiment) -> str:
+    """Why the published figures of this configuration do not stand beside ours; "" where they do or there are none."""
+    published = published_for(experiment)
+    reasons = why_not_beside(published, experiment) if published else ()
+    return (
+        f"Published figures ({published.title}) are not shown: {'; '.join(reasons)}." if published and reasons else ""
+    )
+
+
+def _published_table(published: PublishedTable, experiment: Experiment) -> Table:
     cells = []
     for name, figures in published.rows.items():
-        shown = [figures.get(metric) for metric in group.metrics]
+        shown = [figures.get(metric) for metric in experiment.metrics]
         if not any(shown):
             continue
         texts = ["" if f is None else f"{f.value:.1f}{'' if f.verified else UNVERIFIED_MARK}" for f in shown]
         sources = dict.fromkeys(f.source for f in shown if f is not None)
         cells.append((name, *texts, "; ".join(sources)))
-    for row, n, *means in _mean_rows(group):
+    for row, n, *means in _mean_rows(experiment):
         cells.append((f"ours: {row} (n = {n})", *means, "this report"))
     marked = any(UNVERIFIED_MARK in cell for row in cells for cell in row)
-    all_notes = [*([published.note] if published.note else []), *notes, *([UNVERIFIED_NOTE] if marked else [])]
-    columns = ("initialisation", *map(metric_label, group.metrics), "source")
-    return Table(f"Published: {published.title}", columns, tuple(cells), tuple(all_notes))
+    notes = [*([published.note] if published.note else []), *([UNVERIFIED_NOTE] if marked else [])]
+    columns = ("initialisation", *map(metric_label, experiment.metrics), "source")
+    return Table(f"Published: {published.title}", columns, tuple(cells), tuple(notes))
 
 
-def detection_headline(group: Group[DetectionRun]) -> str | None:
-    """One sentence: the leading metric of every row against random. None without a random row or a second row."""
-    if BASELINE not in group.runs or len(group.runs) < 2:
+def headline(experiment: Experiment) -> str | None:
+    """One sentence: the leading metric of every row, and what the rule says of each against the baseline.
+
+    None without a baseline, a second row or a figure.
+    """
+    metric, baseline = experiment.leading_metric, experiment.baseline
+    if not experiment.others or not metric or baseline is None:
         return None
-    metric = group.leading_metric
     parts = []
-    for row in group.runs:
-        value = spread(list(group.figures(row, metric).values())) if metric else None
+    for row in experiment.rows:
+        value = spread([figure for figure in experiment.figures(row, metric).values() if math.isfinite(figure)])
         if value is None:
             return None
-        difference = paired_difference(group.figures(row, metric), group.figures(BASELINE, metric))
-        won = f", above random in {difference.wins} of {difference.n} seeds" if row != BASELINE and difference else ""
-        parts.append(f"{row} {format_spread(value)} (n = {value.n}{won})")
-    return f"{family_of(group.first.config_file)}, {metric_label(metric)}: " + "; ".join(parts) + "."
+        text = f"{row} {format_spread(value, experiment.digits)} (n = {value.n}"
+        if row != baseline:
+            text += f", {_against(difference(experiment, row, metric), baseline, experiment.digits)}"
+        parts.append(f"{text})")
+    return f"{experiment.name} [{experiment.short}], {metric_label(metric)}: {'; '.join(parts)}."
 
 
-def readout_headline(group: Group[LinearRun]) -> str | None:
-    """One sentence: top-1 of every row. None without a random row or a second row."""
-    if BASELINE not in group.runs or len(group.runs) < 2:
-        return None
-    return "Readout top-1: " + "; ".join(f"{row} {top1} % (n = {n})" for row, n, top1, _ in _mean_rows(group)) + "."
+def _against(value: PairedDifference | None, baseline: str, digits: int) -> str:
+    if value is None:
+        return f"no seed in common with {baseline}"
+    mean = f"{value.mean:+.{digits}f}"
+    if value.n == 1:
+        return f"{mean} in one seed: whether it differs from {baseline} is not known"
+    words = {"higher": f"higher than {baseline}", "lower": f"lower than {baseline}"}
+    interval = "" if value.half_width is None else f", {100 * value.level:.4g} % interval {_interval(value, digits)}"
+    return f"{mean}{interval}: {words.get(value.verdict, f'not told apart from {baseline}')}"

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import re
-from collections import defaultdict
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from pretrain.base.errors import ConfigError, DataError
+from tests.transfer.conftest import split
 from transfer.compare import page as report_html
+from transfer.compare.experiments import group_runs
 from transfer.compare.page import (
-    CSV_COLUMNS,
     TEMPLATES,
     all_commands,
-    render_csv,
     render_html,
     render_markdown,
     write_report,
 )
 from transfer.compare.results import read_runs
-from transfer.compare.statistics import group_detection, group_readouts
 
 pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
 
@@ -59,7 +55,7 @@ class Page(HTMLParser):
 
 def parts(path):
     runs = read_runs([path])
-    return runs, group_detection(runs.detection), group_readouts(runs.linear)
+    return runs, group_runs(runs.all)
 
 
 def render(path):
@@ -115,7 +111,7 @@ def test_figures_commands_proof_and_environment_stand_on_the_page(page):
     for words in (
         "28.0 ± 2.6",
         "57.0 ± 2.0",
-        "above random in 3 of 3 seeds",
+        "+7.0, 95 % interval +0.4 to +13.6: higher than random",
         "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml",
         "python tools/linear_eval.py --init-name infomin seed=1",
         "python tools/train_net.py",
@@ -123,7 +119,7 @@ def test_figures_commands_proof_and_environment_stand_on_the_page(page):
         "58.395, 57.12, 57.375",
         "cpu / count",
         "1 unfinished run",
-        "detect/infomin_seed3 (detection): no result.json; in no average",
+        "detect/infomin_seed3 (detection): running since 2026-11-27T03:00:00+00:00, held by somewhere, pid 7; in no average",
     ):
         assert words in page.text, words
 
@@ -145,24 +141,41 @@ def evil(place):
 def evil_page(tmp_path_factory, write_runs):
     """A page of runs that carry markup wherever a run can carry text."""
     folder = tmp_path_factory.mktemp("evil") / '<img src="x" onerror="1">'
-    places = ("train_data", "test_data", "config_file", "command")
     for init in ("random", evil("init")):
-        over = {place: evil(place) for place in places} | {"weights": evil("weights") if init != "random" else ""}
-        run = write_runs.detection(folder / "detect" / init[:4], init=init, seed=0, ap50=20.0, **over)
-        sidecar = json.loads((run / "result.json").read_text())["sidecar"]
-        if sidecar:
-            changed = json.loads((run / "result.json").read_text()) | {"sidecar": {**sidecar, "arch": evil("sidecar")}}
-            (run / "result.json").write_text(json.dumps(changed))
+        run = write_runs.detection(
+            folder / "detect" / init[:4],
+            init=init,
+            seed=0,
+            ap50=20.0,
+            weights=evil("weights") if init != "random" else None,
+            train=split(evil("train_data"), 5),
+            test=split(evil("test_data"), 5),
+            classes=[evil("class"), "b"],
+            metric=evil("metric"),
+            config_file=evil("config_file"),
+            commands=(evil("command"),),
+        )
+        values = json.loads((run / "record.json").read_text())
+        if "sidecar" in values["details"]:
+            values["details"]["sidecar"]["arch"] = evil("sidecar")
+            (run / "record.json").write_text(json.dumps(values))
         sample = {"file": f"/nowhere/{evil('file').replace('/', '-')}", "ground_truth": [], "predictions": []}
         drawn = write_runs.image(folder / 'a" onerror="1" x="<b>.png')
         (run / "samples.json").write_text(json.dumps({"images": [sample, {**sample, "file": str(drawn)}]}))
+    shared = {"train": split(evil("train_data"), 5), "test": split(evil("test_data"), 5)}
+    settings = {"A.B": evil("setting")}  # near the others: what differs is shown
+    write_runs.detection(folder / "detect" / "near", init="random", seed=0, ap50=20.0, settings=settings, **shared)
+    write_runs.detection(
+        folder / "detect" / "failed", init="x", seed=0, ap50=1.0, status="failed", error=evil("error"),
+        holder={"host": evil("host"), "pid": 1},
+    )  # fmt: skip
     write_runs.linear(folder / "linear", init=evil("row"), seed=0, top1=3.0, protocol={"name": evil("protocol")})
-    pretraining = write_runs.pretraining(folder / "pretrain")
-    (pretraining / "config.yaml").write_text(
-        json.dumps({"method": {"name": evil("method")}, "data": {"root": evil("root")}})
+    write_runs.pretraining(
+        folder / "pretrain",
+        config={"method": {"name": evil("method")}, "data": {"root": evil("root")}},
+        environment={"latest": {evil("key"): evil("environment")}},
+        commands=(evil("typed"),),
     )
-    (pretraining / "environment.json").write_text(json.dumps({evil("key"): evil("environment")}))
-    (pretraining / "command.txt").write_text(evil("typed"))
     return Page(render(folder))
 
 
@@ -170,13 +183,13 @@ def test_markup_from_a_run_stays_text(evil_page):
     assert evil_page.crossed == [] and evil_page.open == []
     assert evil_page.all("script") == [] and not any("onerror" in attributes for _, attributes in evil_page.tags)
     assert all(picture["src"].startswith("data:") for picture in evil_page.all("img"))
-    assert '<img src="x" onerror="1">' in evil_page.text
+    assert '<img src="x" onerror="1">' in evil_page.text and "A.B: 'setting: <script>" in evil_page.text
 
 
 @pytest.mark.parametrize(
     "place",
     ["init", "train_data", "test_data", "command", "sidecar", "file", "row", "protocol", "method", "root",
-     "key", "environment", "typed"],
+     "key", "environment", "typed", "class", "metric", "error", "host"],
 )  # fmt: skip
 def test_markup_from_a_run_is_shown_as_it_was_written(evil_page, place):
     shown = "".join(evil_page.text.split())
@@ -197,9 +210,11 @@ def test_a_folder_with_nothing_finished_still_gives_a_page(tmp_path, make_pretra
 
 
 def test_odd_configuration_and_environment_give_a_page(tmp_path, make_pretraining):
-    path = make_pretraining(tmp_path / "pretrain")
-    (path / "config.yaml").write_text("method: infomin\nviews: [64]\n")
-    (path / "environment.json").write_text('{"git": null, "cuda": {"devices": []}}')
+    make_pretraining(
+        tmp_path / "pretrain",
+        config={"method": "infomin", "views": [64]},
+        environment={"latest": {"git": None, "cuda": {"devices": []}}},
+    )
     assert "infomin" in Page(render(tmp_path)).text
 
 
@@ -214,12 +229,6 @@ def test_no_value_escapes_the_escaping():
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def table(example_runs):
-    _, comparisons, readouts = parts(example_runs)
-    return list(csv.DictReader(render_csv(comparisons, readouts).splitlines()))
 
 
 @pytest.fixture
@@ -252,46 +261,32 @@ def test_three_files_are_written_and_an_older_report_is_replaced(example_runs, t
     assert (files.num_runs, files.num_unfinished) == (14, 1)
 
 
-def test_csv_gives_every_runs_figures_back_exactly(table, example_runs):
-    assert tuple(table[0]) == CSV_COLUMNS
-    single = [row for row in table if row["level"] == "run"]
-    assert len(single) == 6 * 6 + 6 * 2  # six detection runs of six figures, six readouts of two
-    for row in single:
-        file = "result.json" if row["table"] == "detection" else "linear_result.json"
-        result = json.loads((example_runs / row["run"] / file).read_text())
-        task, _, name = row["metric"].partition("/")
-        expected = result["metrics"][task][name] if name else result[task]
-        assert float(row["value"]) == expected and int(row["seed"]) == result["seed"]
-        assert row["initialisation"] == result["init"]
+def test_near_experiments_stand_apart_and_say_what_differs(tmp_path, make_detection):
+    for i, rate in enumerate([0.01, 0.02]):
+        for seed in (0, 1):
+            settings = {"SOLVER.BASE_LR": rate}
+            make_detection(
+                tmp_path / f"{i}{seed}" / "run", init="random", seed=seed, ap50=20.0 + 40 * i, settings=settings
+            )
+    for text in (Page(render(tmp_path)).text, render_markdown(*parts(tmp_path)).replace("\\", "")):
+        assert "20.0 ± 0.0" in text and "60.0 ± 0.0" in text and "40.0" not in text
+        assert "SOLVER.BASE_LR: 0.02 there, 0.01 here" in text and "SOLVER.BASE_LR 0.01" in text
 
 
-def test_csv_means_and_deviations_are_those_of_its_own_figures(table):
-    values = defaultdict(list)
-    for row in table:
-        if row["level"] == "run":
-            values[row["table"], row["experiment"], row["initialisation"], row["metric"]].append(float(row["value"]))
-    means = [row for row in table if row["level"] == "mean"]
-    assert len(means) == len(values) == 2 * 6 + 2 * 2
-    for row in means:
-        own = values[row["table"], row["experiment"], row["initialisation"], row["metric"]]
-        assert float(row["value"]) == pytest.approx(np.mean(own)) and int(row["n"]) == len(own) == 3
-        assert float(row["std"]) == pytest.approx(np.std(own, ddof=1))
+def test_the_baseline_of_the_report_is_the_one_that_is_asked_for(example_runs, tmp_path, no_curves):
+    write_report([example_runs], tmp_path / "out", baseline="infomin")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Difference to infomin" in text and "lower than infomin" in text and "Difference to random" not in text
+    with pytest.raises(ConfigError, match="did you mean infomin"):
+        write_report([example_runs], tmp_path / "other", baseline="infomni")
+    assert not (tmp_path / "other").exists()
 
 
-def test_csv_of_one_seed_has_no_deviation_and_odd_names_come_back(make_detection, tmp_path):
-    name = 'a,"b"\n;c'
-    make_detection(tmp_path / "runs" / "detect" / "x", init=name, seed=0, ap50=20.0)
-    _, comparisons, readouts = parts(tmp_path / "runs")
-    text = render_csv(comparisons, readouts)
-    rows = list(csv.DictReader(text.splitlines(keepends=True)))
-    assert {row["initialisation"] for row in rows} == {name}
-    assert {(row["n"], row["std"]) for row in rows if row["level"] == "mean"} == {("1", "")}
-
-
-def test_unfinished_runs_enter_no_table(table, example_runs):
-    assert not any("infomin_seed3" in row["run"] for row in table)
+def test_unfinished_runs_enter_no_table(example_runs):
     text = render_markdown(*parts(example_runs))
-    assert re.search(r"Unfinished runs .*\n\n- detection: .*infomin\\_seed3 \(no result\.json\)", text)
+    assert re.search(
+        r"Unfinished runs .*\n\n- detection: .*infomin\\_seed3 \(running since 2026.*somewhere, pid 7\)", text
+    )
     assert "99.0" not in text
 
 
@@ -335,36 +330,29 @@ def test_names_do_not_become_markdown(make_linear, tmp_path):
 
 
 def test_a_command_cannot_leave_its_fence(make_linear, tmp_path):
-    make_linear(tmp_path / "run", init="random", seed=0, top1=3.0, command="python x.py '\n```\n# heading'")
+    make_linear(tmp_path / "run", init="random", seed=0, top1=3.0, commands=("python x.py '\n```\n# heading'",))
     text = render_markdown(*parts(tmp_path))
     assert text.count("````") == 2 and text.index("````") < text.index("# heading") < text.rindex("````")
 
 
 def test_every_command_is_listed_once_with_its_run(example_runs):
     commands = all_commands(read_runs([example_runs]))
-    assert len(commands) == 13 and len(set(commands)) == 13
+    assert len(commands) == 14 and len(set(commands)) == 14
     assert (
         example_runs / "pretrain",
         "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml",
     ) in commands
 
 
-def test_recalled_published_figures_are_labelled_in_markdown(make_detection, tmp_path):
-    make_detection(
-        tmp_path / "x" / "run",
-        init="infomin",
-        seed=0,
-        ap50=80.0,
-        config_file="transfer/configs/voc/R_50_C4_24k_infomin.yaml",
-    )
+def test_why_published_figures_are_absent_stands_in_markdown(make_detection, tmp_path):
+    config_file = "transfer/configs/voc/R_50_C4_24k_infomin.yaml"
+    make_detection(tmp_path / "x" / "run", init="infomin", seed=0, ap50=80.0, config_file=config_file)
     text = render_markdown(*parts(tmp_path))
-    assert (
-        "82.7\u2020" in text and "\u2020 UNVERIFIED" in text and "81.3\u2020" not in text and "NOT COMPARABLE" in text
-    )
+    assert "are not shown: 24,000 iterations there, 600 here" in text and "82.7" not in text
 
 
 def test_nothing_is_written_when_a_run_is_damaged(example_runs, tmp_path):
-    (example_runs / "detect" / "random_seed0" / "result.json").write_text("{")
+    (example_runs / "detect" / "random_seed0" / "record.json").write_text("{")
     with pytest.raises(DataError):
         write_report([example_runs], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from pretrain.base.errors import DataError
+from transfer.compare.experiments import group_runs
 from transfer.compare.plots import (
     BOX_COLOURS,
     MAX_BELOW,
@@ -32,8 +33,7 @@ from transfer.compare.plots import (
     sheet,
     shown_predictions,
 )
-from transfer.compare.results import read_detection, read_linear, read_pretraining
-from transfer.compare.statistics import group_detection, group_readouts
+from transfer.compare.results import read_run
 
 pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
 
@@ -42,6 +42,19 @@ def svg_of(picture):
     kind, _, data = picture.data_uri.partition(",")
     assert kind == "data:image/svg+xml;base64"
     return base64.b64decode(data).decode()
+
+
+def with_record(run, **over):
+    return replace(run, record=replace(run.record, **over))
+
+
+def named(run, label):
+    """The same run from an initialisation of that name."""
+    return with_record(run, initialisation=replace(run.record.initialisation, name=label))
+
+
+def seeded(run, seed):
+    return with_record(run, seeds={"run": seed})
 
 
 @pytest.fixture
@@ -60,17 +73,17 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def detection(make_detection, tmp_path):
-    return read_detection(make_detection(tmp_path / "detect" / "run", init="random", seed=0, ap50=30.0))
+    return read_run(make_detection(tmp_path / "detect" / "run", init="random", seed=0, ap50=30.0))
 
 
 @pytest.fixture
 def linear(make_linear, tmp_path):
-    return read_linear(make_linear(tmp_path / "readout", init="random", seed=0, top1=30.0))
+    return read_run(make_linear(tmp_path / "readout", init="random", seed=0, top1=30.0))
 
 
 @pytest.fixture
 def pretraining(make_pretraining, tmp_path):
-    return read_pretraining(make_pretraining(tmp_path / "pretrain"))
+    return read_run(make_pretraining(tmp_path / "pretrain"))
 
 
 @pytest.mark.parametrize("span", [1, 7, 99])
@@ -86,32 +99,32 @@ def test_pretraining_shows_loss_accuracy_and_rate_over_steps(pretraining, drawn)
     by_title = {title: (x, y) for title, _, x, y in drawn}
     assert set(by_title) == {"Loss", "Contrastive accuracy", "Learning rate"}
     assert by_title["Learning rate"] == (
-        [row["step"] for row in pretraining.log], [row["learning_rate"] for row in pretraining.log]
+        [row["step"] for row in pretraining.curve], [row["learning_rate"] for row in pretraining.curve]
     )  # fmt: skip
     raw = next(y for title, _, _, y in drawn if title == "Loss")
-    assert raw == [row["loss"] for row in pretraining.log]
+    assert raw == [row["loss"] for row in pretraining.curve]
 
 
 @pytest.mark.parametrize("queue", ["many", -1])
 def test_pretraining_without_a_known_queue_is_drawn_without_its_line(pretraining, queue):
-    assert pretraining_curves(replace(pretraining, config={"method": {"queue_size": queue}})) is not None
+    assert pretraining_curves(with_record(pretraining, config={"method": {"queue_size": queue}})) is not None
 
 
 def test_nothing_logged_is_no_picture(pretraining, detection, linear):
-    assert pretraining_curves(replace(pretraining, log=())) is None
-    assert detection_curves(group_detection([replace(detection, curve=(), history=())])[0]) is None
-    assert readout_curves(group_readouts([replace(linear, history=())])[0]) is None
-    assert seed_dots(group_detection([replace(detection, init=i, metrics={}) for i in ("a", "b")])[0]) is None
-    assert seed_dots(group_detection([detection])[0]) is None  # one row has nothing beside it
+    assert pretraining_curves(replace(pretraining, curve=())) is None
+    assert detection_curves(group_runs([with_record(replace(detection, curve=()), history=())])[0]) is None
+    assert readout_curves(group_runs([replace(linear, curve=())])[0]) is None
+    assert seed_dots(group_runs([with_record(named(detection, i), figures={}) for i in ("a", "b")])[0]) is None
+    assert seed_dots(group_runs([detection])[0]) is None  # one row has nothing beside it
 
 
 def test_figures_that_are_no_numbers_are_gaps(pretraining):
     log = ({"step": 1, "loss": float("nan")}, {"step": 2, "loss": "x"}, {"step": 3}, {"step": 4, "loss": 2.0})
-    assert pretraining_curves(replace(pretraining, log=log)) is not None
+    assert pretraining_curves(replace(pretraining, curve=log)) is not None
 
 
 def test_detection_shows_loss_ap_and_rate_of_every_seed(detection, drawn):
-    (group,) = group_detection([detection, replace(detection, seed=1), replace(detection, init="infomin")])
+    (group,) = group_runs([detection, seeded(detection, 1), named(detection, "infomin")])
     assert detection_curves(group) is not None
     assert sum(title == "Training loss" for title, *_ in drawn) == 3
     assert [y for title, _, _, y in drawn if title == "box AP50"] == [[10.0, 20.0, 30.0]] * 3
@@ -119,7 +132,7 @@ def test_detection_shows_loss_ap_and_rate_of_every_seed(detection, drawn):
 
 
 def test_readout_shows_accuracy_loss_and_rate(linear, drawn):
-    (group,) = group_readouts([linear])
+    (group,) = group_runs([linear])
     assert readout_curves(group) is not None
     assert {title: y[-1] for title, _, _, y in drawn}["Learning rate"] == pytest.approx(0.24)
     assert {title for title, *_ in drawn} == {"Readout top-1", "Readout training loss", "Learning rate"}
@@ -128,21 +141,21 @@ def test_readout_shows_accuracy_loss_and_rate(linear, drawn):
 def test_ap_over_iterations_falls_back_on_detectron2s_own_log(detection):
     assert ap_over_iterations(detection, "bbox/AP50") == [(200, 10.0), (400, 20.0), (600, 30.0)]
     curve = ({"iteration": 99, "bbox/AP50": 5.0}, {"iteration": 199, "bbox/AP50": float("nan")})
-    assert ap_over_iterations(replace(detection, history=(), curve=curve), "bbox/AP50") == [(99, 5.0)]
+    assert ap_over_iterations(with_record(replace(detection, curve=curve), history=()), "bbox/AP50") == [(99, 5.0)]
 
 
 def test_any_name_can_be_drawn(detection, linear):
     names = ["$x^2$", "$\\broken{$", "_hidden", "a & <b>", "x" * 80]
-    (group,) = group_detection([replace(detection, init=name) for name in names])
+    (group,) = group_runs([named(detection, name) for name in names])
     assert detection_curves(group) is not None
     assert seed_dots(group) is not None
-    assert readout_curves(group_readouts([replace(linear, init=name) for name in names])[0]) is not None
+    assert readout_curves(group_runs([named(linear, name) for name in names])[0]) is not None
     labels = [plain_label(name) for name in names]
     assert labels[:4] == [r"\$x^2\$", r"\$\broken{\$", " _hidden", "a & <b>"] and len(labels[4]) == 27
 
 
 def test_equal_runs_give_equal_bytes_without_date_or_outside_reference(detection):
-    (group,) = group_detection([detection, replace(detection, init="infomin")])
+    (group,) = group_runs([detection, named(detection, "infomin")])
     first, again = (detection_curves(group) for _ in range(2))
     assert first == again
     svg = svg_of(first)
@@ -180,12 +193,12 @@ def test_a_sheet_keeps_its_pixels():
 
 
 def rows_of(*runs):
-    (group,) = group_detection(runs)
+    (group,) = group_runs(runs)
     return sample_rows(group)
 
 
 def test_each_image_shows_truth_and_every_initialisation_with_its_lowest_seed(detection):
-    rows = rows_of(replace(detection, seed=4), replace(detection, seed=2), replace(detection, init="infomin", seed=7))
+    rows = rows_of(seeded(detection, 4), seeded(detection, 2), seeded(named(detection, "infomin"), 7))
     assert [row.name for row in rows] == ["0.png", "1.png", "2.png"]
     for row in rows:
         assert [(title, count) for title, _, count in row.cells] == [
@@ -194,12 +207,12 @@ def test_each_image_shows_truth_and_every_initialisation_with_its_lowest_seed(de
 
 
 def test_only_images_that_every_column_has_are_shown(detection):
-    rows = rows_of(detection, replace(detection, init="infomin", samples=detection.samples[1:2]))
+    rows = rows_of(detection, replace(named(detection, "infomin"), samples=detection.samples[1:2]))
     assert [row.name for row in rows] == ["1.png"]
 
 
 def test_an_initialisation_without_samples_has_no_column_and_none_at_all_no_row(detection):
-    rows = rows_of(detection, replace(detection, init="infomin", samples=()))
+    rows = rows_of(detection, replace(named(detection, "infomin"), samples=()))
     assert [title for title, *_ in rows[0].cells] == ["ground truth", "random (seed 0)"]
     assert rows_of(replace(detection, samples=())) == ()
 

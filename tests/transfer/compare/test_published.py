@@ -9,7 +9,7 @@ import yaml
 
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping, load_yaml
-from transfer.compare.published import FILE, Published, load_published, published_detection, published_readout
+from transfer.compare.published import FILE, Published, load_published, published_for
 
 CONFIGS = Path(__file__).resolve().parents[3] / "transfer" / "configs"
 PUBLISHED = load_published()
@@ -29,7 +29,7 @@ def test_no_figure_stands_twice():
 
 
 def test_a_row_may_have_figures_from_two_sources():
-    row = published_detection("coco/R_50_FPN_1x_infomin.yaml").rows["infomin"]
+    row = next(table for table in PUBLISHED.detection if table.config == "coco/R_50_FPN_1x").rows["infomin"]
     assert (row["bbox/AP"].value, row["bbox/AP"].verified) == (40.6, True)
     assert (row["bbox/AP50"].value, row["bbox/AP50"].verified) == (60.6, False)
 
@@ -50,17 +50,24 @@ def test_a_mistyped_key_is_refused():
         from_mapping(Published, values, where="published.yaml")
 
 
-def test_every_shipped_paper_configuration_has_its_published_table_with_its_iterations_and_data():
+def test_every_shipped_paper_configuration_has_its_published_table_with_its_schedule_and_data(detections):
     for path in (*CONFIGS.glob("coco/*.yaml"), *CONFIGS.glob("voc/*.yaml")):
-        table = published_detection(str(path))
-        end = table.config.rpartition("_")[2]
-        base = yaml.safe_load((CONFIGS / "base" / f"{path.parent.name}_{end}.yaml").read_text())
-        assert table.iterations == base["SOLVER"]["MAX_ITER"]
-        assert all(name.startswith(("coco_2017", "voc_20")) for name in table.data)
-    assert published_detection(str(CONFIGS / "demo" / "R_18_FPN_random.yaml")) is None
+        (experiment,) = detections({"init": "random", "seed": 0, "ap50": 50.0, "config_file": str(path)})
+        table = published_for(experiment)
+        solver = yaml.safe_load(
+            (CONFIGS / "base" / f"{path.parent.name}_{table.config.rpartition('_')[2]}.yaml").read_text()
+        )["SOLVER"]
+        assert (table.iterations, table.batch, table.learning_rate) == (
+            solver["MAX_ITER"], solver["IMS_PER_BATCH"], solver["BASE_LR"]
+        )  # fmt: skip
+        assert table.data.train.startswith("coco_2017" if path.parent.name == "coco" else "voc_20")
+    assert published_for(detections({"init": "random", "seed": 0, "ap50": 50.0})[0]) is None
 
 
-def test_readout_table_is_for_a_resnet50_on_imagenet_only():
-    assert published_readout(arch="resnet50", num_classes=1000) is PUBLISHED.imagenet_readout
-    assert published_readout(arch="resnet18", num_classes=1000) is None
-    assert published_readout(arch="resnet50", num_classes=10) is None
+def test_the_readout_table_is_for_a_resnet50_on_a_thousand_classes_only(readouts):
+    def found(arch, num_classes):
+        classes = [str(i) for i in range(num_classes)]
+        return published_for(readouts({"init": "a", "seed": 0, "top1": 5.0, "arch": arch, "classes": classes})[0])
+
+    assert found("resnet50", 1000) is PUBLISHED.imagenet_readout
+    assert found("resnet18", 1000) is None and found("resnet50", 10) is None

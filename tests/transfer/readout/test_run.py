@@ -14,7 +14,7 @@ from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.run.precision import Precision
-from transfer.compare.results import read_linear
+from transfer.compare.results import read_run
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
@@ -78,10 +78,12 @@ def test_the_result_holds_what_the_report_reads(request_of, tmp_path):
     result, said = run(request_of(), tmp_path / "out")
     assert json.loads((tmp_path / "out" / RESULT_NAME).read_text()) == result
     assert not (tmp_path / "out" / STARTED_NAME).exists()
-    read = read_linear(tmp_path / "out")
-    assert (read.init, read.arch, read.num_train, read.num_val) == ("random", "resnet18", 21, 12)
-    assert read.classes == ("blue", "green", "red") and read.command == "python tools/linear_eval.py"
-    assert (read.top1, read.top5) == (result["history"][-1]["top1"], 100.0) and len(read.history) == 2
+    read = read_run(tmp_path / "out")
+    record = read.record
+    assert (read.label, record.experiment["arch"]) == ("random", "resnet18")
+    assert (record.data["train"].num_images, record.data["test"].num_images) == (21, 12)
+    assert record.class_names == ("blue", "green", "red") and record.commands == ("python tools/linear_eval.py",)
+    assert read.metrics == {"top1": result["history"][-1]["top1"], "top5": 100.0} and len(read.curve) == 2
     assert result["protocol"]["is_paper"] is False and "cached_views=1" in result["protocol"]["differs"]
     assert result["protocol"]["top5_k"] == 3 and any("top-3" in line for line in said)
 
