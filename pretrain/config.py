@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.config_files import find_config, shipped_configs
 from pretrain.base.errors import ConfigError
+from pretrain.base.record import without
 from pretrain.base.same_run import flat
 from pretrain.base.strict import (
     Origin,
@@ -41,6 +42,8 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
+# Two runs that differ in these alone are one experiment: who is measured (seed), where images lie, how it is computed.
+NOT_OF_THE_EXPERIMENT = ("seed", "runtime", "data.root", "data.num_workers", "data.skip_unreadable")
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,14 @@ def method_label(values: Mapping[str, Any]) -> str:
     ]
     changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
+
+
+def experiment_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's figures, seed and images aside: the values that the hash of its record covers, by dotted key.
+
+    values: nested plain values of a run (`to_plain`, a config.yaml, or a checkpoint's `config`).
+    """
+    return without(values, NOT_OF_THE_EXPERIMENT)
 
 
 def locate_generators(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:

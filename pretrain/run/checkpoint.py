@@ -2,8 +2,8 @@
 
 `checkpoints/step_XXXXXXXX.pt` is whole or absent, versioned, readable with `torch.load(weights_only=True)`, and holds all that
 resuming and converting need: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*,
-memory.*), optimizer, scaler, progress {step, steps_per_epoch}, config. There is no random state: everything random is drawn from
-(seed, epoch, sample index, view) or (seed, step).
+memory.*), optimizer, scaler, progress {step, steps_per_epoch}, config; and, since records are written, experiment (the hash of the
+run's record). There is no random state: everything random is drawn from (seed, epoch, sample index, view) or (seed, step).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pretrain.base.own_files import read_own_file
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 CHECKPOINT_DIR = "checkpoints"  # of a run
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
+LATER_KEYS = ("experiment",)  # a checkpoint of an older version has none of them
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Publish a run's `state` at `path`. Raises CheckpointError as `write_state` does."""
-    missing = set(KEYS) ^ {"format", "version", *state}
+    missing = set(KEYS) ^ {"format", "version", *state} - set(LATER_KEYS)
     assert not missing, sorted(missing)
     write_state(path, state, kind=CHECKPOINT)
 
