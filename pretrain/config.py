@@ -42,8 +42,8 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
-# Two runs that differ in these alone are one experiment: who is measured (seed), where images lie, how it is computed.
-NOT_OF_THE_EXPERIMENT = ("seed", "runtime", "data.root", "data.num_workers", "data.skip_unreadable")
+# What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
+NOT_EXPERIMENT = ("seed", "runtime", "data.root", "data.num_workers", "data.skip_unreadable")
 
 
 @dataclass(frozen=True)
@@ -298,11 +298,11 @@ def method_label(values: Mapping[str, Any]) -> str:
 
 
 def experiment_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's figures, seed and images aside: the values that the hash of its record covers, by dotted key.
+    """Of a run's plain values (`to_plain`, or the config of a checkpoint) what decides its result, as {"group.key": value}.
 
-    values: nested plain values of a run (`to_plain`, a config.yaml, or a checkpoint's `config`).
+    The images belong to the experiment too; their fingerprint is not in the configuration.
     """
-    return without(values, NOT_OF_THE_EXPERIMENT)
+    return without(values, NOT_EXPERIMENT)
 
 
 def locate_generators(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:

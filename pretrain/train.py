@@ -333,6 +333,7 @@ def _run_steps(
                 recorder.record(state.step, output.figures, epoch=epoch, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
+                    content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
                     on_main(lambda content=content: save_state(content), ranks)  # type: ignore[misc]
                     saved = state.step
                 if save and watch.stopping and state.step < total:
@@ -356,10 +357,11 @@ def _run_steps(
 def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images: int, ranks: Ranks) -> None:
     """images: of this start so far, all ranks together."""
     assert run is not None
-    path = checkpoint_path(run.checkpoints, content["progress"]["step"])
-    write_checkpoint(path, content | {"experiment": run.record.record.hash})
-    prune_checkpoints(run.checkpoints, keep_steps=keep)
+    # First the cost: killed in between, the steps since the last checkpoint are spent and will be taken again.
     run.record.update(cost=run.record.spend(images=images, devices=ranks.world_size))
+    path = checkpoint_path(run.checkpoints, content["progress"]["step"])
+    write_checkpoint(path, content)
+    prune_checkpoints(run.checkpoints, keep_steps=keep)
 
 
 def _what_is_saved(step: int, total: int) -> str:

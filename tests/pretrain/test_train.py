@@ -24,7 +24,7 @@ from pretrain.base.record import experiment_hash, read_record
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
 from pretrain.model.contrast import MomentumContrast, batchnorm_groups
-from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
+from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint, write_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
@@ -177,7 +177,9 @@ def test_a_record_goes_on_with_its_run(tiny_config, image_folder, tmp_path, monk
     assert (done.status, done.cost.images, len(done.commands)) == ("done", 8 * STEPS, 2)
     assert done.cost.device_seconds == done.cost.seconds > stopped.cost.seconds
     assert done.figures["loss"] is not None and done.details["checkpoint"] == "checkpoints/step_00000006.pt"
-    assert read_checkpoint(tmp_path / "run" / done.details["checkpoint"])["experiment"] == done.hash == stopped.hash
+    states = [read_checkpoint(checkpoint) for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    of_last, of_earlier = (pretraining_of(state, sha256="")["hash"] for state in (states[-1], states[-2]))
+    assert of_last == done.hash == stopped.hash != of_earlier
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == {
         "config.yaml", "record.json", "images.json", "log.jsonl", "views.png", "checkpoints", "tensorboard", "run.lock"
     }  # fmt: skip
