@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pretrain.base.errors import CheckpointError
-from pretrain.run.checkpoint import read_checkpoint, resolve_checkpoint
+from pretrain.base.record import Initialisation, NameSource
+from pretrain.run.checkpoint import pretraining_of, read_checkpoint, resolve_checkpoint
 from transfer.conversion.sidecar import parse_sidecar, sidecar_path
 
 RANDOM = "random"
 SUPERVISED = "supervised"
 IMAGENET_CATALOG = "detectron2://ImageNetPretrained"  # Detectron2's own, all of them trained with labels
+
+
+def initialisation_of(
+    weights: str,
+    *,
+    asked: str | None = None,
+    sidecar: Mapping[str, Any] | None = None,
+    branch: str | None = None,
+    random_seed: int | None = None,
+) -> Initialisation:
+    """STAND-IN until the real one is merged: name, file and hash."""
+    name = asked or initialisation_name(weights, sidecar=sidecar)
+    source: NameSource = "asked" if asked else "random" if name == RANDOM else "unknown"
+    if not weights or weights.partition(":")[0] == RANDOM:
+        return Initialisation(name, source, weights=weights, random_seed=random_seed)
+    path = resolve_checkpoint(Path(weights))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    pretraining = None
+    if path.name.startswith("step_"):
+        pretraining = pretraining_of(read_checkpoint(path), sha256=sha256, branch=branch)
+    return Initialisation(name, source, weights=weights, sha256=sha256, pretraining=pretraining)
 
 
 def initialisation_name(weights: str, *, sidecar: Mapping[str, Any] | None = None) -> str:
