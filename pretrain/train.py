@@ -234,7 +234,7 @@ def _require_its_images(config: RunConfig, output_dir: Path) -> None:
 def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
     """What the main rank leaves in the folder once it is known that the run can start."""
     assert run is not None
-    run.begin(record_of(config, stream))
+    run.begin(new_record(config, stream))
     write_record(run.path, stream.record)
     stream.draw_sheet(run.path / "views.png")
     own_keys = warning_of_own_keys(
@@ -246,7 +246,7 @@ def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
         logger.warning(own_keys)
 
 
-def record_of(config: RunConfig, stream: ViewStream) -> Record:
+def new_record(config: RunConfig, stream: ViewStream) -> Record:
     """What is known of a run before its first step."""
     plain, fingerprint = to_plain(config), stream.record.fingerprint
     return Record(

@@ -89,7 +89,7 @@ class Cost:
 class Record:
     """A run, as far as it is known.
 
-    seeds: {"run": of this command, "pretraining": of the weights' own, None where unknown}.
+    seeds: {"run": of this command, "pretraining": of the weights' own, None where unknown}; "run 2", ...: of more than one.
     config: all resolved values. experiment: what the hash covers; see the module.
     data: role ("train", "test", "images") -> split.
     class_names: in the order of their numbers; empty without labels.
@@ -167,12 +167,12 @@ def find_finished(path: Path, record: Record) -> Record | None:
 
 
 def _identity(record: Record) -> dict[str, Any]:
-    """What makes two runs the same one: experiment, seed, and the weights with their name and branch."""
+    """What makes two runs the same one: experiment, seeds, and the weights with their name and branch."""
     start = record.initialisation
     return {
         **_plain(record.experiment),
         "kind": record.kind,
-        "seed": record.seeds.get("run"),
+        "seeds": dict(record.seeds),
         "initialisation": start and start.name,
         "weights": start and (start.sha256 or start.weights),
         "branch": record.details.get("branch"),

@@ -63,7 +63,7 @@ def ending_on_sigterm() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated("stopped before the end; nothing was measured")
+        raise Terminated("stopped before the end; give the same command again")
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -189,7 +189,7 @@ def test_an_experiment_is_configuration_and_images_and_not_seed_or_place(tiny_co
     def hash_of(**over):
         config = tiny_config(**over)
         stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
-        return experiment_hash(train_module.record_of(config, stream).experiment)
+        return experiment_hash(train_module.new_record(config, stream).experiment)
 
     copy = shutil.copytree(image_folder, tmp_path / "copy")
     same = [

@@ -64,7 +64,7 @@ def test_a_readout_prints_its_figures_and_writes_them(data, tmp_path):
     (command,) = record.commands
     assert command.startswith("python ") and "--weights random:resnet18" in command
     other = call("--weights", "random:resnet18", "--data", data, "--output-dir", "out", *QUICK, "seed=1", cwd=tmp_path)
-    assert other.returncode == 2 and "seed: 0 there, 1 now" in other.stderr
+    assert other.returncode == 2 and "seeds.run: 0 there, 1 now" in other.stderr
 
 
 @pytest.mark.slow

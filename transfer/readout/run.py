@@ -73,7 +73,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
             train = few_per_class(available, config.images_per_class, seed=config.seed)
         images = Splits(train, val, available)
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
-        begun = record_of(request, encoder, images)
+        begun = new_record(request, encoder, images)
         if output_dir is not None:
             finished = find_finished(output_dir / RECORD, begun)
             finished = finished or _finished_before(output_dir, request, encoder, images, begun)
@@ -97,7 +97,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
             )
 
 
-def record_of(request: Request, encoder: FrozenEncoder, images: Splits) -> Record:
+def new_record(request: Request, encoder: FrozenEncoder, images: Splits) -> Record:
     """What is known of a readout before its first epoch."""
     plain, precision = to_plain(request.config), encoder.precision.name
     start = initialisation_of(

@@ -155,7 +155,7 @@ def test_a_finished_readout_is_not_run_again(request_of, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("over", "word"),
     [
-        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"seed": 1}, r"seeds\.run: 0 there, 1 now"),
         ({"learning_rate": 0.2}, r"config\.learning_rate: 0\.1 there, 0\.2 now"),
         ({"init": "other"}, "initialisation: 'random' there, 'other' now"),
     ],
