@@ -18,6 +18,7 @@ from types import NoneType
 from typing import Any
 
 from pretrain.base.errors import DataError
+from pretrain.base.record import RECORD, Record, read_record
 from pretrain.base.strict import load_yaml
 
 SEARCH_DEPTH = 3
@@ -298,14 +299,29 @@ def _is_script(line: str) -> bool:
         return False
 
 
-def read_result(path: Path) -> DetectionRun | LinearRun:
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run that left a record."""
+
+    record: Record
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Its figures, less those that could not be computed."""
+        return {name: float(value) for name, value in self.record.figures.items() if value is not None}
+
+
+def read_result(path: Path) -> DetectionRun | LinearRun | RecordedRun:
     """The measurement whose result file is `path`. Raises DataError for a damaged or incomplete one."""
-    return read_linear(path.parent) if path.name == LINEAR_RESULT else read_detection(path.parent)
+    if path.name == RECORD and path.exists():
+        return RecordedRun(read_record(path))
+    linear = path.name == LINEAR_RESULT or (path.parent / LINEAR_RESULT).exists()
+    return read_linear(path.parent) if linear else read_detection(path.parent)
 
 
 def read_information(path: Path) -> Information:
     """I_NCE out of what tools/measure_views.py or tools/evaluate_views.py wrote. Raises DataError for another file."""
-    values = _load_json(path).get("information")
+    values = (read_record(path).details if path.name == RECORD else _load_json(path)).get("information")
     figures = dict.fromkeys(("nats", "low", "high"), (int, float))
     kinds: Keys = {"bound": str, **figures, "ceiling": (int, float, NoneType), "saturated": bool}
     values = _with_keys(path, values, kinds)

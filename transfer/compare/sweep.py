@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 
 from pretrain.base.atomic import write_json, write_text
 from pretrain.base.errors import DataError
+from pretrain.base.record import RECORD
 from pretrain.data.source import list_images
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain, write_recipe
-from transfer.compare.results import read_information, read_probe, read_result
+from transfer.compare.results import read_information, read_result
 from transfer.compare.runner import Say, StageFolder, open_folder, run_stages, show_plan, show_seconds, shown
 from transfer.compare.stages import (
     ROOT,
@@ -40,7 +41,6 @@ from transfer.compare.sweep_plots import draw_curve, draw_views
 
 RESULT_NAME = "sweep.json"
 RESULT_FORMAT = "infomin-transfer/sweep-result"
-PROBE_RESULT = "view_result.json"
 
 
 def show_sweep(sweep: Sweep, output_dir: Path, *, say: Say) -> None:
@@ -269,7 +269,7 @@ def _pair_point(sweep: Sweep, setting: Setting, seed: int, name: str, title: str
         name=f"{name}-views",
         title=f"{title}: train two encoders, measure, probe",
         folder=folder,
-        result=PROBE_RESULT,
+        result=RECORD,
         files=files,
     )
     return Point(setting, seed, (stage,), stage.result, None if sweep.downstream == "none" else stage.result)
@@ -302,8 +302,6 @@ def collect_rows(points: Sequence[Point], folder: Path) -> tuple[Row, ...]:
 
 def _accuracy(path: Path) -> float:
     """Percent: of a probe on both views, of a readout, or a detector's box AP."""
-    if path.name == PROBE_RESULT:
-        return read_probe(path)
     metrics = read_result(path).metrics
     value = metrics.get("top1", metrics.get("bbox/AP"))
     if value is None:

@@ -165,7 +165,7 @@ def test_a_detection_without_box_ap_is_refused_by_name(bench):
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
     bench.plant({name: [(n, s, None) for n, s, _ in entries] for name, entries in REVERSE_U.items()})
     part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
-    with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/result.json has no box AP"):
+    with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/record.json has no box AP"):
         bench.run(downstream="detection", detection=part, seeds=[1])
 
 
