@@ -25,6 +25,7 @@ def option(name, otherwise):
     return after(name) if name in words else otherwise
 def record(kind, figures, *, file=None, status="done", **details):
     # In --output-dir, OUTPUT_DIR or `file`; the row's name and the seed are those that were asked for.
+    sys.path = [path for path in sys.path if path != str(root / "tools")]  # where pretrain.py hides the package
     from pretrain.base.record import DataRecord, Initialisation, Record, experiment_hash, to_plain
 
     seed = next((word[5:] for word in words if word.startswith("seed=")), option("SEED", option("--seeds", "0")))
