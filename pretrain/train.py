@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, UserError
+from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
-from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, to_plain
+from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
 from pretrain.data.loader import ViewBatch
 from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.stream import ViewStream, open_stream
@@ -190,7 +191,7 @@ def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
 
 
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
-    """Run `config` to its end in `output_dir` (continuing what is there if `resume`) and return result.json's content.
+    """Run `config` to its end in `output_dir` (continuing what is there if `resume`) -> steps, epochs, checkpoint, final figures.
 
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
@@ -216,10 +217,11 @@ def _train_in(
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
-    on_main(lambda: _begin(run, config, stream), ranks)
-    state = build_state(config, contract, precision=precision, ranks=ranks)
-    _resume(state, output_dir / CHECKPOINT_DIR, ranks)
-    return _run_steps(config, contract, state, stream, run, precision=precision, ranks=ranks)
+    with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
+        on_main(lambda: _begin(run, config, stream), ranks)
+        state = build_state(config, contract, precision=precision, ranks=ranks)
+        _resume(state, output_dir / CHECKPOINT_DIR, ranks)
+        return _run_steps(config, contract, state, stream, run, stop=stop, precision=precision, ranks=ranks)
 
 
 def _require_its_images(config: RunConfig, output_dir: Path) -> None:
@@ -232,7 +234,7 @@ def _require_its_images(config: RunConfig, output_dir: Path) -> None:
 def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
     """What the main rank leaves in the folder once it is known that the run can start."""
     assert run is not None
-    run.begin()
+    run.begin(new_record(config, stream))
     write_record(run.path, stream.record)
     stream.draw_sheet(run.path / "views.png")
     own_keys = warning_of_own_keys(
@@ -242,6 +244,20 @@ def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
     )
     if own_keys is not None:
         logger.warning(own_keys)
+
+
+def new_record(config: RunConfig, stream: ViewStream) -> Record:
+    """What is known of a run before its first step."""
+    plain, fingerprint = to_plain(config), stream.record.fingerprint
+    return Record(
+        kind="pretraining",
+        experiment={"config": experiment_of(plain), "data": {"images": fingerprint}},
+        config=plain,
+        seeds={"run": config.seed},
+        commands=(this_command(),),
+        data={"images": DataRecord(str(config.data.root), fingerprint, len(stream.source))},
+        initialisation=Initialisation("random", "random", random_seed=config.seed),
+    )
 
 
 def _resume(state: TrainState, directory: Path, ranks: Ranks) -> None:
@@ -276,6 +292,7 @@ def _run_steps(
     stream: ViewStream,
     run: RunDir | None,
     *,
+    stop: StopFlag,
     precision: Precision,
     ranks: Ranks,
 ) -> dict[str, Any]:
@@ -283,7 +300,11 @@ def _run_steps(
     total = config.optimizer.epochs * stream.steps_per_epoch
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
-    saved = state.step
+    first = saved = state.step
+
+    def save_state(content: dict[str, Any]) -> None:
+        _save(run, content, keep, images=(state.step - first) * config.optimizer.batch_size, ranks=ranks)
+
     recorder = Recorder(
         run.path if run else None,
         from_step=state.step,
@@ -293,7 +314,7 @@ def _run_steps(
         ranks=ranks,
     )
     try:
-        with recorder, StopFlag() as stop:
+        with recorder:
             watch = Watch(stop, ranks, precision.device)
             for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
                 rate = schedule(state.step)
@@ -312,7 +333,8 @@ def _run_steps(
                 recorder.record(state.step, output.figures, epoch=epoch, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
-                    on_main(lambda content=content: _save(run, content, keep), ranks)  # type: ignore[misc]
+                    content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
+                    on_main(lambda content=content: save_state(content), ranks)  # type: ignore[misc]
                     saved = state.step
                 if save and watch.stopping and state.step < total:
                     raise stop.terminated(
@@ -322,20 +344,23 @@ def _run_steps(
         raise type(error)(f"{error}. {_what_is_saved(saved, total)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
-    result = {
+    details = {
         "steps": total,
         "epochs": config.optimizer.epochs,
-        "checkpoint": f"checkpoints/{checkpoint_path(Path(), total).name}",
-        "final": recorder.last,
+        "checkpoint": f"{CHECKPOINT_DIR}/{checkpoint_path(Path(), total).name}",
     }
     if run is not None:
-        run.write_result(result)
-    return result
+        run.record.finish(recorder.last, details=details)
+    return {**details, "final": recorder.last}
 
 
-def _save(run: RunDir | None, content: dict[str, Any], keep: set[int]) -> None:
+def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images: int, ranks: Ranks) -> None:
+    """images: of this start so far, all ranks together."""
     assert run is not None
-    write_checkpoint(checkpoint_path(run.checkpoints, content["progress"]["step"]), content)
+    # First the cost: killed in between, the steps since the last checkpoint are spent and will be taken again.
+    run.record.update(cost=run.record.spend(images=images, devices=ranks.world_size))
+    path = checkpoint_path(run.checkpoints, content["progress"]["step"])
+    write_checkpoint(path, content)
     prune_checkpoints(run.checkpoints, keep_steps=keep)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import CheckpointError, ConfigError, run_tool
-from pretrain.base.record import RECORD, record_path
+from pretrain.base.record import RECORD, record_beside
 from transfer.conversion.convert import convert
 from transfer.conversion.convert_folder import convert_folder, is_one_file
 from transfer.conversion.inspection import inspect_file
@@ -93,7 +93,7 @@ def print_sidecar(sidecar: Sidecar, output: Path) -> None:
     else:
         print(f"input       {contract.channel_order}, mean {contract.mean}, std {contract.std} of intensities in 0..1")
     print(f"load        {target.usage.format(output=output, arch=sidecar.arch)}")
-    record = RECORD if target.files else record_path(output).name
+    record = RECORD if target.files else record_beside(output).name
     print(f"written     {output}, {sidecar_path(target.weights_path(output)).name} and {record}")
 
 

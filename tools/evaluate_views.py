@@ -4,7 +4,7 @@ python tools/evaluate_views.py --views lab --data DATA --output-dir runs/lab --c
 python tools/evaluate_views.py --views runs/learned/generator.safetensors --data DATA --output-dir runs/views
 python tools/evaluate_views.py --views runs/learned --seeds 0 1 2 ...    # seed N on the generator of seed N
 
-DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Writes view_result.json.
+DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Writes record.json.
 """
 
 import sys
@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import os
-import shlex
 
 from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
@@ -29,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
         help="a colour space (rgb, lab, ydbdr, ...), a generator.safetensors, or the output folder of learn_views.py",
     )
     parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
-    parser.add_argument("--output-dir", type=user_path, required=True, help="where view_result.json goes")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="where record.json goes")
     parser.add_argument(
         "--config-file", type=user_path, help="a file of configs/views/ or your own (default: paper's scale)"
     )
@@ -39,24 +38,25 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    from pretrain.base.record import RECORD, this_command
     from pretrain.good_views.view_learning.evaluation import evaluate_views, load_evaluation_config
 
-    result = evaluate_views(
+    record = evaluate_views(
         arguments.views,
         arguments.data,
         load_evaluation_config(arguments.config_file, arguments.overrides),
         seeds=parse_seeds(arguments.seeds),
         output_dir=arguments.output_dir,
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
         announce=print,
     )
-    information, probe = result["information"], result["probe"]
+    information, probe = record.details["information"], record.details["probe"]
     print(
-        f"{result['views']}: {information['nats']:.3f} nats [{information['low']:.3f}, {information['high']:.3f}] of at most "
+        f"{record.details['views']}: {information['nats']:.3f} nats [{information['low']:.3f}, {information['high']:.3f}] of at most "
         f"{information['ceiling']:.2f}; top-1 {probe['top1']:.2f} %"
         + (f" [{probe['low']:.2f}, {probe['high']:.2f}]" if probe["low"] is not None else "")
     )
-    print(f"wrote {arguments.output_dir / 'view_result.json'}")
+    print(f"wrote {arguments.output_dir / RECORD}")
 
 
 def command() -> None:

@@ -15,7 +15,6 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import shlex
 
 from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
@@ -24,7 +23,7 @@ from pretrain.base.errors import run_tool
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=user_path, required=True, help="folder of images, or of class folders")
-    parser.add_argument("--output-dir", type=user_path, required=True, help="generator, recipe, pictures, result.json")
+    parser.add_argument("--output-dir", type=user_path, required=True, help="generator, recipe, pictures, record.json")
     parser.add_argument(
         "--config-file", type=user_path, help="a file of configs/views/ or your own (default: paper's scale)"
     )
@@ -41,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    from pretrain.base.record import this_command
     from pretrain.good_views.view_learning.config import load_game_config
     from pretrain.good_views.view_learning.run import GameRunConfig, learn_views
 
@@ -52,9 +52,9 @@ def main() -> None:
         config,
         arguments.output_dir,
         resume=arguments.resume == "auto",
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
         announce=print,
-    )
+    ).details
     for seed in result["seeds"]:
         figures = ", ".join(
             f"{name} {seed['final'][name]:.3f}"

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import os
-import shlex
 
 from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
@@ -31,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
     parser.add_argument("--config-file", type=user_path, help="a file of configs/linear/ or your own")
     parser.add_argument(
-        "--output-dir", type=user_path, help="where linear_result.json goes; without it the result is only printed"
+        "--output-dir", type=user_path, help="where record.json goes; without it the result is only printed"
     )
     parser.add_argument(
         "--init-name", help="name of the row in the report, e.g. infomin (default: read from the weights)"
@@ -49,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from transfer.conversion.initialisation import initialisation_name
+    from pretrain.base.record import RECORD, this_command
     from transfer.readout.config import load_linear_config
     from transfer.readout.defaults import default_readout
     from transfer.readout.run import Request, run_readout
@@ -63,18 +62,20 @@ def main() -> None:
         weights=arguments.weights,
         data=arguments.data,
         config=config,
-        init=arguments.init_name or initialisation_name(arguments.weights),
+        init=arguments.init_name,
         branch=arguments.branch,
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
         skip_unreadable=arguments.skip_unreadable,
     )
-    result = run_readout(request, arguments.output_dir, announce=print)
-    k = result["protocol"]["top5_k"]
+    record = run_readout(request, arguments.output_dir, announce=print)
+    assert record.initialisation is not None
+    protocol, figures = record.details["protocol"], record.figures
     print(
-        f"{result['init']}: top-1 {result['top1']:.2f} %, top-{k} {result['top5']:.2f} % ({result['protocol']['name']})"
+        f"{record.initialisation.name}: top-1 {figures['top1']:.2f} %, top-{protocol['top5_k']} {figures['top5']:.2f} % "
+        f"({protocol['name']})"
     )
     if arguments.output_dir:
-        print(f"wrote {arguments.output_dir / 'linear_result.json'}")
+        print(f"wrote {arguments.output_dir / RECORD}")
 
 
 def command() -> None:

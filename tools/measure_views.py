@@ -9,7 +9,6 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import shlex
 
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
@@ -22,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
         "--checkpoint", type=user_path, required=True, help="of tools/pretrain.py: a file, or a run for its newest"
     )
     parser.add_argument("--data", type=user_path, required=True, help="folder of images that the run has not seen")
-    parser.add_argument("--json", type=user_path, help="where the result goes; without it, it is only printed")
+    parser.add_argument("--json", type=user_path, help="where the record goes; without it, figures are only printed")
     parser.add_argument("--batch-size", type=int, default=256, help="pairs a batch: log of it is the ceiling (256)")
     parser.add_argument("--passes", type=int, default=1, help="how often each image is seen, in new views (1)")
     parser.add_argument("--seed", type=int, default=0, help="of the views and the batches (0)")
@@ -35,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     arguments = parse_arguments()
-    from pretrain.base.atomic import write_json
+    from pretrain.base.record import this_command
     from pretrain.good_views.measure import MeasureRequest, describe, measure_views
 
     request = MeasureRequest(
@@ -47,13 +46,10 @@ def main() -> None:
         device=arguments.device,
         precision=arguments.precision,
         num_workers=arguments.num_workers,
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
     )
-    result = measure_views(request, announce=print)
-    print(describe(result))
+    print(describe(measure_views(request, output=arguments.json, announce=print)))
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.json, result)
         print(f"wrote {arguments.json}")
 
 

@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-
 
 def environment() -> dict[str, Any]:
     """Versions, device names and the git state of the project: what a figure must be quoted with."""
+    import torch  # not above: whoever only reads records does without
+    import torchvision
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,7 +1,7 @@
 """How much information a run's two views share, read by the critic that the run has trained.
 
-In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: every bound of pretrain/good_views/information.py, as the
-content of information_result.json.
+In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: a record with every bound of
+pretrain/good_views/information.py.
 
 Critic: f(v1, v2) = q . k / T with the trained query encoder and head, the key encoder and head, and the run's temperature
 (docs/specification.md 3: "I_NCE as a neural proxy"). It was trained for InfoNCE, so info_nce is the figure to compare; the other bounds
@@ -10,10 +10,11 @@ read the same critic. Networks are in eval() mode: statistics of a batch could g
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,22 +22,25 @@ from tqdm import tqdm
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.record import DataRecord, Initialisation, OpenRecord, Record, find_finished
+from pretrain.base.signals import ending_on_sigterm
 from pretrain.base.strict import from_mapping
-from pretrain.config import RunConfig, locate_generators
+from pretrain.config import RunConfig, locate_generators, to_plain
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import read_record, refuse_small_images
 from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ImageSource
 from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
 from pretrain.model.contrast import MomentumContrast, build_method
-from pretrain.run.checkpoint import newest_checkpoint, read_checkpoint
+from pretrain.run.checkpoint import newest_checkpoint, pretraining_of, read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, pick_device
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipe_file import recipe_of
+from pretrain.views.recipes import Recipe
 
-RESULT_FORMAT = "infomin-transfer/information-result"
 MAIN_BOUND = "info_nce"
+METRIC = "information that two views share, InfoNCE bound, nats"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class MeasureRequest:
     batch_size: N pairs; a pair's negatives are the N - 1 other images of its batch, so log N is the ceiling.
     passes: times that every image is seen, each time in new views and with other images.
     seed: of the views and the batches.
-    command: what to write beside the figures.
+    command: the exact command, for the record.
     """
 
     checkpoint: Path
@@ -71,12 +75,16 @@ class MeasureRequest:
 
 @dataclass(frozen=True)
 class Critic:
-    """A run's trained networks in eval() mode, and what the run was."""
+    """A run's trained networks in eval() mode, and what the run was.
+
+    start: the checkpoint as that of a measurement.
+    """
 
     method: MomentumContrast
     config: RunConfig
     step: int
     precision: Precision
+    start: Initialisation
 
     @torch.no_grad()
     def embed(self, batch: ViewBatch) -> tuple[Tensor, Tensor]:
@@ -109,13 +117,22 @@ def load_critic(path: Path, precision: Precision) -> Critic:
     assert isinstance(method, MomentumContrast)
     method.load_state_dict(state["model"])
     method.to(precision.device).to(memory_format=torch.channels_last).eval()
-    return Critic(method, config, state["progress"]["step"], precision)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    start = Initialisation(
+        name=state["method"],
+        source="checkpoint",
+        weights=str(path),
+        sha256=sha256,
+        method=state["method"],
+        pretraining=pretraining_of(state, sha256=sha256),
+    )
+    return Critic(method, config, state["progress"]["step"], precision, start)
 
 
-def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -> dict[str, Any]:
-    """All bounds on the held-out pairs, JSON-ready.
+def measure_views(request: MeasureRequest, *, output: Path | None = None, announce: Callable[[str], None]) -> Record:
+    """All bounds on the held-out pairs: a record, written to the file `output` if there is one.
 
-    Raises CheckpointError/DataError for a checkpoint or images that cannot be used: no image, fewer than one batch, smaller
+    A finished equal measurement in `output` is returned as it is. Raises ConfigError for that of another one, and CheckpointError/DataError for a checkpoint or images that cannot be used: no image, fewer than one batch, smaller
     than the views need.
     """
     precision = choose_precision(request.precision, pick_device(request.device, Ranks()))
@@ -126,10 +143,54 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
     _check_enough(request, len(source))
     if recipe.smallest_side > 1:
         refuse_small_images(source, recipe.smallest_side, Ranks())
-    record = read_record(checkpoint.parent.parent)
-    trained_on = record is not None and record.fingerprint == source.fingerprint()
+    fingerprint, trained_images = source.fingerprint(), read_record(checkpoint.parent.parent)
+    trained_on = trained_images is not None and trained_images.fingerprint == fingerprint
     if trained_on:
         announce(f"{request.data} holds the images that this run was trained on: the figures are not held-out ones")
+    begun = Record(
+        kind="measurement",
+        experiment={
+            "config": {"batch_size": request.batch_size, "passes": request.passes},
+            "precision": precision.name,
+            "data": {"images": fingerprint},
+        },
+        config=to_plain(request),
+        seeds={"run": request.seed, "pretraining": critic.config.seed},
+        commands=(request.command,),
+        data={"images": DataRecord(str(request.data), fingerprint, len(source))},
+        metric=METRIC,
+        initialisation=critic.start,
+        details={
+            "step": critic.step,
+            "recipe": recipe.name,
+            "same_as_training": trained_on,
+            "temperature": critic.config.method.temperature,
+        },
+    )
+    finished = None if output is None else find_finished(output, begun)
+    if finished is not None:
+        announce(f"{output} is finished already; nothing to do")
+        return finished
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with ending_on_sigterm(), OpenRecord(output, begun) as record:
+        estimates = _estimates(request, critic, source, recipe, announce=announce)
+        bounds = {bound: entry.to_plain() for bound, entry in estimates.items()}
+        found = {
+            "information": bounds[MAIN_BOUND],
+            "bounds": bounds,
+            "warning": saturation_warning(estimates[MAIN_BOUND]),
+        }
+        return record.finish(
+            {bound: entry.nats for bound, entry in estimates.items()},
+            details={**begun.details, **found},
+        )
+
+
+def _estimates(
+    request: MeasureRequest, critic: Critic, source: ImageSource, recipe: Recipe, *, announce: Callable[[str], None]
+) -> dict[str, Estimate]:
+    """Every bound, by name."""
     views = ViewMaker(recipe, image_size=critic.config.views.image_size)
     batches = GlobalBatches(len(source), request.batch_size, seed=request.seed)
     num_batches = request.passes * batches.steps_per_epoch
@@ -141,29 +202,12 @@ def measure_views(request: MeasureRequest, *, announce: Callable[[str], None]) -
         ViewDataset(source, views, seed=request.seed),
         RankBatches(batches, rank=0, world_size=1, from_step=0, num_steps=num_batches),
         num_workers=request.num_workers,
-        pin_memory=precision.device.type != "cpu",
+        pin_memory=critic.precision.device.type != "cpu",
     )
     embedded = [critic.embed(batch) for batch in tqdm(loader, total=num_batches, unit="batch", desc="measuring")]
     temperature = critic.config.method.temperature
-    estimates = {
-        bound: estimate(bound, (in_batch(query @ key.T / temperature) for query, key in embedded)) for bound in BOUNDS
-    }
     return {
-        "format": RESULT_FORMAT,
-        "version": 1,
-        "checkpoint": str(checkpoint),
-        "step": critic.step,
-        "recipe": recipe.name,
-        "data": {"folder": str(request.data), "num_images": len(source), "same_as_training": trained_on},
-        "batch_size": request.batch_size,
-        "passes": request.passes,
-        "seed": request.seed,
-        "precision": precision.name,
-        "temperature": temperature,
-        "information": estimates[MAIN_BOUND].to_plain(),
-        "bounds": {bound: entry.to_plain() for bound, entry in estimates.items()},
-        "warning": saturation_warning(estimates[MAIN_BOUND]),
-        "command": request.command,
+        bound: estimate(bound, (in_batch(query @ key.T / temperature) for query, key in embedded)) for bound in BOUNDS
     }
 
 
@@ -181,10 +225,10 @@ def _check_enough(request: MeasureRequest, num_images: int) -> None:
         )
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(record: Record) -> str:
     """The figures for people, one bound a line, and the warning if there is one."""
     lines = []
-    for values in result["bounds"].values():
+    for values in record.details["bounds"].values():
         figure = Estimate(**values)
         ceiling = "no ceiling" if figure.ceiling is None else f"ceiling {figure.ceiling:.2f}"
         mark = ", SATURATED" if figure.saturated else ""
@@ -192,4 +236,5 @@ def describe(result: dict[str, Any]) -> str:
             f"{figure.bound:17s} {figure.nats:7.3f} nats (95 % {figure.low:.3f} to {figure.high:.3f}), {ceiling}{mark}; "
             f"{figure.num_pairs} pairs, {figure.num_negatives} negatives"
         )
-    return "\n".join([*lines, *([result["warning"]] if result["warning"] else [])])
+    warning = record.details["warning"]
+    return "\n".join([*lines, *([warning] if warning else [])])

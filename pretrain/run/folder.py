@@ -1,24 +1,23 @@
 """The run directory: what a run was, what it printed, what it left. One writer at a time.
 
-It holds config.yaml, environment.json (of the first start; environment_2.json of the second, ...), command.txt (a line a start),
-log.jsonl, tensorboard/, checkpoints/, and result.json once finished.
+It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, tensorboard/ and checkpoints/. A folder of an older version
+has environment*.json, command.txt and result.json instead of the record; its run goes on, or counts as finished.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shlex
-import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import yaml
 
-from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_json, write_text
-from pretrain.base.environment import environment
+from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_text
 from pretrain.base.errors import ConfigError
+from pretrain.base.record import RECORD, OpenRecord, Record, read_record
 from pretrain.base.same_run import require_same
 from pretrain.config import keep_generators, to_plain
 from pretrain.run.checkpoint import CHECKPOINT_DIR
@@ -26,6 +25,7 @@ from pretrain.run.checkpoint import CHECKPOINT_DIR
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
 LOCK = "run.lock"
+OLD_RESULT = "result.json"  # of a finished run, in place of the record
 CONFIG = "config.yaml"  # written before the images are looked at
 
 
@@ -33,8 +33,12 @@ class RunDir:
     """An output folder held by this process (a lock that the kernel drops however the process ends).
 
     As a context it leaves nothing behind when a new run ends before `begin`: a mistyped folder of images costs no output
-    directory.
+    directory; and it ends the record, as that does it as a context.
+
+    record: open from `begin` on.
     """
+
+    record: OpenRecord
 
     def __init__(
         self, path: Path, config: Any, *, resume: bool, free_to_change: tuple[str, ...] = FREE_TO_CHANGE
@@ -47,6 +51,7 @@ class RunDir:
         self.path = path
         self._config = config
         self._free = free_to_change
+        self._ending = contextlib.ExitStack()
         self.checkpoints = path / CHECKPOINT_DIR
         self._created = not path.exists()
         self._lock = lock_folder(path, LOCK)
@@ -63,7 +68,10 @@ class RunDir:
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.__exit__(kind, error, trace)
         if not self._begun:
             for name in (CONFIG, LOCK):
                 (self.path / name).unlink(missing_ok=True)
@@ -72,14 +80,21 @@ class RunDir:
             with contextlib.suppress(OSError):  # something else is in it: the error that ended the run counts
                 self.path.rmdir()
 
-    def begin(self) -> None:
-        """What was asked for can be run, and there is something to do: the folder stays from here on, with this start's record."""
+    def begin(self, record: Record) -> OpenRecord:
+        """What was asked for can be run, and there is something to do: the folder stays from here on, with `record` in it."""
         keep_generators(self._config, self.path)
-        start = len(list(self.path.glob("environment*.json"))) + 1
-        write_json(self.path / ("environment.json" if start == 1 else f"environment_{start}.json"), environment())
-        with open(self.path / "command.txt", "a", encoding="utf-8") as file:
-            file.write(shlex.join(sys.argv) + "\n")
+        self.record = self._ending.enter_context(OpenRecord(self.path / RECORD, self._with_first_start(record)))
         self._begun = True
+        return self.record
+
+    def _with_first_start(self, record: Record) -> Record:
+        """`record` with what an older version wrote of the earlier starts, where there is no record of them yet."""
+        environment, commands = self.path / "environment.json", self.path / "command.txt"
+        if not environment.exists() or not commands.exists() or (self.path / RECORD).exists():
+            return record
+        first = json.loads(environment.read_text(encoding="utf-8"))
+        typed = commands.read_text(encoding="utf-8").splitlines()
+        return replace(record, environment={"first": first}, commands=(*typed, *record.commands))
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
@@ -106,10 +121,9 @@ class RunDir:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The finished run's result, None while it is not finished."""
-        path = self.path / "result.json"
+        """The finished run's details and {"final": figures}, None while it is not finished."""
+        if (self.path / RECORD).exists():
+            record = read_record(self.path / RECORD)
+            return {**record.details, "final": dict(record.figures)} if record.status == "done" else None
+        path = self.path / OLD_RESULT
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Mark the run as finished."""
-        write_json(self.path / "result.json", {"format": "infomin-transfer/pretrain-result", "version": 1, **result})

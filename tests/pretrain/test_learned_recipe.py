@@ -13,6 +13,7 @@ import yaml
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError
+from pretrain.base.record import Record
 from pretrain.config import load_run_config, to_plain
 from pretrain.good_views.measure import load_critic
 from pretrain.run.checkpoint import checkpoint_path, write_checkpoint
@@ -31,6 +32,7 @@ from pretrain.views.recipes import Recipe
 pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
 
 CPU = choose_precision("fp32", torch.device("cpu"))
+RECORD = Record("pretraining", {}, {}, {"run": 0})
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_the_run_s_folder_holds_the_generator_and_may_be_moved(tiny_config, tmp_
     config = configured(tiny_config, tmp_path, learned)
     before = views_made(config)
     with RunDir(tmp_path / "run", config, resume=False) as run:
-        run.begin()
+        run.begin(RECORD)
         checkpoint = checkpoint_path(run.checkpoints, 0)
         state = build_state(config, InputContract(), precision=CPU, ranks=Ranks())
         write_checkpoint(checkpoint, state.state_dict(config, InputContract(), 2))
@@ -71,13 +73,13 @@ def test_the_run_s_folder_holds_the_generator_and_may_be_moved(tiny_config, tmp_
     assert "sha256" in text and "base64" not in text and str(tmp_path / "learned") not in text and len(text) < 4000
     assert "base64" not in str(torch.load(checkpoint, weights_only=True)["config"])
     with RunDir(tmp_path / "run", config, resume=True) as run:  # the same command again
-        run.begin()
+        run.begin(RECORD)
     shutil.rmtree(learned.parent)
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     again = load_run_config(moved / "config.yaml")
     assert to_plain(again) == to_plain(config) and torch.equal(views_made(again), before)
     with RunDir(moved, again, resume=True) as run:  # and from its own config.yaml
-        run.begin()
+        run.begin(RECORD)
     critic = load_critic(moved / "checkpoints" / checkpoint.name, CPU)
     assert torch.equal(views_made(critic.config), before)
 
@@ -91,7 +93,7 @@ def test_a_run_that_never_begins_leaves_nothing(tiny_config, tmp_path, learned):
 def test_a_changed_or_missing_generator_is_refused(tiny_config, tmp_path, learned):
     config = configured(tiny_config, tmp_path, learned)
     with RunDir(tmp_path / "run", config, resume=False) as run:
-        run.begin()
+        run.begin(RECORD)
     copy = tmp_path / "run" / "generator.safetensors"
     expected = hashlib.sha256(copy.read_bytes()).hexdigest()
     copy.write_bytes(copy.read_bytes()[:-1] + b"?")
@@ -102,7 +104,7 @@ def test_a_changed_or_missing_generator_is_refused(tiny_config, tmp_path, learne
         RunDir(tmp_path / "run", config, resume=True) as run,
         pytest.raises(ConfigError, match=f"expected sha256 {expected}, found {found}"),
     ):
-        run.begin()
+        run.begin(RECORD)
     copy.unlink()
     with pytest.raises(ConfigError, match=r"expected a file at .*run/generator\.safetensors, found none"):
         load_run_config(tmp_path / "run" / "config.yaml")

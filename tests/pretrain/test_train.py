@@ -20,10 +20,11 @@ import torch.multiprocessing as mp
 from pretrain import train as train_module
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
+from pretrain.base.record import experiment_hash, read_record
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
 from pretrain.model.contrast import MomentumContrast, batchnorm_groups
-from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
+from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint, write_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
@@ -72,7 +73,8 @@ def whole_run(tmp_path_factory, tiny_config):
 def cut_at(whole, step, directory):
     """A copy of the run as a kill right after the checkpoint of `step` would have left it."""
     shutil.copytree(whole, directory)
-    (directory / "result.json").unlink()
+    path = directory / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "running"}))
     for path in (directory / "checkpoints").iterdir():
         if path != checkpoint_path(directory / "checkpoints", step):
             path.unlink()
@@ -148,6 +150,59 @@ def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeyp
         run(tiny_config(), tmp_path)
     assert stop.value.exit_code == code
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001.pt"]
+
+
+def test_a_stop_signal_before_the_first_step_is_waited_for_and_recorded(tiny_config, tmp_path, monkeypatch):
+    def stopped(*args, **rest):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build_state(*args, **rest)
+
+    monkeypatch.setattr(train_module, "build_state", stopped)
+    with pytest.raises(Terminated, match="saved at step 1 of 6"):
+        run(tiny_config(), tmp_path)
+    assert read_record(tmp_path / "record.json").status == "stopped"
+
+
+def test_a_record_goes_on_with_its_run(tiny_config, image_folder, tmp_path, monkeypatch):
+    config = tiny_config()
+    with monkeypatch.context() as patch, pytest.raises(Terminated):
+        patch.setattr(train_module, "StopFlag", Stopped)
+        run(config, tmp_path / "run")
+    path = tmp_path / "run" / "record.json"
+    stopped = read_record(path)
+    assert (stopped.status, stopped.cost.images, stopped.figures) == ("stopped", 8, {})
+    assert stopped.data["images"].num_images == 18 and stopped.data["images"].spec == str(image_folder)
+    run(config, tmp_path / "run", resume=True)
+    done = read_record(path)
+    assert (done.status, done.cost.images, len(done.commands)) == ("done", 8 * STEPS, 2)
+    assert done.cost.device_seconds == done.cost.seconds > stopped.cost.seconds
+    assert done.figures["loss"] is not None and done.details["checkpoint"] == "checkpoints/step_00000006.pt"
+    states = [read_checkpoint(checkpoint) for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    of_last, of_earlier = (pretraining_of(state, sha256="")["hash"] for state in (states[-1], states[-2]))
+    assert of_last == done.hash == stopped.hash != of_earlier
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} == {
+        "config.yaml", "record.json", "images.json", "log.jsonl", "views.png", "checkpoints", "tensorboard", "run.lock"
+    }  # fmt: skip
+
+
+def test_an_experiment_is_configuration_and_images_and_not_seed_or_place(tiny_config, image_folder, tmp_path):
+    def hash_of(**over):
+        config = tiny_config(**over)
+        stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
+        return experiment_hash(train_module.new_record(config, stream).experiment)
+
+    copy = shutil.copytree(image_folder, tmp_path / "copy")
+    same = [
+        {"seed": 1},
+        {"data": {"root": str(copy), "num_workers": 2}},
+        {"data": {"skip_unreadable": True}},
+        {"runtime": {"checkpoint_every_steps": 1, "log_every_steps": 2, "precision": "auto"}},
+    ]
+    assert {hash_of(**over) for over in same} == {hash_of()}
+    other = [{"optimizer": {"learning_rate": 0.1}}, {"method": {"momentum": 0.7}}, {"views": {"image_size": 33}}]
+    assert len({hash_of(), *(hash_of(**over) for over in other)}) == 4
+    (copy / "000.png").unlink()
+    assert hash_of(data={"root": str(copy)}) != hash_of()
 
 
 @dataclass
@@ -244,6 +299,8 @@ def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(who
         run(whole_run[1], tmp_path / "run")
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step_00000002.pt", "step_00000003.pt"]
+    record = read_record(tmp_path / "run" / "record.json")
+    assert record.status == "failed" and "not finite at step 3" in record.error
     path = checkpoint_path(tmp_path / "run" / "checkpoints", 3)
     assert state_hash(path) == state_hash(checkpoint_path(whole / "checkpoints", 3))
     logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -303,7 +360,7 @@ def test_killed_after_the_last_checkpoint_the_figures_are_still_there(whole_run,
     whole, config = whole_run
     part = cut_at(whole, STEPS, tmp_path / "cut")
     result = run(config, part, resume=True)
-    assert result["final"] == json.loads((whole / "result.json").read_text())["final"] and "loss" in result["final"]
+    assert result["final"] == read_record(whole / "record.json").figures and "loss" in result["final"]
 
 
 @pytest.mark.slow
@@ -392,7 +449,7 @@ def resume_apart(rank, config, folders, port, queue):
 def test_ranks_that_do_not_see_one_folder_are_refused_on_resume(tiny_config, tmp_path, free_port):
     config = tiny_config(optimizer={"epochs": 3}, method={"batchnorm_images": 4})
     run(config, tmp_path / "shared")
-    (tmp_path / "shared" / "result.json").unlink()
+    (tmp_path / "shared" / "record.json").unlink()
     for path in sorted((tmp_path / "shared" / "checkpoints").iterdir())[-1:]:
         path.unlink()
     heard = {}
@@ -427,12 +484,12 @@ def test_a_finished_run_refuses_other_images_and_records_no_command_that_did_not
     images = shutil.copytree(image_folder, tmp_path / "images")
     config = tiny_config(data={"root": str(images)}, optimizer={"epochs": 1})
     first = run(config, tmp_path / "run")
-    commands = (tmp_path / "run" / "command.txt").read_text()
+    before = (tmp_path / "run" / "record.json").read_bytes()
     assert run(config, tmp_path / "run", resume=True)["steps"] == first["steps"]  # control: its own images
     shutil.copy(images / "000.png", images / "new.png")
     with pytest.raises(DataError, match="not those that this run began with"):
         run(config, tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / "command.txt").read_text() == commands
+    assert (tmp_path / "run" / "record.json").read_bytes() == before
 
 
 def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, caplog):

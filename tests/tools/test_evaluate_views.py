@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from pretrain.base.record import read_record
 from tests.pretrain.good_views.view_learning.tiny_game import write_classes
 from tests.tools.in_process import run_tool_here as call
 
@@ -27,12 +27,15 @@ def test_a_colour_space_is_evaluated_over_seeds(data: Path, tmp_path: Path) -> N
     )
     assert result.returncode == 0, result.stderr
     assert "seed 1:" in result.stdout and "lab: " in result.stdout and "top-1" in result.stdout
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["view_result.json"]
-    values = json.loads((tmp_path / "out" / "view_result.json").read_text())
-    assert values["format"] == "infomin-transfer/view-result" and [run["seed"] for run in values["seeds"]] == [0, 1]
-    assert values["information"]["low"] <= values["information"]["nats"] <= values["information"]["high"]
-    assert values["probe"]["low"] <= values["probe"]["top1"] <= values["probe"]["high"]
-    assert values["num_images"] == {"train": 24, "val": 12} and values["config"]["epochs"] == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["record.json"]
+    record = read_record(tmp_path / "out" / "record.json")
+    values = record.details
+    assert (record.kind, record.status) == ("view-evaluation", "done")
+    assert [run["seed"] for run in values["seeds"]] == [0, 1] and record.seeds == {"run": 0, "run 2": 1}
+    assert values["information"]["low"] <= record.figures["info_nce"] <= values["information"]["high"]
+    assert values["probe"]["low"] <= record.figures["top1"] <= values["probe"]["high"]
+    assert {role: split.num_images for role, split in record.data.items()} == {"train": 24, "test": 12}
+    assert record.initialisation.name == "lab" and record.config["epochs"] == 1
 
 
 def test_unknown_views_end_with_code_2_and_leave_nothing(data: Path, tmp_path: Path) -> None:

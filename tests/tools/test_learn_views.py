@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pretrain.base.record import read_record
 from tests.pretrain.good_views.view_learning.tiny_game import write_classes
 from tests.tools.in_process import run_tool_here as call
 
@@ -53,9 +53,7 @@ def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(images:
     shutil.rmtree(elsewhere)  # the run has its own copy of both
     again = call("pretrain.py", "--config-file", pre / "config.yaml", "--output-dir", tmp_path / "again")
     assert again.returncode == 0, again.stderr
-    figures = [
-        json.loads((folder / "result.json").read_text())["final"]["loss"] for folder in (pre, tmp_path / "again")
-    ]
+    figures = [read_record(folder / "record.json").figures["loss"] for folder in (pre, tmp_path / "again")]
     assert figures[0] == figures[1]
     (checkpoint,) = (pre / "checkpoints").glob("*.pt")
     converted = call("convert_weights.py", checkpoint, tmp_path / "out.pth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from pretrain.base.contract import InputContract
+from pretrain.base.record import read_record
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.checkpoint import write_checkpoint
 from tests.tools.in_process import run_tool_here
@@ -61,27 +61,28 @@ def call(*arguments, cwd):
 def test_a_readout_prints_its_figures_and_writes_them(data, tmp_path):
     done = call("--weights", "random:resnet18", "--data", data, "--output-dir", "out", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "out" / "linear_result.json").read_text())
-    assert f"random: top-1 {result['top1']:.2f} %, top-2 100.00 % (not the paper's protocol: " in done.stdout
-    assert result["command"].startswith("python ") and "--weights random:resnet18" in result["command"]
+    record = read_record(tmp_path / "out" / "record.json")
+    assert f"random: top-1 {record.figures['top1']:.2f} %, top-2 100.00 % (not the paper's protocol: " in done.stdout
+    (command,) = record.commands
+    assert command.startswith("python ") and "--weights random:resnet18" in command
     other = call("--weights", "random:resnet18", "--data", data, "--output-dir", "out", *QUICK, "seed=1", cwd=tmp_path)
-    assert other.returncode == 2 and "config.seed: 0 there, 1 now" in other.stderr
+    assert other.returncode == 2 and "seeds.run: 0 there, 1 now" in other.stderr
 
 
 @pytest.mark.slow
 def test_a_checkpoints_branches_are_read_and_named(data, checkpoint, tmp_path):
-    results = {}
+    records = {}
     for name, options in {"default": [], "key": ["--branch", "key"]}.items():
         output = tmp_path / name
         options = ["--weights", checkpoint, "--data", data, "--output-dir", output, "--init-name", name, *options]
         done = call(*options, *QUICK, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        results[name] = json.loads((output / "linear_result.json").read_text())
+        records[name] = read_record(output / "record.json")
     for seed, name in enumerate(("default", "key")):
         torch.manual_seed(seed)
-        assert results[name]["encoder"]["state_sha256"] == state_hash(ResNetEncoder("resnet18"))
-        assert results[name]["init"] == name
-    assert results["default"]["history"] != results["key"]["history"]
+        assert records[name].details["encoder"]["state_sha256"] == state_hash(ResNetEncoder("resnet18"))
+        assert records[name].initialisation.name == name
+    assert records["default"].history != records["key"].history
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.base.record import read_record
 from tests.tools.in_process import run_tool_here as run
 
 
@@ -32,10 +31,12 @@ def test_a_run_is_measured_and_the_figure_is_printed_and_written(images, tmp_pat
     words = ("--checkpoint", checkpoint, "--data", images, "--batch-size", 10, "--json", out)
     measured = run("measure_views.py", *words)
     assert measured.returncode == 0, measured.stderr
-    result = json.loads(out.read_text())
-    assert result["format"] == "infomin-transfer/information-result" and result["data"]["same_as_training"]
-    assert f"{result['information']['nats']:.3f} nats" in measured.stdout and "ceiling 2.30" in measured.stdout
-    assert result["command"].startswith("python tools/measure_views.py --checkpoint")
+    record = read_record(out)
+    assert record.kind == "measurement" and record.details["same_as_training"]
+    assert f"{record.figures['info_nce']:.3f} nats" in measured.stdout and "ceiling 2.30" in measured.stdout
+    assert record.commands[0].startswith("python tools/measure_views.py --checkpoint")
+    trained = read_record(tmp_path / "run" / "record.json")
+    assert record.initialisation.pretraining == {"seed": trained.seeds["run"], "hash": trained.hash}
 
 
 def test_bad_input_ends_with_exit_code_2_and_nothing_written(images, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pretrain.base.record import read_record
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
 from tests.tools.in_process import run_tool_here
 
@@ -104,7 +105,7 @@ def test_sigterm_saves_exits_143_and_the_same_command_again_ends_identically(ima
     wait_for_checkpoint(tmp_path / "cut", process, 2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert not (tmp_path / "cut" / "result.json").exists()
+    assert read_record(tmp_path / "cut" / "record.json").status == "stopped"
     resumed = call(*arguments_of(images, tmp_path / "cut"))
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from step_" in resumed.stderr
@@ -121,10 +122,16 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, whole, tmp_path):
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
     process.wait(timeout=60)
+    killed = read_record(tmp_path / "cut" / "record.json")
+    assert killed.status == "running" and killed.holder["pid"] != process.pid  # a rank's, not the launcher's
+    assert killed.cost.images >= 2 * 8  # of the checkpoints that are there
     resumed = call(*arguments_of(images, tmp_path / "cut"), ranks=2)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from step_" in resumed.stderr
     assert state_hash(tmp_path / "cut") == state_hash(tmp_path / "whole")
+    done = read_record(tmp_path / "cut" / "record.json")
+    assert done.status == "done" and len(done.commands) == 2
+    assert done.cost.images >= STEPS * 8 and done.cost.device_seconds == pytest.approx(2 * done.cost.seconds, abs=0.01)
     assert whole != state_hash(tmp_path / "whole")  # the control: with one rank BatchNorm sees other batches
 
 

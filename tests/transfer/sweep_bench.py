@@ -1,4 +1,4 @@
-"""A project of fake tools for sweeps: scripts that write the result files of the real ones in no time."""
+"""A project of fake tools for sweeps: scripts that write the records of the real ones in no time."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def estimate(nats, saturated):
 if tool == "pretrain":
     recipe = [word for word in words if word.startswith("views.recipe=")][0].partition("=")[2]
     assert pathlib.Path(recipe).is_file(), recipe
-    write(after("--output-dir") + "/result.json", {"checkpoint": "checkpoints/step_5.pt"})
+    pretraining()
 elif tool == "measure_views":
     nats, saturated, _ = figures(pathlib.Path(after("--json")).parts[-3])
-    write(after("--json"), {"information": estimate(nats, saturated)})
+    record("measurement", {"info_nce": nats}, file=after("--json"), information=estimate(nats, saturated))
 elif tool == "linear_eval":
     name = pathlib.Path(after("--output-dir")).parts[-2]
-    write(after("--output-dir") + "/linear_result.json", readout(figures(name)[2]))
+    readout(figures(name)[2])
 elif tool == "convert_weights":
     write(words[1], {})
 elif tool == "train_net":
     name = pathlib.Path(after("OUTPUT_DIR")).parts[-2]
-    write(after("OUTPUT_DIR") + "/result.json", detection({"bbox": {"AP": figures(name)[2]}}))
+    detection({"bbox": {"AP": figures(name)[2]}})
 elif tool == "evaluate_views":
     nats, saturated, top1 = figures(pathlib.Path(after("--output-dir")).parts[-2])
-    write(after("--output-dir") + "/view_result.json", {"information": estimate(nats, saturated), "probe": {"top1": top1}})
+    information = estimate(nats, saturated)
+    record("view-evaluation", {"top1": top1, "info_nce": nats}, information=information, probe={"top1": top1})
 """
 TOOLS = ("pretrain", "measure_views", "linear_eval", "convert_weights", "train_net", "evaluate_views")
 PRETRAIN = """

@@ -30,9 +30,12 @@ from typing import BinaryIO
 
 from pretrain.base.atomic import lock_folder, write_json
 from pretrain.base.errors import ConfigError, DataError, Terminated
+from pretrain.base.record import RECORD, read_record
 from transfer.compare.stages import CHECKPOINT, ROOT, Stage
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+OLD_RESULT = "result.json"  # of a finished pre-training or detection from before the record; ...
+OLD_RESULTS = (OLD_RESULT, "linear_result.json")  # ... and of a readout
 Say = Callable[[str], None]
 
 # --- the output folder ------------------------------------------------------------------------------------------------
@@ -84,7 +87,7 @@ class StageFolder:
     def is_done(self, stage: Stage, tokens: Mapping[str, str]) -> bool:
         """True when the stage finished with this command on these very inputs and its result is still there."""
         record = self.record(stage)
-        if record is None or not record.token or not (self.path / stage.result).is_file():
+        if record is None or not record.token or not is_finished(self.path / stage.result):
             return False
         return dataclasses.replace(record, token="", seconds=0.0) == self.wanted(stage, tokens)
 
@@ -103,13 +106,15 @@ class StageFolder:
         return [shown(Path(sys.executable)), *words]
 
     def _checkpoint(self, run: Path) -> Path:
-        path = run / "result.json"
-        if not path.exists():  # asked for a plan before pre-training has run
+        path = run / RECORD
+        if not is_finished(path):  # asked for a plan before pre-training has run
             return run / "checkpoints" / "LAST.pt"
         try:
-            return run / str(json.loads(path.read_text(encoding="utf-8"))["checkpoint"])
+            if path.exists():
+                return run / str(read_record(path).details["checkpoint"])
+            return run / str(json.loads((run / OLD_RESULT).read_text(encoding="utf-8"))["checkpoint"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: expected the key `checkpoint`, found {error!r}") from None
+            raise DataError(f"{run}: expected the key `checkpoint` in its result, found {error!r}") from None
 
     def prepare(self, stage: Stage, wanted: Record) -> None:
         """Room for a run: what another command left is removed; what this one left is kept if it can go on from it.
@@ -140,6 +145,21 @@ def open_folder(path: Path, *, root: Path = ROOT) -> Iterator[StageFolder]:
     path = path.absolute()
     with lock_folder(path, ".lock"):
         yield StageFolder(path, root)
+
+
+def is_finished(result: Path) -> bool:
+    """Whether a stage's result is there: a record that says done, or any other file.
+
+    A folder from before the record counts by the result that its command left last.
+    """
+    if result.name != RECORD:
+        return result.is_file()
+    if not result.exists():
+        return any((result.parent / name).is_file() for name in OLD_RESULTS)
+    try:
+        return read_record(result).status == "done"
+    except DataError:
+        return False
 
 
 def shown(path: Path) -> str:
@@ -210,7 +230,7 @@ def _run_stage(
     start = time.monotonic()
     outcome = run_logged(command, log_path=folder.log_path(stage), out=out, saves_on_sigterm=stage.resumes)
     seconds = time.monotonic() - start
-    finished = outcome.code == 0 and (folder.path / stage.result).is_file()
+    finished = outcome.code == 0 and is_finished(folder.path / stage.result)
     if finished:
         folder.finish(stage, wanted, seconds)
         say(f"{label} {stage.title}: done in {show_seconds(seconds)}\n")
@@ -223,7 +243,7 @@ def _run_stage(
     why = (
         f"exit code {outcome.code}"
         if outcome.code
-        else f"no {shown(folder.path / stage.result)} although its exit code is 0"
+        else f"no finished {shown(folder.path / stage.result)} although its exit code is 0"
     )
     say(f"{label} {stage.title}: FAILED after {show_seconds(seconds)}, {why}")
     say(f"  its log    {shown(folder.log_path(stage))}")

@@ -18,6 +18,7 @@ import yaml
 
 from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError
+from pretrain.base.record import RECORD
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = re.compile(r"\{checkpoint:([^{}]+)\}")
@@ -31,7 +32,7 @@ class Stage:
     title: for people.
     command: what follows the Python interpreter.
     folder: what the command fills, below the output folder; emptied before a fresh start.
-    result: the file that says it has finished, below the output folder.
+    result: the file that says it has finished, below the output folder: a record that is done, or any other file that is there.
     needs: names of the stages whose results go in.
     files: configuration and weight files that go in.
     resumes: on SIGTERM the command saves its state in `folder`, and goes on from there when it is run again.
@@ -81,7 +82,7 @@ def pretrain_stage(
         name=name,
         title=title,
         folder=folder,
-        result="result.json",
+        result=RECORD,
         needs=needs,
         files=[config_file],
         resumes=True,
@@ -104,15 +105,14 @@ def convert_stage(*, name: str, title: str, folder: str, pretrain: Stage, branch
 
 def measure_stage(*, name: str, title: str, folder: str, pretrain: Stage, data: Path, batch_size: int) -> Stage:
     """How much information the two views of `pretrain` share, on the held-out images of `data`."""
-    result = "information_result.json"
     return tool_stage(
         "measure_views",
         *("--checkpoint", checkpoint_of(pretrain.folder), "--data", str(data)),
-        *("--batch-size", str(batch_size), "--json", f"{{output}}/{folder}/{result}"),
+        *("--batch-size", str(batch_size), "--json", f"{{output}}/{folder}/{RECORD}"),
         name=name,
         title=title,
         folder=folder,
-        result=result,
+        result=RECORD,
         needs=[pretrain.name],
     )
 
@@ -140,7 +140,7 @@ def readout_stage(
         name=name,
         title=title,
         folder=folder,
-        result="linear_result.json",
+        result=RECORD,
         needs=needs,
         files=[*([config_file] if config_file else []), *files],
         init=init,
@@ -171,7 +171,7 @@ def detect_stage(
         name=name,
         title=title,
         folder=folder,
-        result="result.json",
+        result=RECORD,
         needs=needs,
         files=[config_file, *files],
         init=init,

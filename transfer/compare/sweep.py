@@ -22,7 +22,7 @@ from pretrain.base.record import RECORD, OpenRecord, Record, experiment_hash, re
 from pretrain.data.source import list_images
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain, write_recipe
-from transfer.compare.results import read_information, read_probe, read_result
+from transfer.compare.results import read_information, read_result
 from transfer.compare.runner import Say, StageFolder, all_done, open_folder, run_stages, show_plan, show_seconds, shown
 from transfer.compare.stages import (
     ROOT,
@@ -44,7 +44,6 @@ from transfer.compare.sweep_record import describe_sweep, point_figures, point_r
 
 RESULT_NAME = "sweep.json"
 RESULT_FORMAT = "infomin-transfer/sweep-result"
-PROBE_RESULT = "view_result.json"
 
 
 def show_sweep(sweep: Sweep, output_dir: Path, *, say: Say) -> None:
@@ -327,7 +326,7 @@ def _pair_point(sweep: Sweep, setting: Setting, seed: int, name: str, title: str
         name=f"{name}-views",
         title=f"{title}: train two encoders, measure, probe",
         folder=folder,
-        result=PROBE_RESULT,
+        result=RECORD,
         files=files,
     )
     return Point(setting, seed, name, (stage,), stage.result, None if sweep.downstream == "none" else stage.result)
@@ -356,8 +355,6 @@ def read_figures(point: Point, folder: Path) -> Figures:
 
 def _accuracy(path: Path) -> float:
     """Percent: of a probe on both views, of a readout, or a detector's box AP."""
-    if path.name == PROBE_RESULT:
-        return read_probe(path)
     metrics = read_result(path).metrics
     value = metrics.get("top1", metrics.get("bbox/AP"))
     if value is None:

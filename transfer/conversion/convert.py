@@ -20,7 +20,7 @@ import torch
 
 from pretrain.base.atomic import sync_directory, sync_file, write_json
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
-from pretrain.base.record import RECORD, OpenRecord, Record, read_record, record_path
+from pretrain.base.record import RECORD, OpenRecord, Record, read_record, record_beside
 from transfer.conversion.initialisation import FACTS, facts_of, from_facts, own_sidecar, with_method
 from transfer.conversion.parity import Proof, prove
 from transfer.conversion.sidecar import Sidecar, detectron2_settings, parse_sidecar, sidecar_path
@@ -95,7 +95,7 @@ def convert(
             write_json(sidecar_path(draft), sidecar.to_dict())
             # The sidecar last: a crash between these leaves weights without one, or with one of another hash: refused later.
             draft.replace(output)
-            _draft_record(draft, target).replace(record_path(output))
+            _draft_record(draft, target).replace(record_beside(output))
             sidecar_path(draft).replace(sidecar_path(output))
     return sidecar
 
@@ -138,7 +138,7 @@ def check_output(source: Path, output: Path, *, target: Target, overwrite: bool)
     else:
         if sidecar_path(output).exists():
             _check_sidecar_is_free(output, overwrite=overwrite)
-        _check_record_is_free(record_path(output), overwrite=overwrite)
+        _check_record_is_free(record_beside(output), overwrite=overwrite)
     if output.exists() and not overwrite:
         raise ConfigError(f"OUTPUT {output} exists; pass another path, or --overwrite to replace it")
     try:

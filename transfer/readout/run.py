@@ -1,7 +1,7 @@
-"""A readout from request to result file: what is asked, the output directory, what is written.
+"""A readout from request to record: what is asked, the output directory, what is written.
 
-In: `Request`, an output directory or None. Out: linear_result.json's content; the file is whole or absent, and a finished
-equal run is not run again.
+In: `Request`, an output directory or None. Out: the record, which lies in the directory from the first epoch on. A finished equal
+readout is not run again.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.base.atomic import lock_folder, remove_temporaries, write_json
+from pretrain.base.atomic import lock_folder, remove_temporaries
 from pretrain.base.errors import ConfigError
+from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record, experiment_hash, find_finished
 from pretrain.base.same_run import require_same
+from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
+from transfer.conversion.initialisation import initialisation_of
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
-RESULT_NAME = "linear_result.json"
-STARTED_NAME = "linear_started.json"
-RESULT_FORMAT = "infomin-transfer/linear-result"
+METRIC = "top-1 of a linear classifier, %"
+NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
+OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
 LOCK_NAME = "run.lock"
 
 
@@ -34,104 +37,114 @@ class Request:
     weights: a checkpoint's path, or `random:ARCH`.
     data: folder with train/CLASS/ and val/CLASS/.
     config: of the readout.
-    init: name of the initialisation in results.
+    init: name of the initialisation in results; None = what the weights say.
     branch: of a checkpoint that has several; None = its layout's own choice.
-    command: the exact command, for the result.
+    command: the exact command, for the record.
     skip_unreadable: leave out images that cannot be read.
     """
 
     weights: str
     data: Path
     config: LinearConfig
-    init: str
+    init: str | None
     branch: str | None
     command: str
     skip_unreadable: bool = False
 
 
-def run_readout(request: Request, output_dir: Path | None, *, announce: Callable[[str], None]) -> dict[str, Any]:
-    """The whole readout; returns the content of linear_result.json, which is written if there is an `output_dir`.
+@dataclass(frozen=True)
+class Splits:
+    """What is read out. available: training images before some of each class were drawn, the whole split."""
+
+    train: LabelledImages
+    val: LabelledImages
+    available: LabelledImages
+
+
+def run_readout(request: Request, output_dir: Path | None, *, announce: Callable[[str], None]) -> Record:
+    """The whole readout; returns its record, which is written if there is an `output_dir`.
 
     A finished equal run in `output_dir` is returned as it is. Raises ConfigError/DataError/CheckpointError before the
-    encoder runs for anything that cannot work, and ConfigError for a readout that diverges (nothing is written then).
+    encoder runs for anything that cannot work, and ConfigError for a readout that diverges (the record says so then).
     """
+    config = request.config
     with _held(output_dir):
-        train, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
-        if request.config.images_per_class is not None:
-            train = few_per_class(train, request.config.images_per_class, seed=request.config.seed)
-        encoder = load_frozen_encoder(request.weights, request.config, branch=request.branch)
-        identity = _identity(request, encoder, train, val)
+        available, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
+        train = available
+        if config.images_per_class is not None:
+            train = few_per_class(available, config.images_per_class, seed=config.seed)
+        images = Splits(train, val, available)
+        encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
+        begun = new_record(request, encoder, images)
         if output_dir is not None:
-            finished = _finished(output_dir, identity)
+            finished = find_finished(output_dir / RECORD, begun)
+            finished = finished or _finished_before(output_dir, request, encoder, images, begun)
             if finished is not None:
                 announce(f"{output_dir} is finished already; nothing to do")
                 return finished
-            write_json(output_dir / STARTED_NAME, {"identity": identity, "command": request.command})
-        num_classes = len(train.classes)
-        announce(f"{len(train)} training and {len(val)} validation images, {num_classes} classes")
-        announce(f"readout: {request.config.protocol_name()}")
-        if num_classes < MAX_TOP:
-            announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
-        with encoder_stands_still(encoder.module) as hash_of:
-            history = measure(encoder, train, val, request.config, announce=announce)
-        result = _result(request, encoder, train, val, history, encoder_sha256=hash_of(), identity=identity)
-        if output_dir is not None:
-            write_json(output_dir / RESULT_NAME, result)
-            (output_dir / STARTED_NAME).unlink()
-        return result
+            (output_dir / OLD_STARTED).unlink(missing_ok=True)
+        with ending_on_sigterm(), OpenRecord(output_dir and output_dir / RECORD, begun) as record:
+            num_classes = len(train.classes)
+            announce(f"{len(train)} training and {len(val)} validation images, {num_classes} classes")
+            announce(f"readout: {config.protocol_name()}")
+            if num_classes < MAX_TOP:
+                announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
+            with encoder_stands_still(encoder.module) as hash_of:
+                history = measure(encoder, train, val, config, announce=announce)
+            return record.finish(
+                {name: history[-1][name] for name in ("top1", "top5")},
+                history=tuple(history),
+                cost=record.spend(images=(config.cached_views or config.epochs) * len(train)),
+                details={**begun.details, "encoder": {"unchanged": True, "state_sha256": hash_of()}},
+            )
 
 
-def _identity(request: Request, encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages) -> dict[str, Any]:
-    """What makes two readouts equal. Where the data lies and how many workers read them does not."""
-    config = {key: v for key, v in to_plain(request.config).items() if key not in ("num_workers", "device")}
-    return {
-        "weights": encoder.sha256 or request.weights,
-        "branch": request.branch,
-        "init": request.init,
-        "config": config,
-        "data": {"train": train.source.fingerprint(), "val": val.source.fingerprint()},
+def new_record(request: Request, encoder: FrozenEncoder, images: Splits) -> Record:
+    """What is known of a readout before its first epoch."""
+    plain, precision = to_plain(request.config), encoder.precision.name
+    start = initialisation_of(
+        request.weights, asked=request.init, branch=request.branch, random_seed=request.config.seed
+    )
+    data = {
+        role: DataRecord(str(request.data / folder), whole.source.fingerprint(), len(part), len(whole))
+        for role, folder, part, whole in (
+            ("train", "train", images.train, images.available),
+            ("test", "val", images.val, images.val),
+        )
     }
-
-
-def _result(
-    request: Request,
-    encoder: FrozenEncoder,
-    train: LabelledImages,
-    val: LabelledImages,
-    history: list[dict[str, float]],
-    *,
-    encoder_sha256: str,
-    identity: dict[str, Any],
-) -> dict[str, Any]:
-    config = request.config
-    different = config.differences_from_paper()
-    return {
-        "format": RESULT_FORMAT,
-        "version": 1,
-        "init": request.init,
-        "weights": request.weights,
-        "branch": request.branch,
-        "arch": encoder.module.arch,
-        "seed": config.seed,
-        "num_train": len(train),
-        "num_val": len(val),
-        "classes": list(train.classes),
-        "protocol": {
-            "name": config.protocol_name(),
-            "is_paper": not different,
-            "differs": list(different),
-            "views": "a new view each epoch"
-            if config.cached_views == 0
-            else f"{config.cached_views} cached views an image",
-            "encoder_precision": encoder.precision.name,
-            "top5_k": min(MAX_TOP, len(train.classes)),
+    return Record(
+        kind="readout",
+        experiment={
+            "config": {key: value for key, value in plain.items() if key not in NOT_EXPERIMENT},
+            "arch": encoder.module.arch,
+            "precision": precision,
+            "data": {role: split.fingerprint for role, split in data.items()},
         },
-        "command": request.command,
-        "top1": history[-1]["top1"],
-        "top5": history[-1]["top5"],
-        "history": history,
-        "encoder": {"unchanged": True, "state_sha256": encoder_sha256},
-        "identity": identity,
+        config=plain,
+        seeds={"run": request.config.seed, "pretraining": (start.pretraining or {}).get("seed")},
+        commands=(request.command,),
+        data=data,
+        class_names=images.train.classes,
+        metric=METRIC,
+        initialisation=start,
+        details={
+            "arch": encoder.module.arch,
+            "branch": request.branch,
+            "protocol": _protocol(request.config, precision=precision, num_classes=len(images.train.classes)),
+        },
+    )
+
+
+def _protocol(config: LinearConfig, *, precision: str, num_classes: int) -> dict[str, Any]:
+    different = config.differences_from_paper()
+    views = "a new view each epoch" if config.cached_views == 0 else f"{config.cached_views} cached views an image"
+    return {
+        "name": config.protocol_name(),
+        "is_paper": not different,
+        "differs": list(different),
+        "views": views,
+        "encoder_precision": precision,
+        "top5_k": min(MAX_TOP, num_classes),
     }
 
 
@@ -145,7 +158,7 @@ def _held(output_dir: Path | None) -> Iterator[None]:
     with lock_folder(output_dir, LOCK_NAME):
         # Hidden files are what a killed write left behind, not somebody's work.
         names = {entry.name for entry in output_dir.iterdir() if not entry.name.startswith(".")}
-        foreign = sorted(names - {LOCK_NAME, RESULT_NAME, STARTED_NAME})
+        foreign = sorted(names - {LOCK_NAME, RECORD, OLD_RESULT, OLD_STARTED})
         if foreign:
             (output_dir / LOCK_NAME).unlink()
             raise ConfigError(
@@ -161,15 +174,31 @@ def _held(output_dir: Path | None) -> Iterator[None]:
             raise
 
 
-def _finished(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of an equal finished run. Raises ConfigError for a finished run that is another one."""
-    path = output_dir / RESULT_NAME
-    if not path.exists():
+def _finished_before(
+    output_dir: Path, request: Request, encoder: FrozenEncoder, images: Splits, begun: Record
+) -> Record | None:
+    """`begun` with the figures of an equal readout that an older version finished in `output_dir`; None where there is none.
+
+    Raises ConfigError for a finished readout that is another one, or of which that cannot be told.
+    """
+    path = output_dir / OLD_RESULT
+    if not path.exists() or (output_dir / RECORD).exists():
         return None
+    now = {
+        "weights": encoder.sha256 or request.weights,
+        "branch": request.branch,
+        "config": {key: value for key, value in begun.config.items() if key not in ("num_workers", "device")},
+        "data": {"train": images.train.source.fingerprint(), "val": images.val.source.fingerprint()},
+    }
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         there = dict(result["identity"])
+        now["init"] = there["init"] if request.init is None else request.init
+        history = tuple(result["history"])
+        figures = {name: float(result[name]) for name in ("top1", "top5")}
+        details = {**begun.details, "encoder": dict(result["encoder"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is not a readout's result; name another output directory") from None
-    require_same(there, identity, place=output_dir, what="finished readout")
-    return dict(result)
+    require_same(there, now, place=output_dir, what="finished readout")
+    code = experiment_hash(begun.experiment)
+    return replace(begun, status="done", hash=code, figures=figures, history=history, details=details)

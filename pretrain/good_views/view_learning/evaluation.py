@@ -1,7 +1,7 @@
 """What frozen views are worth: their information on held-out pairs, and what a linear layer reads off encoders trained on them.
 
 In: views (a colour space or a generator), class folders train/ and val/, seeds. Out: for every seed an information estimate
-and a top-1, both with 95 % intervals over seeds, in view_result.json.
+and a top-1, both with 95 % intervals over seeds, in record.json.
 Source: docs/specification.md 3 (I_NCE as a proxy, frozen encoders, linear classifier) and 4.
 
 Two encoders, one a view, are trained by in-batch InfoNCE on train/ (labels unseen); their information is measured on pairs
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +24,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pretrain.base.atomic import write_json
-from pretrain.base.environment import environment
 from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.record import RECORD, DataRecord, Initialisation, OpenRecord, Record, find_finished, without
+from pretrain.base.signals import ending_on_sigterm
 from pretrain.base.strict import load_config, require
 from pretrain.config import to_plain
 from pretrain.data.order import GlobalBatches
-from pretrain.data.source import some_of_each_class
+from pretrain.data.source import ImageSource, some_of_each_class
 from pretrain.good_views.encoders import VIEW_CHANNELS, ViewEncoderConfig, build_view_encoder, require_image_size
 from pretrain.good_views.information import saturation_warning
 from pretrain.good_views.interval import t_interval
+from pretrain.good_views.measure import MAIN_BOUND
 from pretrain.good_views.pairs import PairEncoders, held_out_information, train_pair
 from pretrain.good_views.probe import fit_classifier
 from pretrain.good_views.view_learning.pixels import PixelSet, central_boxes, cut, draw_boxes, load_classes
@@ -44,8 +44,7 @@ from pretrain.views.generator import split_views
 from pretrain.views.generator_file import load_generator
 from pretrain.views.rng import CROPS_STREAM, sample_generator
 
-FORMAT, VERSION = "infomin-transfer/view-result", 1
-FILE_NAME = "view_result.json"
+METRIC = "top-1 of a linear classifier on both views, %"
 GENERATOR, GENERATOR_SUFFIX = "generator.safetensors", ".safetensors"
 HELD_OUT = 2**32  # added to the seed for crops of held-out images
 FEATURE_BATCH = 512
@@ -149,10 +148,11 @@ def views_of(spec: str, seed: int) -> ChannelViews:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """train and val: labelled images of the same classes."""
+    """train and val: labelled images of the same classes. fingerprints: of the two listings, in this order."""
 
     train: PixelSet
     val: PixelSet
+    fingerprints: tuple[str, str]
 
 
 def load_evaluation_data(root: Path, config: EvaluationConfig, *, announce: Callable[[str], None]) -> EvaluationData:
@@ -167,7 +167,9 @@ def load_evaluation_data(root: Path, config: EvaluationConfig, *, announce: Call
                 f"{root / part}: {len(pixels)} images do not fill a batch of {config.batch_size}; pass "
                 f"batch_size={len(pixels)}, or add images"
             )
-    return EvaluationData(train, val)
+    return EvaluationData(
+        train, val, (ImageSource(root / "train").fingerprint(), ImageSource(root / "val").fingerprint())
+    )
 
 
 def evaluate_once(
@@ -272,8 +274,11 @@ def evaluate_views(
     output_dir: Path,
     command: str,
     announce: Callable[[str], None],
-) -> dict[str, Any]:
-    """Evaluate `spec` with every seed and write view_result.json once all are done. Raises UserError with nothing written.
+) -> Record:
+    """Evaluate `spec` with every seed; the record in `output_dir` says running until all are done.
+
+    A finished equal evaluation there is returned as it is; that of another one is refused (ConfigError). Raises UserError with
+    nothing written for what cannot start.
 
     spec: a colour space, a generator file, or the output folder of tools/learn_views.py: seed N then trains its encoders on
     the generator of seed N, so that the interval over seeds holds the variance from game to game too.
@@ -281,28 +286,64 @@ def evaluate_views(
     views = [views_of(spec, seed) for seed in seeds]
     device = pick_device(config.device, Ranks())
     images = load_evaluation_data(data, config, announce=announce)
-    runs, start = [], time.perf_counter()
-    for seed, seen in zip(seeds, views, strict=True):
-        found = evaluate_once(seen, images, config, seed=seed, device=device) | {"about": seen.about}
-        runs.append(found)
-        announce(
-            f"seed {seed}: {found['information']['nats']:.3f} nats, top-1 {found['probe']['top1']:.2f} % "
-            f"({time.perf_counter() - start:.0f} s)"
-        )
-        if found["warning"]:
-            announce(f"  {found['warning']}")
-    result = {
-        "format": FORMAT,
-        "version": VERSION,
-        "views": spec,
-        **summarize(runs),
-        "seeds": runs,
-        "num_images": {"train": len(images.train), "val": len(images.val)},
-        "config": to_plain(config),
-        "command": command,
-        "seconds": time.perf_counter() - start,
-        "environment": environment(),
-    }
+    begun = new_record(spec, views, data, images, config, seeds=seeds, command=command)
+    finished = find_finished(output_dir / RECORD, begun)
+    if finished is not None:
+        announce(f"{output_dir} is finished already; nothing to do")
+        return finished
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / FILE_NAME, result)
-    return result
+    with ending_on_sigterm(), OpenRecord(output_dir / RECORD, begun) as record:
+        runs = []
+        for seed, seen in zip(seeds, views, strict=True):
+            found = evaluate_once(seen, images, config, seed=seed, device=device) | {"about": seen.about}
+            runs.append(found)
+            announce(
+                f"seed {seed}: {found['information']['nats']:.3f} nats, top-1 {found['probe']['top1']:.2f} % "
+                f"({record.spend(images=0).seconds:.0f} s)"
+            )
+            if found["warning"]:
+                announce(f"  {found['warning']}")
+        summary = summarize(runs)
+        return record.finish(
+            {"top1": summary["probe"]["top1"], MAIN_BOUND: summary["information"]["nats"]},
+            details={**begun.details, **summary, "seeds": runs},
+            cost=record.spend(images=len(seeds) * config.epochs * len(images.train)),
+        )
+
+
+def new_record(
+    spec: str,
+    views: Sequence[ChannelViews],
+    data: Path,
+    images: EvaluationData,
+    config: EvaluationConfig,
+    *,
+    seeds: Sequence[int],
+    command: str,
+) -> Record:
+    """What is known of an evaluation before its first step. The views are what it starts from."""
+    plain = to_plain(config)
+    hashes = [seen.about.get("sha256", "") for seen in views]
+    splits = {
+        role: DataRecord(str(data / folder), fingerprint, len(pixels))
+        for role, folder, fingerprint, pixels in zip(
+            ("train", "test"), ("train", "val"), images.fingerprints, (images.train, images.val), strict=True
+        )
+    }
+    return Record(
+        kind="view-evaluation",
+        experiment={
+            "config": without(plain, ("device",)),
+            "data": {role: split.fingerprint for role, split in splits.items()},
+        },
+        config=plain,
+        seeds={"run": seeds[0], **{f"run {number}": seed for number, seed in enumerate(seeds[1:], 2)}},
+        commands=(command,),
+        data=splits,
+        class_names=images.train.classes,
+        metric=METRIC,
+        initialisation=Initialisation(
+            spec, "asked", weights=spec, sha256=" ".join(hashes) if any(hashes) else None, method=views[0].about["kind"]
+        ),
+        details={"views": spec},
+    )

@@ -1,7 +1,7 @@
 """A run of games, one a seed, from the command's arguments to the files that pre-training goes on with.
 
 In the output folder: generator.safetensors and recipe.yaml of the first seed whose game did not diverge, channels.png,
-history.png, result.json; under seed_N/ every seed's own generator and history.jsonl.
+history.png, record.json; under seed_N/ every seed's own generator and history.jsonl.
 
 The first seed that did not diverge is taken, not the best one: which generator is good is for an evaluation to find
 (tools/evaluate_views.py on seed_N/generator.safetensors); choosing by the game's own figures would flatter it.
@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +22,11 @@ import numpy as np
 import torch
 
 from pretrain.base.atomic import write_json
-from pretrain.base.environment import environment
 from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.figures import spread
+from pretrain.base.record import DataRecord, Record, without
+from pretrain.base.signals import ending_on_sigterm
+from pretrain.config import to_plain
 from pretrain.good_views.interval import t_interval
 from pretrain.good_views.view_learning.config import GameConfig
 from pretrain.good_views.view_learning.data import GameData, GameImages, load_game_images
@@ -40,8 +41,8 @@ from pretrain.views.paired import ChannelSplit
 from pretrain.views.recipe_file import write_recipe
 from pretrain.views.recipes import Recipe
 
-FORMAT, VERSION = "infomin-transfer/learned-views-result", 1
-RECIPE, RESULT, SEED_RESULT = "recipe.yaml", "result.json", "seed_result.json"
+RECIPE, SEED_RESULT = "recipe.yaml", "seed_result.json"
+METRIC = "mean over seeds at the end of a game, nats"
 FREE_TO_CHANGE = (
     "game.runtime.",
     "data",
@@ -69,9 +70,9 @@ class GameRunConfig:
 
 def learn_views(
     config: GameRunConfig, output_dir: Path, *, resume: bool, command: str, announce: Callable[[str], None]
-) -> dict[str, Any]:
-    """Play every seed's game and write the files named above. Raises UserError before the first step for what cannot start,
-    and after the last one, everything written, if every game diverged."""
+) -> Record:
+    """Play every seed's game and write the files named above -> the record. Raises UserError before the first step for what
+    cannot start, and after the last one, everything written, if every game diverged."""
     if config.game.mode == "unsupervised":
         if config.labelled is not None:
             raise ConfigError(
@@ -80,31 +81,50 @@ def learn_views(
         if config.game.labels_per_class is not None:
             announce("an unsupervised game looks at no label: labels_per_class is not used")
     device = pick_device(config.game.runtime.device, Ranks())
-    with RunDir(output_dir, config, resume=resume, free_to_change=FREE_TO_CHANGE) as run:
+    with (
+        ending_on_sigterm(),
+        RunDir(output_dir, config, resume=resume, free_to_change=FREE_TO_CHANGE) as run,
+    ):
         images = load_game_images(config.data, config.labelled, config.game, announce=announce)
-        run.begin()
-        start = time.perf_counter()
+        for seed in config.seeds:
+            _require_its_images(output_dir / f"seed_{seed}", images.fingerprint)
+        record = run.begin(new_record(config, images, command))
         outcomes = [
             _one_seed(config.game, images, seed, output_dir / f"seed_{seed}", device=device, announce=announce)
             for seed in config.seeds
         ]
-        result = {
-            "format": FORMAT,
-            "version": VERSION,
-            "mode": config.game.mode,
-            **_publish(config.game, images, outcomes, output_dir),
-            "num_images": len(images.unlabelled),
-            "command": command,
-            "seconds": time.perf_counter() - start,
-            "environment": environment(),
-        }
-        write_json(output_dir / RESULT, result)
-    if result["kept_seed"] is None:
-        raise UserError(
-            f"every game diverged ({len(outcomes)} of {len(outcomes)} seeds; {outcomes[0].diverged}); no recipe was written. "
-            "Lower optimizer.learning_rate, or pass estimator.spectral_norm=true or generator.coupling=additive"
+        details = _publish(config.game, images, outcomes, output_dir)
+        if details["kept_seed"] is None:
+            record.update(details=details)
+            raise UserError(
+                f"every game diverged ({len(outcomes)} of {len(outcomes)} seeds; {outcomes[0].diverged}); no recipe was "
+                "written. Lower optimizer.learning_rate, or pass estimator.spectral_norm=true or generator.coupling=additive"
+            )
+        return record.finish(
+            {name: values["mean"] for name, values in details["between_seeds"].items()}, details=details
         )
-    return result
+
+
+def new_record(config: GameRunConfig, images: GameImages, command: str) -> Record:
+    """What is known of a run before its first game."""
+    plain = to_plain(config)
+    unlabelled, _, labelled = images.fingerprint.partition(" ")
+    data = {"images": DataRecord(str(config.data), unlabelled, len(images.unlabelled))}
+    if images.labelled is not None and labelled:
+        data["labelled"] = DataRecord(str(config.labelled), labelled, len(images.labelled))
+    return Record(
+        kind="view-learning",
+        experiment={
+            "config": without(plain["game"], ("runtime",)),
+            "data": {role: split.fingerprint for role, split in data.items()},
+        },
+        config=plain,
+        seeds={"run": config.seeds[0]},
+        commands=(command,),
+        data=data,
+        class_names=images.labelled.classes if images.labelled else (),
+        metric=METRIC,
+    )
 
 
 def _one_seed(
@@ -117,7 +137,7 @@ def _one_seed(
     announce: Callable[[str], None],
 ) -> Outcome:
     if (folder / SEED_RESULT).exists():
-        outcome = _read_outcome(folder, images.fingerprint)
+        outcome = _read_outcome(folder)
         announce(f"seed {seed} is finished")
         return outcome
     announce(f"seed {seed}: {config.mode} game")
@@ -150,13 +170,18 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _read_outcome(folder: Path, fingerprint: str) -> Outcome:
-    values = json.loads((folder / SEED_RESULT).read_text(encoding="utf-8"))
-    if values["images"] != fingerprint:
+def _require_its_images(folder: Path, fingerprint: str) -> None:
+    """A seed that is finished belongs to its own images. Raises DataError."""
+    path = folder / SEED_RESULT
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["images"] != fingerprint:
         raise DataError(
             f"{folder}: this seed was played on other images (names or sizes differ); restore them, or name another "
             "--output-dir"
         )
+
+
+def _read_outcome(folder: Path) -> Outcome:
+    values = json.loads((folder / SEED_RESULT).read_text(encoding="utf-8"))
     frozen = load_generator(folder / GENERATOR)
     rows = [json.loads(line) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
     error = values["inverse_error"]

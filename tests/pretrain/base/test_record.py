@@ -21,7 +21,7 @@ from pretrain.base.record import (
     Record,
     experiment_hash,
     read_record,
-    record_path,
+    record_beside,
     what_differs,
     without,
 )
@@ -142,5 +142,4 @@ def test_file_that_is_not_what_was_written_is_refused(tmp_path: Path, key: str, 
 
 
 def test_record_of_a_file_lies_beside_it(tmp_path: Path) -> None:
-    assert record_path(tmp_path / "weights.pth") == tmp_path / "weights.record.json"
-    assert record_path(tmp_path / "run") == tmp_path / "run" / "record.json"
+    assert record_beside(tmp_path / "weights.pth") == tmp_path / "weights.record.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -14,10 +15,12 @@ from PIL import Image
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.image_files import read_image
+from pretrain.base.record import read_record
 from pretrain.data.manifest import check_image_set, write_record
 from pretrain.data.order import GlobalBatches
+from pretrain.good_views import measure as measure_module
 from pretrain.good_views.measure import MeasureRequest, describe, load_critic, measure_views
-from pretrain.run.checkpoint import checkpoint_path, write_checkpoint
+from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
 from pretrain.train import build_state
@@ -49,14 +52,15 @@ def plain(run, image_folder):
     return measure(run, image_folder)
 
 
-def measure(checkpoint, data, **over):
+def measure(checkpoint, data, *, output=None, **over):
     values = {"batch_size": 6, "precision": "fp32", "device": "cpu", **over}
     messages: list[str] = []
-    return measure_views(MeasureRequest(checkpoint, data, **values), announce=messages.append), messages
+    request = MeasureRequest(checkpoint, data, **values)
+    return measure_views(request, output=output, announce=messages.append), messages
 
 
 def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
-    result, messages = measure(run, image_folder, seed=3)
+    record, messages = measure(run, image_folder, seed=3)
     critic = load_critic(run, CPU)
     config = critic.config
     make = ViewMaker(recipe_of(config.views.recipe, config.views.overrides), image_size=32)
@@ -71,23 +75,58 @@ def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
             keys = critic.method.key(normalize(views[:, 1], InputContract()))
         logits = (queries @ keys.T).double() / config.method.temperature
         values.append(math.log(6) + torch.log_softmax(logits, 1).diagonal().mean().item())
-    assert result["information"]["nats"] == pytest.approx(np.mean(values), abs=1e-4)
-    assert result["information"]["ceiling"] == pytest.approx(math.log(6))
-    assert (result["information"]["num_pairs"], result["information"]["num_negatives"]) == (18, 5)
-    assert set(result["bounds"]) == {"info_nce", "donsker_varadhan", "nwj", "smile"}
+    assert record.figures["info_nce"] == pytest.approx(np.mean(values), abs=1e-4)
+    information = record.details["information"]
+    assert information["ceiling"] == pytest.approx(math.log(6)) and information["nats"] == record.figures["info_nce"]
+    assert (information["num_pairs"], information["num_negatives"]) == (18, 5)
+    assert set(record.figures) == set(record.details["bounds"]) == {"info_nce", "donsker_varadhan", "nwj", "smile"}
     assert "18 of 18 images, 3 batches of 6 pairs, recipe infomin" in messages[-1]
 
 
+def test_the_record_names_the_run_and_its_subject_is_out_of_the_hash(run, tiny_config, image_folder, plain, tmp_path):
+    record = plain[0]
+    state = read_checkpoint(run)
+    assert record.seeds == {"run": 0, "pretraining": state["config"]["seed"]}
+    start = record.initialisation
+    assert (start.name, start.source) == (state["method"], "checkpoint")
+    assert start.sha256 == hashlib.sha256(run.read_bytes()).hexdigest()
+    other = write_run(tmp_path / "other", tiny_config(seed=5, method={"temperature": 0.3}))
+    measured, _ = measure(other, image_folder, seed=1)
+    assert measured.hash == record.hash and measured.initialisation.pretraining != start.pretraining
+    assert measure(run, image_folder, passes=2)[0].hash != record.hash
+
+
+def test_the_file_says_running_until_it_is_done_and_a_finished_one_is_kept(run, image_folder, tmp_path, monkeypatch):
+    file, seen = tmp_path / "new" / "m.json", []
+    honest = measure_module._estimates
+
+    def watched(*arguments, **options):
+        seen.append(read_record(file).status)
+        return honest(*arguments, **options)
+
+    monkeypatch.setattr(measure_module, "_estimates", watched)
+    record, _ = measure(run, image_folder, output=file)
+    assert seen == ["running"] and read_record(file) == record and record.status == "done"
+    again, messages = measure(run, image_folder, output=file)
+    assert len(seen) == 1 and again == record and "finished already" in messages[-1]
+    with pytest.raises(ConfigError, match=r"finished measurement.*config\.passes: 1 there, 2 now"):
+        measure(run, image_folder, output=file, passes=2)
+    (tmp_path / "thesis.json").write_text("{}")
+    with pytest.raises(DataError, match=r"thesis\.json is not a record"):
+        measure(run, image_folder, output=tmp_path / "thesis.json")
+    assert (tmp_path / "thesis.json").read_text() == "{}" and len(seen) == 1
+
+
 def test_it_is_a_function_of_the_seed_and_not_of_training_mode(run, image_folder, plain):
-    assert measure(run, image_folder)[0]["bounds"] == plain[0]["bounds"]
-    assert measure(run, image_folder, seed=1)[0]["bounds"] != plain[0]["bounds"]
+    assert measure(run, image_folder)[0].details == plain[0].details
+    assert measure(run, image_folder, seed=1)[0].details["bounds"] != plain[0].details["bounds"]
     assert not load_critic(run, CPU).method.training
 
 
 def test_more_passes_are_more_pairs_in_new_views(run, image_folder, plain):
-    result, _ = measure(run, image_folder, passes=2)
-    assert result["information"]["num_pairs"] == 36
-    assert result["information"]["nats"] != plain[0]["information"]["nats"]
+    record, _ = measure(run, image_folder, passes=2)
+    assert record.details["information"]["num_pairs"] == 36
+    assert record.figures["info_nce"] != plain[0].figures["info_nce"]
 
 
 def test_a_critic_that_knows_the_image_is_saturated_and_says_so(tiny_config, tmp_path):
@@ -100,27 +139,27 @@ def test_a_critic_that_knows_the_image_is_saturated_and_says_so(tiny_config, tmp
     for index in range(12):
         flat = np.broadcast_to(rng.integers(0, 256, 3), (40, 40, 3)).astype(np.uint8)
         Image.fromarray(flat).save(tmp_path / "images" / f"{index}.png")
-    result, _ = measure(path, tmp_path / "images")
-    assert result["information"]["saturated"] and result["warning"] is not None
-    assert "SATURATED" in describe(result) and result["warning"] in describe(result)
+    record, _ = measure(path, tmp_path / "images")
+    assert record.details["information"]["saturated"] and record.details["warning"] is not None
+    assert "SATURATED" in describe(record) and record.details["warning"] in describe(record)
     larger, _ = measure(path, tmp_path / "images", batch_size=12)
-    assert larger["information"]["ceiling"] == pytest.approx(math.log(12))
+    assert larger.details["information"]["ceiling"] == pytest.approx(math.log(12))
 
 
 def test_the_training_images_are_not_held_out_ones_and_that_is_reported(run, image_folder, tmp_path):
     copy = Path(shutil.copytree(run.parent.parent, tmp_path / "run"))
     run = copy / "checkpoints" / run.name
-    _, record = check_image_set(
+    _, images = check_image_set(
         image_folder, skip_unreadable=False, recorded=None, ranks=Ranks(), announce=lambda text: None
     )
-    write_record(run.parent.parent, record)
-    result, messages = measure(copy, image_folder)  # the run stands for its newest checkpoint
-    assert result["checkpoint"] == str(run)
-    assert result["data"]["same_as_training"] and "not held-out ones" in messages[0]
+    write_record(run.parent.parent, images)
+    record, messages = measure(copy, image_folder)  # the run stands for its newest checkpoint
+    assert record.initialisation.weights == str(run)
+    assert record.details["same_as_training"] and "not held-out ones" in messages[0]
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "000.png").unlink()
-    result, messages = measure(run, other)
-    assert not result["data"]["same_as_training"] and "held-out" not in messages[0]
+    record, messages = measure(run, other)
+    assert not record.details["same_as_training"] and "held-out" not in messages[0]
 
 
 def test_paired_views_are_measured_without_the_recipe_s_file(tiny_config, image_folder, tmp_path):
@@ -135,7 +174,7 @@ def test_paired_views_are_measured_without_the_recipe_s_file(tiny_config, image_
     )
     path = write_run(tmp_path / "run", load_run_config(tmp_path / "run.yaml"))
     (tmp_path / "recipe.yaml").unlink()
-    assert measure(path, image_folder)[0]["recipe"] == "apart"
+    assert measure(path, image_folder)[0].details["recipe"] == "apart"
     small = tmp_path / "small"
     small.mkdir()
     for index in range(12):
@@ -156,7 +195,7 @@ def test_too_few_pairs_are_counted(run, image_folder, tmp_path):
         shutil.copy(path, few)
     with pytest.raises(DataError, match=r"7 images make 6 pairs in whole batches of 6; expected 8 pairs or more"):
         measure(run, few)
-    assert measure(run, few, passes=2)[0]["information"]["num_pairs"] == 12
+    assert measure(run, few, passes=2)[0].details["information"]["num_pairs"] == 12
 
 
 def test_what_is_no_checkpoint_of_ours_is_refused(image_folder, tmp_path):

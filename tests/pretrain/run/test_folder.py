@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from pretrain.base.errors import ConfigError
-from pretrain.run import folder
+from pretrain.base import record as record_module
+from pretrain.base.errors import ConfigError, Terminated
+from pretrain.base.record import Record, read_record
 from pretrain.run.folder import RunDir
+
+RECORD = Record("pretraining", {"config": {"seed": 0}}, {}, {"run": 0}, commands=("python tools/pretrain.py",))
 
 
 def test_a_second_process_is_refused_while_the_first_runs(tiny_config, tmp_path):
@@ -54,21 +56,51 @@ def test_how_a_run_is_computed_may_change_on_resume(tiny_config, tmp_path):
 
 def test_every_start_that_has_something_to_do_keeps_what_it_ran_on(tiny_config, tmp_path, monkeypatch):
     for number, start in enumerate(("first", "second", "third")):
-        monkeypatch.setattr(folder, "environment", lambda start=start: {"torch": start})
+        monkeypatch.setattr(record_module, "environment", lambda start=start: {"torch": start})
         with RunDir(tmp_path, tiny_config(), resume=number > 0) as run:
-            run.begin()
+            run.begin(replace(RECORD, commands=(start,)))
     with RunDir(tmp_path, tiny_config(), resume=True):  # looked into, nothing to do
         pass
-    names = ("environment.json", "environment_2.json", "environment_3.json")
-    assert [json.loads((tmp_path / name).read_text())["torch"] for name in names] == ["first", "second", "third"]
-    assert len((tmp_path / "command.txt").read_text().splitlines()) == 3
+    found = read_record(tmp_path / "record.json")
+    assert found.environment == {"first": {"torch": "first"}, "latest": {"torch": "third"}}
+    assert found.commands == ("first", "second", "third")
+
+
+def test_starts_of_an_older_version_are_taken_into_the_record_and_its_end_is_the_run_s(tiny_config, tmp_path):
+    RunDir(tmp_path, tiny_config(), resume=False).close()
+    (tmp_path / "environment.json").write_text('{"torch": "old"}')
+    (tmp_path / "command.txt").write_text("tools/pretrain.py a\ntools/pretrain.py b\n")
+    for _ in range(2):
+        with RunDir(tmp_path, tiny_config(), resume=True) as run:
+            assert run.result is None
+            run.begin(replace(RECORD, commands=("c",)))
+    found = read_record(tmp_path / "record.json")
+    assert found.environment["first"] == {"torch": "old"} != found.environment["latest"]
+    assert found.commands == ("tools/pretrain.py a", "tools/pretrain.py b", "c", "c")  # taken once
+    (tmp_path / "result.json").write_text('{"steps": 3, "final": {"loss": 1.0}}')
+    with RunDir(tmp_path, tiny_config(), resume=True) as run:
+        assert run.result is None  # the record counts where there is one
+        (tmp_path / "record.json").unlink()
+        assert run.result == {"steps": 3, "final": {"loss": 1.0}}
+
+
+def test_the_record_says_how_the_run_ended(tiny_config, tmp_path):
+    for error, status in ((Terminated("saved"), "stopped"), (ConfigError("not finite"), "failed")):
+        with pytest.raises(type(error)), RunDir(tmp_path, tiny_config(), resume=True) as run:
+            run.begin(RECORD)
+            raise error
+        assert read_record(tmp_path / "record.json").status == status
+    with RunDir(tmp_path, tiny_config(), resume=True) as run:
+        run.begin(RECORD)
+        run.record.finish({"loss": 1.0}, details={"steps": 3})
+    assert run.result == {"steps": 3, "final": {"loss": 1.0}}
 
 
 def test_what_a_killed_write_left_is_removed_and_is_nobody_s_file(tiny_config, tmp_path):
     (tmp_path / ".config.yaml.4711.tmp").touch()  # killed in its very first write
     (tmp_path / "run.lock").touch()
     with RunDir(tmp_path, tiny_config(), resume=False) as run:
-        run.begin()
+        run.begin(RECORD)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".step_00000003.pt.4711.tmp").write_bytes(b"half a checkpoint")
     RunDir(tmp_path, tiny_config(), resume=True).close()
@@ -95,9 +127,9 @@ def test_a_run_that_cannot_begin_leaves_nothing(tiny_config, tmp_path):
 
 def test_a_run_that_has_begun_stays_however_it_ends(tiny_config, tmp_path):
     with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "run", tiny_config(), resume=False) as run:
-        run.begin()
+        run.begin(RECORD)
         raise ZeroDivisionError
-    kept = {"config.yaml", "environment.json", "command.txt", "run.lock"}
+    kept = {"config.yaml", "record.json", "run.lock"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == kept
     with pytest.raises(ZeroDivisionError), RunDir(tmp_path / "run", tiny_config(), resume=True):
         raise ZeroDivisionError  # going on with a run: nothing of it is removed
@@ -114,7 +146,7 @@ class Games:
 def test_another_command_says_which_of_its_keys_may_change(tmp_path):
     first, more = Games(seeds=(0,)), Games(seeds=(0, 1))
     with RunDir(tmp_path, first, resume=False, free_to_change=("seeds",)) as run:
-        run.begin()
+        run.begin(RECORD)
     with RunDir(tmp_path, more, resume=True, free_to_change=("seeds",)):
         pass
     with pytest.raises(ConfigError, match="another configuration"):

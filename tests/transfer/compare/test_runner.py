@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from pretrain.base.errors import ConfigError, DataError
-from transfer.compare.runner import StageFolder, open_folder, run_logged, show_seconds
+from pretrain.base.record import OpenRecord, Record
+from tests.transfer.fake_tools import write_tools
+from transfer.compare.runner import StageFolder, open_folder, run_logged, run_stages, show_seconds
 from transfer.compare.stages import Stage, checkpoint_of
 
 
@@ -60,6 +63,7 @@ def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         run_logged([str(tmp_path / "absent")], log_path=tmp_path / "log", out=io.BytesIO())
 
 
+RECORD = Record("pretraining", {}, {}, {"run": 0})
 STAGE = Stage(
     "convert",
     "t",
@@ -88,9 +92,53 @@ def test_an_installed_package_runs_its_own_scripts(tmp_path: Path) -> None:
 
 def test_a_pre_training_result_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain" / "result.json").write_text(json.dumps({"steps": 3}))
+    OpenRecord(tmp_path / "pretrain" / "record.json", RECORD).finish({}, details={"steps": 3})
     with pytest.raises(DataError, match="expected the key `checkpoint`"):
         StageFolder(tmp_path).command(STAGE)
+
+
+def test_the_last_checkpoint_is_read_from_the_record_and_from_a_result_of_before_it(tmp_path: Path) -> None:
+    def checkpoint() -> str:
+        return StageFolder(tmp_path).command(STAGE)[2].rpartition("/")[2]
+
+    assert checkpoint() == "LAST.pt"
+    run = tmp_path / "pretrain"
+    run.mkdir()
+    (run / "result.json").write_text(json.dumps({"checkpoint": "checkpoints/old.pt"}))
+    assert checkpoint() == "old.pt"
+    record = OpenRecord(run / "record.json", RECORD)
+    assert checkpoint() == "LAST.pt"  # it goes on
+    record.finish({}, details={"checkpoint": "checkpoints/new.pt"})
+    assert checkpoint() == "new.pt"
+
+
+def test_a_stage_with_a_record_is_done_when_that_says_so(tmp_path: Path) -> None:
+    stage = dataclasses.replace(STAGE, folder="run", result="run/record.json")
+    with open_folder(tmp_path) as folder:
+        folder.prepare(stage, folder.wanted(stage, {}))
+        (tmp_path / "run").mkdir()
+        folder.finish(stage, folder.wanted(stage, {}), 1.0)
+        assert not folder.is_done(stage, {})
+        (tmp_path / "run" / "linear_result.json").write_text("{}")
+        assert folder.is_done(stage, {})  # finished before records were written: kept
+        record = OpenRecord(tmp_path / "run" / "record.json", RECORD)
+        assert not folder.is_done(stage, {})  # running, or killed
+        record.finish({"top1": 1.0})
+        assert folder.is_done(stage, {})
+        (tmp_path / "run" / "record.json").write_text("{")
+        assert not folder.is_done(stage, {})
+
+
+@pytest.mark.usefixtures("commands_run_here")
+def test_a_command_that_leaves_a_record_that_is_not_done_has_failed(tmp_path: Path) -> None:
+    write_tools(tmp_path, ["x"], 'record("readout", {"top1": 1.0}, status=words[-1])')
+    for status, code in (("running", 1), ("done", 0)):
+        words = ("{root}/tools/x.py", "--output-dir", "{output}/run", status)
+        stage = Stage("readout", "t", words, folder="run", result="run/record.json")
+        said: list[str] = []
+        with open_folder(tmp_path / status, root=tmp_path) as folder:
+            assert run_stages([stage], folder, say=said.append, out=io.BytesIO())[0] == code
+        assert ("no finished" in said[1]) is (code == 1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"fingerprint": "x"}', '{"other": 1}'])

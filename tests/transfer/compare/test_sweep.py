@@ -180,7 +180,7 @@ def test_a_detection_without_box_ap_is_refused_by_name(bench):
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
     bench.plant({name: [(n, s, None) for n, s, _ in entries] for name, entries in REVERSE_U.items()})
     part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
-    with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/result.json has no box AP"):
+    with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/record.json has no box AP"):
         bench.run(downstream="detection", detection=part, seeds=[1], overrides=["encoder.arch=resnet18"])
 
 
@@ -304,7 +304,7 @@ UNKNOWN_HEADS = (
     [
         (break_linear_config, "did you mean `epochs`"),
         (break_readout_classes, r"only in train/: b; only in val/: c.*--downstream none"),
-        (break_readout_image, "1 of 8 images cannot be read"),
+        (break_readout_image, "val: 1 of 4 images cannot be read"),
         (break_image("train"), "1 of 20 images cannot be read.*\n.*\n.*data.skip_unreadable=true"),
         (break_image("val"), "1 of 12 images cannot be read"),
         (detection("demo/R_18_FPN_infomin.yaml", arch="resnet50"), "MODEL.RESNETS.DEPTH is 18, must be 50"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,13 +14,14 @@ from torch import nn
 
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
+from pretrain.base.record import read_record
+from pretrain.data.source import ImageSource
 from pretrain.run.precision import Precision
-from transfer.compare.results import read_run
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
-from transfer.readout.run import RESULT_NAME, STARTED_NAME, Request, run_readout
+from transfer.readout.run import OLD_RESULT, OLD_STARTED, Request, run_readout
 
 TINY = LinearConfig(
     epochs=2,
@@ -74,23 +77,40 @@ def run(request, output_dir):
     return run_readout(request, output_dir, announce=said.append), said
 
 
-def test_the_result_holds_what_the_report_reads(request_of, tmp_path):
-    result, said = run(request_of(), tmp_path / "out")
-    assert json.loads((tmp_path / "out" / RESULT_NAME).read_text()) == result
-    assert not (tmp_path / "out" / STARTED_NAME).exists()
-    read = read_run(tmp_path / "out")
-    record = read.record
-    assert (read.label, record.experiment["arch"]) == ("random", "resnet18")
-    assert (record.data["train"].num_images, record.data["test"].num_images) == (21, 12)
+def test_the_record_holds_what_a_table_needs(request_of, class_folders, tmp_path):
+    record, said = run(request_of(images_per_class=2), tmp_path / "out")
+    assert read_record(tmp_path / "out" / "record.json") == record
+    assert (record.kind, record.status, record.seeds["run"]) == ("readout", "done", 0)
+    assert (record.initialisation.name, record.initialisation.random_seed) == ("random", 0)
+    train, test = record.data["train"], record.data["test"]
+    assert (train.num_images, train.num_available, test.num_images) == (6, 21, 12)
+    assert (
+        train.fingerprint == ImageSource(class_folders / "train").fingerprint()
+    )  # the whole split, whatever was drawn
     assert record.class_names == ("blue", "green", "red") and record.commands == ("python tools/linear_eval.py",)
-    assert read.metrics == {"top1": result["history"][-1]["top1"], "top5": 100.0} and len(read.curve) == 2
-    assert result["protocol"]["is_paper"] is False and "cached_views=1" in result["protocol"]["differs"]
-    assert result["protocol"]["top5_k"] == 3 and any("top-3" in line for line in said)
+    assert record.figures == {"top1": record.history[-1]["top1"], "top5": 100.0} and len(record.history) == 2
+    protocol = record.details["protocol"]
+    assert protocol["is_paper"] is False and "cached_views=1" in protocol["differs"]
+    assert protocol["top5_k"] == 3 and any("top-3" in line for line in said)
+    assert record.cost.images == 6 and record.cost.seconds > 0
 
 
-def test_the_result_carries_the_hash_of_the_weights_that_were_read(request_of, small_encoder):
+def test_an_experiment_is_data_settings_encoder_and_precision_and_not_who_is_measured(request_of, tmp_path):
+    def hash_of(**over):
+        return run(request_of(**over), None)[0].hash
+
+    assert (
+        hash_of() == hash_of(seed=1) == hash_of(init="other", device="auto" if not torch.cuda.is_available() else "cpu")
+    )
+    assert hash_of(precision="auto") == hash_of()  # of the fake encoder below: fp32 in both
+    others = ({"learning_rate": 0.2}, {"images_per_class": 2}, {"cached_views": 2}, {"epochs": 3})
+    assert len({hash_of(), *(hash_of(**over) for over in others)}) == 5
+
+
+def test_the_record_carries_the_hash_of_the_weights_that_were_read(request_of, small_encoder):
     encoder = small_encoder("random:resnet18", TINY, branch=None)
-    assert run(request_of(), None)[0]["encoder"] == {"unchanged": True, "state_sha256": state_hash(encoder.module)}
+    found = run(request_of(), None)[0].details["encoder"]
+    assert found == {"unchanged": True, "state_sha256": state_hash(encoder.module)}
 
 
 def test_without_an_output_directory_nothing_is_written(request_of, tmp_path, monkeypatch):
@@ -101,7 +121,7 @@ def test_without_an_output_directory_nothing_is_written(request_of, tmp_path, mo
 
 def test_equal_readouts_give_equal_results_and_seeds_differ(request_of):
     first, again, other = (run(request_of(seed=seed), None)[0] for seed in (0, 0, 1))
-    assert first == again and first["history"] != other["history"]
+    assert first.history == again.history != other.history and first.figures == again.figures
 
 
 def test_an_encoder_that_moves_ends_the_readout_without_a_result(request_of, tmp_path, monkeypatch):
@@ -114,7 +134,8 @@ def test_an_encoder_that_moves_ends_the_readout_without_a_result(request_of, tmp
     monkeypatch.setattr(FrozenEncoder, "features", features_in_training_mode)
     with pytest.raises(AssertionError, match="frozen encoder moved"):
         run(request_of(), tmp_path / "out")
-    assert not (tmp_path / "out" / RESULT_NAME).exists()
+    record = read_record(tmp_path / "out" / "record.json")
+    assert (record.status, record.figures) == ("failed", {}) and "frozen encoder moved" in record.error
 
 
 def forbid_measuring(monkeypatch):
@@ -134,25 +155,65 @@ def test_a_finished_readout_is_not_run_again(request_of, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("over", "word"),
     [
-        ({"seed": 1}, r"config\.seed: 0 there, 1 now"),
-        ({"weights": "random:resnet34"}, "weights: "),
-        ({"init": "other"}, "init: "),
+        ({"seed": 1}, r"seeds\.run: 0 there, 1 now"),
+        ({"learning_rate": 0.2}, r"config\.learning_rate: 0\.1 there, 0\.2 now"),
+        ({"init": "other"}, "initialisation: 'random' there, 'other' now"),
     ],
 )
 def test_another_readout_does_not_replace_a_finished_one(request_of, tmp_path, monkeypatch, over, word):
     run(request_of(), tmp_path / "out")
-    before = (tmp_path / "out" / RESULT_NAME).read_bytes()
+    before = (tmp_path / "out" / "record.json").read_bytes()
     forbid_measuring(monkeypatch)
     with pytest.raises(ConfigError, match=f"finished readout with another configuration .*{word}"):
         run(request_of(**over), tmp_path / "out")
-    assert (tmp_path / "out" / RESULT_NAME).read_bytes() == before
+    assert (tmp_path / "out" / "record.json").read_bytes() == before
+
+
+def test_another_branch_does_not_replace_a_finished_one(request_of, tmp_path):
+    run(request_of(), tmp_path / "out")
+    with pytest.raises(ConfigError, match="branch: None there, 'key' now"):
+        run(replace(request_of(), branch="key"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 3}', '{"identity": null}'])
 def test_a_damaged_result_is_named(request_of, tmp_path, content):
-    (tmp_path / RESULT_NAME).write_text(content)
-    with pytest.raises(ConfigError, match=RESULT_NAME):
-        run(request_of(), tmp_path)
+    for name, error in ((OLD_RESULT, ConfigError), ("record.json", DataError)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(error, match=name):
+            run(request_of(), tmp_path)
+
+
+def old_result(request, record):
+    """linear_result.json as the version before records wrote it."""
+    config = {key: value for key, value in record.config.items() if key not in ("num_workers", "device")}
+    data = {"train": record.data["train"].fingerprint, "val": record.data["test"].fingerprint}
+    identity = {"weights": request.weights, "branch": None, "init": "random", "config": config, "data": data}
+    figures = {"top1": 12.5, "top5": 100.0, "history": [{"top1": 12.5, "top5": 100.0}]}
+    return {**figures, "encoder": {"unchanged": True, "state_sha256": "x"}, "identity": identity}
+
+
+def test_a_readout_that_an_older_version_finished_is_not_run_again_and_another_is_refused(
+    request_of, tmp_path, monkeypatch
+):
+    record, _ = run(request_of(), None)
+    old = json.dumps(old_result(request_of(), record), default=list)
+    (tmp_path / OLD_RESULT).write_text(old)
+    forbid_measuring(monkeypatch)
+    found, said = run(request_of(init=None), tmp_path)
+    assert (
+        found.figures == {"top1": 12.5, "top5": 100.0} and found.hash == record.hash and "finished already" in said[0]
+    )
+    with pytest.raises(ConfigError, match=r"config\.seed: 0 there, 1 now"):
+        run(request_of(seed=1), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {OLD_RESULT, "run.lock"}
+
+
+def test_a_readout_that_is_terminated_says_so(request_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(linear_run, "measure", lambda *arguments, **options: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Terminated):
+        run(request_of(), tmp_path / "out")
+    assert read_record(tmp_path / "out" / "record.json").status == "stopped"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_an_interrupted_readout_starts_again(request_of, tmp_path, monkeypatch):
@@ -160,10 +221,20 @@ def test_an_interrupted_readout_starts_again(request_of, tmp_path, monkeypatch):
         patch.setattr(linear_run, "measure", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(request_of(), tmp_path / "out")
-    assert (tmp_path / "out" / STARTED_NAME).exists()  # the report lists it as unfinished
-    (tmp_path / "out" / f".{RESULT_NAME}.123.tmp").write_text("cut short by a kill")
-    run(request_of(), tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {RESULT_NAME, "run.lock"}
+    assert read_record(tmp_path / "out" / "record.json").status == "stopped"
+    (tmp_path / "out" / ".record.json.123.tmp").write_text("cut short by a kill")
+    (tmp_path / "out" / OLD_STARTED).write_text("of a kill before records were written")
+    done, _ = run(request_of(), tmp_path / "out")
+    assert (done.status, len(done.commands)) == ("done", 2)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"record.json", "run.lock"}
+
+
+def test_a_readout_that_did_not_finish_gives_way_to_another(request_of, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(linear_run, "measure", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(request_of(command="first"), tmp_path / "out")
+    done, _ = run(request_of(command="other", learning_rate=0.2), tmp_path / "out")
+    assert done.commands == ("other",) and done.config["learning_rate"] == 0.2
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(request_of, tmp_path):
@@ -207,7 +278,8 @@ def test_divergence_writes_no_result(request_of, tmp_path, monkeypatch):
     monkeypatch.setattr(FrozenEncoder, "features", lambda self, images: 1e15 * honest(self, images))
     with pytest.raises(ConfigError, match="diverged"):
         run(request_of(learning_rate=1e30), tmp_path / "out")
-    assert not (tmp_path / "out" / RESULT_NAME).exists()
+    record = read_record(tmp_path / "out" / "record.json")
+    assert (record.status, record.figures) == ("failed", {}) and "diverged" in record.error
 
 
 def test_a_rate_that_is_far_too_high_is_announced_once_in_the_epoch_that_shows_it(request_of):
@@ -219,5 +291,5 @@ def test_a_rate_that_is_far_too_high_is_announced_once_in_the_epoch_that_shows_i
 def test_the_papers_protocol_says_that_it_is(request_of, monkeypatch):
     monkeypatch.setattr(linear_run, "measure", lambda *a, **options: [{"train_loss": 0.0, "top1": 1.0, "top5": 2.0}])
     request = replace(request_of(), config=LinearConfig(device="cpu", num_workers=0, seed=4))
-    protocol = run_readout(request, None, announce=lambda text: None)["protocol"]
+    protocol = run_readout(request, None, announce=lambda text: None).details["protocol"]
     assert protocol["is_paper"] and protocol["differs"] == [] and protocol["views"] == "a new view each epoch"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.record import read_record
 from pretrain.base.strict import from_mapping, merge
 from pretrain.good_views.interval import t_interval
 from pretrain.good_views.view_learning import evaluation
@@ -147,7 +148,7 @@ def test_our_own_files_load() -> None:
     assert kinds == {"small": "small", "stl10": "resnet18_half", "nyu": "resnet18_half"}
 
 
-def test_nothing_is_written_where_a_seed_fails_and_warnings_are_reported(
+def test_a_seed_that_fails_is_recorded_without_figures_and_warnings_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part in ("train", "val"):
@@ -170,8 +171,14 @@ def test_nothing_is_written_where_a_seed_fails_and_warnings_are_reported(
 
     with pytest.raises(DataError, match="planted"):
         evaluated(0, 1)
-    assert not (tmp_path / "out").exists() and any("close to its ceiling" in line for line in messages)
-    assert evaluated(0)["information"]["saturated"] and (tmp_path / "out" / "view_result.json").exists()
+    failed = read_record(tmp_path / "out" / "record.json")
+    assert (failed.status, failed.figures, failed.error) == ("failed", {}, "planted")
+    assert any("close to its ceiling" in line for line in messages)
+    done = evaluated(0)
+    assert done.details["information"]["saturated"] and done.figures == {"top1": 50.0, "info_nce": 1.0}
+    assert evaluated(0) == done == read_record(tmp_path / "out" / "record.json") and "finished already" in messages[-1]
+    with pytest.raises(ConfigError, match=r"finished view evaluation.*seeds\.run 2: None there, 2 now"):
+        evaluated(0, 2)
 
 
 def test_a_folder_of_games_gives_every_seed_its_own_generator(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.record import read_record
 from pretrain.good_views.interval import t_interval
 from pretrain.good_views.view_learning import run as game_run
 from pretrain.good_views.view_learning.loop import Outcome
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(folder: Path, out: Path, *, seeds: tuple[int, ...] = (0, 1), resume: bool = False, messages=None, **over):
     config = GameRunConfig(folder, None, seeds, game_config(**over))
     announce = (messages if messages is not None else []).append
-    return learn_views(config, out, resume=resume, command="test", announce=announce)
+    return learn_views(config, out, resume=resume, command="test", announce=announce).details
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,6 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than the games (the run above draws them, and test_game_pictures.py)."""
     for name in ("draw_channels", "draw_history"):
         monkeypatch.setattr(game_run, name, lambda *arguments, **options: None)
-    monkeypatch.setattr(game_run, "environment", dict)
 
 
 def test_a_run_leaves_its_files_and_its_variance(run: Path) -> None:
@@ -55,10 +54,13 @@ def test_a_run_leaves_its_files_and_its_variance(run: Path) -> None:
     per_seed = {
         f"seed_{n}/{name}" for n in (0, 1) for name in ("generator.safetensors", "history.jsonl", "seed_result.json")
     }
-    own = {"generator.safetensors", "recipe.yaml", "channels.png", "history.png", "result.json"}
-    about = {"config.yaml", "command.txt", "environment.json", "run.lock"}
+    own = {"generator.safetensors", "recipe.yaml", "channels.png", "history.png"}
+    about = {"config.yaml", "record.json", "run.lock"}
     assert names == per_seed | own | about
-    result = json.loads((run / "result.json").read_text())
+    record = read_record(run / "record.json")
+    assert (record.kind, record.status, record.commands) == ("view-learning", "done", ("test",))
+    result = record.details
+    assert record.figures["information"] == pytest.approx(result["between_seeds"]["information"]["mean"])
     assert result["kept_seed"] == 0 and [seed["steps"] for seed in result["seeds"]] == [6, 6]
     values = [seed["final"]["information"] for seed in result["seeds"]]
     spread = result["between_seeds"]["information"]
@@ -117,8 +119,11 @@ def test_more_seeds_are_added_to_a_finished_run_without_playing_the_old_ones_aga
     with pytest.raises(ConfigError, match="already holds a run"):
         learned(folder, tmp_path / "a")
     other = write_classes(tmp_path / "other", seed=5)
+    before = (tmp_path / "a" / "record.json").read_bytes()
+    assert len(read_record(tmp_path / "a" / "record.json").commands) == 2  # one record, continued
     with pytest.raises(UserError, match="seed was played on other images"):
         learned(other, tmp_path / "a", resume=True)
+    assert (tmp_path / "a" / "record.json").read_bytes() == before
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -127,7 +132,9 @@ def test_where_every_game_diverges_everything_but_a_recipe_is_written(folder: Pa
     with pytest.raises(UserError, match=r"every game diverged \(2 of 2 seeds; at step \d+.*no recipe.*Lower optimizer"):
         learned(folder, tmp_path / "out", messages=messages, optimizer={"learning_rate": 30.0, "epochs": 20})
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert "result.json" in names and not {"recipe.yaml", "generator.safetensors"} & names
+    assert not {"recipe.yaml", "generator.safetensors"} & names
+    record = read_record(tmp_path / "out" / "record.json")
+    assert record.status == "failed" and "every game diverged" in record.error and len(record.details["seeds"]) == 2
     assert load_generator(tmp_path / "out" / "seed_1" / "generator.safetensors").record.seed == 1
     assert sum("diverged" in line for line in messages) == 2
 
