@@ -207,11 +207,6 @@ def read_information(path: Path) -> Information:
     )
 
 
-def read_probe(path: Path) -> float:
-    """Top-1 (%) of the probe on both encoders out of view_result.json. Raises DataError for another file."""
-    return float(require_keys(path, _measured(path).get("probe"), {"top1": (int, float)})["top1"])
-
-
 def _measured(path: Path) -> Mapping[str, Any]:
     """What was measured in full: a record's details, or a file from before the record."""
     return read_record(path).details if _is_record(path) else load_json(path)

@@ -16,7 +16,6 @@ from transfer.compare.results import (
     COLUMNS,
     long_table,
     read_information,
-    read_probe,
     read_result,
     read_run,
     read_runs,
@@ -337,8 +336,8 @@ def measurement(**details):
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_information_and_probe_are_read_from_a_record_and_from_an_older_file(tmp_path, recorded):
-    content = {"information": ESTIMATE, "probe": {"top1": 33.0}}
+def test_information_is_read_from_a_record_and_from_an_older_file(tmp_path, recorded):
+    content = {"information": ESTIMATE}
     if recorded:
         write_record(tmp_path, measurement(**content))
         (tmp_path / "record.json").rename(tmp_path / "i.json")
@@ -346,7 +345,6 @@ def test_information_and_probe_are_read_from_a_record_and_from_an_older_file(tmp
         (tmp_path / "i.json").write_text(json.dumps(content))
     found = read_information(tmp_path / "i.json")
     assert (found.nats, found.low, found.high, found.ceiling, found.saturated) == (1.0, 0.9, 1.1, 5.0, False)
-    assert read_probe(tmp_path / "i.json") == 33.0
 
 
 @pytest.mark.parametrize(
@@ -361,9 +359,8 @@ def test_information_and_probe_are_read_from_a_record_and_from_an_older_file(tmp
 )
 def test_a_file_without_an_estimate_is_refused_by_name(tmp_path, content):
     (tmp_path / "i.json").write_text(content)
-    for read in (read_information, read_probe):
-        with pytest.raises(DataError, match="i.json"):
-            read(tmp_path / "i.json")
+    with pytest.raises(DataError, match="i.json"):
+        read_information(tmp_path / "i.json")
 
 
 # --- finding runs -----------------------------------------------------------------------------------------------------
