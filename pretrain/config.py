@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.config_files import find_config, shipped_configs
 from pretrain.base.errors import ConfigError
+from pretrain.base.record import without
 from pretrain.base.same_run import flat
 from pretrain.base.strict import (
     Origin,
@@ -41,6 +42,8 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
+# What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
+NOT_EXPERIMENT = ("seed", "runtime", "data.root", "data.num_workers", "data.skip_unreadable")
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,14 @@ def method_label(values: Mapping[str, Any]) -> str:
     ]
     changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
+
+
+def experiment_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's plain values (`to_plain`, or the config of a checkpoint) what decides its result, as {"group.key": value}.
+
+    The images belong to the experiment too; their fingerprint is not in the configuration.
+    """
+    return without(values, NOT_EXPERIMENT)
 
 
 def locate_generators(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:

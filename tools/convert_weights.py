@@ -6,8 +6,9 @@
     python tools/convert_weights.py --list-sources
     python tools/convert_weights.py --inspect unknown.pth
 
-Recognises the checkpoint by its content. Out: OUTPUT and its sidecar (.json), both or neither; exit code 2 when a tensor is
-missing, unexplained or computes something else in the target's own library. Of a folder, the good ones are kept.
+Recognises the checkpoint by its content. Out: OUTPUT, its sidecar (.json) and the record of the conversion (.record.json), all or
+none; exit code 2 when a tensor is missing, unexplained or computes something else in the target's own library. Of a folder, the
+good ones are kept.
 """
 
 import sys
@@ -16,10 +17,12 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
+import shlex
 from pathlib import Path
 
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import CheckpointError, ConfigError, run_tool
+from pretrain.base.record import RECORD, record_path
 from transfer.conversion.convert import convert
 from transfer.conversion.convert_folder import convert_folder, is_one_file
 from transfer.conversion.inspection import inspect_file
@@ -47,6 +50,11 @@ def parse_arguments() -> argparse.Namespace:
         "--branch",
         metavar="NAME",
         help="which copy of the encoder, for example query or key (default: the first in the list)",
+    )
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how INPUT was trained, for example dino or supervised: names it in tables (default: what a file of ours says)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(
@@ -76,6 +84,7 @@ def print_sidecar(sidecar: Sidecar, output: Path) -> None:
     print(f"source      {source['name']}: {source['layout']}, {source['branch']} (of {', '.join(source['branches'])})")
     for note in source.get("notes", ()):
         print(f"note        {note}")
+    print(f"method      {source.get('method') or 'unknown: pass --method NAME to name it in tables'}")
     print(f"encoder     {sidecar.arch}, {proof['tensors_placed']} of {proof['tensors_expected']} tensors placed once")
     print("agreement   " + "  ".join(f"{stage} {value:.1e}" for stage, value in proof["relative_difference"].items()))
     print("controls    " + "  ".join(f"{name} {value:.1e}" for name, value in proof["negative_controls"].items()))
@@ -84,11 +93,17 @@ def print_sidecar(sidecar: Sidecar, output: Path) -> None:
     else:
         print(f"input       {contract.channel_order}, mean {contract.mean}, std {contract.std} of intensities in 0..1")
     print(f"load        {target.usage.format(output=output, arch=sidecar.arch)}")
-    print(f"written     {output} and {sidecar_path(target.weights_path(output)).name}")
+    record = RECORD if target.files else record_path(output).name
+    print(f"written     {output}, {sidecar_path(target.weights_path(output)).name} and {record}")
 
 
 def main() -> None:
     arguments = parse_arguments()
+    alone = "--inspect" if arguments.inspect is not None else "--list-sources" if arguments.list_sources else None
+    if alone and arguments.input is not None:
+        unread = " ".join(str(path) for path in (arguments.input, arguments.output) if path is not None)
+        several = ", one file at a time" if arguments.inspect is not None else ""
+        raise ConfigError(f"{alone} converts nothing and would ignore {unread}; leave that out{several}")
     if arguments.list_sources:
         print_sources()
         return
@@ -101,8 +116,10 @@ def main() -> None:
         "to": arguments.to,
         "layout": arguments.source,
         "branch": arguments.branch,
+        "method": arguments.method,
         "overwrite": arguments.overwrite,
         "untrained": arguments.untrained,
+        "command": shlex.join(["python", *sys.argv]),
     }
     if arguments.input.is_dir() and not is_one_file(arguments.output, arguments.to):
         convert_all(arguments.input, arguments.output, options)

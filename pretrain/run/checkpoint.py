@@ -2,13 +2,14 @@
 
 `checkpoints/step_XXXXXXXX.pt` is whole or absent, versioned, readable with `torch.load(weights_only=True)`, and holds all that
 resuming and converting need: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*,
-memory.*), optimizer, scaler, progress {step, steps_per_epoch}, config. There is no random state: everything random is drawn from
-(seed, epoch, sample index, view) or (seed, step).
+memory.*), optimizer, scaler, progress {step, steps_per_epoch, images: their fingerprint}, config. There is no random state:
+everything random is drawn from (seed, epoch, sample index, view) or (seed, step).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import torch
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
 from pretrain.base.own_files import read_own_file
+from pretrain.base.record import experiment_hash
+from pretrain.config import experiment_of
 
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 CHECKPOINT_DIR = "checkpoints"  # of a run
+DEFAULT_BRANCH = "query"  # the encoder that is read where nothing else is asked for
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
 
 logger = logging.getLogger(__name__)
@@ -47,6 +51,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")
     return state
+
+
+def pretraining_of(state: Mapping[str, Any], *, sha256: str, branch: str | None = None) -> dict[str, Any] | None:
+    """{"seed", "hash"} of the run that saved a checkpoint: two with one hash differ in their seed alone. None: it does not say.
+
+    The hash is that of the run's record where the checkpoint is its last and the branch the default one; an earlier step and
+    another branch are other encoders. A checkpoint that does not say its images (of older versions) has a hash of its own.
+    sha256: of the file.
+    """
+    config, progress = state["config"], state["progress"]
+    if not isinstance(config.get("seed"), int):
+        return None
+    step, epochs = progress.get("step"), (config.get("optimizer") or {}).get("epochs")
+    images = progress.get("images") or f"not known: those of the checkpoint {sha256}"
+    experiment: dict[str, Any] = {"config": experiment_of(config), "data": {"images": images}}
+    if epochs is None or step != epochs * progress.get("steps_per_epoch", 0):
+        experiment["step"] = step
+    if branch not in (None, DEFAULT_BRANCH):
+        experiment["branch"] = branch
+    return {"seed": config["seed"], "hash": experiment_hash(experiment)}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import yaml
 from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping
-from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
+from pretrain.config import RunConfig, experiment_of, load_run_config, method_label, method_names, to_plain
 from pretrain.views.recipe_file import recipe_from_plain
 
 CONFIGS = shipped_configs() / "pretrain"
@@ -146,3 +146,13 @@ def test_the_paper_s_runs_differ_in_epochs_alone():
     assert runs[0] == runs[1] == runs[2]
     assert runs[0]["method"]["queue_size"] == 65536
     assert runs[0]["optimizer"]["learning_rate"] == 0.03
+
+
+def test_an_experiment_is_what_decides_the_result(tmp_path):
+    def experiment(*overrides):
+        return experiment_of(to_plain(load_run_config(write(tmp_path, ""), overrides)))
+
+    same = ("seed=7", "data.root=elsewhere", "data.num_workers=1", "data.skip_unreadable=true", "runtime.device=cpu")
+    assert all(experiment(word) == experiment() for word in same)
+    others = ("optimizer.learning_rate=0.1", "views.image_size=64", "encoder.arch=resnet18", "method.temperature=0.3")
+    assert all(experiment(word) != experiment() for word in others)

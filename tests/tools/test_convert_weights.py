@@ -12,6 +12,7 @@ import torch
 import torchvision
 
 from pretrain.base.architecture import ARCHITECTURES
+from pretrain.base.record import read_record
 from tests.tools.in_process import TOOLS, run_tool_here
 from tests.transfer.conversion.checkpoints import encoder_state, ours, pycontrast
 from tests.transfer.conversion.tiny_encoders import TINY, tiny_state
@@ -46,7 +47,13 @@ def test_a_checkpoint_becomes_weights_and_sidecar(tmp_path, call):
     code, output, errors = call(tmp_path / "in.pth", tmp_path / "new" / "out.pth")
     assert code == 0, errors
     assert "265 of 265 tensors placed once" in output and "MODEL.PIXEL_STD" in output
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out.json", "out.pth"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out.json", "out.pth", "out.record.json"]
+    assert f"written     {tmp_path}/new/out.pth, out.json and out.record.json" in output
+    assert "method      unknown: pass --method NAME" in output
+    code, output, _ = call(tmp_path / "in.pth", tmp_path / "named.pth", "--method", "infomin")
+    record = read_record(tmp_path / "named.record.json")
+    assert code == 0 and "method      infomin" in output and record.initialisation.name == "infomin"
+    assert record.commands[0].endswith(f"{tmp_path}/named.pth --method infomin")
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def test_a_run_and_a_folder_is_every_checkpoint_and_a_second_call_does_nothing_a
         assert f"{word:15}step_00000040.pt -> {tmp_path}/out/step_00000040.pth" in output
         assert "error: 1 of 3 checkpoints could not be converted:\n  step_00000080.pt: " in errors
         assert "to detectron2: 100%" in errors
-    names = [f"step_00000{step}.{ending}" for step in ("040", "120") for ending in ("json", "pth")]
+    names = [f"step_00000{step}.{ending}" for step in ("040", "120") for ending in ("json", "pth", "record.json")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
@@ -131,6 +138,8 @@ def test_bad_input_is_exit_code_2_without_a_traceback_or_a_file(tmp_path, call):
         (tmp_path / "folder", tmp_path / "o.pth"): "without checkpoints of tools/pretrain.py (step_*.pt); pass a file",
         (tmp_path / "good.pth",): "expected INPUT and OUTPUT",
         (tmp_path / "folder",): "expected INPUT and OUTPUT",
+        ("--inspect", tmp_path / "good.pth", tmp_path / "cut.pth"): f"would ignore {tmp_path}/cut.pth; leave that out",
+        ("--list-sources", tmp_path / "good.pth"): "--list-sources converts nothing",
     }.items():
         code, _, errors = call(*arguments)
         assert (code, message in errors, "Traceback" in errors) == (2, True, False), errors

@@ -227,7 +227,7 @@ def test_a_failed_download_leaves_no_output(refusal, demo: Path, tmp_path: Path,
         raise URLError("name resolution")
 
     monkeypatch.setattr("transfer.detect.run.PathManager.get_local_path", offline)
-    weights = ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/torchvision/R-50.pkl")
+    weights = ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/R-18.pkl")  # one whose input nothing here knows
     words = ("--config-file", RANDOM, *data(demo, "coco"), "OUTPUT_DIR", str(tmp_path / "out"))
     assert "cannot download" in refusal(*words, *weights)
     assert not (tmp_path / "out").exists()

@@ -42,13 +42,16 @@ def convert_folder(
     to: str = DEFAULT_TARGET,
     layout: str = "auto",
     branch: str | None = None,
+    method: str | None = None,
     overwrite: bool = False,
     untrained: bool = False,
+    command: str = "",
 ) -> list[Outcome]:
     """Convert every weight file of `source_dir` (a run: of its checkpoints/) into `output_dir`, lowest step first.
 
     A failure is an `Outcome`, not an exception: the others are still converted, and stay. overwrite: convert again what is
-    there. untrained: encoders that were never trained, too. Raises ConfigError for what would stop all of them: the folders, the target, two files of one name.
+    there. untrained: encoders that were never trained, too. method, command: as `convert` has them. Raises ConfigError for what
+    would stop all of them: the folders, the target, two files of one name.
     """
     target = target_named(to)
     target.require()
@@ -68,7 +71,14 @@ def convert_folder(
         )
     pairs = list(_pairs(sources, output_dir, target))
     outcomes = []
-    options = {"layout": layout, "branch": branch, "overwrite": overwrite, "untrained": untrained}
+    options = {
+        "layout": layout,
+        "branch": branch,
+        "method": method,
+        "overwrite": overwrite,
+        "untrained": untrained,
+        "command": command,
+    }
     with tqdm(pairs, unit="checkpoint", desc=f"to {target.name}") as bar:
         for source, output in bar:
             bar.set_postfix_str(source.name)
@@ -118,7 +128,7 @@ def _pairs(sources: list[Path], output_dir: Path, target: Target) -> Iterator[tu
 def _convert_one(source: Path, output: Path, target: Target, options: dict[str, Any]) -> Outcome:
     """options: those of `convert`."""
     try:
-        if not options["overwrite"] and _is_there(source, output, target, options["layout"], options["branch"]):
+        if not options["overwrite"] and _is_there(source, output, target, options):
             return Outcome(source, output, "already there")
         convert(source, output, to=target.name, **options)
     except UserError as error:
@@ -126,18 +136,19 @@ def _convert_one(source: Path, output: Path, target: Target, options: dict[str, 
     return Outcome(source, output, "converted")
 
 
-def _is_there(source: Path, output: Path, target: Target, layout: str, branch: str | None) -> bool:
-    """Whether `output` is a whole, proven conversion of this very file: same hash, target, layout and branch."""
+def _is_there(source: Path, output: Path, target: Target, options: dict[str, Any]) -> bool:
+    """Whether `output` is a whole, proven conversion of this very file: same hash, target, layout, branch and stated method."""
     try:
         sidecar = read_sidecar(target.weights_path(output))
     except CheckpointError:
         return False
     recorded = sidecar.source
-    wanted = branch or next(iter(recorded.get("branches", [])), None)
+    wanted = options["branch"] or next(iter(recorded.get("branches", [])), None)
     return (
         source.is_file()
         and recorded.get("sha256") == file_sha256(source)
         and recorded.get("branch") == wanted
-        and layout in ("auto", recorded.get("layout"))
+        and options["layout"] in ("auto", recorded.get("layout"))
+        and options["method"] in (None, recorded.get("method"))
         and sidecar.target == target.name
     )

@@ -9,20 +9,19 @@ from pathlib import Path
 
 from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import TorchFile
-from pretrain.run.checkpoint import resolve_checkpoint
 from transfer.conversion.containers import View, file_view
 from transfer.conversion.layouts import AUTOMATIC
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.conversion.sources import Recognition, find_backbone, recognise
 from transfer.conversion.unknown import find_candidates
-from transfer.conversion.weight_files import file_sha256, open_weight_file
+from transfer.conversion.weight_files import file_sha256, open_weight_file, weight_file_of
 
 NAMES_SHOWN = 3
 
 
 def inspect_file(path: Path) -> list[str]:
     """Lines about `path`. Raises CheckpointError only for a file that cannot be read or holds no tensors."""
-    path = resolve_checkpoint(path)
+    path = weight_file_of(path)
     file = open_weight_file(path, verify_all=True)
     view = file_view(file.content, path)
     lines = [_line("file", f"{path.name}, {path.stat().st_size:,} bytes, sha256 {file_sha256(path)}")]

@@ -84,6 +84,8 @@ MODEL: Path = ("model",)
 VISSL_TRUNK: Path = ("classy_state_dict", "base_model", "model", "trunk")
 # Any tensor of a ResNet, so that a damaged checkpoint is still known for what it is and the missing tensor gets named.
 OWN_LAYOUT = "infomin-transfer"
+DETECTOR_LAYOUT = "detectron2-detector"
+DETECTRON2_LAYOUTS = ("detectron2-converted", "caffe2")  # of backbones that Detectron2 reads as they are
 ENCODER = r"(conv1\.|bn1\.|layer[1-4]\.\d)"
 CLASSIFIER = (r"fc\.(weight|bias)",)
 MLP_HEAD = (
@@ -436,7 +438,7 @@ LAYOUTS: tuple[Layout, ...] = (
         contract=None,
     ),
     Layout(
-        name="detectron2-detector",
+        name=DETECTOR_LAYOUT,
         description="a detector of Detectron2 or of tools/train_net.py, FPN or C4: its backbone (needs config.yaml beside it)",
         source="detectron2 modeling/meta_arch/rcnn.py, modeling/backbone/fpn.py, modeling/roi_heads/roi_heads.py",
         markers=(r"^model/backbone\.(bottom_up\.)?stem\.conv1\.", r"^model/(proposal_generator|roi_heads|head)\."),

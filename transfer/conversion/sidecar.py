@@ -36,7 +36,8 @@ def sidecar_path(weights: Path) -> Path:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """source: file name, sha256, layout, branch, all branches. contract: how the encoder wants its input.
+    """source: file name, sha256, layout, branch, all branches, and what is known of the training: method, method_source, image_size,
+    pretraining (transfer/conversion/initialisation.py); sidecars of older versions lack the last ones. contract: how the encoder wants its input.
 
     detectron2: the configuration keys that say the same to Detectron2. proof: transfer/conversion/parity.py's `Proof` as a dictionary.
     target: for which library the weights are (transfer/conversion/targets.py); sidecars older than the field are Detectron2's.
@@ -97,7 +98,8 @@ def parse_sidecar(weights: Path) -> Sidecar:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{weights} has no sidecar at {path}; convert the checkpoint again with tools/convert_weights.py"
+            f"{weights} has no sidecar at {path}: put the one that was written with it back beside it, or convert the checkpoint that "
+            "it was made from again: `python tools/convert_weights.py CHECKPOINT OUTPUT.pth`"
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable sidecar ({error})") from None
@@ -113,6 +115,11 @@ def parse_sidecar(weights: Path) -> Sidecar:
         for key, value in given.items()
     ):
         raise CheckpointError(f"{path}: expected the fields {sorted(fields)}, found {sorted(given)}")
+    source, pretraining = given["source"], given["source"].get("pretraining")
+    if not isinstance(source.get("method"), (str, type(None))) or not (
+        pretraining is None or (isinstance(pretraining, dict) and set(pretraining) == {"seed", "hash"})
+    ):
+        raise CheckpointError(f"{path}: source: expected a name as method, and seed and hash of the pretraining")
     return Sidecar(**{**given, "contract": InputContract.from_dict(given["contract"])})
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.weight_files.torch_files import TorchFile
-from pretrain.run.checkpoint import resolve_checkpoint
 from transfer.conversion.containers import View, arranged, branch_tensors, file_view, levels
 from transfer.conversion.fitting import COUNTER, fit, listing, reason
 from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, Branch, Layout
@@ -25,7 +24,7 @@ from transfer.conversion.names import NAMINGS, with_affine_statistics
 from transfer.conversion.source_contracts import contract_of, refuse_shards
 from transfer.conversion.unknown import find_candidates, only_complete
 from transfer.conversion.values import as_float32, check_values, type_notes, untrained_finding
-from transfer.conversion.weight_files import file_sha256, open_weight_file
+from transfer.conversion.weight_files import file_sha256, open_weight_file, weight_file_of
 
 UNKNOWN = "unknown"
 UNKNOWN_NOTE = (
@@ -82,10 +81,10 @@ def load_backbone(path: Path, *, source: str = "auto", branch: str | None = None
     """Read `path`, recognise its layout (or take it as `source`), take `branch` (default: the layout's first).
 
     A file of no known layout is searched for the one prefix under which a complete ResNet stands (transfer/conversion/unknown.py).
-    The folder of a run of tools/pretrain.py is its newest checkpoint. Raises CheckpointError for a file that is damaged or whose
+    A folder is the file in it (`weight_file_of`): of our run the newest checkpoint, of a Hugging Face model its weights. Raises CheckpointError for a file that is damaged or whose
     backbone is not complete; ConfigError for a source or branch that does not exist.
     """
-    path = resolve_checkpoint(path)
+    path = weight_file_of(path)
     return find_backbone(open_weight_file(path), path, source=source, branch=branch)
 
 

@@ -16,10 +16,26 @@ from torch import Tensor
 
 from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import HEAD_SIZE, TorchFile, is_pickled, open_torch_file, reason
+from pretrain.run.checkpoint import resolve_checkpoint
 
 MAX_HEADER = 16 << 20  # bytes of JSON before the tensors of a safetensors file; some 100 thousand tensors
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CHUNK = 1 << 20
+HUB_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+)  # of a model's folder, in the order in which transformers takes them
+
+
+def weight_file_of(path: Path) -> Path:
+    """`path` itself; of a folder the file that is meant: of a Hugging Face model its weights, of our run its newest checkpoint.
+
+    Raises CheckpointError for a folder that is neither.
+    """
+    for name in HUB_FILES if path.is_dir() else ():
+        if (path / name).is_file():
+            return path / name
+    return resolve_checkpoint(path)
 
 
 def read_weight_file(path: Path) -> Any:

@@ -24,7 +24,6 @@ from transfer.conversion.fitting import listing
 from transfer.data.records import is_number
 from transfer.detect.checkpointer import read_for_detectron2
 
-CATALOG_SCHEMES = ("detectron2://", "catalog://")
 # What the weights were trained to be fed, and the shape of the network they are for. Compared with the sidecar's.
 COMPARED_KEYS = (
     "INPUT.FORMAT",

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.strict import load_yaml
 from transfer.conversion.fitting import DETECTOR_USES
-from transfer.conversion.sidecar import read_sidecar, sidecar_path
+from transfer.conversion.layouts import DETECTOR_LAYOUT, DETECTRON2_LAYOUTS
+from transfer.conversion.published import CATALOG_SCHEMES, catalog_entry
+from transfer.conversion.sidecar import detectron2_settings, read_sidecar, sidecar_path
+from transfer.conversion.sources import load_backbone
 from transfer.conversion.targets import target_named
 from transfer.detect.checks import (
-    CATALOG_SCHEMES,
     check_backbone_loaded,
     check_model_loaded,
     check_settings,
@@ -59,11 +61,21 @@ class WeightsPlan:
         """One sentence for the log."""
         return {
             "random": "weights: random initialisation (MODEL.WEIGHTS is empty)",
-            "catalog": f"weights: {self.weights} from Detectron2's catalog",
+            "catalog": f"weights: {self.weights} from Detectron2's catalog; {self._catalog_note}",
             "converted": f"weights: {self.weights}; the configuration agrees with its sidecar",
             "trusted": f"weights: {self.weights} WITHOUT a sidecar that proves it: you vouch (--trust) for channel order, mean, std and stride",
             "checkpoint": f"weights: {self.weights}, a complete detector",
         }[self.kind]
+
+    @property
+    def _catalog_note(self) -> str:
+        entry = catalog_entry(self.weights)
+        if entry is None:
+            return (
+                "nothing here knows which input they were trained on: channel order, mean, std and stride are the "
+                "configuration's, unchecked"
+            )
+        return f"the configuration agrees with their input ({entry.source})"
 
 
 def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool) -> WeightsPlan:
@@ -80,21 +92,18 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
         return _plan_detector(config, weights if weights.startswith(CATALOG_SCHEMES) else _local(weights, trust))
     if not weights:
         return WeightsPlan("random", "")
+    known = catalog_entry(weights)
+    if known is not None:
+        check_settings(
+            config, detectron2_settings(known.arch, known.contract), where=f"what {weights} expects ({known.source})"
+        )
     if weights.startswith(CATALOG_SCHEMES):
         return WeightsPlan("catalog", weights)
     path = Path(_local(weights, trust))
     if not sidecar_path(path).is_file():
         if trust:
             return WeightsPlan("trusted", weights)
-        if is_detector(path):
-            raise CheckpointError(
-                f"{weights} is a whole detector, not the weights of a backbone: {DETECTOR_USES.format(weights)}. To start from its "
-                f"backbone alone, convert it: `python tools/convert_weights.py {weights} OUTPUT.pth`"
-            )
-        raise CheckpointError(
-            f"{weights} has no sidecar at {sidecar_path(path)}, so nothing says which input it was trained on. Convert it with "
-            f"`python tools/convert_weights.py {weights} OUTPUT.pth` and pass that, or add --trust to vouch for it yourself"
-        )
+        raise CheckpointError(_without_sidecar(weights, path))
     try:
         sidecar = read_sidecar(path)  # refuses one that is damaged, of another file, or without a proof that passed
     except CheckpointError as error:
@@ -110,9 +119,29 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     return WeightsPlan("converted", weights, sidecar.to_dict())
 
 
-def is_detector(path: Path) -> bool:
-    """Whether a weight file holds the heads of a detector beside its backbone, by its names. Raises CheckpointError."""
-    return any(name.startswith(("roi_heads.", "proposal_generator.", "head.")) for name in read_tensors(str(path)))
+def _without_sidecar(weights: str, path: Path) -> str:
+    """What a file without a sidecar is, and what to do with one of its kind: as the converter recognises it."""
+    lacks = f"{weights} has no sidecar at {sidecar_path(path)}"
+    trust = "Or add --trust to vouch for its input yourself"
+    convert = (
+        f"convert it with `python tools/convert_weights.py {weights} OUTPUT.pth` and pass MODEL.WEIGHTS OUTPUT.pth"
+    )
+    try:
+        layout = load_backbone(path).layout
+    except (CheckpointError, ConfigError) as error:
+        said = str(error)
+        if DETECTOR_USES.format(path) in said:
+            return said  # a detector whose own configuration is not beside it
+        return (
+            f"{said}. {trust}"
+            if str(sidecar_path(path)) in said
+            else f"{lacks}, and cannot be converted: {said}. {trust}"
+        )
+    if layout == DETECTOR_LAYOUT:
+        uses = DETECTOR_USES.format(weights)
+        return f"{weights} is a whole detector, not the weights of a backbone: {uses}. To start from its backbone alone, {convert}"
+    loadable = layout in DETECTRON2_LAYOUTS  # by Detectron2 as it is; of the others --trust would load nothing
+    return f"{lacks}, so nothing says which input it was trained on: {convert}{f'. {trust}' if loadable else ''}"
 
 
 def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:

@@ -139,7 +139,8 @@ class FrozenEncoder:
 
 
 def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | None) -> FrozenEncoder:
-    """`random:ARCH` (seeded by config.seed) or a checkpoint. Raises CheckpointError/ConfigError for what cannot be used."""
+    """`random:ARCH` (seeded by config.seed), or whatever tools/convert_weights.py takes: a file of any layout and branch, a run, a
+    Hugging Face folder. Raises CheckpointError/ConfigError for what cannot be used."""
     device = pick_device(config.device)
     precision = choose_precision(config.precision, device)
     if weights.partition(":")[0] == "random":
@@ -152,16 +153,16 @@ def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | Non
     else:
         backbone = load_backbone(Path(weights), branch=branch)
         contract, sha256 = backbone.contract, backbone.sha256
-        module = _fill(ResNetEncoder(backbone.arch), backbone.tensors, contract, weights)
+        module = ResNetEncoder(backbone.arch, stride_in_1x1=contract.stride_in_1x1)
+        _fill(module, backbone.tensors, contract, weights)
     module.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
     return FrozenEncoder(module, contract, precision, sha256)
 
 
-def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputContract, weights: str) -> ResNetEncoder:
-    if contract.stem != "basic" or contract.stride_in_1x1:
+def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputContract, weights: str) -> None:
+    if contract.stem != "basic":
         raise CheckpointError(
-            f"{weights}: the readout expects a v1.5 ResNet with the basic stem, found stem={contract.stem!r}, "
-            f"stride_in_1x1={contract.stride_in_1x1}"
+            f"{weights}: the readout expects a ResNet with the basic stem, found stem={contract.stem!r}"
         )
     loaded = module.load_state_dict(tensors, strict=False)
     missing = [name for name in loaded.missing_keys if not name.endswith("num_batches_tracked")]
@@ -173,7 +174,6 @@ def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputCont
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = contract.bn_eps
-    return module
 
 
 def pick_device(name: str) -> torch.device:

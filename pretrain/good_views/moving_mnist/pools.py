@@ -83,11 +83,16 @@ def _dimmed(pool: Pool, brightness: float) -> Pool:
     return replace(pool, images=levels[pool.images])
 
 
+def _folder_of(source: str) -> Path:
+    """DIR of torchvision:DIR; a `~` that begins it reached us without the shell's help."""
+    return Path(source.removeprefix(TORCHVISION)).expanduser()
+
+
 def load_digits(source: str, *, held_out_share: float) -> tuple[Pool, Pool]:
     """(train, held out) from FILE.npz with `images` uint8 (N, 28, 28) and `labels` integers (N,) in [0, 10), of which a share
     of each class is held out; or from torchvision:DIR, where MNIST is downloaded and keeps its own split."""
     if source.startswith(TORCHVISION):
-        return _torchvision_digits(Path(source.removeprefix(TORCHVISION)))
+        return _torchvision_digits(_folder_of(source))
     images, labels = _read_npz(Path(source))
     return split_by_class(images, labels, tuple(str(digit) for digit in range(NUM_DIGIT_CLASSES)), held_out_share)
 
@@ -96,7 +101,7 @@ def load_backgrounds(source: str, *, size: int, held_out_share: float) -> tuple[
     """(train, held out) as RGB squares of `size` px: DIR/train/CLASS and DIR/test/CLASS (or val), or DIR/CLASS of which a
     share of each class is held out, or torchvision:DIR, where STL-10 is downloaded (2.6 GB) and keeps its own split."""
     if source.startswith(TORCHVISION):
-        return _torchvision_backgrounds(Path(source.removeprefix(TORCHVISION)), size)
+        return _torchvision_backgrounds(_folder_of(source), size)
     root = Path(source)
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.record import read_record
 from tests.transfer.conversion.checkpoints import (
     byol_deepmind,
     caffe2_with_statistics,
     detectron2_names,
     encoder_state,
+    huggingface,
     ours,
     prefixed,
     pycontrast_jigsaw,
@@ -28,7 +31,9 @@ from tests.transfer.conversion.checkpoints import (
 from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion import convert as module
 from transfer.conversion.convert import convert
+from transfer.conversion.initialisation import initialisation_of
 from transfer.conversion.names import DETECTRON2, HUGGING_FACE, Naming
+from transfer.conversion.parity import prove
 from transfer.conversion.sidecar import read_sidecar
 from transfer.conversion.sources import load_backbone
 from transfer.conversion.targets import TARGETS
@@ -103,7 +108,11 @@ def test_every_target_is_published_with_its_sidecar_and_comes_back_bit_equal(tmp
     assert read_sidecar(weights) == sidecar and sidecar.target == target
     assert sidecar.proof["tensors_placed"] == 100 and "the other branch" in sidecar.proof["negative_controls"]
     left = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert left == (["out"] if target == "huggingface" else ["out.json", OUTPUTS[target]])
+    assert left == (["out"] if target == "huggingface" else sorted(["out.json", "out.record.json", OUTPUTS[target]]))
+    record = read_record(
+        tmp_path / "new" / "out" / "record.json" if target == "huggingface" else tmp_path / "new" / "out.record.json"
+    )
+    assert record.status == "done" and record.details["weights_sha256"] == sidecar.weights_sha256
     wanted = load_backbone(checkpoint).tensors
     if target == "huggingface":
         found = {k: v for k, v in HUGGING_FACE.read(read_weight_file(weights)).items() if k in wanted}
@@ -137,7 +146,7 @@ def test_a_folder_is_replaced_whole_and_only_when_it_is_ours(tmp_path, checkpoin
 @pytest.mark.parametrize("target", ["detectron2", pytest.param("huggingface", marks=pytest.mark.slow)])
 def test_a_target_that_is_not_proven_leaves_what_was_there(tmp_path, checkpoint, monkeypatch, target, stop):
     def fail(*_, **__):
-        assert len(list(tmp_path.glob(".*"))) == 1  # the control: the draft is there, and hidden
+        assert len(list(tmp_path.glob(".*"))) == 2  # the control: the draft and its record are there, and hidden
         raise stop
 
     old = tmp_path / OUTPUTS[target]
@@ -275,6 +284,98 @@ def test_all_265_tensors_of_a_resnet50_reach_the_detector(tmp_path, resnet50, co
     one_less = {name: tensor for name, tensor in wanted.items() if name != "res5.2.conv3.weight"}
     torch.save({**content, "model": one_less}, tmp_path / "short.pth")
     assert loaded(tmp_path / "short.pth") == 264
+
+
+def test_the_record_says_what_was_converted_how_far_it_agrees_and_where_it_came_from(tmp_path, checkpoint):
+    sidecar = convert(checkpoint, tmp_path / "out.pth", command="python tools/convert_weights.py step.pt out.pth")
+    record = read_record(tmp_path / "out.record.json")
+    assert (record.kind, record.status, record.config["to"]) == ("conversion", "done", "detectron2")
+    assert record.figures["tensors_placed"] == record.figures["tensors_expected"] == 265
+    differences = {f"difference/{stage}": value for stage, value in sidecar.proof["relative_difference"].items()}
+    assert differences.items() <= record.figures.items() and "difference/res5" in differences
+    start = record.initialisation
+    assert (start.name, start.source, start.layout, start.sha256) == (
+        "infomin",
+        "checkpoint",
+        "infomin-transfer",
+        file_sha256(checkpoint),
+    )
+    assert start.pretraining == sidecar.source["pretraining"] and record.seeds == {"run": None, "pretraining": 0}
+    assert record.commands == ("python tools/convert_weights.py step.pt out.pth",)
+
+
+def test_a_conversion_runs_under_a_record_that_names_its_holder(tmp_path, checkpoint, monkeypatch):
+    """What a killed one leaves: hidden, beside the unpublished weights."""
+    seen = []
+
+    def look(*arguments, **options):
+        seen.append(read_record(next(tmp_path.glob(".out.*.record.json"))))
+        return prove(*arguments, **options)
+
+    monkeypatch.setattr(module, "prove", look)
+    convert(checkpoint, tmp_path / "out.pth")
+    assert seen[0].status == "running" and seen[0].holder["pid"] == os.getpid()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_record_is_replaced_whole_with_its_weights(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "out.pth", command="first")
+    convert(checkpoint, tmp_path / "out.pth", branch="key", overwrite=True, command="second")
+    record = read_record(tmp_path / "out.record.json")
+    assert record.commands == ("second",) and record.details["branch"] == "key"
+    (tmp_path / "out.record.json").write_text("damaged")
+    with pytest.raises(ConfigError, match="--overwrite"):
+        convert(checkpoint, tmp_path / "out.pth")
+    convert(checkpoint, tmp_path / "out.pth", overwrite=True)
+    assert read_record(tmp_path / "out.record.json").status == "done"
+
+
+def test_a_file_that_is_no_record_is_not_written_over(tmp_path, checkpoint):
+    (tmp_path / "out.record.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"out\.record\.json exists and is no record of a conversion"):
+        convert(checkpoint, tmp_path / "out.pth")
+    assert (tmp_path / "out.record.json").read_text() == "{}" and not (tmp_path / "out.pth").exists()
+
+
+def test_a_disk_that_is_full_at_the_sidecar_publishes_nothing(tmp_path, checkpoint, monkeypatch):
+    convert(checkpoint, tmp_path / "out.pth")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        convert(checkpoint, tmp_path / "out.pth", branch="key", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_seed_and_hash_of_the_pretraining_travel_through_every_conversion(tmp_path, checkpoint):
+    first = convert(checkpoint, tmp_path / "out.pth").source["pretraining"]
+    again = convert(tmp_path / "out.pth", tmp_path / "again.pth").source
+    assert again["pretraining"] == first == initialisation_of(str(checkpoint)).pretraining and first["seed"] == 0
+    assert again["method"] == "infomin"
+    assert convert(checkpoint, tmp_path / "key.pth", branch="key").source["pretraining"]["hash"] != first["hash"]
+
+
+def test_a_flat_file_of_any_method_has_no_name_until_it_is_stated(tmp_path):
+    torch.save(QUERY, tmp_path / "dino_resnet50_pretrain.pth")
+    sidecar = convert(tmp_path / "dino_resnet50_pretrain.pth", tmp_path / "out.pth")
+    assert sidecar.source["layout"] == "torchvision" and initialisation_of(str(tmp_path / "out.pth")).name == "unknown"
+    convert(tmp_path / "dino_resnet50_pretrain.pth", tmp_path / "out.pth", method="dino", overwrite=True)
+    assert initialisation_of(str(tmp_path / "out.pth")).name == "dino"
+    assert read_record(tmp_path / "out.record.json").initialisation.source == "asked"
+
+
+def test_a_folder_of_hugging_face_is_read_as_its_weights(tmp_path):
+    (tmp_path / "model").mkdir()
+    save(huggingface(QUERY, KEY), tmp_path / "model", layout="huggingface").rename(
+        tmp_path / "model" / "pytorch_model.bin"
+    )
+    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
+    sidecar = convert(tmp_path / "model", tmp_path / "out.pth")
+    assert sidecar.source["layout"] == "huggingface" and sidecar.contract.mean == (0.5, 0.4, 0.3)
 
 
 def test_a_failed_proof_leaves_nothing_behind(tmp_path, checkpoint, monkeypatch):

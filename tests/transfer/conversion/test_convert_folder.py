@@ -52,7 +52,7 @@ def test_the_good_ones_are_kept_the_bad_one_is_named_and_a_second_call_does_only
     ]
     assert "cannot read" in first[1].reason or "damaged" in first[1].reason
     assert sorted(path.name for path in out.iterdir()) == [
-        f"step_{step:08d}.{ending}" for step in (40, 120) for ending in ("json", "pth")
+        f"step_{step:08d}.{ending}" for step in (40, 120) for ending in ("json", "pth", "record.json")
     ]
     before = (out / "step_00000040.pth").stat().st_mtime_ns
     shutil.copyfile(checkpoint, run_dir / "checkpoints" / "step_00000080.pt")
@@ -92,10 +92,11 @@ def test_only_the_same_file_for_the_same_target_and_branch_is_already_there(
         status(branch="key")
         == status(to="detectron2")
         == status(layout="moco")
+        == status(method="moco")
         == status(overwrite=True)
         == "converted"
     )
-    assert len(fake_convert) == 4
+    assert len(fake_convert) == 5
     with open(out / "a.pth", "ab") as file:
         file.write(b" ")
     assert status() == "converted"  # the weights are no longer what their sidecar says
@@ -139,8 +140,10 @@ def test_outputs_take_the_targets_ending(tmp_path, fake_convert):
             "to": to,
             "layout": "auto",
             "branch": "key",
+            "method": None,
             "overwrite": False,
             "untrained": False,
+            "command": "",
         }
 
 

@@ -117,6 +117,8 @@ def test_settings_are_the_rgb_figures_of_the_reference():
         (lambda v: v.pop("detectron2"), "expected the fields"),
         (lambda v: v.update(extra=1), "expected the fields"),
         (lambda v: v.update(contract=[]), "expected the fields"),
+        (lambda v: v["source"].update(method=["dino"]), "expected a name as method"),
+        (lambda v: v["source"].update(pretraining={"seed": 1}), "seed and hash of the pretraining"),
         (lambda v: v["contract"].pop("std"), "input contract"),
     ],
 )

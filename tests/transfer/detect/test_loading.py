@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
@@ -17,9 +18,12 @@ from torch import nn
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
 from tests.transfer.conversion.backbones import passed_proof
+from tests.transfer.conversion.checkpoints import detectron2_names, encoder_state, moco_v2, pycontrast
+from tests.transfer.conversion.checkpoints_libraries import flat
+from transfer.conversion.published import catalog_entry
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
-from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.config import CONFIG_ROOT, load_detector_config, shipped_runs
 from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
 
 CATALOG = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
@@ -78,10 +82,68 @@ def test_empty_weights_are_random_initialisation() -> None:
     assert verify_loaded(found, nn.Linear(1, 1)) == "backbone: random initialisation"
 
 
+MSRA = (
+    "INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", "[103.53, 116.28, 123.675]", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]",
+    "MODEL.RESNETS.STRIDE_IN_1X1", "True", "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256",
+)  # fmt: skip
+
+
 def test_detectron2s_own_weights_need_no_sidecar_and_are_not_fetched_to_look() -> None:
-    found = plan("MODEL.WEIGHTS", CATALOG)
-    assert found.kind == "catalog"
+    found = plan("MODEL.WEIGHTS", CATALOG, *MSRA)
+    assert found.kind == "catalog" and "the configuration agrees with their input" in found.note
     verify_fits(found, load())
+
+
+@pytest.mark.parametrize(
+    ("address", "trust"),
+    [
+        (CATALOG, False),
+        ("catalog://ImageNetPretrained/MSRA/R-50", False),
+        ("https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl", True),
+    ],
+)
+def test_catalog_weights_under_another_input_are_refused_with_the_lines_to_change(address: str, trust: bool) -> None:
+    words = dict(zip(MSRA[::2], MSRA[1::2], strict=True)) | {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": "[123.675, 116.28, 103.53]",
+        "MODEL.PIXEL_STD": "[58.395, 57.12, 57.375]",
+        "MODEL.RESNETS.STRIDE_IN_1X1": "False",
+    }
+    with pytest.raises(ConfigError) as caught:
+        plan("MODEL.WEIGHTS", address, *(word for pair in words.items() for word in pair), trust=trust)
+    assert str(caught.value).splitlines() == [
+        f"the configuration contradicts what {address} expects (detectron2/checkpoint/catalog.py and config/defaults.py):",
+        "  INPUT.FORMAT is 'RGB', must be 'BGR'; pass: INPUT.FORMAT BGR",
+        "  MODEL.PIXEL_MEAN is [123.675, 116.28, 103.53], must be [103.53, 116.28, 123.675]; "
+        'pass: MODEL.PIXEL_MEAN "[103.53, 116.28, 123.675]"',
+        "  MODEL.PIXEL_STD is [58.395, 57.12, 57.375], must be [1.0, 1.0, 1.0]; "
+        'pass: MODEL.PIXEL_STD "[1.0, 1.0, 1.0]"',
+        "  MODEL.RESNETS.STRIDE_IN_1X1 is False, must be True; pass: MODEL.RESNETS.STRIDE_IN_1X1 True",
+    ]
+    plan("MODEL.WEIGHTS", address, *MSRA, trust=trust)  # the control: with these lines it passes
+
+
+def test_catalog_weights_that_nothing_is_known_of_say_so() -> None:
+    note = plan("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/DeepLab/R-103.pkl").note
+    assert "nothing here knows which input they were trained on" in note and "unchecked" in note
+
+
+@pytest.mark.parametrize("path", [path for path in shipped_runs() if path.stem.endswith("_supervised")], ids=str)
+def test_the_shipped_supervised_configurations_pass(path: Path) -> None:
+    config = load_detector_config(path, ["OUTPUT_DIR", "no/such/folder"])
+    assert plan_weights(config, eval_only=False, resume=False, trust=False).note.endswith(
+        "the configuration agrees with their input (detectron2/checkpoint/catalog.py and config/defaults.py)"
+    )
+
+
+def test_the_model_zoos_own_runs_agree_with_what_is_known_of_their_weights() -> None:
+    """The table of known weights, compared with the configurations that Detectron2 trained with them."""
+    runs = ("faster_rcnn_R_50_C4_1x", "faster_rcnn_R_101_FPN_3x", "faster_rcnn_X_101_32x8d_FPN_3x")
+    for name in runs:
+        config = model_zoo.get_config(f"COCO-Detection/{name}.yaml")
+        config.MODEL.WEIGHTS = config.MODEL.WEIGHTS or CATALOG
+        assert catalog_entry(config.MODEL.WEIGHTS) is not None
+        assert plan_weights(config, eval_only=False, resume=False, trust=False).kind == "catalog"
 
 
 def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, write_weights) -> None:
@@ -107,15 +169,60 @@ def test_contradicting_configuration_stops_with_the_line_to_change(
     assert line in str(caught.value) and f"sidecar {tmp_path}/w.json" in str(caught.value)
 
 
-def test_weights_without_a_sidecar_are_refused_unless_vouched_for(tmp_path: Path, write_weights) -> None:
-    path = write_weights()
-    path.with_suffix(".json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"no sidecar at .*w\.json.* tools/convert_weights\.py .*w\.pth OUTPUT\.pth.* --trust"
-    ):
+def without_sidecar(content, path: Path) -> str:
+    """The message about a file with `content`; --trust takes it all the same."""
+    torch.save(content, path)
+    with pytest.raises(CheckpointError) as caught:
         plan("MODEL.WEIGHTS", str(path))
     found = plan("MODEL.WEIGHTS", str(path), trust=True)
     assert found.kind == "trusted" and "WITHOUT a sidecar" in found.note
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "loadable"), [(flat, False), (moco_v2, False), (pycontrast, False), (detectron2_names, True)]
+)
+def test_a_checkpoint_without_a_sidecar_is_to_be_converted(tmp_path: Path, make, loadable: bool) -> None:
+    """--trust is offered only where Detectron2 finds the tensors."""
+    said = without_sidecar(make(encoder_state("resnet18"), encoder_state("resnet18", 1)), tmp_path / "w.pth")
+    assert f"no sidecar at {tmp_path}/w.json" in said
+    assert f"convert it with `python tools/convert_weights.py {tmp_path}/w.pth OUTPUT.pth`" in said
+    assert ("--trust" in said) is loadable
+
+
+@pytest.mark.parametrize(
+    ("author", "advice"),
+    [
+        (
+            "InfoMin Transfer",
+            "put the one that was written with it back beside it, or convert the checkpoint that it was made from",
+        ),
+        ("somebody", "nothing says which input it wants"),
+    ],
+)
+def test_converted_weights_that_lost_their_sidecar_are_not_to_be_converted_onto_themselves(
+    tmp_path: Path, converted_file: Path, author: str, advice: str
+) -> None:
+    content = torch.load(converted_file, weights_only=True) | {"__author__": author}
+    said = without_sidecar(content, tmp_path / "w.pth")
+    assert advice in said and "--trust" in said and f"{tmp_path}/w.pth OUTPUT" not in said
+
+
+def test_what_no_conversion_takes_is_not_sent_to_the_converter(tmp_path: Path) -> None:
+    said = without_sidecar({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "w.pth")
+    assert "cannot be converted: " in said and "of no known layout" in said and f"{tmp_path}/w.pth OUTPUT" not in said
+
+
+def test_a_detector_without_a_sidecar_is_named_as_one(tmp_path: Path, state) -> None:
+    said = without_sidecar({"model": state}, tmp_path / "model_final.pth")
+    assert "is a whole detector" in said and "--eval-only" in said
+    assert "no config.yaml beside it" in said and f"{tmp_path}/model_final.pth OUTPUT" not in said
+    (tmp_path / "config.yaml").write_text(load().dump())
+    said = without_sidecar({"model": state}, tmp_path / "model_final.pth")
+    assert (
+        f"its backbone alone, convert it with `python tools/convert_weights.py {tmp_path}/model_final.pth OUTPUT.pth`"
+        in said
+    )
 
 
 def change_sidecar(path: Path, change) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from pretrain.base.contract import InputContract
@@ -19,6 +21,17 @@ from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.precision import Precision
 from pretrain.views.operations import RandomResizedCrop
 from pretrain.views.recipes import RECIPES
+from tests.transfer.conversion.checkpoints import (
+    byol_lucidrains,
+    caffe2_with_statistics,
+    dino,
+    huggingface,
+    moco_v2,
+    save,
+)
+from tests.transfer.conversion.tiny_encoders import tiny_state
+from transfer.conversion.parity import source_network
+from transfer.conversion.sources import load_backbone
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import (
     FrozenEncoder,
@@ -34,6 +47,7 @@ from transfer.readout.features import (
     training_recipe,
 )
 
+STATES = [tiny_state("tiny18", seed) for seed in (0, 1)]
 TINY = LinearConfig(epochs=3, batch_size=8, image_size=32, device="cpu", precision="fp32", num_workers=0)
 
 
@@ -234,11 +248,70 @@ def test_a_missing_or_foreign_tensor_is_named(monkeypatch):
         load_frozen_encoder("some.pth", TINY, branch=None)
 
 
-@pytest.mark.parametrize("contract", [{"stride_in_1x1": True}, {"stem": "deep"}])
-def test_an_encoder_of_another_make_is_refused(monkeypatch, contract):
-    give_backbone(monkeypatch, {}, **contract)
-    with pytest.raises(CheckpointError, match=r"v1\.5 ResNet"):
+def test_an_encoder_of_another_make_is_refused(monkeypatch):
+    give_backbone(monkeypatch, {}, stem="deep")
+    with pytest.raises(CheckpointError, match="expects a ResNet with the basic stem, found stem='deep'"):
         load_frozen_encoder("some.pth", TINY, branch=None)
+
+
+def same(encoder, state):
+    """Whether the encoder holds these tensors, all of them."""
+    found = encoder.module.state_dict()
+    return set(found) == set(state) and all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("layout", "make", "branches"),
+    [
+        ("dino", dino, ("teacher", "student")),
+        ("moco", moco_v2, ("query", "key")),
+        ("byol-lucidrains", byol_lucidrains, ("online", "target")),
+    ],
+)
+def test_every_branch_of_a_layout_is_read_as_the_converter_reads_it(
+    tiny_architectures, tmp_path, layout, make, branches
+):
+    """The branch of that name, and no other; without a name the layout's default."""
+    path = save(make(*STATES), tmp_path, layout=layout)
+    for branch in branches:
+        (which,) = [
+            index
+            for index, state in enumerate(STATES)
+            if same(load_frozen_encoder(str(path), TINY, branch=branch), state)
+        ]
+        assert torch.equal(load_backbone(path, branch=branch).tensors["conv1.weight"], STATES[which]["conv1.weight"])
+    first, default = (load_frozen_encoder(str(path), TINY, branch=branch) for branch in (branches[0], None))
+    assert same(default, first.module.state_dict())
+    with pytest.raises(ConfigError, match=f"holds {', '.join(branches)}; pass one of these"):
+        load_frozen_encoder(str(path), TINY, branch="nobody")
+
+
+def test_a_hugging_face_folder_and_its_safetensors_are_read(tiny_architectures, tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in huggingface(*STATES).items()}
+    save_file(state, tmp_path / "model.safetensors")
+    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    for weights in (tmp_path, tmp_path / "model.safetensors"):
+        encoder = load_frozen_encoder(str(weights), TINY, branch=None)
+        assert same(encoder, STATES[0]) and encoder.contract.mean == (0.5, 0.4, 0.3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="is a folder without"):
+        load_frozen_encoder(str(tmp_path / "empty"), TINY, branch=None)
+
+
+def test_a_stride_in_the_1x1_is_built_where_the_weights_have_it(tiny_architectures, tmp_path):
+    """MSRA's networks: with the stride elsewhere the same tensors compute something else."""
+    state = tiny_state("tiny50")
+    path = save(caffe2_with_statistics(state, state), tmp_path, layout="caffe2")
+    encoder = load_frozen_encoder(str(path), TINY, branch=None)
+    assert encoder.contract.stride_in_1x1
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found, other = encoder.module, ResNetEncoder("tiny50").eval()
+    wanted = source_network(load_backbone(path))
+    other.load_state_dict(found.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(found(images), wanted(images), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(other(images), wanted(images), rtol=1e-2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")

@@ -145,7 +145,7 @@ def test_torchvisions_sources_keep_their_split(tmp_path, monkeypatch):
 
     class Mnist:
         def __init__(self, root, *, train, download):
-            assert root == tmp_path and download
+            assert root == tmp_path / "sets" and download
             num = 20 if train else 10
             self.data = torch.full((num, 28, 28), num, dtype=torch.uint8)
             self.targets = torch.arange(num) % 10
@@ -159,7 +159,8 @@ def test_torchvisions_sources_keep_their_split(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", Mnist)
     monkeypatch.setattr(torchvision.datasets, "STL10", Stl10)
-    source = f"torchvision:{tmp_path}"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = "torchvision:~/sets"
     worlds = load_worlds(source, source, scene=SceneConfig(background_size=80), held_out_share=0.2)
     assert len(worlds.train.digits) == 20 and len(worlds.held_out.digits) == 10
     assert worlds.train.backgrounds.images.shape == (6, 3, 80, 80)
