@@ -8,11 +8,14 @@ holds everything that decides a figure except the subject of the comparison (wei
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -24,7 +27,7 @@ from typing import Any, Literal, get_args
 from pretrain.base.atomic import write_json
 from pretrain.base.environment import environment
 from pretrain.base.errors import DataError, Terminated, UserError
-from pretrain.base.same_run import differences, flat
+from pretrain.base.same_run import differences, flat, require_same
 
 FORMAT, VERSION = "infomin-transfer/record", 1
 RECORD = "record.json"
@@ -86,7 +89,7 @@ class Cost:
 class Record:
     """A run, as far as it is known.
 
-    seeds: {"run": of this command, "pretraining": of the weights' own, None where unknown}.
+    seeds: {"run": of this command, "pretraining": of the weights' own, None where unknown}; "run 2", ...: of more than one.
     config: all resolved values. experiment: what the hash covers; see the module.
     data: role ("train", "test", "images") -> split.
     class_names: in the order of their numbers; empty without labels.
@@ -141,9 +144,39 @@ def without(config: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any
     }
 
 
+def this_command() -> str:
+    """The command line of this process, as one types it."""
+    return shlex.join(["python", *sys.argv])
+
+
 def what_differs(first: Record, second: Record) -> list[str]:
     """ "key: 1 there, 2 now" for every key in which two experiments differ."""
     return differences(_plain(first.experiment), _plain(second.experiment))
+
+
+def find_finished(path: Path, record: Record) -> Record | None:
+    """The finished record at `path`, if it is of the run that `record` begins; None where there is none that is finished.
+
+    Raises ConfigError, naming every difference, for the finished record of another run; DataError as `read_record` does.
+    """
+    there = read_record(path) if path.exists() else None
+    if there is None or there.status != "done":
+        return None
+    require_same(_identity(there), _identity(record), place=path, what=f"finished {record.kind.replace('-', ' ')}")
+    return there
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    """What makes two runs the same one: experiment, seeds, and the weights with their name and branch."""
+    start = record.initialisation
+    return {
+        **_plain(record.experiment),
+        "kind": record.kind,
+        "seeds": dict(record.seeds),
+        "initialisation": start and start.name,
+        "weights": start and (start.sha256 or start.weights),
+        "branch": record.details.get("branch"),
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -166,14 +199,21 @@ class OpenRecord:
     the run counts as stopped.
     """
 
-    def __init__(self, path: Path, record: Record) -> None:
-        """Write `record` to `path` as running. A record that is there already is continued: its commands, first environment,
-        start and cost are kept."""
+    def __init__(self, path: Path | None, record: Record, *, goes_on: bool = False) -> None:
+        """Write `record` to `path` as running; None: to no file.
+
+        A record of the same run that is there already is continued: its commands, first environment, start and cost are
+        kept. One of another run is replaced (`find_finished` tells whether that was finished). goes_on: it is the same run,
+        whatever it changed on the way.
+        """
         self._path = path
         self._clock = time.monotonic()
-        earlier = read_record(path) if path.exists() else None
+        self._images, self._devices = 0, 1  # of this start, as last told to `spend`
+        earlier = read_record(path) if path is not None and path.exists() else None
+        if earlier is not None and not goes_on and _identity(earlier) != _identity(record):
+            earlier = None
         here = environment()
-        first = earlier.environment.get("first", here) if earlier else here
+        first = (earlier or record).environment.get("first", here)
         self.record = replace(
             record,
             hash=experiment_hash(record.experiment),
@@ -196,6 +236,7 @@ class OpenRecord:
 
     def spend(self, *, images: int, devices: int = 1) -> Cost:
         """The cost so far: earlier starts, and this one's clock. images: trained on in this start."""
+        self._images, self._devices = images, devices
         seconds = time.monotonic() - self._clock
         before = self._cost
         return Cost(
@@ -206,7 +247,7 @@ class OpenRecord:
 
     def finish(self, figures: Mapping[str, float | None], **changes: Any) -> Record:
         """Complete the record: status done. `changes`: other fields (history, cost, details)."""
-        changes.setdefault("cost", self.spend(images=0))
+        changes.setdefault("cost", self.spend(images=self._images, devices=self._devices))
         self.record = replace(self.record, status="done", ended=_now(), figures=dict(figures), **changes)
         self._write()
         return self.record
@@ -225,14 +266,29 @@ class OpenRecord:
             if isinstance(error, UserError)
             else f"{kind and kind.__name__}: {error}"
         )
-        cost = self.record.cost if self.record.cost != self._cost else self.spend(images=0)
+        cost = self.spend(images=self._images, devices=self._devices)
         self.record = replace(
             self.record, status="stopped" if stopped else "failed", ended=_now(), error=text, cost=cost
         )
-        self._write()
+        with contextlib.suppress(DataError):  # a full disk, which may be what ended the run: that error counts
+            self._write()
 
     def _write(self) -> None:
-        write_json(self._path, to_plain(self.record))
+        if self._path is None:
+            return
+        try:
+            write_json(self._path, to_plain(self.record))
+        except OSError as error:
+            raise DataError(f"could not write {self._path}: {error}; what it said before is untouched") from error
+
+
+def end_record(path: Path, status: Status, error: str) -> None:
+    """Complete the record of a run whose process ended without doing so; one that says how it ended, or none, stays."""
+    if not path.exists():
+        return
+    record = read_record(path)
+    if record.status == "running":
+        write_json(path, to_plain(replace(record, status=status, ended=_now(), error=error)))
 
 
 def to_plain(record: Record) -> dict[str, Any]:
