@@ -5,9 +5,10 @@
         --train-data coco:TRAIN.json:IMAGES --test-data coco:TEST.json:IMAGES OUTPUT_DIR runs/mine
 
 Takes Detectron2's own flags (--config-file --num-gpus --resume --eval-only --num-machines ... KEY VALUE) and a SPEC for
-one's own data: coco:ANNOTATIONS.json:IMAGE_DIR or voc:ROOT:SPLIT. A configuration is looked for as given, then in
-transfer/configs. Out: a table of AP, AP50 and AP75, and in OUTPUT_DIR Detectron2's files, result.json and samples.json; exit
-code 2 and one message for an input that cannot be used. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
+one's own data (coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT, voc07:..., yolo:DATA.yaml:SPLIT). A configuration is looked for as given, then in
+transfer/configs. Out: a table of AP, AP50 and AP75, and in OUTPUT_DIR Detectron2's files, record.json and samples.json; exit
+code 2 and one message for an input that cannot be used. `--resume` goes on with the run in OUTPUT_DIR, with the values that it
+began with. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
 """
 
 import sys
@@ -16,33 +17,99 @@ if __name__ == "__main__":  # worker processes import this file again with the p
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import shlex
+import multiprocessing
 import warnings
+from contextlib import nullcontext
+from pathlib import Path
 
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2's, while it is imported
 
 import torch
 from detectron2.engine import default_argument_parser, launch
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from pretrain.base.errors import ConfigError, run_tool
-from transfer.data.spec import FORMS
-from transfer.detect.run import RunOptions, check_output_dir, fetch_weights, prepare_run, run_detection
+from pretrain.base.errors import ConfigError, Terminated, run_tool
+from pretrain.base.record import RECORD, end_record, this_command
+from pretrain.base.signals import ending_on_sigterm
+from transfer.data.problems import ReadOptions
+from transfer.data.spec import FORMS, parse_class_names
+from transfer.detect.run import (
+    DetectionRun,
+    RunOptions,
+    enter_process,
+    fetch_weights,
+    open_output_dir,
+    prepare_run,
+    run_detection,
+)
 
 
-def worker(options: RunOptions) -> None:
+def worker(run: DetectionRun) -> None:
     """One of several processes: leaves with the exit code that one process alone would have."""
-    run_tool(lambda: train(options))
+    run_tool(lambda: train(run))
 
 
-def train(options: RunOptions) -> None:
-    run_detection(prepare_run(options))
+def train(run: DetectionRun) -> None:
+    enter_process(run)
+    run_detection(run)
+
+
+def train_together(run: DetectionRun, arguments: argparse.Namespace) -> int:
+    """Several processes, all of them with the run that this one prepared. Returns the exit code."""
+    path = Path(run.config.OUTPUT_DIR) / RECORD
+    try:
+        launch(
+            worker,
+            arguments.num_gpus,
+            arguments.num_machines,
+            arguments.machine_rank,
+            arguments.dist_url,
+            args=(run,),
+        )
+    except ProcessException as stop:  # the worker printed why; the others were ended with it
+        end_record(path, "failed", str(stop).strip().splitlines()[0])
+        if not isinstance(stop, ProcessExitedException) or stop.exit_code < 0:  # a bug, or killed by a signal
+            raise
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, Terminated) as stop:
+        for process in multiprocessing.active_children():
+            process.terminate()
+            process.join()
+        end_record(path, "stopped", f"{type(stop).__name__}: {stop}")
+        raise
+    return 0
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument("--train-data", metavar="SPEC", help=FORMS)
     parser.add_argument("--test-data", metavar="SPEC", help=FORMS)
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES|FILE",
+        type=parse_class_names,
+        help="the classes and their order: names joined by commas, or a text file with one a line (default: those of the data)",
+    )
+    crowds = parser.add_mutually_exclusive_group()
+    crowds.add_argument(
+        "--crowd-as-objects",
+        action="store_true",
+        help="count regions marked iscrowd as objects (CVAT marks brush masks so)",
+    )
+    crowds.add_argument("--keep-crowds", action="store_true", help="take them for crowds, however many there are")
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be decoded; their number is reported",
+    )
+    parser.add_argument("--large-images", action="store_true", help="allow images of more than 50 megapixels")
+    parser.add_argument(
+        "--allow-change",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="with --resume: a key (SOLVER.MAX_ITER) that may differ from how the run began; repeatable, and recorded",
+    )
     parser.add_argument(
         "--trust", action="store_true", help="use weights that have no sidecar; you vouch for their input contract"
     )
@@ -71,34 +138,32 @@ def main() -> int:
         overrides=tuple(arguments.opts),
         train_data=arguments.train_data,
         test_data=arguments.test_data,
+        read=ReadOptions(
+            crowd_as_objects=arguments.crowd_as_objects,
+            keep_crowds=arguments.keep_crowds,
+            skip_unreadable=arguments.skip_unreadable,
+            large_images=arguments.large_images,
+            class_names=arguments.classes,
+        ),
         eval_only=arguments.eval_only,
         resume=arguments.resume,
+        allow_change=tuple(arguments.allow_change),
         trust=arguments.trust,
         init=arguments.init,
-        command=shlex.join(["python", *sys.argv]),
+        command=this_command(),
         num_processes=max(1, processes),
+        num_machines=arguments.num_machines,
         modules=tuple(arguments.modules),
     )
     run = prepare_run(options)
     fetch_weights(run.weights.weights)
-    check_output_dir(options, run.config)
-    if processes <= 1:
+    # The first machine holds the folder; the others write their logs into it.
+    folder = open_output_dir(options, run.config) if arguments.machine_rank == 0 else nullcontext()
+    with folder, ending_on_sigterm("the same command with --resume goes on from the newest checkpoint"):
+        if processes > 1:
+            return train_together(run, arguments)
         run_detection(run)
         return 0
-    try:
-        launch(
-            worker,
-            arguments.num_gpus,
-            arguments.num_machines,
-            arguments.machine_rank,
-            arguments.dist_url,
-            args=(options,),
-        )
-    except ProcessExitedException as stop:
-        if stop.exit_code < 0:  # killed by a signal
-            raise
-        return int(stop.exit_code)  # the worker printed why
-    return 0
 
 
 def command() -> None:

@@ -199,17 +199,18 @@ class OpenRecord:
     the run counts as stopped.
     """
 
-    def __init__(self, path: Path | None, record: Record) -> None:
+    def __init__(self, path: Path | None, record: Record, *, goes_on: bool = False) -> None:
         """Write `record` to `path` as running; None: to no file.
 
         A record of the same run that is there already is continued: its commands, first environment, start and cost are
-        kept. One of another run is replaced (`find_finished` tells whether that was finished).
+        kept. One of another run is replaced (`find_finished` tells whether that was finished). goes_on: it is the same run,
+        whatever it changed on the way.
         """
         self._path = path
         self._clock = time.monotonic()
         self._images, self._devices = 0, 1  # of this start, as last told to `spend`
         earlier = read_record(path) if path is not None and path.exists() else None
-        if earlier is not None and _identity(earlier) != _identity(record):
+        if earlier is not None and not goes_on and _identity(earlier) != _identity(record):
             earlier = None
         here = environment()
         first = (earlier or record).environment.get("first", here)
@@ -279,6 +280,15 @@ class OpenRecord:
             write_json(self._path, to_plain(self.record))
         except OSError as error:
             raise DataError(f"could not write {self._path}: {error}; what it said before is untouched") from error
+
+
+def end_record(path: Path, status: Status, error: str) -> None:
+    """Complete the record of a run whose process ended without doing so; one that says how it ended, or none, stays."""
+    if not path.exists():
+        return
+    record = read_record(path)
+    if record.status == "running":
+        write_json(path, to_plain(replace(record, status=status, ended=_now(), error=error)))
 
 
 def to_plain(record: Record) -> dict[str, Any]:

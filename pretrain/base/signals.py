@@ -56,14 +56,14 @@ class StopFlag:
 
 
 @contextmanager
-def ending_on_sigterm() -> Iterator[None]:
+def ending_on_sigterm(advice: str = "give the same command again") -> Iterator[None]:
     """SIGTERM ends the block with `Terminated`, as Ctrl-C does with KeyboardInterrupt: what it holds is closed, its record written.
 
-    For work that has nothing to save on the way; other threads than the main one have no handlers, and nothing changes there.
+    For work that has nothing to save on the way. advice: how to go on. Other threads than the main one have no handlers, and nothing changes there.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated("stopped before the end; give the same command again")
+        raise Terminated(f"stopped before the end; {advice}")
 
     if threading.current_thread() is not threading.main_thread():
         yield

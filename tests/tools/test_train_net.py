@@ -6,25 +6,34 @@ import importlib.util
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.engine import launch
+from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, run_tool
+from pretrain.base.errors import ConfigError, Terminated, run_tool
+from pretrain.base.record import OpenRecord, Record, read_record
 from tests.tools.in_process import run_tool_here
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
+from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
+from transfer.detect.run import DetectionRun, RunOptions, enter_process, prepare_run, run_detection
 
 # Detectron2 leaves the configuration file that it reads open.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -58,6 +67,12 @@ def demo(tmp_path_factory) -> Path:
     return root
 
 
+def worker(prepared: DetectionRun) -> None:
+    """One of two processes, as tools/train_net.py starts them."""
+    enter_process(prepared)
+    run_detection(prepared)
+
+
 def data(root: Path, kind: str) -> list[str]:
     words = []
     for split in ("train", "test"):
@@ -66,8 +81,8 @@ def data(root: Path, kind: str) -> list[str]:
     return words
 
 
-def result(path: Path) -> dict:
-    return json.loads((path / "result.json").read_text())
+def record(path: Path) -> Record:
+    return read_record(path / "record.json")
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +93,18 @@ def trained(demo: Path, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Evaluation results for segm" in done.stdout and "copypaste" not in done.stdout
     table = done.stdout.rpartition("AP    AP50    AP75")[2]
-    assert all(word in table for word in ("boxes", "masks", f"result: {out / 'result.json'}"))
+    assert all(word in table for word in ("boxes", "masks", f"record: {out / 'record.json'}"))
     return out
 
 
 @pytest.mark.slow
 def test_coco_run_leaves_what_the_report_reads(trained: Path) -> None:
-    found = result(trained)
-    assert (found["init"], found["iterations"], found["num_train_images"], found["seed"]) == ("random", 2, 4, 0)
-    assert {"AP", "AP50", "AP75"} <= set(found["metrics"]["bbox"]) and "segm" in found["metrics"]
-    assert found["history"][-1] == {"iteration": 2, "metrics": found["metrics"]}
-    assert found["command"].startswith("python ") and "--train-data" in found["command"]
+    found = record(trained)
+    assert (found.kind, found.status, found.initialisation.name) == ("detection", "done", "random")
+    assert (found.details["iterations"], found.details["num_train_images"], found.seeds["run"]) == (2, 4, 0)
+    assert {"bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP"} <= set(found.figures)
+    assert found.history[-1] == {"iteration": 2, **found.figures} and found.cost.images == 4
+    assert found.commands[0].startswith("python ") and "--train-data" in found.commands[0]
     samples = json.loads((trained / "samples.json").read_text())["images"]
     assert len(samples) == 2 and samples[0]["ground_truth"] and Path(samples[0]["file"]).is_file()
 
@@ -99,8 +115,9 @@ def test_evaluation_alone_gives_the_same_ap_and_leaves_the_run_as_it_was(demo: P
     words = ("--config-file", RANDOM, "--eval-only", *data(demo, "coco")[2:], *("OUTPUT_DIR", str(trained)), *TINY[6:])
     done = run_tool_here("train_net.py", *words[:2], "--resume", *words[2:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert result(trained / "evaluation")["metrics"] == result(trained)["metrics"]
-    assert result(trained / "evaluation")["init"] == "random"
+    again = record(trained / "evaluation")
+    assert again.figures == record(trained).figures and again.details["evaluation_of"] == record(trained).hash
+    assert again.initialisation == record(trained).initialisation and again.hash != record(trained).hash
     assert {name: (trained / name).read_bytes() for name in kept} == kept
 
 
@@ -112,12 +129,18 @@ def test_voc_run_prints_the_three_figures_and_resume_goes_on(demo: Path, tmp_pat
     assert first.returncode == 0, first.stderr[-3000:]
     said = (out / "log.txt").read_text()
     assert "AP    AP50    AP75\nboxes" in said and "the data have boxes only" in said
-    assert set(result(out)["metrics"]) == {"bbox"} and result(out)["seed"] == 5
-    longer = run_tool_here("train_net.py", "--config-file", RANDOM, "--resume", *words, "SOLVER.MAX_ITER", "3")
+    assert all(name.startswith("bbox/") for name in record(out).figures) and record(out).seeds["run"] == 5
+    allowed = ("--resume", "--allow-change", "SOLVER.MAX_ITER")
+    longer = run_tool_here(
+        "train_net.py", "--config-file", RANDOM, *allowed, *words, "SEED", "5", "SOLVER.MAX_ITER", "3"
+    )
     assert longer.returncode == 0, longer.stderr[-3000:]
     said = (out / "log.txt").read_text()
     assert "Starting training from iteration 2" in said and "detector: 154 of 154 tensors" in said
-    assert result(out)["iterations"] == 3 and result(out)["history"][-1]["iteration"] == 3
+    gone_on = record(out)
+    assert gone_on.details["iterations"] == 3 and [row["iteration"] for row in gone_on.history] == [1, 2, 3]
+    assert gone_on.cost.images == 6 and len(gone_on.commands) == 2
+    assert gone_on.details["changes"] == ["SOLVER.MAX_ITER: 2 there, 3 now"]
 
 
 @pytest.mark.slow
@@ -153,7 +176,8 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
     right = run_tool_here("train_net.py", *words)
     assert right.returncode == 0, right.stderr[-3000:]
     assert "backbone: 100 of 100 tensors loaded" in (out / "log.txt").read_text()
-    assert result(out)["init"] == "infomin" and result(out)["sidecar"]["source"]["branch"] == "query"
+    found = record(out)
+    assert found.initialisation.name == "infomin" and found.details["sidecar"]["source"]["branch"] == "query"
 
 
 @pytest.fixture
@@ -222,6 +246,27 @@ def test_users_mistake_ends_with_code_two_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_switches_for_doubtful_data_and_changes_arrive(tool: dict, monkeypatch, tmp_path: Path) -> None:
+    class Arrived(Exception):
+        pass
+
+    def prepare(options):
+        raise Arrived(options)
+
+    (tmp_path / "classes.txt").write_text("dog\nsea lion\n")
+    monkeypatch.setitem(tool["main"].__globals__, "prepare_run", prepare)
+    switches = ["--crowd-as-objects", "--skip-unreadable", "--large-images", "--classes", str(tmp_path / "classes.txt")]
+    changes = ["--resume", "--allow-change", "SEED", "--allow-change", "SOLVER.MAX_ITER"]
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--config-file", RANDOM, *switches, *changes, "SEED", "1"])
+    with pytest.raises(Arrived) as arrived:
+        tool["main"]()
+    (options,) = arrived.value.args
+    assert options.read == ReadOptions(
+        crowd_as_objects=True, skip_unreadable=True, large_images=True, class_names=("dog", "sea lion")
+    )
+    assert options.allow_change == ("SEED", "SOLVER.MAX_ITER") and options.overrides == ("SEED", "1")
+
+
 def test_a_failed_download_leaves_no_output(refusal, demo: Path, tmp_path: Path, monkeypatch) -> None:
     def offline(path: str) -> str:
         raise URLError("name resolution")
@@ -249,35 +294,99 @@ def test_a_workers_exit_code_is_the_commands(tool: dict, monkeypatch, tmp_path: 
     given = {}
 
     def launch(worker, num_gpus, num_machines, machine_rank, dist_url, args):
-        given.update(num_gpus=num_gpus, options=args[0])
+        given.update(num_gpus=num_gpus, run=args[0])
         raise stopped
 
     class Run:
-        config = None
+        config = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
         weights = SimpleNamespace(weights="")
 
     def prepare(options):
         given["prepared"] = options
         return Run
 
-    names = {"launch": launch, "prepare_run": prepare, "check_output_dir": lambda options, config: tmp_path}
+    names = {"launch": launch, "prepare_run": prepare, "open_output_dir": lambda options, config: nullcontext()}
     for name, value in names.items():
         monkeypatch.setitem(main.__globals__, name, value)
     monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--num-gpus", "2", "--config-file", RANDOM, "SEED", "1"])
     assert main() == 2
-    assert given["num_gpus"] == 2 and given["options"] is given["prepared"]
-    assert given["options"].num_processes == 2 and given["options"].overrides == ("SEED", "1")
-    assert given["options"].command == f"python tools/train_net.py --num-gpus 2 --config-file {RANDOM} SEED 1"
+    assert given["num_gpus"] == 2 and given["run"] is Run  # what was prepared once
+    assert given["prepared"].num_processes == 2 and given["prepared"].overrides == ("SEED", "1")
+    assert given["prepared"].command == f"python tools/train_net.py --num-gpus 2 --config-file {RANDOM} SEED 1"
     stopped.exit_code = -9
     with pytest.raises(ProcessExitedException):
         main()
 
 
+@pytest.mark.parametrize(
+    ("stop", "error", "status"),
+    [
+        (ProcessExitedException("process 1 terminated with exit code 2", 1, 2, 2), None, "failed"),
+        (Terminated("told to"), Terminated, "stopped"),
+    ],
+)
+def test_a_worker_that_ends_leaves_no_record_that_says_running(tool, tmp_path: Path, stop, error, status) -> None:
+    """The process that holds the record is killed together with the others."""
+
+    def launch(*given, args):
+        OpenRecord(tmp_path / "record.json", Record("detection", {}, {}, seeds={}))
+        raise stop
+
+    arguments = SimpleNamespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
+    together = tool["train_together"]
+    with mock.patch.dict(together.__globals__, launch=launch), pytest.raises(error) if error else nullcontext():
+        together(SimpleNamespace(config=SimpleNamespace(OUTPUT_DIR=str(tmp_path))), arguments)
+    assert record(tmp_path).status == status and record(tmp_path).error
+
+
+@pytest.mark.slow
+def test_images_that_lie_on_their_side_train_evaluate_draw_and_resume(tmp_path: Path) -> None:
+    images, things = [], []
+    for i in range(1, 4):
+        pixels = np.random.default_rng(i).integers(0, 255, (96, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.tif", tiffinfo={274: 6})  # upright: 96 wide, 64 high
+        images.append({"id": i, "file_name": f"{i}.tif", "width": 96, "height": 64})
+        things.append({"id": i, "image_id": i, "category_id": 1, "bbox": [50, 10, 40, 30], "area": 1200, "iscrowd": 0})
+    content = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "tile"}]}
+    (tmp_path / "tiles.json").write_text(json.dumps(content))
+    spec = f"coco:{tmp_path}/tiles.json:{tmp_path}"
+    out = tmp_path / "out"
+    words = ("--train-data", spec, "--test-data", spec, "OUTPUT_DIR", str(out), *TINY, "MODEL.MASK_ON", "False")
+    done = run_tool_here("train_net.py", "--config-file", RANDOM, *words)
+    assert done.returncode == 0, done.stderr
+    samples = json.loads((out / "samples.json").read_text())["images"]
+    assert [(sample["width"], sample["height"]) for sample in samples] == [(96, 64)] * 3
+    (out / "samples.json").unlink()
+    again = run_tool_here("train_net.py", "--config-file", RANDOM, "--resume", *words)
+    assert again.returncode == 0 and (out / "samples.json").exists() and record(out).status == "done", again.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_data_that_only_the_first_has_read(demo: Path, trained: Path, tmp_path: Path) -> None:
+    """The annotations are gone by the time that the workers start; their figure is that of one process."""
+    own = Path(shutil.copytree(demo / "voc", tmp_path / "voc"))
+    weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "MODEL.DEVICE", "cpu", *TINY)
+    given = {"config_file": RANDOM, "eval_only": True, "test_data": f"voc:{own}:test", "num_processes": 2}
+    figures = {}
+    for name in ("alone", "together"):
+        options = RunOptions(overrides=("OUTPUT_DIR", str(tmp_path / name), *weights), **given)
+        prepared = prepare_run(options)
+        Path(prepared.config.OUTPUT_DIR).mkdir()
+        if name == "alone":
+            run_detection(prepared)
+        else:
+            shutil.rmtree(own / "Annotations")
+            shutil.rmtree(own / "ImageSets")
+            launch(worker, 2, 1, 0, "auto", args=(prepared,))
+        figures[name] = record(tmp_path / name).figures
+    assert figures["alone"] == figures["together"] and record(tmp_path / "together").status == "done"
+
+
 def test_a_worker_leaves_with_the_code_of_its_error(tool: dict, monkeypatch, capsys) -> None:
-    def prepare(options):
+    def prepare(run):
         raise ConfigError("what to type")
 
-    monkeypatch.setitem(tool["worker"].__globals__, "prepare_run", prepare)
+    monkeypatch.setitem(tool["worker"].__globals__, "enter_process", prepare)
     with pytest.raises(SystemExit) as left:
         tool["worker"](None)
     assert left.value.code == 2 and capsys.readouterr().err == "error: what to type\n"

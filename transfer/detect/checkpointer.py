@@ -17,6 +17,7 @@ from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import in_memory
 from transfer.conversion.weight_files import read_weight_file
 
+CLASS_NAMES = "class_names"  # in a checkpoint of a detector: a list, in the order of its outputs
 EXPECTED = "it holds no tensors where they are expected, {'model': {name: tensor}}"
 
 
@@ -36,6 +37,16 @@ def read_for_detectron2(path: Path) -> dict[str, Any]:
             f"{path}: {EXPECTED}" + (f"; no tensor: {', '.join(map(str, foreign[:3]))}" if foreign else "")
         )
     return content
+
+
+def class_names_in(path: Path) -> tuple[str, ...] | None:
+    """The class names that a detector's own checkpoint holds, None where it holds none. Raises CheckpointError."""
+    names = read_for_detectron2(path).get(CLASS_NAMES)
+    if names is None:
+        return None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path}: its {CLASS_NAMES} are no list of names; the file is damaged")
+    return tuple(names)
 
 
 def _as_detectron2(content: Any, path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ checked. Weights without a sidecar are refused unless they are Detectron2's own,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.record import RECORD, Record, read_record
 from pretrain.base.strict import load_yaml
 from transfer.conversion.fitting import DETECTOR_USES
 from transfer.conversion.layouts import DETECTOR_LAYOUT, DETECTRON2_LAYOUTS
@@ -25,6 +25,7 @@ from transfer.conversion.published import CATALOG_SCHEMES, catalog_entry
 from transfer.conversion.sidecar import detectron2_settings, read_sidecar, sidecar_path
 from transfer.conversion.sources import load_backbone
 from transfer.conversion.targets import target_named
+from transfer.detect.checkpointer import class_names_in
 from transfer.detect.checks import (
     check_backbone_loaded,
     check_model_loaded,
@@ -37,7 +38,6 @@ from transfer.detect.checks import (
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class WeightsPlan:
         "trusted" = the user vouches for them; "checkpoint" = a complete detector.
     weights: file or address.
     sidecar: its content, of converted weights.
-    trained: result.json of the run that a complete detector comes from, where it is there.
+    trained: record of the run that a complete detector comes from, where it lies beside it.
+    class_names: of a complete detector, in the order of its outputs: the checkpoint's own, else those of `trained`.
     """
 
     kind: Literal["random", "catalog", "converted", "trusted", "checkpoint"]
     weights: str
     sidecar: dict[str, Any] | None = None
-    trained: dict[str, Any] | None = None
+    trained: Record | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def note(self) -> str:
@@ -145,17 +147,32 @@ def _without_sidecar(weights: str, path: Path) -> str:
 
 
 def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
-    """A complete detector. A run leaves config.yaml and result.json beside it: those say what it was fed, and its classes."""
-    settings_file, result_file = (Path(weights).parent / name for name in (CONFIG_FILE, RESULT_FILE))
-    if settings_file.is_file():
-        check_settings(config, flat_settings(load_yaml(settings_file)), where=f"the detector's own {settings_file}")
-    trained = None
-    if result_file.is_file():
-        try:
-            trained = json.loads(result_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{result_file}, beside the weights, is not JSON: {error}") from None
-    return WeightsPlan("checkpoint", weights, trained=trained if isinstance(trained, dict) else None)
+    """A complete detector. Its checkpoint holds its classes; config.yaml and record.json beside it say what it was fed, and
+    what it started from."""
+    folder = Path(weights).parent
+    if (folder / CONFIG_FILE).is_file():
+        settings = flat_settings(load_yaml(folder / CONFIG_FILE))
+        check_settings(config, settings, where=f"the detector's own {folder / CONFIG_FILE}")
+    if "://" in weights:
+        return WeightsPlan("checkpoint", weights)
+    trained = _record_beside(folder)
+    names = class_names_in(Path(weights))
+    if trained is not None and names is not None and trained.class_names != names:
+        trained = None  # the file was copied into the folder of another run
+    if names is None and trained is not None:
+        names = trained.class_names or None
+    return WeightsPlan("checkpoint", weights, trained=trained, class_names=names)
+
+
+def _record_beside(folder: Path) -> Record | None:
+    """The record of the training in `folder`. Raises CheckpointError for a damaged one."""
+    if not (folder / RECORD).is_file():
+        return None
+    try:
+        record = read_record(folder / RECORD)
+    except DataError as error:
+        raise CheckpointError(f"beside the weights: {error}") from None
+    return record if record.kind == "detection" and not record.details.get("eval_only") else None
 
 
 def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:

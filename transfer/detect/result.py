@@ -1,7 +1,7 @@
-"""What a detection run leaves for the report: result.json and samples.json.
+"""What a detection run leaves for the report: figures and history for record.json, and samples.json.
 
-In: the finished run's configuration, data and metrics. Out: two JSON files in OUTPUT_DIR, written atomically. Figures that
-could not be computed (NaN: a class without objects) are null.
+In: evaluator results, Detectron2's metrics.json, records of a data set. Out: parts of a `Record`; samples.json in OUTPUT_DIR.
+Figures that could not be computed (NaN: a class without objects) are None.
 """
 
 from __future__ import annotations
@@ -14,68 +14,55 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from torch import nn
 
 from pretrain.base.atomic import write_json
+from transfer.detect.trainer import SharedReaderMapper
 
-RESULT_FORMAT = "infomin-transfer/detection-result"
-RESULT_VERSION = 1
 TASKS = ("bbox", "segm", "keypoints")
 NUM_SAMPLES = 8
 SAMPLE_SCORE = 0.3  # predictions above this are shown; where none is, the best SAMPLE_FALLBACK
 SAMPLE_FALLBACK = 10
 
-Metrics = dict[str, dict[str, float | None]]
 
-
-def clean_metrics(results: Mapping[str, Any]) -> Metrics:
-    """Evaluator results -> {"bbox": {"AP": 12.3, ...}}; of several test sets, the first one's. NaN becomes None."""
+def figures_of(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Evaluator results -> {"bbox/AP": 12.3, ...}; of several test sets, the first one's. NaN becomes None."""
     if results and not any(task in results for task in TASKS):
         results = next(iter(results.values()))
     return {
-        task: {name: _finite(value) for name, value in results[task].items()}
+        f"{task}/{name}": _finite(value)
         for task in TASKS
         if results.get(task) is not None
+        for name, value in results[task].items()
     }
 
 
-def read_history(metrics_path: Path, iterations: int) -> list[dict[str, Any]]:
-    """Detectron2's metrics.json (one object a line) -> [{"iteration": iterations done, "metrics": {...}}], in order.
+def read_history(metrics_path: Path, iterations: int, *, start: int = 0) -> list[dict[str, Any]]:
+    """Detectron2's metrics.json (one object a line) -> [{"iteration": iterations done, "bbox/AP": 12.3, ...}], in order.
 
-    iterations: length of the run. Detectron2 writes the index of the iteration that just ended, from 0; but the evaluation
+    start: byte from which on it is read. iterations: length that the run had when it wrote what is read. Detectron2 writes the index of the iteration that just ended, from 0; but the evaluation
     after the last one under the next index.
     A line that a crash cut short is skipped; of an iteration that a resumed run repeated, the last one counts.
     """
-    history: dict[int, Metrics] = {}
+    history: dict[int, dict[str, float | None]] = {}
     if not metrics_path.is_file():
         return []
-    for line in metrics_path.read_text(encoding="utf-8").splitlines():
+    for line in metrics_path.read_bytes()[start:].decode("utf-8", "replace").splitlines():
         try:
             values = json.loads(line)
         except ValueError:
             continue
-        metrics: Metrics = {}
-        for key, value in values.items():
-            task, _, name = key.partition("/")
-            if task in TASKS and name:
-                metrics.setdefault(task, {})[name] = _finite(value)
-        if metrics:
-            history[min(int(values["iteration"]) + 1, iterations)] = metrics
-    return [{"iteration": iteration, "metrics": history[iteration]} for iteration in sorted(history)]
+        figures = {key: _finite(value) for key, value in values.items() if key.partition("/")[0] in TASKS}
+        if figures:
+            history[min(int(values["iteration"]) + 1, iterations)] = figures
+    return [{"iteration": iteration, **history[iteration]} for iteration in sorted(history)]
 
 
 def _finite(value: Any) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def write_result(output_dir: Path, fields: Mapping[str, Any]) -> Path:
-    """Write result.json: format, version and `fields` (see the module that runs detection for their meaning)."""
-    path = output_dir / "result.json"
-    write_json(path, {"format": RESULT_FORMAT, "version": RESULT_VERSION, **fields})
-    return path
 
 
 def write_samples(output_dir: Path, samples: Sequence[Mapping[str, Any]]) -> Path:
@@ -91,11 +78,11 @@ def collect_samples(
 ) -> list[dict[str, Any]]:
     """Ground truth and predictions of up to `count` images, evenly spread over the test set.
 
-    Boxes are [x1, y1, x2, y2] in pixels of the stored image. The model's training flag is restored.
+    Boxes are [x1, y1, x2, y2] in pixels of the image as it stands upright. The model's training flag is restored.
     """
     records = DatasetCatalog.get(dataset_name)
     names = list(MetadataCatalog.get(dataset_name).thing_classes)
-    mapper = DatasetMapper(config, is_train=False)
+    mapper = SharedReaderMapper(config, is_train=False)
     chosen = [records[i * len(records) // min(count, len(records))] for i in range(min(count, len(records)))]
     was_training = model.training
     model.eval()

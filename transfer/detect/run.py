@@ -1,6 +1,6 @@
-"""One detection run: from a command's options to result.json. Read `run_detection` first.
+"""One detection run: from a command's options to record.json. Read `prepare_run` and `run_detection` first.
 
-In: `RunOptions`. Out: Detectron2's files, result.json and samples.json in OUTPUT_DIR, or a UserError before anything is
+In: `RunOptions`. Out: Detectron2's files, record.json and samples.json in OUTPUT_DIR, or a UserError before anything is
 written there. `--eval-only --resume` evaluates OUTPUT_DIR's own newest checkpoint and writes into OUTPUT_DIR/evaluation, so
 that the run keeps its own record.
 """
@@ -11,8 +11,8 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,20 +26,36 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from pretrain.base.errors import CheckpointError, ConfigError, DataError
-from transfer.conversion.initialisation import initialisation_name
-from transfer.data.spec import PreparedData, parse_spec, prepare_data
+from pretrain.base.atomic import lock_folder, remove_temporaries
+from pretrain.base.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from pretrain.base.record import (
+    RECORD,
+    DataRecord,
+    Initialisation,
+    OpenRecord,
+    Record,
+    read_record,
+    to_plain,
+    without,
+)
+from pretrain.base.same_run import differences
+from transfer.conversion.initialisation import initialisation_of
+from transfer.data.fingerprint import fingerprint, joined_fingerprint
+from transfer.data.problems import ReadOptions
+from transfer.data.spec import DataSpec, PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
-from transfer.detect.config import check_supported, load_detector_config, resolve_config_path, runtime_values
+from transfer.detect.config import load_detector_config, plain_values, resolve_config, resolve_config_path
+from transfer.detect.experiment import DECIDES_NOTHING, experiment_config
 from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
-from transfer.detect.result import clean_metrics, collect_samples, read_history, write_result, write_samples
+from transfer.detect.result import collect_samples, figures_of, read_history, write_samples
 from transfer.detect.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
 LONG_MESSAGE = 40  # lines
 HEADLINE = ("AP", "AP50", "AP75")
 TASK_NAMES = {"bbox": "boxes", "segm": "masks"}
-CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
+LOCK = "run.lock"
+METRICS = "metrics.json"  # Detectron2's, one object a line
 
 
 @dataclass(frozen=True)
@@ -49,12 +65,14 @@ class RunOptions:
     config_file: as given; found beside the caller or among the shipped ones.
     overrides: KEY VALUE words.
     train_data, test_data: SPEC text of the user's own data; None = what the configuration names.
+    read: what to do about doubtful data; the class names.
     eval_only: evaluate, do not train.
     resume: go on with OUTPUT_DIR's own newest checkpoint.
+    allow_change: keys in which a resumed run may differ from how it began.
     trust: accept weights without a sidecar.
     init: name of the initialisation in results; None = from the weights.
-    command: the exact command, for the result.
-    num_processes: how many train together.
+    command: the exact command, for the record.
+    num_processes: how many train together, on num_machines.
     modules: imported first, for data sets and parts that a user registers.
     """
 
@@ -62,31 +80,39 @@ class RunOptions:
     overrides: tuple[str, ...] = ()
     train_data: str | None = None
     test_data: str | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
     eval_only: bool = False
     resume: bool = False
+    allow_change: tuple[str, ...] = ()
     trust: bool = False
     init: str | None = None
     command: str = ""
     num_processes: int = 1
+    num_machines: int = 1
     modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DetectionRun:
-    """A run that passed every check.
+    """A run that passed every check. It can be sent to another process, which reads no data again.
 
     options: as asked for.
     config: complete and frozen.
     data: the user's own; None where the configuration names built-in data sets.
+    registered: what Detectron2's catalogs know about `data`: name -> records, metadata.
     weights: what it starts from.
-    notes: for the log, one sentence each.
+    record: as it begins.
+    notes, warnings: for the log, one sentence each.
     """
 
     options: RunOptions
     config: CfgNode
     data: PreparedData | None
+    registered: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]]
     weights: WeightsPlan
+    record: Record
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_run(options: RunOptions) -> DetectionRun:
@@ -95,21 +121,22 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     Raises ConfigError, DataError or CheckpointError.
     """
     import_modules(options.modules)
-    config = load_detector_config(resolve_config_path(options.config_file), options.overrides)
-    config.OUTPUT_DIR, config.MODEL.WEIGHTS = map(expanded, (config.OUTPUT_DIR, config.MODEL.WEIGHTS))
-    given = frozenset(options.overrides[::2])
-    notes = [*runtime_values(config, given), *check_supported(config, options.num_processes)]
+    asked = load_detector_config(resolve_config_path(options.config_file), options.overrides)
     train, test = (parse_spec(text) if text else None for text in (options.train_data, options.test_data))
-    if test and not train and not options.eval_only:
-        raise ConfigError(
-            "--test-data is given without --train-data; training needs both (or neither, for built-in data sets)"
-        )
-    weights = plan_weights(config, eval_only=options.eval_only, resume=options.resume, trust=options.trust)
-    data = None
-    if train or test:
-        data = prepare_data(train, test, (weights.trained or {}).get("class_names"))
-        notes += [*data.notes, *apply_data(config, data, given)]
-    else:
+    _check_options(options, train, test)
+    weights = plan_weights(asked, eval_only=options.eval_only, resume=options.resume, trust=options.trust)
+    earlier = _earlier(Path(asked.OUTPUT_DIR)) if options.resume and not options.eval_only else None
+    data, warnings = _own_data(options, train, test, weights)
+    config, notes = resolve_config(
+        asked,
+        given=frozenset(options.overrides[::2]),
+        data=data,
+        num_processes=options.num_processes,
+        num_machines=options.num_machines,
+        seed=earlier.seeds.get("run") if earlier else None,
+        output_dir=str(Path(asked.OUTPUT_DIR) / "evaluation") if options.eval_only and options.resume else None,
+    )
+    if data is None:
         check_builtin(config, eval_only=options.eval_only)
     if options.eval_only and not config.DATASETS.TEST:
         raise ConfigError("--eval-only needs data: give --test-data SPEC")
@@ -118,10 +145,198 @@ def prepare_run(options: RunOptions) -> DetectionRun:
             "no training data: give --train-data SPEC and --test-data SPEC, or DATASETS.TRAIN for built-in data sets"
         )
     verify_fits(weights, config)
-    if options.eval_only and options.resume:
-        config.OUTPUT_DIR = str(Path(config.OUTPUT_DIR) / "evaluation")
-    config.freeze()
-    return DetectionRun(options, config, data, weights, (*notes, weights.note))
+    record = _record(options, config, data, weights, earlier)
+    if data is None and options.eval_only:
+        warnings += _builtin_order(record, weights)
+    if earlier is not None:
+        record, more = _continued(record, earlier, options)
+        notes += more
+    elif weights.kind == "checkpoint" and not options.eval_only:
+        warnings.append(f"{asked.OUTPUT_DIR} has no record: nothing says whether this run began with the same values")
+    registered = {
+        name: (list(DatasetCatalog.get(name)), MetadataCatalog.get(name).as_dict())
+        for name in (data.train_name if data else None, data.test_name if data else None)
+        if name is not None
+    }
+    notes = (*(data.notes if data else ()), *notes, weights.note)
+    return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings))
+
+
+def _check_options(options: RunOptions, train: DataSpec | None, test: DataSpec | None) -> None:
+    if test and not train and not options.eval_only:
+        raise ConfigError(
+            "--test-data is given without --train-data; training needs both (or neither, for built-in data sets)"
+        )
+    if train and not test and options.eval_only:
+        raise ConfigError("--eval-only needs --test-data; --train-data is not evaluated on")
+    if options.allow_change and (options.eval_only or not options.resume):
+        raise ConfigError("--allow-change is for a training that goes on: it needs --resume, and no --eval-only")
+    if options.read != ReadOptions() and not (train or test):
+        raise ConfigError(
+            "--classes, --crowd-as-objects, --keep-crowds, --skip-unreadable and --large-images are for your own data: give --train-data and "
+            "--test-data (built-in data sets are read by Detectron2)"
+        )
+
+
+def _own_data(
+    options: RunOptions, train: DataSpec | None, test: DataSpec | None, weights: WeightsPlan
+) -> tuple[PreparedData | None, list[str]]:
+    """The user's own data, read and registered, in the class order of the detector; and what to warn of.
+
+    Raises ConfigError where --classes contradicts an evaluated detector, CheckpointError where nothing says its class order.
+    """
+    if not options.eval_only:
+        return (prepare_data(train, test, options=options.read) if train or test else None), []
+    if test is None:
+        return None, []
+    warnings = ["--train-data is not read: --eval-only"] if train else []
+    known, given = weights.class_names, options.read.class_names
+    if known and given and known != given:
+        raise ConfigError(
+            f"--classes {','.join(given)}, but the classes of {weights.weights} are {','.join(known)}; leave --classes out"
+        )
+    data = prepare_data(None, test, class_names=known, options=options.read)
+    if known is None and given is not None:
+        warnings.append(
+            f"{weights.weights} does not say what its outputs are: ASSUMED, from --classes, in this order: {', '.join(given)}"
+        )
+    elif known is None and len(data.class_names) > 1:
+        raise CheckpointError(
+            f"{weights.weights} holds no class names, and no record.json lies beside it: nothing says which of its outputs is "
+            "which class, and in another order than its own every figure is wrong. Pass --classes with the names in the order "
+            f"that it was trained on; that of the test data, if it is the same, is --classes {','.join(data.class_names)}"
+        )
+    return data, warnings
+
+
+def _record(
+    options: RunOptions, config: CfgNode, own: PreparedData | None, weights: WeightsPlan, earlier: Record | None
+) -> Record:
+    """The record of a run as it begins. own: the user's own data."""
+    train = () if options.eval_only else tuple(config.DATASETS.TRAIN)
+    test = tuple(config.DATASETS.TEST)
+    builtin = {role: _builtin_record(sets) for role, sets in (("train", train), ("test", test)) if sets and own is None}
+    data = builtin if own is None else own.data_records
+    names = tuple(MetadataCatalog.get((*train, *test)[0]).thing_classes)
+    metric = DetectionTrainer.metric(test[0]) if test else None
+    experiment: dict[str, Any] = {
+        "config": experiment_config(config),
+        "data": {role: split.fingerprint for role, split in data.items()},
+        "metric": metric,
+        "class_names": names,
+    }
+    details: dict[str, Any] = {
+        "config_file": options.config_file,
+        "eval_only": options.eval_only,
+        "iterations": 0,
+        "num_processes": options.num_processes,
+    }
+    if options.eval_only:
+        experiment["evaluation_of"] = details["evaluation_of"] = weights.trained.hash if weights.trained else None
+        seed = weights.trained.seeds.get("run") if weights.trained else None
+    else:
+        details["num_train_images"] = sum(map(_num_labelled, train))
+        seed = config.SEED
+    if weights.sidecar:
+        details["sidecar"] = weights.sidecar
+    start = _initialisation(options, config, weights, earlier)
+    return Record(
+        kind="detection",
+        experiment=experiment,
+        config=plain_values(config),
+        seeds={"run": seed, "pretraining": (start.pretraining or {}).get("seed")},
+        commands=(options.command,) if options.command else (),
+        data=data,
+        class_names=names,
+        metric=metric,
+        initialisation=start,
+        details=details,
+    )
+
+
+def _initialisation(
+    options: RunOptions, config: CfgNode, weights: WeightsPlan, earlier: Record | None
+) -> Initialisation:
+    """What the detector was trained from: for an evaluated or continued one, what its own record says."""
+    own = weights.trained if options.eval_only else earlier if weights.kind == "checkpoint" else None
+    if own is not None and own.initialisation is not None:
+        known = own.initialisation
+        return replace(known, name=options.init, source="asked") if options.init else known
+    start = weights.weights if options.eval_only else config.MODEL.WEIGHTS
+    return initialisation_of(
+        start, asked=options.init, sidecar=weights.sidecar, random_seed=None if start else config.SEED
+    )
+
+
+def _builtin_record(sets: Sequence[str]) -> DataRecord:
+    """Data sets that the configuration names, which Detectron2 joins."""
+    records = [list(DatasetCatalog.get(name)) for name in sets]
+    names = [MetadataCatalog.get(name).thing_classes for name in sets]  # of some known once they are read
+    prints = [fingerprint(part, classes) for part, classes in zip(records, names, strict=True)]
+    return DataRecord(", ".join(sets), joined_fingerprint(prints), sum(map(len, records)))
+
+
+def _num_labelled(name: str) -> int:
+    """Images with at least one object that counts: training skips the others."""
+    return sum(
+        any(not thing.get("iscrowd", 0) for thing in record.get("annotations", ()))
+        for record in DatasetCatalog.get(name)
+    )
+
+
+# --- going on with a run ----------------------------------------------------------------------------------------------
+
+
+def _earlier(output_dir: Path) -> Record | None:
+    """The record of the run that is to go on; None where there is none. Raises ConfigError, DataError."""
+    path = output_dir / RECORD
+    if not path.exists():
+        return None
+    record = read_record(path)
+    if record.kind != "detection" or record.details.get("eval_only"):
+        raise ConfigError(
+            f"{path} is the record of {'an evaluation' if record.kind == 'detection' else record.kind}: no training to go on with; "
+            "name another OUTPUT_DIR"
+        )
+    return record
+
+
+def _continued(record: Record, earlier: Record, options: RunOptions) -> tuple[Record, tuple[str, ...]]:
+    """`record` of a run that goes on from `earlier`, with what was allowed to change; and notes on that.
+
+    Raises ConfigError for every difference that was not allowed.
+    """
+    there, now = _decisive(earlier), _decisive(record)
+    unknown = [key for key in options.allow_change if key not in there | now]
+    if unknown:
+        raise ConfigError(f"--allow-change {unknown[0]}: no such key{did_you_mean(unknown[0], there | now)}")
+    found = {line.partition(":")[0]: line for line in differences(there, now)}
+    refused = [line for key, line in found.items() if key not in options.allow_change or key == "class_names"]
+    if refused:
+        raise ConfigError(
+            f"the run in OUTPUT_DIR began with other values: {'; '.join(refused)}. Give it the same values, pass "
+            "--allow-change KEY for each that you mean to change (class names cannot), or name another OUTPUT_DIR"
+        )
+    changes = [*earlier.details.get("changes", ()), *found.values()]
+    details = {**record.details, "iterations": earlier.details.get("iterations", 0)}
+    details |= {"changes": changes} if changes else {}
+    notes = [f"changed, as --allow-change says: {line}" for line in found.values()]
+    notes += [f"--allow-change {key}: nothing changed in it" for key in options.allow_change if key not in found]
+    metrics, length = Path(record.config["OUTPUT_DIR"]) / METRICS, earlier.config["SOLVER"]["MAX_ITER"]
+    rows = {
+        row["iteration"]: row for row in (*read_history(metrics, length), *earlier.history)
+    }  # a killed run kept fewer
+    return replace(record, details=details, history=tuple(rows[key] for key in sorted(rows))), tuple(notes)
+
+
+def _decisive(record: Record) -> dict[str, Any]:
+    """What a run that goes on must have in common with its beginning, {key: JSON value}."""
+    values = to_plain(record)
+    data = {f"data.{role}": split["fingerprint"] for role, split in values["data"].items()}
+    return {**without(values["config"], DECIDES_NOTHING), **data, "class_names": values["class_names"]}
+
+
+# --- before the first process -----------------------------------------------------------------------------------------
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -143,117 +358,159 @@ def import_modules(names: Sequence[str]) -> None:
             ) from None
 
 
-def expanded(path: str) -> str:
-    """`~` at the beginning as the home folder: a KEY VALUE word reaches us without the shell's help."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
-
-
-def apply_data(config: CfgNode, data: PreparedData, given: frozenset[str]) -> list[str]:
-    """Write what the data decide into the configuration: names, number of classes, masks. `given`: keys of the command line.
-
-    Returns one sentence for each change that a user may not expect. Raises ConfigError or DataError on a contradiction.
-    """
-    notes = []
-    count = len(data.class_names)
-    for key in CLASS_KEYS:
-        section = config.MODEL[key.split(".")[1]]
-        if key in given and count != section.NUM_CLASSES:
-            raise ConfigError(
-                f"{key} is {section.NUM_CLASSES}, but the data have {count} classes: {', '.join(data.class_names)}"
-            )
-        section.NUM_CLASSES = count
-    config.DATASETS.TRAIN = (data.train_name,) if data.train_name else ()
-    config.DATASETS.TEST = (data.test_name,) if data.test_name else ()
-    if not data.test_name:
-        notes.append("no --test-data: AP is not measured")
-    reference = data.train or data.test
-    assert reference is not None
-    if config.MODEL.MASK_ON and reference.masks == "none":
-        if "MODEL.MASK_ON" in given:
-            raise ConfigError("MODEL.MASK_ON True, but the data have no masks")
-        config.MODEL.MASK_ON = False
-        notes.append("the data have boxes only: MODEL.MASK_ON False")
-    if config.MODEL.MASK_ON and data.train is not None and data.train.masks == "some":
-        raise DataError(
-            "some objects of the training data have a mask and some have none; complete them, or pass MODEL.MASK_ON False"
-        )
-    if config.MODEL.MASK_ON and data.test is not None and not data.test.can_evaluate_masks:
-        notes.append("some objects of the test data have no mask: mask AP is not measured")
-    if config.MODEL.MASK_ON and reference.bitmask and config.INPUT.MASK_FORMAT == "polygon":
-        config.INPUT.MASK_FORMAT = "bitmask"
-        notes.append("some masks are run-length coded: INPUT.MASK_FORMAT bitmask")
-    return notes
-
-
 def check_builtin(config: CfgNode, *, eval_only: bool) -> None:
-    """The data sets that the configuration names must be known to Detectron2 and lie where it looks. Raises DataError."""
+    """The data sets that the configuration names must be known to Detectron2, lie where it looks, and hold keypoints where the
+    detector has them. Raises DataError or ConfigError."""
     for name in (*(() if eval_only else config.DATASETS.TRAIN), *config.DATASETS.TEST):
         if name not in DatasetCatalog:
             raise DataError(
                 f"no data set {name!r} in Detectron2's catalog; give --train-data and --test-data for your own"
             )
         metadata = MetadataCatalog.get(name)
-        for field in ("json_file", "image_root", "dirname"):
-            path = metadata.get(field)
+        for place in ("json_file", "image_root", "dirname"):
+            path = metadata.get(place)
             if path is not None and not Path(path).exists():
                 raise DataError(
                     f"the data set {name} expects {path}, which does not exist. Set DETECTRON2_DATASETS to the folder that holds "
                     f"coco/ and VOC2007/, or give your own data with --train-data and --test-data"
                 )
+    for name in (*config.DATASETS.TRAIN, *config.DATASETS.TEST) if config.MODEL.KEYPOINT_ON else ():
+        if MetadataCatalog.get(name).get("keypoint_names") is None:
+            raise ConfigError(
+                f"MODEL.KEYPOINT_ON True, but the data set {name} has no keypoints; pass MODEL.KEYPOINT_ON False, or "
+                "DATASETS.TRAIN \"('keypoints_coco_2017_train',)\" DATASETS.TEST \"('keypoints_coco_2017_val',)\""
+            )
 
 
-def check_output_dir(options: RunOptions, config: CfgNode) -> Path:
-    """OUTPUT_DIR must be new or empty, or continued with --resume, and writable; it exists afterwards. Raises ConfigError."""
+def _builtin_order(record: Record, weights: WeightsPlan) -> list[str]:
+    """The classes of a built-in data set must be those of the detector. Returns warnings; raises ConfigError."""
+    theirs, known = record.class_names, weights.class_names
+    name = record.data["test"].spec
+    if known is None:
+        return [
+            f"{weights.weights} does not say what its outputs are: ASSUMED to be the {len(theirs)} classes of {name}, in its order"
+        ]
+    if known != theirs:
+        raise ConfigError(
+            f"the detector's classes are {', '.join(known)}; those of the data set {name} are {', '.join(theirs)}. Give the data "
+            "as --test-data SPEC, which brings them to the detector's order"
+        )
+    return []
+
+
+@contextmanager
+def open_output_dir(options: RunOptions, config: CfgNode) -> Iterator[Path]:
+    """OUTPUT_DIR, for this process alone while the block lasts: new or empty, or continued with --resume.
+
+    Raises ConfigError for a folder that is in use, holds something else, or cannot be written.
+    """
     output_dir = Path(config.OUTPUT_DIR)
     try:
-        taken = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []
-        if taken and not options.resume:
-            raise ConfigError(
-                f"OUTPUT_DIR {output_dir} is in use (it holds {', '.join(taken[:4])}{', ...' if len(taken) > 4 else ''}); pass "
-                "OUTPUT_DIR and another folder, or --resume to go on with this run"
-            )
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / ".writable"
-        probe.touch()
-        probe.unlink()
+        taken = sorted(path.name for path in output_dir.iterdir() if path.name != LOCK) if output_dir.exists() else []
     except OSError as error:
         raise ConfigError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror or error}") from None
-    return output_dir
+    if taken and not options.resume:
+        raise ConfigError(
+            f"OUTPUT_DIR {output_dir} is in use (it holds {', '.join(taken[:4])}{', ...' if len(taken) > 4 else ''}); pass "
+            "OUTPUT_DIR and another folder, or --resume to go on with this run"
+        )
+    with lock_folder(output_dir, LOCK):
+        remove_temporaries(output_dir)
+        yield output_dir
 
 
-def run_detection(run: DetectionRun) -> Mapping[str, Any]:
-    """Train (or only evaluate) and write result.json and samples.json. Returns the metrics. Runs in every process."""
+def enter_process(run: DetectionRun) -> None:
+    """Make a run that was prepared in another process known to this one: the user's modules, and the data as they were read
+    there."""
+    import_modules(run.options.modules)
+    for name, (records, metadata) in run.registered.items():
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, lambda records=records: records)
+            MetadataCatalog.get(name).set(**{key: value for key, value in metadata.items() if key != "name"})
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
+    """Train (or only evaluate), complete record.json, then draw samples.json. Returns the figures. Runs in every process."""
     config, options = run.config, run.options
-    # 1. The log, the seed, config.yaml. OUTPUT_DIR was checked before.
-    _shorten_console(setup_logger(config.OUTPUT_DIR, distributed_rank=comm.get_rank()))
-    default_setup(
-        config, SimpleNamespace(config_file=str(resolve_config_path(options.config_file)), eval_only=options.eval_only)
-    )
-    for note in run.notes:
-        LOGGER.info(note)
-    # 2. Weights, and the proof that they arrived.
-    if options.eval_only:
-        model = DetectionTrainer.build_model(config)
-        with _explained_download(run.weights.weights):
-            SafeCheckpointer(model, save_dir=config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
-        LOGGER.info(verify_loaded(run.weights, model))
-        results = DetectionTrainer.test(config, model)
-        iterations = 0
-    else:
-        trainer = DetectionTrainer(config)
-        with _explained_download(run.weights.weights):
-            trainer.resume_or_load(resume=options.resume)
-        model = _unwrapped(trainer.model)
-        LOGGER.info(verify_loaded(run.weights, model))
-        # 3. The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end.
+    output_dir = Path(config.OUTPUT_DIR)
+    goes_on = options.resume and not options.eval_only  # each evaluation is a run of its own
+    record = OpenRecord(output_dir / RECORD, run.record, goes_on=goes_on) if comm.is_main_process() else None
+    with record or nullcontext():
+        # 1. The log, the seed, config.yaml. OUTPUT_DIR was checked before.
+        _shorten_console(setup_logger(config.OUTPUT_DIR, distributed_rank=comm.get_rank()))
+        default_setup(
+            config,
+            SimpleNamespace(config_file=str(resolve_config_path(options.config_file)), eval_only=options.eval_only),
+        )
+        for note in run.notes:
+            LOGGER.info(note)
+        for warning in run.warnings:
+            LOGGER.warning(warning)
+        # 2. The weights and the proof that they arrived, training, evaluation.
+        model, results, images = _evaluate(run) if options.eval_only else _train(run, record)
+        # 3. The record first: nothing that follows can lose a figure.
+        figures = figures_of(results)
+        if record is not None:
+            record.finish(figures, cost=record.spend(images=images, devices=options.num_processes))
+    if record is not None:
+        if config.DATASETS.TEST:
+            _draw(config, model, output_dir)
+        LOGGER.info("\n".join([*figures_table(figures), f"record: {output_dir / RECORD}"]))
+    return figures
+
+
+def _evaluate(run: DetectionRun) -> tuple[nn.Module, Mapping[str, Any], int]:
+    model = DetectionTrainer.build_model(run.config)
+    with _explained_download(run.weights.weights):
+        SafeCheckpointer(model, save_dir=run.config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
+    LOGGER.info(verify_loaded(run.weights, model))
+    return model, DetectionTrainer.test(run.config, model), 0
+
+
+def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Mapping[str, Any], int]:
+    """The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end: the model, the last evaluation's
+    results, the number of images that went through in this start."""
+    config = run.config
+    trainer = DetectionTrainer(config)
+    with _explained_download(run.weights.weights):
+        trainer.resume_or_load(resume=run.options.resume)
+    model = _unwrapped(trainer.model)
+    LOGGER.info(verify_loaded(run.weights, model))
+    metrics = Path(config.OUTPUT_DIR) / METRICS
+    start = metrics.stat().st_size if metrics.exists() and run.record.history else 0
+    before = [row for row in run.record.history if row["iteration"] <= trainer.start_iter]
+
+    def images() -> int:
+        return int(trainer.iterations_done - trainer.start_iter) * config.SOLVER.IMS_PER_BATCH
+
+    def keep() -> None:
+        """What the record holds of a run so far, also of one that is killed after this."""
+        if record is not None:
+            record.update(
+                history=(*before, *read_history(metrics, config.SOLVER.MAX_ITER, start=start)),
+                details={**record.record.details, "iterations": trainer.iterations_done},
+                cost=record.spend(images=images(), devices=run.options.num_processes),
+            )
+
+    trainer.on_checkpoint(keep)
+    try:
         trainer.train()
-        results = getattr(trainer, "_last_eval_results", None) or {}
-        iterations = config.SOLVER.MAX_ITER
-    # 4. What the report reads.
-    metrics = clean_metrics(results)
-    if comm.is_main_process():
-        _write(run, model, metrics, iterations)
-    return metrics
+    finally:
+        keep()
+    return model, getattr(trainer, "_last_eval_results", None) or {}, images()
+
+
+def _draw(config: CfgNode, model: nn.Module, output_dir: Path) -> None:
+    """Pictures are best effort: the figures stand whatever happens here."""
+    try:
+        write_samples(output_dir, collect_samples(config, model, config.DATASETS.TEST[0]))
+    except Exception as error:  # whatever it is, the run is done
+        LOGGER.warning(
+            "no samples.json for the report (%s: %s); the figures are not touched by this", type(error).__name__, error
+        )
 
 
 def fetch_weights(weights: str) -> None:
@@ -293,59 +550,17 @@ def _is_short(record: logging.LogRecord) -> bool:
     return message.count("\n") < LONG_MESSAGE and not message.startswith(("Environment info", "copypaste:"))
 
 
-def _write(run: DetectionRun, model: nn.Module, metrics: Mapping[str, Any], iterations: int) -> None:
-    config, options, data = run.config, run.options, run.data
-    output_dir = Path(config.OUTPUT_DIR)
-    samples = collect_samples(config, model, config.DATASETS.TEST[0]) if config.DATASETS.TEST else []
-    write_samples(output_dir, samples)
-    named = (*config.DATASETS.TRAIN, *config.DATASETS.TEST)
-    path = write_result(
-        output_dir,
-        {
-            "init": options.init or init_name(run),
-            "weights": config.MODEL.WEIGHTS,
-            "sidecar": run.weights.sidecar,
-            "seed": config.SEED,
-            "iterations": iterations,
-            "config_file": options.config_file,
-            "command": options.command,
-            "train_data": options.train_data or ", ".join(config.DATASETS.TRAIN),
-            "test_data": options.test_data or ", ".join(config.DATASETS.TEST),
-            "num_train_images": _num_train_images(config, data),
-            "class_names": list(data.class_names if data else MetadataCatalog.get(named[0]).thing_classes),
-            "metrics": metrics,
-            "history": read_history(output_dir / "metrics.json", config.SOLVER.MAX_ITER),
-        },
-    )
-    LOGGER.info("\n".join([*figures_table(metrics), f"result: {path}"]))
-
-
-def figures_table(metrics: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+def figures_table(figures: Mapping[str, float | None]) -> list[str]:
     """The figures people quote, one line a task: AP, AP50, AP75 in percent; empty where nothing was evaluated."""
-    if not metrics:
+    if not figures:
         return []
     lines = [f"{'':10}{''.join(f'{name:>8}' for name in HEADLINE)}"]
-    for task, values in metrics.items():
-        cells = (values.get(name) for name in HEADLINE)
+    for task in dict.fromkeys(key.partition("/")[0] for key in figures):
+        cells = (figures.get(f"{task}/{name}") for name in HEADLINE)
         lines.append(
             f"{TASK_NAMES.get(task, task):10}" + "".join(f"{'-':>8}" if v is None else f"{v:8.2f}" for v in cells)
         )
     return lines
-
-
-def init_name(run: DetectionRun) -> str:
-    """How the report labels this initialisation, unless --init says otherwise: as the evaluated detector's own run says, else
-    by its weights."""
-    trained = (run.weights.trained or {}).get("init")
-    if run.options.eval_only and isinstance(trained, str):
-        return trained
-    return initialisation_name(run.config.MODEL.WEIGHTS, sidecar=run.weights.sidecar or {})
-
-
-def _num_train_images(config: CfgNode, data: PreparedData | None) -> int:
-    if data is not None:
-        return data.train.num_labelled_images if data.train else 0
-    return sum(len(DatasetCatalog.get(name)) for name in config.DATASETS.TRAIN) if config.DATASETS.TRAIN else 0
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,22 @@ from detectron2.data import (
     build_detection_train_loader,
 )
 from detectron2.data.transforms import AugInput
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, TrainerBase
+from detectron2.engine.hooks import CallbackHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from torch import nn
 
 from pretrain.base.atomic import write_json
-from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.base.image_files import MAX_PIXELS, read_image
 from transfer.data.ground_truth import ground_truth_json
 from transfer.data.records import DetectionData
-from transfer.detect.checkpointer import SafeCheckpointer
+from transfer.data.spec import COCO_METRIC, VOC_2007_METRIC, VOC_METRIC
+from transfer.detect.checkpointer import CLASS_NAMES, SafeCheckpointer
 from transfer.detect.evaluation import VocEvaluator
+
+EVALUATED = ("own_coco", "coco", "own_voc", "pascal_voc")  # kinds of data, as their metadata call them
 
 
 class SharedReaderMapper(DatasetMapper):
@@ -85,21 +89,61 @@ class CocoEvaluator(COCOEvaluator):
         return results
 
 
+class ClassNames:
+    """The class names of a detector, in the order of its outputs, as a part of its checkpoints: without them nothing in a
+    weight file says which output is the dog. Detectron2's own checkpointer passes over them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+
+    def state_dict(self) -> list[str]:
+        """What a checkpoint holds."""
+        return self._names
+
+    def load_state_dict(self, names: Sequence[str]) -> None:
+        """Compare with those of a checkpoint that training goes on from. Raises CheckpointError."""
+        if list(names) != self._names:
+            raise CheckpointError(
+                f"the checkpoint's classes are {', '.join(names)}; those of the data are {', '.join(self._names)}. Give the "
+                "data that it was trained on, or another OUTPUT_DIR"
+            )
+
+
 class DetectionTrainer(DefaultTrainer):
     """Training of one detector from one configuration.
 
     Differences from the base class: `build_evaluator` knows our data sets and the built-in COCO and VOC ones; images that
     cannot be read and losses that stop being finite end in a UserError; on the CPU the model is kept channels-last; weights
-    are read through SafeCheckpointer.
+    are read through SafeCheckpointer; every checkpoint holds the class names.
     """
 
     checkpointer: Any  # Detectron2's, made by the base class
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+        self.checkpointer.add_checkpointable(CLASS_NAMES, ClassNames(names))
+
+    @property
+    def iterations_done(self) -> int:
+        """Of the whole run, earlier starts included."""
+        return int(min(getattr(self, "iter", self.start_iter), self.max_iter))  # Detectron2 counts one on at the end
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on cfg.MODEL.DEVICE. Channels-last makes a CPU step about a tenth faster and changes no value's place."""
         model = super().build_model(cfg)
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
+
+    def on_checkpoint(self, act: Callable[[], None]) -> None:
+        """Call `act` after every checkpoint that the run writes on its way."""
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+
+        def after_step(trainer: TrainerBase) -> None:
+            if period > 0 and (trainer.iter + 1) % period == 0:
+                act()
+
+        self.register_hooks([CallbackHook(after_step=after_step)])
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Detectron2's, reading through SafeCheckpointer; saving goes on with Detectron2's own."""
@@ -124,21 +168,31 @@ class DetectionTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """The evaluator of a registered data set. Raises ConfigError for a data set that is neither COCO nor VOC."""
         metadata = MetadataCatalog.get(dataset_name)
-        kind = metadata.get("evaluator_type")
         inference_dir = Path(cfg.OUTPUT_DIR) / "inference"
+        kind = _kind(dataset_name)
         if kind == "own_voc":
             return VocEvaluator(dataset_name)
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
-        if kind in ("own_coco", "coco"):
-            with_masks = cfg.MODEL.MASK_ON and metadata.get("can_evaluate_masks", True)
-            if kind == "own_coco":
-                _provide_ground_truth(dataset_name, inference_dir)
-            tasks = ("bbox", "segm") if with_masks else ("bbox",)
-            return CocoEvaluator(dataset_name, tasks=tasks, output_dir=str(inference_dir))
-        raise ConfigError(
-            f"DATASETS.TEST {dataset_name}: no evaluator for data of kind {kind!r}; expected COCO or VOC data"
-        )
+        if kind != "coco":
+            _provide_ground_truth(dataset_name, inference_dir)
+        tasks: tuple[str, ...] = ("bbox",)
+        if cfg.MODEL.MASK_ON and metadata.get("can_evaluate_masks", True):
+            tasks = (*tasks, "segm")
+        if cfg.MODEL.KEYPOINT_ON:
+            tasks = (*tasks, "keypoints")
+        sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+        return CocoEvaluator(dataset_name, tasks, output_dir=str(inference_dir), kpt_oks_sigmas=sigmas)
+
+    @staticmethod
+    def metric(dataset_name: str) -> str:
+        """What the figures of `build_evaluator` on a data set are, in words. Raises ConfigError as that does."""
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("metric"):  # the user's own data say it
+            return str(metadata.metric)
+        if _kind(dataset_name) not in ("own_voc", "pascal_voc"):
+            return COCO_METRIC
+        return VOC_2007_METRIC if metadata.year == 2007 else VOC_METRIC
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
@@ -157,6 +211,16 @@ class DetectionTrainer(DefaultTrainer):
                     f"training diverged: {error}. Lower SOLVER.BASE_LR (now {self.cfg.SOLVER.BASE_LR:g}) or lengthen "
                     f"SOLVER.WARMUP_ITERS (now {self.cfg.SOLVER.WARMUP_ITERS}), with another OUTPUT_DIR"
                 ) from error
+
+
+def _kind(dataset_name: str) -> str:
+    """Whose evaluator a data set has. Raises ConfigError for one that is neither COCO's nor VOC's."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATED:
+        raise ConfigError(
+            f"DATASETS.TEST {dataset_name}: no evaluator for data of kind {kind!r}; expected COCO or VOC data"
+        )
+    return str(kind)
 
 
 def _provide_ground_truth(dataset_name: str, inference_dir: Path) -> None:
@@ -185,7 +249,8 @@ def _one_line_data_errors() -> Iterator[None]:
 
 
 class _quiet_user_errors(logging.Filter):
-    """Detectron2 logs a traceback for every exception in its loop; a user's error is reported once, by the tool."""
+    """Detectron2 logs a traceback for every exception in its loop; a user's error, or the signal to stop, is reported once, by
+    the tool."""
 
     def __enter__(self) -> None:
         logging.getLogger("detectron2.engine.train_loop").addFilter(self)
@@ -194,6 +259,6 @@ class _quiet_user_errors(logging.Filter):
         logging.getLogger("detectron2.engine.train_loop").removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop records whose exception the user can correct."""
+        """Drop records whose exception the user can correct or caused."""
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, (UserError, FloatingPointError))
+        return not isinstance(error, (UserError, FloatingPointError, Terminated))

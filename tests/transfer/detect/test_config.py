@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2 import model_zoo
+from detectron2.engine import DefaultTrainer
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
 
 from pretrain.base.errors import ConfigError
 from transfer.detect.config import (
     CONFIG_ROOT,
     check_supported,
     load_detector_config,
+    resolve_config,
     resolve_config_path,
-    runtime_values,
     shipped_runs,
 )
 
@@ -263,51 +265,103 @@ def no_cuda(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
+def resolved(*words: str, run: str = RUNS[0], **over):
+    """The configuration that runs, and what is said about it."""
+    asked = load_detector_config(CONFIG_ROOT / run, words)
+    before = asked.dump()
+    config, notes = resolve_config(asked, given=frozenset(words[::2]), **over)
+    assert config.is_frozen() and asked.dump() == before  # what was asked for stays as it was
+    return config, notes
+
+
 @pytest.mark.usefixtures("no_cuda")
 def test_missing_cuda_device_falls_back_to_the_cpu_and_says_so() -> None:
-    config = load_detector_config(CONFIG_ROOT / RUNS[0])
-    said = runtime_values(config)
-    assert config.MODEL.DEVICE == "cpu" and any("running on the CPU" in sentence for sentence in said)
+    config, notes = resolved()
+    assert config.MODEL.DEVICE == "cpu" and any("running on the CPU" in sentence for sentence in notes)
 
 
 @pytest.mark.usefixtures("no_cuda")
 def test_cuda_device_that_was_asked_for_is_not_replaced() -> None:
-    config = load_detector_config(CONFIG_ROOT / RUNS[0], ["MODEL.DEVICE", "cuda"])
     with pytest.raises(ConfigError, match="pass MODEL.DEVICE cpu"):
-        runtime_values(config, frozenset(["MODEL.DEVICE"]))
+        resolved("MODEL.DEVICE", "cuda")
 
 
 def test_device_that_is_there_is_used(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = load_detector_config(CONFIG_ROOT / RUNS[0])
-    runtime_values(config)
-    assert config.MODEL.DEVICE == "cuda"
+    assert resolved()[0].MODEL.DEVICE == "cuda"
 
 
 @pytest.mark.parametrize(("words", "warned"), [([], True), (["MODEL.DEVICE", "cpu"], False)])
 def test_a_file_that_keeps_the_demo_on_the_cpu_of_a_gpu_machine_is_reported(monkeypatch, words, warned) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = load_detector_config(CONFIG_ROOT / "demo/R_18_FPN_infomin.yaml", words)
-    said = runtime_values(config, frozenset(words[::2]))
-    assert config.MODEL.DEVICE == "cpu" and any("pass MODEL.DEVICE cuda" in sentence for sentence in said) is warned
+    config, notes = resolved(*words, run="demo/R_18_FPN_infomin.yaml")
+    assert config.MODEL.DEVICE == "cpu" and any("pass MODEL.DEVICE cuda" in sentence for sentence in notes) is warned
 
 
 def test_missing_seed_is_drawn_and_recorded_and_a_given_one_kept() -> None:
-    config = load_detector_config(CONFIG_ROOT / RUNS[0], ["MODEL.DEVICE", "cpu"])
-    said = runtime_values(config)
-    assert 0 <= config.SEED < 2**31 and f"no SEED given: drew SEED {config.SEED}" in said
-    given = load_detector_config(CONFIG_ROOT / RUNS[0], ["SEED", "0"])
-    runtime_values(given)
-    assert given.SEED == 0
+    config, notes = resolved("MODEL.DEVICE", "cpu")
+    assert 0 <= config.SEED < 2**31 and f"no SEED given: drew SEED {config.SEED}" in notes
+    assert resolved("MODEL.DEVICE", "cpu", "SEED", "0")[0].SEED == 0
 
 
 def test_loader_processes_that_were_asked_for_are_kept() -> None:
-    words = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "64"]
-    config = load_detector_config(CONFIG_ROOT / RUNS[0], words)
-    runtime_values(config, frozenset(words[::2]))
-    assert config.DATALOADER.NUM_WORKERS == 64
-    runtime_values(config)
-    assert config.DATALOADER.NUM_WORKERS < 64
+    assert resolved("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "64")[0].DATALOADER.NUM_WORKERS == 64
+    assert resolved("MODEL.DEVICE", "cpu")[0].DATALOADER.NUM_WORKERS < 64
+
+
+# --- the schedule -----------------------------------------------------------------------------------------------------
+
+EIGHT = ("SOLVER.REFERENCE_WORLD_SIZE", "8", "MODEL.DEVICE", "cpu", "SEED", "0", "DATALOADER.NUM_WORKERS", "0")
+
+
+def test_a_schedule_for_eight_processes_is_scaled_to_two_before_anything_reads_it() -> None:
+    """Detectron2 scaled a copy of its own: the record kept 90,000 iterations of a run of 360,000, and cut its history there."""
+    config, notes = resolved(*EIGHT, run="coco/R_50_FPN_1x_random.yaml", num_processes=2)
+    solver = config.SOLVER
+    schedule = (solver.IMS_PER_BATCH, solver.MAX_ITER, solver.STEPS, round(solver.BASE_LR, 9))
+    assert schedule == (4, 360000, (240000, 320000), 0.005) and any("now 2 processes" in note for note in notes)
+    assert DefaultTrainer.auto_scale_workers(config, 2) is config  # what the trainer runs is what was returned
+    assert resolved(*EIGHT, run="coco/R_50_FPN_1x_random.yaml", num_processes=8)[0].SOLVER.MAX_ITER == 90000
+
+
+def test_a_schedule_that_cannot_be_scaled_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a divisor of SOLVER.IMS_PER_BATCH 16"):
+        resolved(*EIGHT, "SOLVER.REFERENCE_WORLD_SIZE", "5")
+
+
+@pytest.mark.parametrize(
+    ("max_iter", "kept", "said"),
+    [
+        (
+            "60000",
+            (),
+            "SOLVER.STEPS 60000, 80000 not reached in SOLVER.MAX_ITER 60000 iterations",
+        ),  # Detectron2 stops here
+        ("70000", (60000,), "SOLVER.STEPS 80000 not reached"),
+        ("90000", (60000, 80000), None),
+    ],
+)
+def test_learning_rate_steps_after_the_end_are_dropped_and_reported(
+    max_iter: str, kept: tuple, said: str | None
+) -> None:
+    words = ("SOLVER.MAX_ITER", max_iter, "MODEL.DEVICE", "cpu", "SEED", "0")
+    config, notes = resolved(*words, run="coco/R_50_FPN_1x_random.yaml")
+    assert kept == config.SOLVER.STEPS and (said is None or any(note.startswith(said) for note in notes))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    build_lr_scheduler(config, optimizer)  # the traceback that there was
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("SOLVER.STEPS", "(20, 10)"), r"SOLVER.STEPS \(20, 10\): expected iterations in ascending order"),
+        (("SOLVER.STEPS", "(0,)"), "from 1 on"),
+        (("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER 0: expected 1 or more"),
+    ],
+)
+def test_a_schedule_that_cannot_run_is_refused_with_what_to_type(words: tuple, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolved("MODEL.DEVICE", "cpu", *words)
 
 
 def supported(*words: str, run: str = "coco/R_50_FPN_1x_random.yaml", num_processes: int = 1) -> list[str]:

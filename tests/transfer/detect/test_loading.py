@@ -17,6 +17,7 @@ from torch import nn
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.record import OpenRecord, Record
 from tests.transfer.conversion.backbones import passed_proof
 from tests.transfer.conversion.checkpoints import detectron2_names, encoder_state, moco_v2, pycontrast
 from tests.transfer.conversion.checkpoints_libraries import flat
@@ -149,7 +150,7 @@ def test_the_model_zoos_own_runs_agree_with_what_is_known_of_their_weights() -> 
 def test_converted_weights_pass_with_their_sidecar(tmp_path: Path, write_weights) -> None:
     found = plan("MODEL.WEIGHTS", str(write_weights()))
     assert found.kind == "converted" and found.sidecar["source"]["layout"] == "infomin-transfer"
-    json.dumps(found.sidecar)  # it goes into result.json
+    json.dumps(found.sidecar)  # it goes into the record
 
 
 @pytest.mark.parametrize(
@@ -343,11 +344,12 @@ def test_weights_of_another_depth_are_refused_before_anything_is_written(tmp_pat
 
 @pytest.fixture
 def run_dir(tmp_path: Path, state) -> Path:
-    """What a finished run leaves: checkpoint, pointer, configuration, result."""
+    """What a finished run leaves: checkpoint, pointer, configuration, record."""
     torch.save({"model": state, "iteration": 3}, tmp_path / "model_final.pth")
     (tmp_path / "last_checkpoint").write_text("model_final.pth\n")
     (tmp_path / "config.yaml").write_text(load().dump())
-    (tmp_path / "result.json").write_text(json.dumps({"init": "infomin", "class_names": ["ant", "bee"]}))
+    about = Record("detection", {}, {}, seeds={}, class_names=("ant", "bee"))
+    OpenRecord(tmp_path / "record.json", about).finish({})
     return tmp_path
 
 
@@ -370,9 +372,14 @@ def test_evaluation_needs_a_detector() -> None:
         plan(eval_only=True)
 
 
-def test_evaluated_detector_brings_its_classes_and_initialisation(run_dir: Path) -> None:
-    found = plan("MODEL.WEIGHTS", str(run_dir / "model_final.pth"), eval_only=True)
-    assert found.trained == {"init": "infomin", "class_names": ["ant", "bee"]} and "complete detector" in found.note
+def test_evaluated_detector_brings_its_classes_and_its_record(run_dir: Path, state) -> None:
+    weights = run_dir / "model_final.pth"
+    found = plan("MODEL.WEIGHTS", str(weights), eval_only=True)
+    assert found.class_names == ("ant", "bee") and found.trained.kind == "detection"
+    assert "complete detector" in found.note
+    torch.save({"model": state, "class_names": ["bee", "ant"]}, weights)  # the checkpoint's own come first
+    found = plan("MODEL.WEIGHTS", str(weights), eval_only=True)
+    assert found.class_names == ("bee", "ant") and found.trained is None
 
 
 def test_evaluation_under_another_input_contract_is_refused(run_dir: Path) -> None:
@@ -396,7 +403,7 @@ def test_backbone_alone_is_no_detector(tmp_path: Path, write_weights) -> None:
         verify_fits(found, load())
 
 
-def test_damaged_result_beside_the_weights_is_said(run_dir: Path) -> None:
-    (run_dir / "result.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"result\.json, beside the weights, is not JSON"):
+def test_damaged_record_beside_the_weights_is_said(run_dir: Path) -> None:
+    (run_dir / "record.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"beside the weights: .*record\.json is not readable JSON"):
         plan("OUTPUT_DIR", str(run_dir), resume=True, eval_only=True)

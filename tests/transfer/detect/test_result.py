@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from torch import nn
@@ -17,10 +18,9 @@ from torch import nn
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
 from transfer.detect.result import (
     SAMPLE_FALLBACK,
-    clean_metrics,
     collect_samples,
+    figures_of,
     read_history,
-    write_result,
     write_samples,
 )
 
@@ -28,15 +28,15 @@ NAME = "records_of_the_result_tests"
 
 
 def test_nan_becomes_null_and_numpy_becomes_plain() -> None:
-    metrics = clean_metrics({"bbox": {"AP": np.float64(1.5), "APl": math.nan, "AP-cat": np.float32("inf")}})
-    assert metrics == {"bbox": {"AP": 1.5, "APl": None, "AP-cat": None}}
-    json.dumps(metrics, allow_nan=False)
+    figures = figures_of({"bbox": {"AP": np.float64(1.5), "APl": math.nan, "AP-cat": np.float32("inf")}})
+    assert figures == {"bbox/AP": 1.5, "bbox/APl": None, "bbox/AP-cat": None}
+    json.dumps(figures, allow_nan=False)
 
 
 def test_of_several_test_sets_the_first_one_counts() -> None:
-    assert clean_metrics({"a": {"bbox": {"AP": 1}}, "b": {"bbox": {"AP": 2}}}) == {"bbox": {"AP": 1}}
-    assert clean_metrics({}) == {}
-    assert clean_metrics({"bbox": {"AP": 1}, "segm": None}) == {"bbox": {"AP": 1}}
+    assert figures_of({"a": {"bbox": {"AP": 1}}, "b": {"bbox": {"AP": 2}}}) == {"bbox/AP": 1}
+    assert figures_of({}) == {}
+    assert figures_of({"bbox": {"AP": 1}, "segm": None}) == {"bbox/AP": 1}
 
 
 def test_history_counts_iterations_done(tmp_path: Path) -> None:
@@ -49,22 +49,30 @@ def test_history_counts_iterations_done(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text("\n".join(json.dumps(line) for line in lines))
     assert read_history(path, 30) == [
-        {"iteration": 20, "metrics": {"bbox": {"AP": 1.0, "AP50": 2.0}}},
-        {"iteration": 30, "metrics": {"bbox": {"AP": 3.0}, "segm": {"AP": None}}},
+        {"iteration": 20, "bbox/AP": 1.0, "bbox/AP50": 2.0},
+        {"iteration": 30, "bbox/AP": 3.0, "segm/AP": None},
     ]
 
 
 def test_history_survives_a_cut_line_and_keeps_the_repeated_iteration_of_a_resumed_run(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 19, "bbox/AP": 1.0}\n{"iteration": 19, "bbox/A\n{"iteration": 19, "bbox/AP": 2.0}\n')
-    assert read_history(path, 100) == [{"iteration": 20, "metrics": {"bbox": {"AP": 2.0}}}]
+    assert read_history(path, 100) == [{"iteration": 20, "bbox/AP": 2.0}]
     assert read_history(tmp_path / "absent.json", 100) == []
 
 
-def test_files_say_what_they_are(tmp_path: Path) -> None:
-    result = json.loads(write_result(tmp_path, {"init": "random"}).read_text())
-    assert result == {"format": "infomin-transfer/detection-result", "version": 1, "init": "random"}
+def test_samples_are_a_file_of_their_own(tmp_path: Path) -> None:
     assert json.loads(write_samples(tmp_path, [{"file": "a"}]).read_text()) == {"images": [{"file": "a"}]}
+
+
+def test_history_of_a_longer_resumed_run_is_read_from_where_it_went_on(tmp_path: Path) -> None:
+    """The evaluation after the last of two iterations stands under index 2, as does that after the third of three."""
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 2, "bbox/AP": 1.0}\n')
+    assert read_history(path, 2) == [{"iteration": 2, "bbox/AP": 1.0}]
+    start = path.stat().st_size
+    path.write_text(path.read_text() + '{"iteration": 3, "bbox/AP": 2.0}\n')
+    assert read_history(path, 3, start=start) == [{"iteration": 3, "bbox/AP": 2.0}]
 
 
 class FixedDetector(nn.Module):
@@ -113,6 +121,17 @@ def test_sample_holds_truth_and_predictions_in_pixels_of_the_file(dataset: str) 
     assert sample["predictions"][0] == {"box": [1, 2, 3, 4.12], "score": 0.9, "class": "pen"}
     assert (sample["width"], sample["height"]) == (40, 30) and Path(sample["file"]).is_absolute()
     json.dumps(sample, allow_nan=False)
+
+
+def test_a_sample_is_read_as_training_reads_it(dataset: str, tmp_path: Path) -> None:
+    """A TIFF that lies on its side: 30 x 40 as stored, 40 x 30 upright. Detectron2's own reader stops at its size."""
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.tif", tiffinfo={274: 6})
+    for record in DatasetCatalog.get(dataset):
+        record["file_name"] = str(tmp_path / "a.tif")
+    config = load_detector_config(CONFIG_ROOT / "demo/R_18_FPN_random.yaml")
+    with pytest.raises(SizeMismatchError):
+        DatasetMapper(config, is_train=False)(DatasetCatalog.get(dataset)[0])
+    assert len(samples_of(FixedDetector([0.5]), dataset)) == 8
 
 
 def test_where_nothing_is_sure_the_best_guesses_are_shown(dataset: str) -> None:

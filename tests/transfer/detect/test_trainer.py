@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -10,19 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserError
 from pretrain.base.image_files import read_image
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
+from transfer.detect.checkpointer import class_names_in
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
 from transfer.detect.evaluation import VocEvaluator
-from transfer.detect.trainer import DetectionTrainer, SharedReaderMapper, _one_line_data_errors
+from transfer.detect.trainer import ClassNames, DetectionTrainer, SharedReaderMapper, _one_line_data_errors
 
 
 def load(*words: str):
@@ -190,6 +195,70 @@ def test_masks_are_evaluated_only_where_detector_and_data_have_them(data, mask_o
     assert isinstance(evaluator, COCOEvaluator) and evaluator._tasks == tasks
 
 
+def test_the_metric_is_said_in_words(catalog) -> None:
+    for kind, metadata, words in [
+        ("coco", {}, "COCO AP, IoU .50:.95"),
+        ("own_coco", {}, "COCO AP, IoU .50:.95"),
+        ("pascal_voc", {"year": 2007}, "VOC AP, 11 points (2007)"),
+        ("pascal_voc", {"year": 2012}, "VOC AP, area under the curve"),
+        ("own_voc", {"year": 2012, "metric": "as the data say"}, "as the data say"),
+    ]:
+        assert DetectionTrainer.metric(catalog(evaluator_type=kind, **metadata)) == words
+    with pytest.raises(ConfigError, match="no evaluator for data of kind 'lvis'"):  # before training, not after it
+        DetectionTrainer.metric(catalog(evaluator_type="lvis"))
+
+
+# --- keypoints --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def people(tmp_path: Path):
+    """A built-in data set of keypoints: one image, one person."""
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    points = [value for i in range(17) for value in (10 + 4 * i, 20 + 2 * i, 2)]
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 10, 80, 60], "area": 4800, "iscrowd": 0}
+    content = {
+        "info": {},
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [person | {"keypoints": points, "num_keypoints": 17}],
+    }
+    (tmp_path / "people.json").write_text(json.dumps(content))
+    name = "people_of_the_trainer_tests"
+    names = [f"point{i}" for i in range(17)]
+    meta = {"keypoint_names": names, "keypoint_flip_map": []}
+    register_coco_instances(name, meta, str(tmp_path / "people.json"), str(tmp_path))
+    yield name, torch.tensor(points).reshape(1, 17, 3).float()
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+class SeesThePerson(nn.Module):
+    """Finds the box of `people` and the points that it is given."""
+
+    def __init__(self, points: torch.Tensor) -> None:
+        super().__init__()
+        self.points = points
+
+    def forward(self, examples):
+        (example,) = examples
+        found = Instances((example["height"], example["width"]))
+        found.pred_boxes, found.scores = Boxes(torch.tensor([[5.0, 10, 85, 70]])), torch.ones(1)
+        found.pred_classes, found.pred_keypoints = torch.zeros(1, dtype=torch.long), self.points
+        return [{"instances": found}]
+
+
+@pytest.mark.parametrize(("error", "expected"), [(0.0, 100.0), (40.0, 0.0)])
+def test_keypoints_of_built_in_data_are_evaluated(people, tmp_path: Path, error: float, expected: float) -> None:
+    name, points = people
+    words = ("MODEL.KEYPOINT_ON", "True", "MODEL.MASK_ON", "False", "DATALOADER.NUM_WORKERS", "0")
+    config = load(
+        *words, "DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)", "OUTPUT_DIR", str(tmp_path)
+    )
+    results = DetectionTrainer.test(config, SeesThePerson(points + torch.tensor([error, error, 0])))
+    assert results["keypoints"]["AP"] == pytest.approx(expected) and results["bbox"]["AP"] == pytest.approx(100)
+
+
 class Blind(nn.Module):
     """Finds nothing."""
 
@@ -216,6 +285,28 @@ def test_ground_truth_is_written_where_the_users_file_cannot_be_used(data, tmp_p
     evaluator = DetectionTrainer.build_evaluator(load("OUTPUT_DIR", str(tmp_path)), data.test_name)
     assert metadata.json_file == f"{tmp_path}/inference/ground_truth.json"
     assert len(evaluator._coco_api.anns) == data.test.num_objects
+
+
+def test_every_checkpoint_holds_the_class_names_and_detectron2_reads_it(data, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(DefaultTrainer, "build_writers", lambda self: [])  # they would keep files open
+    words = ("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1")
+    config = load(*words, "MODEL.ROI_HEADS.NUM_CLASSES", str(len(data.class_names)))
+    config.DATASETS.TRAIN, config.DATASETS.TEST = (data.train_name,), ()
+    trainer = DetectionTrainer(config)
+    trainer.checkpointer.save("model_0000001")  # what the periodic hook calls
+    assert class_names_in(tmp_path / "model_0000001.pth") == data.class_names
+    other = DetectionTrainer.build_model(config)
+    rest = DetectionCheckpointer(other).load(str(tmp_path / "model_0000001.pth"))
+    assert rest["class_names"] == list(data.class_names)  # Detectron2 hands on what it does not know
+    ours, theirs = trainer.model.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    DefaultTrainer(config).resume_or_load(resume=True)  # its own tool goes on from ours
+
+
+def test_training_does_not_go_on_from_a_checkpoint_of_other_classes() -> None:
+    ClassNames(["cat", "dog"]).load_state_dict(["cat", "dog"])
+    with pytest.raises(CheckpointError, match="the checkpoint's classes are dog, cat; those of the data are cat, dog"):
+        ClassNames(["cat", "dog"]).load_state_dict(["dog", "cat"])
 
 
 class Broken(Dataset):
