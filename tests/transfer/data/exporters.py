@@ -639,6 +639,17 @@ def empty_export(root: Path) -> str:
     return write_coco(root, {**coco(), "annotations": []})
 
 
+@refused(
+    "boxes as fractions of the image", r"all boxes lie in the first pixel of their images: 1\n", "multiply x and width"
+)
+def boxes_in_fractions(root: Path) -> str:
+    content = coco(segmentation=nothing)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for entry in content["annotations"]:
+        entry["bbox"] = [value / side for value, side in zip(entry["bbox"], sizes[entry["image_id"]] * 2, strict=True)]
+    return write_coco(root, content)
+
+
 # VOC
 
 
