@@ -35,6 +35,7 @@ NOT_SPLITS = ("path", "names", "nc", "download", "roboflow", "yaml_file", "chann
 BOX_VALUES = 5
 POLYGON_VALUES = 7  # at least: the class and three corners
 ROUNDING = 1e-4  # of a side: what labels with four decimals may extend beyond the image without being counted
+MAX_BRACKETS = 1000  # of a YAML file: PyYAML's time is quadratic in their depth, 50,000 of them take minutes
 FURTHEST = 1.0  # of a side: values further outside are no fractions of it
 
 
@@ -137,6 +138,9 @@ def _read_description(file: Path) -> Mapping[str, Any]:
     if file.suffix == ".data":
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
         return {key.strip(): value.strip() for key, _, value in pairs}
+    brackets = text.count("[") + text.count("{")
+    if brackets > MAX_BRACKETS:
+        raise DataError(f"{file} is no data file: {brackets} opening brackets, expected at most {MAX_BRACKETS}")
     try:
         values = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

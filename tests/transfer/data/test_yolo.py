@@ -328,3 +328,10 @@ def test_perfect_predictions_score_one_hundred_for_boxes_and_masks(tmp_path: Pat
     figures = evaluator.evaluate()
     assert MetadataCatalog.get(name).metric == "COCO AP, IoU .50:.95"
     assert figures["bbox"]["AP"] == pytest.approx(100) and figures["segm"]["AP"] == pytest.approx(100)
+
+
+def test_a_yaml_file_of_brackets_is_refused_at_once(tmp_path: Path) -> None:
+    """PyYAML would take minutes."""
+    (tmp_path / "data.yaml").write_text("train: " + "[" * 50_000)
+    with pytest.raises(DataError, match="50000 opening brackets"):
+        read_yolo(tmp_path / "data.yaml", "train")
