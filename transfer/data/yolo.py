@@ -140,7 +140,7 @@ def _read_description(file: Path) -> Mapping[str, Any]:
         return {key.strip(): value.strip() for key, _, value in pairs}
     brackets = text.count("[") + text.count("{")
     if brackets > MAX_BRACKETS:
-        raise DataError(f"{file} is no data file: {brackets} opening brackets, expected at most {MAX_BRACKETS}")
+        raise DataError(f"{file} is not plain YAML: {brackets} opening brackets, expected at most {MAX_BRACKETS}")
     try:
         values = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
