@@ -75,7 +75,9 @@ def test_record_says_how_a_run_ended(tmp_path: Path, error: BaseException, statu
 def test_killed_run_says_running_and_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pretrain.base.record import *\n"
+        "import os, signal\nfrom pathlib import Path\nfrom pretrain.base import record\n"
+        "from pretrain.base.record import *\n"
+        "record.environment = dict  # which would import torch\n"
         f"OpenRecord(Path({str(path)!r}), Record('readout', {{}}, {{}}, {{'run': 0}}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
