@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
+from pretrain.run import checkpoint as checkpoint_module
 from pretrain.run.checkpoint import (
+    CHECKPOINT,
     checkpoint_path,
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
     write_checkpoint,
+    write_state,
 )
 
 
@@ -104,3 +108,15 @@ def test_pruning_keeps_the_newest_two_and_the_milestones(tmp_path):
         write_checkpoint(checkpoint_path(tmp_path, step), state(step))
     prune_checkpoints(tmp_path, keep_steps={2})
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"step_0000000{i}.pt" for i in (2, 5, 6)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_called_that_and_not_what_torch_makes_of_it(tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def on_a_full_disk(path):
+        with open("/dev/full", "wb", buffering=0) as file:
+            yield file
+
+    monkeypatch.setattr(checkpoint_module, "atomic_file", on_a_full_disk)
+    with pytest.raises(CheckpointError, match="No space left on device; what was saved before is untouched"):
+        write_state(tmp_path / "x.pt", {"tensor": torch.zeros(100_000)}, kind=CHECKPOINT)
