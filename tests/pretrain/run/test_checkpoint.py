@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
-from pretrain.run import checkpoint as checkpoint_module
 from pretrain.run.checkpoint import (
-    CHECKPOINT,
     checkpoint_path,
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
     write_checkpoint,
-    write_state,
 )
 
 
@@ -110,13 +106,13 @@ def test_pruning_keeps_the_newest_two_and_the_milestones(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"step_0000000{i}.pt" for i in (2, 5, 6)]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_is_called_that_and_not_what_torch_makes_of_it(tmp_path, monkeypatch):
-    @contextlib.contextmanager
-    def on_a_full_disk(path):
-        with open("/dev/full", "wb", buffering=0) as file:
-            yield file
+    def save(*arguments):  # as torch.save does where a write of the file fails
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598") from None
 
-    monkeypatch.setattr(checkpoint_module, "atomic_file", on_a_full_disk)
+    monkeypatch.setattr(torch, "save", save)
     with pytest.raises(CheckpointError, match="No space left on device; what was saved before is untouched"):
-        write_state(tmp_path / "x.pt", {"tensor": torch.zeros(100_000)}, kind=CHECKPOINT)
+        write_checkpoint(checkpoint_path(tmp_path, 1), state())
