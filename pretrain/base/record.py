@@ -289,7 +289,7 @@ class OpenRecord:
             None
             if error is None
             else str(error)
-            if isinstance(error, UserError)
+            if isinstance(error, (UserError, Terminated))
             else f"{kind and kind.__name__}: {error}"
         )
         cost = self.spend(images=self._images, devices=self._devices)
