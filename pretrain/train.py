@@ -43,6 +43,8 @@ from pretrain.run.recorder import Recorder
 from pretrain.run.schedule import LearningRate, paper_warmup_epochs
 from pretrain.run.watch import Watch
 
+METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
+
 logger = logging.getLogger(__name__)
 
 
@@ -256,6 +258,7 @@ def new_record(config: RunConfig, stream: ViewStream) -> Record:
         seeds={"run": config.seed},
         commands=(this_command(),),
         data={"images": DataRecord(str(config.data.root), fingerprint, len(stream.source))},
+        metric=METRIC,
         initialisation=Initialisation("random", "random", random_seed=config.seed),
     )
 

@@ -19,12 +19,12 @@ import os
 
 from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
-from pretrain.good_views.moving_mnist.config import load_moving_mnist_config
-from pretrain.good_views.moving_mnist.factors import ALL, parse_sharings
 
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
+    from pretrain.good_views.moving_mnist.factors import ALL
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=os.path.expanduser, required=True, help="FILE.npz or torchvision:DIR")
     parser.add_argument(
@@ -50,8 +50,11 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Raises UserError for what cannot be used; what was typed is checked before torch is imported."""
+    """Raises UserError for what cannot be used; what was typed is checked before anything is read."""
     arguments = parse_arguments()
+    from pretrain.good_views.moving_mnist.config import load_moving_mnist_config
+    from pretrain.good_views.moving_mnist.factors import parse_sharings
+
     config = load_moving_mnist_config(arguments.config_file, arguments.overrides)
     sharings, seeds = parse_sharings(arguments.sharing), parse_seeds(arguments.seeds)
     from pretrain.good_views.moving_mnist.experiment import run_experiment

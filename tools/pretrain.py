@@ -6,6 +6,8 @@ torchrun --nproc_per_node=8 tools/pretrain.py ... is the same run on eight devic
 After Ctrl-C, SIGTERM or a crash the same command again continues the run.
 """
 
+from __future__ import annotations
+
 import sys
 
 if __name__ == "__main__":
@@ -13,14 +15,18 @@ if __name__ == "__main__":
 
 import argparse
 import logging
+from typing import TYPE_CHECKING
 
 from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import ConfigError, Terminated, run_tool
-from pretrain.config import RunConfig, load_run_config, method_label, method_names, to_plain
-from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
+
+if TYPE_CHECKING:
+    from pretrain.config import RunConfig
 
 
 def parse_arguments() -> argparse.Namespace:
+    from pretrain.config import method_names  # imports torch: after run_tool has begun to say "interrupted" for Ctrl-C
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", type=user_path, required=True, help="a file of configs/pretrain/ or your own")
     parser.add_argument("--method", choices=method_names(), help="put this method's values over the file's")
@@ -41,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
     """What --show-views and --dry-run ask for; the images are looked through once."""
     from pretrain.data.stream import open_stream
+    from pretrain.run.ranks import Ranks
 
     if arguments.show_views and not arguments.show_views.parent.is_dir():
         raise ConfigError(
@@ -58,12 +65,15 @@ def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
+    from pretrain.config import load_run_config, method_label, to_plain
+
     config = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method)
     if arguments.dry_run or arguments.show_views:
         preview(config, arguments)
         return
     if arguments.output_dir is None:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
+    from pretrain.run.ranks import start_ranks, stop_ranks
     from pretrain.train import train
 
     ranks = start_ranks(config.runtime.device, timeout_s=config.runtime.timeout_s)

@@ -14,10 +14,6 @@ import argparse
 
 from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import run_tool
-from transfer.compare.runner import show_plan
-from transfer.compare.study import plan_stages, run_study
-from transfer.compare.study_checks import check_study
-from transfer.compare.study_config import load_study
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,6 +39,11 @@ def say(text: str) -> None:
 def main() -> int:
     """Exit code: 0; that of a stage that failed; 1 with --check unless every expectation is held."""
     arguments = parse_arguments()
+    from transfer.compare.runner import show_plan
+    from transfer.compare.study import plan_stages, run_study
+    from transfer.compare.study_checks import check_study
+    from transfer.compare.study_config import load_study
+
     flags = [f"baseline={arguments.baseline}"] if arguments.baseline else []
     config = load_study(arguments.config_file, [*flags, *arguments.overrides])
     check_study(config)

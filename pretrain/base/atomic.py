@@ -10,13 +10,14 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pretrain.base.errors import ConfigError
 
+LOCK = "run.lock"  # of a run's output folder
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of atomic_file: .NAME.PID.tmp
 
 
@@ -88,6 +89,32 @@ def lock_folder(folder: Path, name: str) -> IO[str]:
             f"the file system of {folder} has no file locks ({error.strerror or error}); name an output directory on another one"
         ) from None
     return lock
+
+
+@contextmanager
+def hold_folder(folder: Path, *, own: Collection[str]) -> Iterator[None]:
+    """Create `folder` and hold it as `lock_folder` does; a block that ends before it wrote anything leaves no new folder.
+
+    own: names of the files that the command writes there. Raises ConfigError for a folder with others, which is left as it was.
+    """
+    created = not folder.exists()
+    with lock_folder(folder, LOCK):
+        # Hidden files are what a killed write left behind, not somebody's work.
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        foreign = sorted(names - {LOCK, *own})
+        if foreign:
+            (folder / LOCK).unlink()
+            raise ConfigError(
+                f"the output directory {folder} holds other files ({', '.join(foreign[:3])}); name an empty one"
+            )
+        remove_temporaries(folder)
+        try:
+            yield
+        except BaseException:
+            if created and {entry.name for entry in folder.iterdir()} == {LOCK}:  # refused before it began
+                (folder / LOCK).unlink()
+                folder.rmdir()
+            raise
 
 
 def is_temporary(path: Path) -> bool:

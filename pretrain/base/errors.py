@@ -44,9 +44,14 @@ class CheckpointError(UserError):
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.4) -> str | None:
-    """The one of `names` that is most like `name`, None where none is. cutoff: from 0 (anything) to 1 (equal)."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
-    return found[0] if found else None
+    """The one of `names` that `name` abbreviates (lr: learning_rate) or is most like, None where none is.
+
+    cutoff: from 0 (anything) to 1 (equal).
+    """
+    names = list(names)
+    abbreviated = [full for full in names if "_" in full and name == "".join(word[:1] for word in full.split("_"))]
+    found = abbreviated or difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return found[0] if len(found) == 1 else None
 
 
 def did_you_mean(name: str, names: Iterable[str], *, shown: str = "{}", cutoff: float = 0.4) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 from pretrain.base.atomic import write_json
 from pretrain.base.environment import environment
-from pretrain.base.errors import DataError, Terminated, UserError
+from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
 from pretrain.base.same_run import differences, flat, require_same
 
 FORMAT, VERSION = "infomin-transfer/record", 1
@@ -99,7 +99,7 @@ class Record:
     started, ended: UTC, ISO 8601.
     error: what ended a run that failed or was stopped.
     figures: name -> value; None where a figure could not be computed.
-    history: rows of figures over time. details: what only this kind of run has.
+    history: rows of figures over time; those of a pre-training are its log.jsonl. details: what only this kind of run has.
     """
 
     kind: Kind
@@ -144,6 +144,11 @@ def without(config: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any
     }
 
 
+def seeds_of_runs(seeds: Sequence[int]) -> dict[str, int]:
+    """`seeds` of a record that holds several runs: {"run": the first, "run 2": the second, ...}."""
+    return {"run" if number == 1 else f"run {number}": seed for number, seed in enumerate(seeds, 1)}
+
+
 def this_command() -> str:
     """The command line of this process, as one types it."""
     return shlex.join(["python", *sys.argv])
@@ -159,10 +164,20 @@ def find_finished(path: Path, record: Record) -> Record | None:
 
     Raises ConfigError, naming every difference, for the finished record of another run; DataError as `read_record` does.
     """
-    there = read_record(path) if path.exists() else None
+    there = _read_same_kind(path, record.kind)
     if there is None or there.status != "done":
         return None
     require_same(_identity(there), _identity(record), place=path, what=f"finished {record.kind.replace('-', ' ')}")
+    return there
+
+
+def _read_same_kind(path: Path, kind: Kind) -> Record | None:
+    """The record at `path`, None where there is none. Raises ConfigError for that of another command, which stays."""
+    if not path.exists():
+        return None
+    there = read_record(path)
+    if there.kind != kind:
+        raise ConfigError(f"{path} is the record of a {there.kind}, not of a {kind}; name another output")
     return there
 
 
@@ -171,7 +186,6 @@ def _identity(record: Record) -> dict[str, Any]:
     start = record.initialisation
     return {
         **_plain(record.experiment),
-        "kind": record.kind,
         "seeds": dict(record.seeds),
         "initialisation": start and start.name,
         "weights": start and (start.sha256 or start.weights),
@@ -181,6 +195,7 @@ def _identity(record: Record) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """JSON-ready; a whole float becomes an int, so that 1 and 1.0 have one hash."""
+    value = _number(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -190,6 +205,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _number(value: Any) -> Any:
+    """A number of numpy or torch as Python's; anything else as it is."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
+
+
+def _json_value(value: Any) -> Any:
+    """What json does not know: a number of numpy or torch, else (a path) its text."""
+    number = _number(value)
+    return str(value) if number is value else number
 
 
 class OpenRecord:
@@ -203,19 +229,20 @@ class OpenRecord:
         """Write `record` to `path` as running; None: to no file.
 
         A record of the same run that is there already is continued: its commands, first environment, start and cost are
-        kept. One of another run is replaced (`find_finished` tells whether that was finished). goes_on: it is the same run,
-        whatever it changed on the way.
+        kept. One of another run is replaced (`find_finished` tells whether that was finished), one of another command refused
+        (ConfigError). goes_on: it is the same run, whatever it changed on the way.
         """
         self._path = path
         self._clock = time.monotonic()
         self._images, self._devices = 0, 1  # of this start, as last told to `spend`
-        earlier = read_record(path) if path is not None and path.exists() else None
+        earlier = None if path is None else _read_same_kind(path, record.kind)
         if earlier is not None and not goes_on and _identity(earlier) != _identity(record):
             earlier = None
         here = environment()
         first = (earlier or record).environment.get("first", here)
         self.record = replace(
             record,
+            experiment=_plain(record.experiment),
             hash=experiment_hash(record.experiment),
             status="running",
             commands=(*(earlier.commands if earlier else ()), *record.commands),
@@ -227,12 +254,11 @@ class OpenRecord:
             cost=earlier.cost if earlier else record.cost,
         )
         self._cost = self.record.cost
-        self._write()
+        self._write(self.record)
 
     def update(self, **changes: Any) -> None:
         """Replace fields and write the record: what is known later (class names, history, cost so far)."""
-        self.record = replace(self.record, **changes)
-        self._write()
+        self.record = self._write(replace(self.record, **changes))
 
     def spend(self, *, images: int, devices: int = 1) -> Cost:
         """The cost so far: earlier starts, and this one's clock. images: trained on in this start."""
@@ -248,8 +274,8 @@ class OpenRecord:
     def finish(self, figures: Mapping[str, float | None], **changes: Any) -> Record:
         """Complete the record: status done. `changes`: other fields (history, cost, details)."""
         changes.setdefault("cost", self.spend(images=self._images, devices=self._devices))
-        self.record = replace(self.record, status="done", ended=_now(), figures=dict(figures), **changes)
-        self._write()
+        figures = {name: _number(value) for name, value in figures.items()}
+        self.record = self._write(replace(self.record, status="done", ended=_now(), figures=figures, **changes))
         return self.record
 
     def __enter__(self) -> OpenRecord:
@@ -263,7 +289,7 @@ class OpenRecord:
             None
             if error is None
             else str(error)
-            if isinstance(error, UserError)
+            if isinstance(error, (UserError, Terminated))
             else f"{kind and kind.__name__}: {error}"
         )
         cost = self.spend(images=self._images, devices=self._devices)
@@ -271,15 +297,21 @@ class OpenRecord:
             self.record, status="stopped" if stopped else "failed", ended=_now(), error=text, cost=cost
         )
         with contextlib.suppress(DataError):  # a full disk, which may be what ended the run: that error counts
-            self._write()
+            self._write(self.record)
 
-    def _write(self) -> None:
-        if self._path is None:
-            return
-        try:
-            write_json(self._path, to_plain(self.record))
-        except OSError as error:
-            raise DataError(f"could not write {self._path}: {error}; what it said before is untouched") from error
+    def _write(self, record: Record) -> Record:
+        if self._path is not None:
+            _publish(self._path, record)
+        return record
+
+
+def _publish(path: Path, record: Record) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_plain(record))
+    except OSError as error:
+        kept = "; what it said before is untouched" if path.exists() else ""
+        raise DataError(f"could not write {path}: {error}{kept}") from error
 
 
 def end_record(path: Path, status: Status, error: str) -> None:
@@ -288,19 +320,19 @@ def end_record(path: Path, status: Status, error: str) -> None:
         return
     record = read_record(path)
     if record.status == "running":
-        write_json(path, to_plain(replace(record, status=status, ended=_now(), error=error)))
+        _publish(path, replace(record, status=status, ended=_now(), error=error))
 
 
 def to_plain(record: Record) -> dict[str, Any]:
     """The content of the file. A figure that is not finite is null."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(record), default=str), parse_constant=lambda _: None)
+    values: dict[str, Any] = json.loads(json.dumps(asdict(record), default=_json_value), parse_constant=lambda _: None)
     return {"format": FORMAT, "version": VERSION, **values}
 
 
 def read_record(path: Path) -> Record:
     """Read a record. Raises DataError for a file that is absent, damaged, of another version, or whose fields are others."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise DataError(f"no record at {path}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -316,6 +348,10 @@ def read_record(path: Path) -> Record:
     if record.hash != experiment_hash(record.experiment):
         raise DataError(f"{path}: its hash is not that of its experiment; it was edited by hand. Run it again")
     return record
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _build(path: Path, values: dict[str, Any]) -> Record:
@@ -344,15 +380,18 @@ def _build(path: Path, values: dict[str, Any]) -> Record:
         for name, value in (values["seeds"].items() if isinstance(values["seeds"], dict) else ())
         if value is not None and type(value) is not int
     ]
+    bad += [
+        key
+        for key, kind in (("commands", str), ("class_names", str), ("history", dict))
+        if isinstance(values[key], list) and not all(isinstance(entry, kind) for entry in values[key])
+    ]
     if bad:
         raise DataError(f"{path}: of another type than expected: {', '.join(bad)}")
     start = values["initialisation"]
     return Record(
         **{
             **values,
-            "commands": tuple(map(str, values["commands"])),
-            "class_names": tuple(map(str, values["class_names"])),
-            "history": tuple(row for row in values["history"] if isinstance(row, dict)),
+            **{key: tuple(values[key]) for key in ("commands", "class_names", "history")},
             "cost": _part(path, Cost, values["cost"], "cost"),
             "data": {role: _part(path, DataRecord, entry, f"data.{role}") for role, entry in values["data"].items()},
             "initialisation": None if start is None else _part(path, Initialisation, start, "initialisation"),
@@ -368,7 +407,11 @@ def _part(path: Path, cls: Any, values: Any, name: str) -> Any:
         or not {k for k, v in known.items() if v} <= set(values)
     ):
         raise DataError(f"{path}: {name}: expected the fields {', '.join(known)}")
-    bad = [f"{name}.{key}" for key, value in values.items() if not isinstance(value, PART_TYPES[key])]
+    bad = [
+        f"{name}.{key}"
+        for key, value in values.items()
+        if isinstance(value, bool) or not isinstance(value, PART_TYPES[key])
+    ]
     if bad:
         raise DataError(f"{path}: of another type than expected: {', '.join(bad)}")
     return cls(**values)

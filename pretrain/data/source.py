@@ -109,7 +109,7 @@ class ImageSource:
         """sha256 over relative names and sizes in bytes: changes when a file is added, lost, renamed or resized."""
         digest = hashlib.sha256()
         for name in self.names:
-            digest.update(f"{name}\0{_size(self.root / name)}\n".encode())
+            digest.update(os.fsencode(f"{name}\0{_size(self.root / name)}\n"))  # a name need not be UTF-8
         return digest.hexdigest()
 
 

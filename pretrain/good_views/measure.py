@@ -171,8 +171,6 @@ def measure_views(request: MeasureRequest, *, output: Path | None = None, announ
     if finished is not None:
         announce(f"{output} is finished already; nothing to do")
         return finished
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
     with ending_on_sigterm(), OpenRecord(output, begun) as record:
         estimates = _estimates(request, critic, source, recipe, announce=announce)
         bounds = {bound: entry.to_plain() for bound, entry in estimates.items()}

@@ -95,8 +95,10 @@ def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             torch.save({"format": kind.format, "version": kind.version, **state}, file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise CheckpointError(f"could not write {path}: {error}; what was saved before is untouched") from error
+    except (OSError, RuntimeError) as error:
+        # Of a full disk torch reports where its own writer stopped; the system's reason is the error before that.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(f"could not write {path}: {reason}; what was saved before is untouched") from error
 
 
 def read_state(path: Path, *, kind: Kind) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries, write_text
+from pretrain.base.atomic import LOCK, is_temporary, lock_folder, remove_temporaries, write_text
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD, OpenRecord, Record, read_record
 from pretrain.base.same_run import require_same
@@ -24,7 +24,6 @@ from pretrain.run.checkpoint import CHECKPOINT_DIR
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
-LOCK = "run.lock"
 OLD_RESULT = "result.json"  # of a finished run, in place of the record
 CONFIG = "config.yaml"  # written before the images are looked at
 
@@ -83,7 +82,9 @@ class RunDir:
     def begin(self, record: Record) -> OpenRecord:
         """What was asked for can be run, and there is something to do: the folder stays from here on, with `record` in it."""
         keep_generators(self._config, self.path)
-        self.record = self._ending.enter_context(OpenRecord(self.path / RECORD, self._with_first_start(record)))
+        self.record = self._ending.enter_context(
+            OpenRecord(self.path / RECORD, self._with_first_start(record), goes_on=True)
+        )
         self._begun = True
         return self.record
 

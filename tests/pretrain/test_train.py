@@ -176,7 +176,11 @@ def test_a_record_goes_on_with_its_run(tiny_config, image_folder, tmp_path, monk
     done = read_record(path)
     assert (done.status, done.cost.images, len(done.commands)) == ("done", 8 * STEPS, 2)
     assert done.cost.device_seconds == done.cost.seconds > stopped.cost.seconds
-    assert done.figures["loss"] is not None and done.details["checkpoint"] == "checkpoints/step_00000006.pt"
+    assert (
+        done.figures["loss"] is not None
+        and "InfoNCE" in done.metric
+        and done.details["checkpoint"] == "checkpoints/step_00000006.pt"
+    )
     states = [read_checkpoint(checkpoint) for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     of_last, of_earlier = (pretraining_of(state, sha256="")["hash"] for state in (states[-1], states[-2]))
     assert of_last == done.hash == stopped.hash != of_earlier
@@ -261,6 +265,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_but_batchnorm_s_statistics(step
     assert not torch.equal(before["query.encoder.conv1.weight"], model_of(tried.state)["query.encoder.conv1.weight"])
 
 
+@pytest.mark.slow
 def test_read_late_a_loss_that_is_not_finite_reaches_no_queue_and_stops_the_next_step(steps):
     tried = steps(late=True)
     memory = tried.state.method.memory
@@ -337,6 +342,7 @@ class Waits:
         monkeypatch.setattr(owner, name, counted)
 
 
+@pytest.mark.slow
 def test_a_step_between_log_entries_does_not_wait_for_the_device(steps, monkeypatch):
     tried = steps(late=True)
     recorder = Recorder(None, from_step=0, num_steps=100, log_every=10, batch_size=8, ranks=Ranks())

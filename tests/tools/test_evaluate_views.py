@@ -27,7 +27,7 @@ def test_a_colour_space_is_evaluated_over_seeds(data: Path, tmp_path: Path) -> N
     )
     assert result.returncode == 0, result.stderr
     assert "seed 1:" in result.stdout and "lab: " in result.stdout and "top-1" in result.stdout
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["record.json"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"record.json", "run.lock"}
     record = read_record(tmp_path / "out" / "record.json")
     values = record.details
     assert (record.kind, record.status) == ("view-evaluation", "done")

@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory):
         torch.manual_seed(seed)
         model |= {f"{branch}.encoder.{name}": tensor for name, tensor in ResNetEncoder("resnet18").state_dict().items()}
     path = tmp_path_factory.mktemp("run") / "step_00000001.pt"
-    rest = {"method": "infomin", "optimizer": {}, "scaler": {}, "progress": {}, "config": {}}
+    rest = {"method": "infomin", "optimizer": {}, "scaler": {}, "progress": {}, "config": {"seed": 7}}
     write_checkpoint(path, {"arch": "resnet18", "contract": InputContract().to_dict(), "model": model, **rest})
     return path
 
@@ -82,7 +82,10 @@ def test_a_checkpoints_branches_are_read_and_named(data, checkpoint, tmp_path):
         torch.manual_seed(seed)
         assert records[name].details["encoder"]["state_sha256"] == state_hash(ResNetEncoder("resnet18"))
         assert records[name].initialisation.name == name
+        assert records[name].seeds == {"run": 0, "pretraining": 7}
     assert records["default"].history != records["key"].history
+    hashes = {record.initialisation.pretraining["hash"] for record in records.values()}
+    assert len(hashes) == 2 and records["default"].hash == records["key"].hash  # other encoders, one experiment
 
 
 @pytest.mark.parametrize(

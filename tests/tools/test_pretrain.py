@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import hashlib
 import os
@@ -189,3 +190,17 @@ def test_views_are_not_drawn_into_a_folder_that_is_not_there(images, tmp_path):
     words = (f"data.root={images}", "--config-file", "smoke", "--show-views", "absent/views.png")
     result = run_tool_here("pretrain.py", *words, cwd=tmp_path)
     assert result.returncode == 2 and "no folder absent" in result.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tool", ["pretrain.py", "moving_mnist.py", "discrete_world.py"])
+def test_ctrl_c_while_torch_is_imported_is_no_traceback(monkeypatch, tool):
+    honest = builtins.__import__
+
+    def interrupted(name, *arguments, **options):
+        if name.startswith(("pretrain.", "transfer.")) and not name.startswith("pretrain.base"):
+            raise KeyboardInterrupt
+        return honest(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    result = run_tool_here(tool)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")

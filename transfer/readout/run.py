@@ -7,13 +7,13 @@ readout is not run again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.base.atomic import lock_folder, remove_temporaries
+from pretrain.base.atomic import hold_folder
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record, experiment_hash, find_finished
 from pretrain.base.same_run import require_same
@@ -27,7 +27,6 @@ from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 METRIC = "top-1 of a linear classifier, %"
 NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
 OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
-LOCK_NAME = "run.lock"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
     encoder runs for anything that cannot work, and ConfigError for a readout that diverges (the record says so then).
     """
     config = request.config
-    with _held(output_dir):
+    own = (RECORD, OLD_RESULT, OLD_STARTED)
+    with nullcontext() if output_dir is None else hold_folder(output_dir, own=own):
         available, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
         train = available
         if config.images_per_class is not None:
@@ -146,32 +146,6 @@ def _protocol(config: LinearConfig, *, precision: str, num_classes: int) -> dict
         "encoder_precision": precision,
         "top5_k": min(MAX_TOP, num_classes),
     }
-
-
-@contextmanager
-def _held(output_dir: Path | None) -> Iterator[None]:
-    """Create `output_dir` and hold it (a lock that the kernel drops however the process ends); refuse a foreign one."""
-    if output_dir is None:
-        yield
-        return
-    created = not output_dir.exists()
-    with lock_folder(output_dir, LOCK_NAME):
-        # Hidden files are what a killed write left behind, not somebody's work.
-        names = {entry.name for entry in output_dir.iterdir() if not entry.name.startswith(".")}
-        foreign = sorted(names - {LOCK_NAME, RECORD, OLD_RESULT, OLD_STARTED})
-        if foreign:
-            (output_dir / LOCK_NAME).unlink()
-            raise ConfigError(
-                f"the output directory {output_dir} holds other files ({', '.join(foreign[:3])}); name an empty one"
-            )
-        remove_temporaries(output_dir)
-        try:
-            yield
-        except BaseException:
-            if created and {entry.name for entry in output_dir.iterdir()} == {LOCK_NAME}:  # refused before it began
-                (output_dir / LOCK_NAME).unlink()
-                output_dir.rmdir()
-            raise
 
 
 def _finished_before(

@@ -24,8 +24,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pretrain.base.atomic import hold_folder
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.record import RECORD, DataRecord, Initialisation, OpenRecord, Record, find_finished, without
+from pretrain.base.record import (
+    RECORD,
+    DataRecord,
+    Initialisation,
+    OpenRecord,
+    Record,
+    find_finished,
+    seeds_of_runs,
+    without,
+)
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.base.strict import load_config, require
 from pretrain.config import to_plain
@@ -45,6 +55,7 @@ from pretrain.views.generator_file import load_generator
 from pretrain.views.rng import CROPS_STREAM, sample_generator
 
 METRIC = "top-1 of a linear classifier on both views, %"
+OLD_RESULT = "view_result.json"  # of an older version, in place of the record
 GENERATOR, GENERATOR_SUFFIX = "generator.safetensors", ".safetensors"
 HELD_OUT = 2**32  # added to the seed for crops of held-out images
 FEATURE_BATCH = 512
@@ -283,32 +294,32 @@ def evaluate_views(
     spec: a colour space, a generator file, or the output folder of tools/learn_views.py: seed N then trains its encoders on
     the generator of seed N, so that the interval over seeds holds the variance from game to game too.
     """
-    views = [views_of(spec, seed) for seed in seeds]
-    device = pick_device(config.device, Ranks())
-    images = load_evaluation_data(data, config, announce=announce)
-    begun = new_record(spec, views, data, images, config, seeds=seeds, command=command)
-    finished = find_finished(output_dir / RECORD, begun)
-    if finished is not None:
-        announce(f"{output_dir} is finished already; nothing to do")
-        return finished
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with ending_on_sigterm(), OpenRecord(output_dir / RECORD, begun) as record:
-        runs = []
-        for seed, seen in zip(seeds, views, strict=True):
-            found = evaluate_once(seen, images, config, seed=seed, device=device) | {"about": seen.about}
-            runs.append(found)
-            announce(
-                f"seed {seed}: {found['information']['nats']:.3f} nats, top-1 {found['probe']['top1']:.2f} % "
-                f"({record.spend(images=0).seconds:.0f} s)"
+    with hold_folder(output_dir, own=(RECORD, OLD_RESULT)):
+        views = [views_of(spec, seed) for seed in seeds]
+        device = pick_device(config.device, Ranks())
+        images = load_evaluation_data(data, config, announce=announce)
+        begun = new_record(spec, views, data, images, config, seeds=seeds, command=command)
+        finished = find_finished(output_dir / RECORD, begun)
+        if finished is not None:
+            announce(f"{output_dir} is finished already; nothing to do")
+            return finished
+        with ending_on_sigterm(), OpenRecord(output_dir / RECORD, begun) as record:
+            runs = []
+            for seed, seen in zip(seeds, views, strict=True):
+                found = evaluate_once(seen, images, config, seed=seed, device=device) | {"about": seen.about}
+                runs.append(found)
+                announce(
+                    f"seed {seed}: {found['information']['nats']:.3f} nats, top-1 {found['probe']['top1']:.2f} % "
+                    f"({record.spend(images=0).seconds:.0f} s)"
+                )
+                if found["warning"]:
+                    announce(f"  {found['warning']}")
+            summary = summarize(runs)
+            return record.finish(
+                {"top1": summary["probe"]["top1"], MAIN_BOUND: summary["information"]["nats"]},
+                details={**begun.details, **summary, "seeds": runs},
+                cost=record.spend(images=len(seeds) * config.epochs * len(images.train)),
             )
-            if found["warning"]:
-                announce(f"  {found['warning']}")
-        summary = summarize(runs)
-        return record.finish(
-            {"top1": summary["probe"]["top1"], MAIN_BOUND: summary["information"]["nats"]},
-            details={**begun.details, **summary, "seeds": runs},
-            cost=record.spend(images=len(seeds) * config.epochs * len(images.train)),
-        )
 
 
 def new_record(
@@ -337,7 +348,7 @@ def new_record(
             "data": {role: split.fingerprint for role, split in splits.items()},
         },
         config=plain,
-        seeds={"run": seeds[0], **{f"run {number}": seed for number, seed in enumerate(seeds[1:], 2)}},
+        seeds=seeds_of_runs(seeds),
         commands=(command,),
         data=splits,
         class_names=images.train.classes,

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
-from pretrain.data.source import SCAN_THREADS, SKIP, ClassFolders, ImageSource, ScanReport, scan_images
+from pretrain.data.source import LEAVE_OUT, SCAN_THREADS, SKIP, ClassFolders, ImageSource, ScanReport, scan_images
 from pretrain.views.operations import CROP_TRIES, CenterCrop, Frame, Range
 
 
@@ -62,7 +62,7 @@ def load_images(
 
 
 def load_classes(
-    root: Path, *, side: int | None, skip_unreadable: bool = False, announce: Callable[[str], None]
+    root: Path, *, side: int | None, skip_unreadable: bool | None = None, announce: Callable[[str], None]
 ) -> PixelSet:
     """Class folders under `root`. Raises DataError as ClassFolders.load and `decode` do."""
     folders = ClassFolders.load(root)
@@ -71,12 +71,12 @@ def load_classes(
 
 
 def decode(
-    paths: Sequence[Path], *, side: int | None, skip_unreadable: bool, announce: Callable[[str], None]
+    paths: Sequence[Path], *, side: int | None, skip_unreadable: bool | None, announce: Callable[[str], None]
 ) -> tuple[Tensor, tuple[int, ...]]:
     """(uint8 (N, 3, H, W), which of `paths` they are).
 
     side: every image is resized (shorter side) and cut (centre) to side x side; None: all must have one size as they are.
-    JPEGs that lack their last bytes are announced.
+    JPEGs that lack their last bytes are announced. skip_unreadable: None where the command has no switch for it.
     Raises DataError for unreadable files (named, unless `skip_unreadable`), for sizes that differ, for nothing left.
     """
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
@@ -86,7 +86,7 @@ def decode(
     if bad:
         report = ScanReport(num_ok=len(kept), bad=bad)
         if not skip_unreadable or not kept:
-            raise DataError(report.describe())
+            raise DataError(report.describe(advice="repair or remove them" if skip_unreadable is None else LEAVE_OUT))
         announce(report.describe(advice=f"left out ({SKIP})"))
     whole = scan_images([paths[index] for index in kept])
     if whole.truncated:

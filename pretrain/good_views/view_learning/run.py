@@ -24,7 +24,7 @@ import torch
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.figures import spread
-from pretrain.base.record import DataRecord, Record, without
+from pretrain.base.record import DataRecord, Record, seeds_of_runs, without
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from pretrain.good_views.interval import t_interval
@@ -119,7 +119,7 @@ def new_record(config: GameRunConfig, images: GameImages, command: str) -> Recor
             "data": {role: split.fingerprint for role, split in data.items()},
         },
         config=plain,
-        seeds={"run": config.seeds[0]},
+        seeds=seeds_of_runs(config.seeds),
         commands=(command,),
         data=data,
         class_names=images.labelled.classes if images.labelled else (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.base.errors import DataError, Terminated, run_tool
+from pretrain.base.errors import DataError, Terminated, nearest, run_tool
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,11 @@ def test_a_missing_optional_package_says_what_to_install_and_another_keeps_its_t
     assert stop.value.code == 2 and "sal-detectron2" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         run_tool(needs("no_such_dependency"))
+
+
+def test_the_nearest_name_is_the_one_abbreviated_else_the_most_alike():
+    names = ("decay", "learning_rate", "weight_decay", "epochs")
+    assert [nearest(word, names) for word in ("lr", "wd", "epoch", "weigth_decay")] == [
+        "learning_rate", "weight_decay", "epochs", "weight_decay"
+    ]  # fmt: skip
+    assert nearest("xy", names) is None and nearest("lr", (*names, "last_rate")) is None

@@ -11,15 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pretrain.base.errors import DataError, Terminated, UserError
+from pretrain.base import record as record_module
+from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import (
     DataRecord,
     Initialisation,
     OpenRecord,
     Record,
     experiment_hash,
+    find_finished,
     read_record,
     record_beside,
     what_differs,
@@ -66,13 +69,15 @@ def test_record_says_how_a_run_ended(tmp_path: Path, error: BaseException, statu
     with pytest.raises(type(error)), OpenRecord(path, PLAIN):
         raise error
     found = read_record(path)
-    assert found.status == status and said in (found.error or "") and found.ended is not None
+    assert found.status == status and (found.error or "").removesuffix(": ") == said and found.ended is not None
 
 
 def test_killed_run_says_running_and_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pretrain.base.record import *\n"
+        "import os, signal\nfrom pathlib import Path\nfrom pretrain.base import record\n"
+        "from pretrain.base.record import *\n"
+        "record.environment = dict  # which would import torch\n"
         f"OpenRecord(Path({str(path)!r}), Record('readout', {{}}, {{}}, {{'run': 0}}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -130,6 +135,9 @@ def test_what_differs_names_the_key() -> None:
         ("figures", {"top1": "50"}, "figures.top1"),
         ("cost", {"seconds": 1, "euros": 3}, "cost"),
         ("surprise", 1, "surprise"),
+        ("history", [{"epoch": 1}, 2], "history"),
+        ("class_names", ["cat", 7], "class_names"),
+        ("figures", {"top1": float("nan")}, "NaN is no JSON"),
         ("experiment", {"config": {}}, "edited by hand"),
     ],
 )
@@ -143,3 +151,50 @@ def test_file_that_is_not_what_was_written_is_refused(tmp_path: Path, key: str, 
 
 def test_record_of_a_file_lies_beside_it(tmp_path: Path) -> None:
     assert record_beside(tmp_path / "weights.pth") == tmp_path / "weights.record.json"
+
+
+def test_numbers_of_numpy_and_keys_of_any_type_read_back_as_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    odd = {
+        "count": np.int64(3),
+        "rate": np.float32(0.5),
+        "names": {1: "cat", False: "dog", None: "none"},
+        "p": Path("/x"),
+    }
+    plain = {"count": 3, "rate": 0.5, "names": {"1": "cat", "False": "dog", "None": "none"}, "p": "/x"}
+    assert experiment_hash(odd) == experiment_hash(plain)
+    record = replace(PLAIN, experiment=odd, details={"loss": np.float32("nan"), "text": "\u00e9\udcff"})
+    OpenRecord(path, record).finish({"top1": np.float32(0.5), "top5": np.float64("inf")})  # type: ignore[dict-item]
+    found = read_record(path)
+    assert found.experiment == plain and found.figures == {"top1": 0.5, "top5": None}
+    assert found.details == {"loss": None, "text": "\u00e9\udcff"}
+
+
+def test_record_of_another_command_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    OpenRecord(path, replace(PLAIN, kind="pretraining"))
+    before = path.read_bytes()
+    for start in (lambda: OpenRecord(path, PLAIN), lambda: find_finished(path, PLAIN)):
+        with pytest.raises(ConfigError, match="is the record of a pretraining, not of a readout"):
+            start()
+    assert path.read_bytes() == before
+
+
+def test_run_whose_last_write_fails_is_failed_not_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "record.json", record_module.write_json
+
+    def full_once(*arguments: Any) -> None:
+        monkeypatch.setattr(record_module, "write_json", write)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match="what it said before is untouched"), OpenRecord(path, PLAIN) as record:
+        monkeypatch.setattr(record_module, "write_json", full_once)
+        record.finish({"top1": 50.0})
+    found = read_record(path)
+    assert found.status == "failed" and "No space left" in (found.error or "") and found.figures == {}
+
+
+def test_record_where_nothing_can_be_written_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"could not write .*file/record\.json"):
+        OpenRecord(tmp_path / "file" / "record.json", PLAIN)

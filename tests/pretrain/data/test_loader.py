@@ -111,6 +111,11 @@ def test_fingerprint_follows_names_and_sizes(folder):
     assert len({before, grown, ImageSource(folder).fingerprint()}) == 3
 
 
+def test_a_name_that_is_not_utf_8_has_a_fingerprint(tmp_path):
+    names = [os.fsdecode(b"a\xff.png"), os.fsdecode(b"a\xfe.png")]
+    assert len({ImageSource(tmp_path, (name,)).fingerprint() for name in names}) == 2
+
+
 def test_scan_names_and_counts_what_cannot_be_read(folder, monkeypatch):
     monkeypatch.setattr(source, "NAMED_UNREADABLE", 1)
     (folder / "b" / "01.png").write_bytes(b"")

@@ -104,3 +104,15 @@ def test_pruning_keeps_the_newest_two_and_the_milestones(tmp_path):
         write_checkpoint(checkpoint_path(tmp_path, step), state(step))
     prune_checkpoints(tmp_path, keep_steps={2})
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"step_0000000{i}.pt" for i in (2, 5, 6)]
+
+
+def test_a_full_disk_is_called_that_and_not_what_torch_makes_of_it(tmp_path, monkeypatch):
+    def save(*arguments):  # as torch.save does where a write of the file fails
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598") from None
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(CheckpointError, match="No space left on device; what was saved before is untouched"):
+        write_checkpoint(checkpoint_path(tmp_path, 1), state())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.base.atomic import lock_folder
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.record import read_record
 from pretrain.base.strict import from_mapping, merge
@@ -179,6 +180,29 @@ def test_a_seed_that_fails_is_recorded_without_figures_and_warnings_are_reported
     assert evaluated(0) == done == read_record(tmp_path / "out" / "record.json") and "finished already" in messages[-1]
     with pytest.raises(ConfigError, match=r"finished view evaluation.*seeds\.run 2: None there, 2 now"):
         evaluated(0, 2)
+
+
+def test_an_output_folder_of_another_command_or_process_is_refused_and_left_alone(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_classes(tmp_path / part, per_class=4)
+    config = load_evaluation_config(None, ["batch_size=4", "image_size=16", "device=cpu"])
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    refused = {"run": "holds other files", "file/out": "cannot write", "busy": "in use by another"}
+    with lock_folder(tmp_path / "busy", "run.lock"):
+        for name, said in refused.items():
+            with pytest.raises(ConfigError, match=said):
+                evaluate_views(
+                    "rgb", tmp_path, config, seeds=(0,), output_dir=tmp_path / name, command="", announce=print
+                )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+def test_unreadable_images_come_without_the_switch_of_another_command(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", per_class=1)
+    next((tmp_path / "train").rglob("*.png")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of \d+ images cannot be read(.|\n)*repair or remove them$"):
+        load_evaluation_data(tmp_path, config_of(), announce=print)
 
 
 def test_a_folder_of_games_gives_every_seed_its_own_generator(tmp_path: Path) -> None:

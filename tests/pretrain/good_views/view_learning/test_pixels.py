@@ -87,7 +87,7 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked(tmp_path: Path
     root = write_classes(tmp_path, per_class=2)
     (root / "cross" / "00.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1 of 6 images cannot be read:\n.*cross/00\.png.*\n.*skip_unreadable=true"):
-        load_classes(root, side=None, announce=print)
+        load_classes(root, side=None, skip_unreadable=False, announce=print)
     messages: list[str] = []
     pixels = load_classes(root, side=None, skip_unreadable=True, announce=messages.append)
     assert pixels.labels.tolist() == [0, 1, 1, 2, 2] and "left out" in messages[0]

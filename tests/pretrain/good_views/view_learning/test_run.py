@@ -120,7 +120,8 @@ def test_more_seeds_are_added_to_a_finished_run_without_playing_the_old_ones_aga
         learned(folder, tmp_path / "a")
     other = write_classes(tmp_path / "other", seed=5)
     before = (tmp_path / "a" / "record.json").read_bytes()
-    assert len(read_record(tmp_path / "a" / "record.json").commands) == 2  # one record, continued
+    continued = read_record(tmp_path / "a" / "record.json")
+    assert len(continued.commands) == 2 and continued.seeds == {"run": 0, "run 2": both["seeds"][1]["seed"]}
     with pytest.raises(UserError, match="seed was played on other images"):
         learned(other, tmp_path / "a", resume=True)
     assert (tmp_path / "a" / "record.json").read_bytes() == before
