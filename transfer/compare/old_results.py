@@ -8,7 +8,7 @@ same names and never with a new one.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -29,9 +29,10 @@ NOT_RECORDED = "not recorded"
 SUBJECT_OF_PRETRAINING = ("seed", "runtime", "data.root", "data.num_workers")
 
 
-def old_kind(folder: Path) -> OldKind | None:
-    """What a folder from before the record holds, finished or not; None for any other folder."""
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+def old_kind(folder: Path, names: Set[str] | None = None) -> OldKind | None:
+    """What a folder from before the record holds, finished or not; None for any other folder. names: of what lies in it."""
+    if names is None:
+        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     if names & {LINEAR_RESULT, "linear_started.json"}:
         return "readout"
     if "result.json" in names:

@@ -146,7 +146,7 @@ def _published_table(published: PublishedTable, experiment: Experiment) -> Table
 def headline(experiment: Experiment) -> str | None:
     """One sentence: the leading metric of every row, and what the rule says of each against the baseline.
 
-    None without a baseline, a second row or a figure.
+    None without a baseline, a second row or any figure.
     """
     metric, baseline = experiment.leading_metric, experiment.baseline
     if not experiment.others or not metric or baseline is None:
@@ -155,7 +155,8 @@ def headline(experiment: Experiment) -> str | None:
     for row in experiment.rows:
         value = spread([figure for figure in experiment.figures(row, metric).values() if math.isfinite(figure)])
         if value is None:
-            return None
+            parts.append(f"{row} has none")
+            continue
         text = f"{row} {format_spread(value, experiment.digits)} (n = {value.n}"
         if row != baseline:
             text += f", {_against(difference(experiment, row, metric), baseline, experiment.digits)}"

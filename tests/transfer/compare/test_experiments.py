@@ -250,3 +250,18 @@ def test_a_baseline_that_stands_for_several_rows_is_refused_and_one_of_them_can_
         detections(*specs, baseline="infomin")
     row = list(detections(*specs)[0].rows)[1]
     assert detections(*specs, baseline=row)[0].baseline == row
+
+
+def test_a_default_baseline_that_stands_for_several_rows_is_said_and_compares_nothing(detections):
+    (experiment,) = detections(RANDOM, {**RANDOM, "seed": 1, "weights": "trained.pth"}, INFOMIN)
+    assert (
+        experiment.baseline is None
+        and "several rows start from other weights under the name random" in experiment.notes[-1]
+    )
+
+
+def test_a_baseline_counts_where_it_is_one_row_and_is_explained_where_it_is_two(detections):
+    long = {"settings": {"SOLVER.MAX_ITER": 900}}
+    specs = [RANDOM, INFOMIN, {**RANDOM, **long}, {**INFOMIN, **long}, {**INFOMIN, **long, "weights": "other.pth"}]
+    one, other = detections(*specs, baseline="infomin")
+    assert (one.baseline, other.baseline) == ("infomin", None) and "several rows" in other.notes[-1]
