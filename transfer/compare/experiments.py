@@ -270,6 +270,8 @@ def _with_baseline(experiments: Sequence[Experiment], asked: str | None) -> tupl
             note = f"No differences: several rows start from other weights under the name {wanted}; --baseline can name one."
         elif not called and asked is not None:
             note = f"No row {asked} here: no differences."
+        elif not called and len(one.rows) > 1:
+            note = f"No differences: no row is called {wanted}; --baseline names the row to compare with."
         notes = (*one.notes, note) if note else one.notes
         found.append(replace(one, baseline=called[0] if len(called) == 1 else None, notes=notes))
     if asked is None or any(one.baseline for one in found):
