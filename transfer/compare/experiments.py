@@ -89,7 +89,7 @@ def seed_of(run: Run) -> int:
 
 
 def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Experiment, ...]:
-    """The experiments among `runs`, detection first; runs that are not done enter none.
+    """The experiments among `runs`, detection first, of a kind the one of most runs; runs that are not done enter none.
 
     baseline: row that the others are compared with; None: "random" where there is one. Raises ConfigError for a name that no
     row has.
@@ -97,11 +97,12 @@ def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Exp
     compared = [run for run in runs if run.done and run.kind in COMPARED]
     long, few = titles(compared), titles(compared, name_of)
     members: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted(compared, key=lambda run: COMPARED.index(run.kind)):
+    for run in compared:
         members.setdefault((run.kind, run.record.hash), []).append(run)
     nearest = {key: _near_notes(own, members) for key, own in members.items()}
     experiments = []
-    for (kind, key), own in members.items():
+    order = sorted(members.items(), key=lambda item: (COMPARED.index(item[0][0]), -len(item[1])))
+    for (kind, key), own in order:
         rows = _rows(own)
         notes = (*nearest[kind, key], *_repeated_notes(rows))
         experiments.append(
@@ -217,7 +218,7 @@ def _near_notes(own: Sequence[Run], members: Mapping[tuple[str, str], Sequence[R
             f"Not averaged with experiment {short_hash(other.record)}, which differs in {'; '.join(keys)}{more}."
         )
     if len(near) > NEAREST:
-        notes.append(f"{len(near) - NEAREST} more experiments on the same data differ in more keys.")
+        notes.append(f"Nor with {len(near) - NEAREST} more experiments on the same data.")
     return notes
 
 
