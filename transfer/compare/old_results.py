@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pretrain.base.errors import DataError
 from pretrain.base.record import DataRecord, Initialisation, Record, experiment_hash, without
 from pretrain.base.strict import load_yaml
+from pretrain.config import experiment_of
 from transfer.compare.run_files import Keys, config_family, figures_of, load_json, objects, require_keys
 from transfer.detect.experiment import experiment_config
 
@@ -26,7 +27,6 @@ KINDS: Mapping[str, OldKind] = {
     "infomin-transfer/pretrain-result": "pretraining",
 }
 NOT_RECORDED = "not recorded"
-SUBJECT_OF_PRETRAINING = ("seed", "runtime", "data.root", "data.num_workers")
 
 
 def old_kind(folder: Path, names: Set[str] | None = None) -> OldKind | None:
@@ -203,7 +203,7 @@ def _pretraining(folder: Path) -> Record:
     here = load_json(environment) if environment.exists() else {}
     return _record(
         kind="pretraining",
-        experiment={"config": without(config, SUBJECT_OF_PRETRAINING)},
+        experiment={"config": experiment_of(config)},
         config=config,
         seeds={"run": config["seed"] if isinstance(config.get("seed"), int) else None},
         status="done" if result is not None else "stopped",
