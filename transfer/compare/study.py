@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -88,11 +88,11 @@ def _conclude(
     for mark, part in parts:
         for metric, rows in part.items():
             scores.setdefault(metric, {}).update({name + mark: figures for name, figures in rows.items()})
-        for metric, row in differences_to(baseline, part, inits).items() if baseline else ():
+        for metric, row in differences_to(baseline, part).items() if baseline else ():
             differences.setdefault(metric, {}).update({name + mark: found for name, found in row.items()})
     names = dict.fromkeys((*inits, *(name for rows in scores.values() for name in rows)))
     table = format_table(scores, list(names))
-    verdicts = tuple(judge(wanted, [part for _, part in parts], comparisons=len(inits) - 1) for wanted in config.expect)
+    verdicts = tuple(judge(wanted, [part for _, part in parts]) for wanted in config.expect)
     result: dict[str, Any] = {
         "format": "infomin-transfer/study-result",
         "version": 2,
@@ -349,18 +349,24 @@ def format_cell(values: Sequence[float]) -> str:
     return f"{figures.cell()} ({figures.n})"
 
 
-def judge(expectation: Expectation, parts: Sequence[Scores], *, comparisons: int = 1) -> Verdict:
-    """Compare one expectation, which was written down before the figures were known, with the figures.
+def _rows(part: Scores) -> list[str]:
+    """Of all metrics of an experiment."""
+    return list(dict.fromkeys(row for rows in part.values() for row in rows))
 
-    parts: scores of each experiment. comparisons: initialisations that are compared with one, as in the table.
+
+def judge(expectation: Expectation, parts: Sequence[Scores]) -> Verdict:
+    """Compare one expectation, which was written down before the figures were known, with the figures of each experiment.
+
+    By the table's interval: what is not told apart there is not held here.
     """
     name, pair = expectation.metric, {expectation.higher, expectation.lower}
-    found = [part[name] for part in parts if pair & set(part.get(name, {}))]
+    found = [part for part in parts if pair & set(part.get(name, {}))]
     if len(found) > 1:
         return Verdict(expectation, "undecided", None, "its runs are several experiments, which are not compared")
-    measured: Mapping[str, Mapping[int, float]] = found[0] if found else {}
+    part = found[0] if found else {}
+    measured = part.get(name, {})
     higher, lower = measured.get(expectation.higher, {}), measured.get(expectation.lower, {})
-    difference = paired_difference(higher, lower, comparisons=comparisons)
+    difference = paired_difference(higher, lower, comparisons=max(1, len(_rows(part)) - 1))
     if difference is None or set(higher) != set(lower):
         return Verdict(expectation, "undecided", None, "figures are missing")
     side = difference.side_of(expectation.margin)
@@ -376,10 +382,10 @@ def describe(difference: PairedDifference) -> str:
     return f"difference {difference.mean:+.1f}, {level} {difference.interval()}, n = {difference.n}"
 
 
-def differences_to(baseline: str, scores: Scores, inits: Sequence[str]) -> dict[str, dict[str, PairedDifference]]:
+def differences_to(baseline: str, scores: Scores) -> dict[str, dict[str, PairedDifference]]:
     """metric -> initialisation -> its difference to `baseline`. Of each metric all initialisations are one question, so
     that their intervals hold together."""
-    others = [init for init in inits if init != baseline]
+    others = [row for row in _rows(scores) if row != baseline]
     found: dict[str, dict[str, PairedDifference]] = {}
     for metric in (name for name in COLUMNS if name in scores):
         for init in others:

@@ -398,8 +398,8 @@ def test_a_missing_seed_or_metric_is_not_a_success() -> None:
 
 def test_of_three_initialisations_each_interval_is_wider_than_of_two() -> None:
     rows = {"random": {0: 10.0, 1: 20.0, 2: 14.0}, "a": {0: 15.0, 1: 25.5, 2: 18.5}, "b": {0: 16.0, 1: 25.5, 2: 18.0}}
-    alone = differences_to("random", {"bbox/AP50": {name: rows[name] for name in ("random", "a")}}, ["random", "a"])
-    both = differences_to("random", {"bbox/AP50": rows}, ["random", "a", "b"])
+    alone = differences_to("random", {"bbox/AP50": {name: rows[name] for name in ("random", "a")}})
+    both = differences_to("random", {"bbox/AP50": rows})
     assert set(both["bbox/AP50"]) == {"a", "b"} and both["bbox/AP50"]["a"].level == 0.975
     first, second = alone["bbox/AP50"]["a"].half_width, both["bbox/AP50"]["a"].half_width
     assert first is not None and second is not None and second > first
