@@ -6,7 +6,8 @@ python tools/report.py runs --baseline supervised --output report
 
 report.csv is the long table: one line a figure of a finished run.
 
-Each argument is a run directory, a record of a single file, or a folder that holds some, up to three levels down. An older report in the output folder is replaced.
+Each argument is a run directory, a record of a single file, or a folder that holds some at any depth. A copy of a run counts
+once with it. An older report in the output folder is replaced.
 """
 
 import sys
@@ -40,7 +41,8 @@ def main() -> None:
 
     files = write_report(arguments.runs, arguments.output, baseline=arguments.baseline)
     unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""
-    print(f"{files.num_runs} runs{unfinished}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")
+    copies = f"; {files.num_copies} copies of them left out" if files.num_copies else ""
+    print(f"{files.num_runs} runs{unfinished}{copies}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")
 
 
 def command() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.record import what_differs
@@ -32,7 +33,7 @@ class Experiment:
     """Finished runs with one hash.
 
     short: beginning of the hash.
-    title, name: in words, and in few; no other experiment of the report has the same.
+    title, name: in words, and in few, with keys that tell experiments apart which would read alike.
     metrics: names of the figures to show, in the literature's order.
     rows: name -> runs, rows in display order, runs by seed.
     baseline: the row that others are compared with, None where there is none.
@@ -88,7 +89,7 @@ def seed_of(run: Run) -> int:
 
 
 def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Experiment, ...]:
-    """The experiments among `runs`, detection first; runs that are not done enter none.
+    """The experiments among `runs`, detection first, of a kind the one of most runs; runs that are not done enter none.
 
     baseline: row that the others are compared with; None: "random" where there is one. Raises ConfigError for a name that no
     row has.
@@ -96,17 +97,26 @@ def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Exp
     compared = [run for run in runs if run.done and run.kind in COMPARED]
     long, few = titles(compared), titles(compared, name_of)
     members: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted(compared, key=lambda run: COMPARED.index(run.kind)):
+    for run in compared:
         members.setdefault((run.kind, run.record.hash), []).append(run)
     nearest = {key: _near_notes(own, members) for key, own in members.items()}
     experiments = []
-    for (kind, key), own in members.items():
+    order = sorted(members.items(), key=lambda item: (COMPARED.index(item[0][0]), -len(item[1])))
+    for (kind, key), own in order:
         rows = _rows(own)
         notes = (*nearest[kind, key], *_repeated_notes(rows))
         experiments.append(
             Experiment(kind, short_hash(own[0].record), long[key], few[key], _metrics(own), rows, notes=notes)
         )
     return _with_baseline(experiments, baseline)
+
+
+def row_names(runs: Iterable[Run]) -> dict[Path, str]:
+    """Path of each run -> name of the row that it enters among `runs`."""
+    members: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        members.setdefault((run.kind, run.record.hash), []).append(run)
+    return {run.path: name for own in members.values() for name, row in _rows(own).items() for run in row}
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -208,7 +218,7 @@ def _near_notes(own: Sequence[Run], members: Mapping[tuple[str, str], Sequence[R
             f"Not averaged with experiment {short_hash(other.record)}, which differs in {'; '.join(keys)}{more}."
         )
     if len(near) > NEAREST:
-        notes.append(f"{len(near) - NEAREST} more experiments on the same data differ in more keys.")
+        notes.append(f"Nor with {len(near) - NEAREST} more experiments on the same data.")
     return notes
 
 
@@ -217,9 +227,13 @@ def _data(run: Run) -> dict[str, str]:
 
 
 def _repeated_notes(rows: Mapping[str, Sequence[Run]]) -> list[str]:
-    """What was measured more often than once a seed."""
+    """What was found or measured more often than once a seed."""
     notes = []
     for name, runs in rows.items():
+        for run in runs:
+            if run.copies:
+                copies = ", ".join(map(str, run.copies))
+                notes.append(f"{name}: {run.path} counts once; the same run lies at {copies}.")
         equal: dict[tuple[int | None, int], list[Run]] = {}
         for run in runs:
             equal.setdefault((run.pretrain_seed, seed_of(run)), []).append(run)
@@ -245,28 +259,36 @@ def _repeated_notes(rows: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _with_baseline(experiments: Sequence[Experiment], asked: str | None) -> tuple[Experiment, ...]:
-    """Each experiment with its baseline. Raises ConfigError for a name that no row has, or that stands for several."""
+    """Each experiment with its baseline, or a note why it has none. Raises ConfigError where no experiment has the one asked for."""
     wanted = BASELINE if asked is None else asked
-    found = [replace(one, baseline=_row_called(wanted, one, strict=asked is not None)) for one in experiments]
-    if asked is not None and not any(one.baseline for one in found):
-        rows = list(dict.fromkeys(row for one in experiments for row in one.rows))
+    found = []
+    several: list[str] = []
+    for one in experiments:
+        called = _rows_called(wanted, one)
+        note = ""
+        if len(called) > 1:
+            several += called
+            note = f"No differences: several rows start from other weights under the name {wanted}; --baseline can name one."
+        elif not called and asked is not None:
+            note = f"No row {asked} here: no differences."
+        elif not called and len(one.rows) > 1:
+            note = f"No differences: no row is called {wanted}; --baseline names the row to compare with."
+        notes = (*one.notes, note) if note else one.notes
+        found.append(replace(one, baseline=called[0] if len(called) == 1 else None, notes=notes))
+    if asked is None or any(one.baseline for one in found):
+        return tuple(found)
+    if several:
         raise ConfigError(
-            f"--baseline {asked}: no row has this name{did_you_mean(asked, rows)}; rows: {', '.join(rows) or 'none'}"
+            f"--baseline {asked}: several rows start from other weights under this name; name one of {', '.join(several)}"
         )
-    return tuple(
-        one
-        if asked is None or one.baseline
-        else replace(one, notes=(*one.notes, f"No row {asked} here: no differences."))
-        for one in found
+    rows = list(dict.fromkeys(row for one in experiments for row in one.rows))
+    raise ConfigError(
+        f"--baseline {asked}: no row has this name{did_you_mean(asked, rows)}; rows: {', '.join(rows) or 'none'}"
     )
 
 
-def _row_called(name: str, experiment: Experiment, *, strict: bool) -> str | None:
-    if name in experiment.rows:
-        return name
-    labelled = [row for row, runs in experiment.rows.items() if runs[0].label == name]
-    if len(labelled) > 1 and strict:
-        raise ConfigError(
-            f"--baseline {name}: several rows start from other weights under this name; name one of {', '.join(labelled)}"
-        )
-    return labelled[0] if len(labelled) == 1 else None
+def _rows_called(name: str, experiment: Experiment) -> list[str]:
+    """The row of that name, else all that have it as their label."""
+    return (
+        [name] if name in experiment.rows else [row for row, runs in experiment.rows.items() if runs[0].label == name]
+    )

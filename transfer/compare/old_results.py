@@ -8,13 +8,14 @@ same names and never with a new one.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pretrain.base.errors import DataError
 from pretrain.base.record import DataRecord, Initialisation, Record, experiment_hash, without
 from pretrain.base.strict import load_yaml
+from pretrain.config import experiment_of
 from transfer.compare.run_files import Keys, config_family, figures_of, load_json, objects, require_keys
 from transfer.detect.experiment import experiment_config
 
@@ -26,12 +27,12 @@ KINDS: Mapping[str, OldKind] = {
     "infomin-transfer/pretrain-result": "pretraining",
 }
 NOT_RECORDED = "not recorded"
-SUBJECT_OF_PRETRAINING = ("seed", "runtime", "data.root", "data.num_workers")
 
 
-def old_kind(folder: Path) -> OldKind | None:
-    """What a folder from before the record holds, finished or not; None for any other folder."""
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+def old_kind(folder: Path, names: Set[str] | None = None) -> OldKind | None:
+    """What a folder from before the record holds, finished or not; None for any other folder. names: of what lies in it."""
+    if names is None:
+        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     if names & {LINEAR_RESULT, "linear_started.json"}:
         return "readout"
     if "result.json" in names:
@@ -202,7 +203,7 @@ def _pretraining(folder: Path) -> Record:
     here = load_json(environment) if environment.exists() else {}
     return _record(
         kind="pretraining",
-        experiment={"config": without(config, SUBJECT_OF_PRETRAINING)},
+        experiment={"config": experiment_of(config)},
         config=config,
         seeds={"run": config["seed"] if isinstance(config.get("seed"), int) else None},
         status="done" if result is not None else "stopped",

@@ -19,6 +19,7 @@ from pretrain.base.atomic import write_text
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import method_label
 from transfer.compare.experiments import Experiment, group_runs
+from transfer.compare.long_table import long_table, to_csv
 from transfer.compare.plots import (
     SAMPLES_NOTE,
     Picture,
@@ -29,7 +30,7 @@ from transfer.compare.plots import (
     seed_dots,
     sheet,
 )
-from transfer.compare.results import LISTED_CLASSES, Run, Runs, long_table, read_runs, shared_root, to_csv
+from transfer.compare.results import LISTED_CLASSES, Run, Runs, read_runs, shared_root
 from transfer.compare.run_files import is_number
 from transfer.compare.tables import Table, headline, own_tables, published_note, published_table
 
@@ -47,6 +48,7 @@ class ReportFiles:
     csv: Path
     num_runs: int
     num_unfinished: int
+    num_copies: int
 
 
 def write_report(paths: Sequence[Path], output_dir: Path, *, baseline: str | None = None) -> ReportFiles:
@@ -70,7 +72,10 @@ def write_report(paths: Sequence[Path], output_dir: Path, *, baseline: str | Non
     except OSError as error:
         raise ConfigError(f"cannot write the report to {output_dir}: {error.strerror or error}") from None
     html, markdown, table = (output_dir / name for name in contents)
-    return ReportFiles(html, markdown, table, num_runs=len(runs), num_unfinished=len(runs.unfinished))
+    copies = sum(len(run.copies) for run in runs.all)
+    return ReportFiles(
+        html, markdown, table, num_runs=len(runs), num_unfinished=len(runs.unfinished), num_copies=copies
+    )
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -101,7 +106,7 @@ def render_html(runs: Runs, experiments: Experiments) -> str:
         measurements=[_section(one) for one in experiments if one.kind not in ("detection", "readout")],
         pretraining=[_pretraining(run, short(run.path)) for run in runs.all if run.kind == "pretraining"],
         proofs=_proofs(runs),
-        commands=[(run.kind, run.path, run.record.commands) for run in runs.all],
+        commands=[(run.kind, run.path, run.copies, run.record.commands) for run in runs.all],
         unfinished=runs.unfinished,
         environments=_environments(runs.done(), short),
         samples_note=SAMPLES_NOTE,

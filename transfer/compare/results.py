@@ -1,4 +1,4 @@
-"""The one reader of results: run folders in, `Run`s and one long table of figures out.
+"""The one reader of results: run folders in, `Run`s out.
 
 A run is a folder with record.json, or the record beside an output that is a single file; folders from before the record are
 read by old_results.py into the same `Run`s. What decides a figure is read strictly (DataError names the file); curves and
@@ -7,14 +7,11 @@ pictures are taken as far as they can be read. A run that is not done is listed,
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -35,7 +32,6 @@ from transfer.compare.run_files import (
 )
 from transfer.readout.config import LinearConfig
 
-SEARCH_DEPTH = 3
 GATHERING = "sweep-point"  # the kind of run whose folder holds the runs that it is made of
 SHORT_HASH = 8
 LISTED_CLASSES = 3  # in a title
@@ -54,6 +50,7 @@ class Run:
     path: its folder; of a run whose output is a single file, its record.
     curve: rows that training logged (detection: Detectron2's metrics.json; pre-training: log.jsonl; readout: an epoch each).
     samples: test images with ground truth and predictions. views: the sheet of augmented views.
+    copies: other places where the very same run was found; it counts once.
     """
 
     path: Path
@@ -61,6 +58,7 @@ class Run:
     curve: tuple[Mapping[str, Any], ...] = ()
     samples: tuple[Mapping[str, Any], ...] = ()
     views: Path | None = None
+    copies: tuple[Path, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -219,50 +217,71 @@ def read_runs(paths: Sequence[Path]) -> Runs:
     """Read every run at or below `paths`. Raises DataError for a path without any run and for a damaged record or result."""
     found: set[Path] = set()
     for path in paths:
-        if _is_record(path):
+        if path.is_dir():
+            here = list(_search(path))
+            if not here:
+                raise DataError(f"no run in {path} nor below; found {_listing(path)}; expected {EXPECTED}")
+            found |= {run.resolve() for run in here}
+        elif _is_record(path):
             found.add(path.resolve())
-            continue
-        if not path.is_dir():
-            raise DataError(f"no folder at {path}; expected {EXPECTED}, or a folder that holds such runs")
-        here = list(_search(path, SEARCH_DEPTH))
-        if not here:
-            raise DataError(
-                f"no run in {path} nor {SEARCH_DEPTH} levels below; found {_listing(path)}; expected {EXPECTED}"
-            )
-        found |= {run.resolve() for run in here}
-    return Runs(tuple(read_run(path) for path in sorted(found)))
+        else:
+            there = f"{path} is a file, but no record of this project" if path.exists() else f"nothing at {path}"
+            raise DataError(f"{there}; expected {EXPECTED}, or a folder that holds such runs")
+    return Runs(tuple(_without_copies(map(read_run, sorted(found)))))
 
 
-def _search(path: Path, depth: int) -> Iterator[Path]:
+def _without_copies(runs: Iterable[Run]) -> list[Run]:
+    """Each run once. A copied folder holds the same record to the second: it is no repetition of a measurement."""
+    kept: list[Run] = []
+    alike: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
+    for run in runs:
+        record = run.record
+        same = alike.setdefault((record.hash, record.started, record.commands), [])
+        first = next((i for i in same if kept[i].record == record), None)
+        if first is not None and (record.started or record.commands):  # else nothing tells one run from another
+            kept[first] = replace(kept[first], copies=(*kept[first].copies, run.path))
+        else:
+            same.append(len(kept))
+            kept.append(run)
+    return kept
+
+
+def _search(top: Path) -> Iterator[Path]:
     """Folders of runs, and records of single files. What lies below a run belongs to it, except below one that gathers others."""
-    entries = _entries(path)
-    names = {entry.name for entry in entries}
-    recorded = _recorded_kind(path / RECORD) if RECORD in names else None
-    if recorded is not None or old_kind(path) is not None:
-        yield path
-        if recorded != GATHERING:
-            return
-    yield from (entry for entry in entries if entry.name != RECORD and _is_record(entry))
-    if depth > 0:
-        for child in entries:
-            if child.is_dir() and not child.name.startswith("."):
-                yield from _search(child, depth - 1)
+    waiting, seen = [top], set()
+    while waiting:
+        path = waiting.pop()
+        entries = _entries(path)
+        here = path.resolve()
+        if here in seen:  # a link to a folder above
+            continue
+        seen.add(here)
+        names = {entry.name for entry in entries}
+        recorded = _recorded_kind(path / RECORD) if RECORD in names else None
+        if recorded is not None or old_kind(path, names) is not None:
+            yield path
+            if recorded != GATHERING:
+                continue
+        yield from (Path(entry) for entry in entries if entry.name != RECORD and _is_record(Path(entry)))
+        waiting += [Path(entry) for entry in reversed(entries) if not entry.name.startswith(".") and entry.is_dir()]
 
 
-def _entries(path: Path) -> list[Path]:
+def _entries(path: Path) -> list[os.DirEntry[str]]:
     try:
-        return sorted(path.iterdir())
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"cannot look into the folder {path}: {error.strerror or error}") from None
 
 
 def _is_record(path: Path) -> bool:
-    """Whether a single file is a record of ours: its beginning says so, as the writer puts the format first."""
+    """Whether a single file is a record of ours: its beginning says so, as the writer puts the format first; or its name, and
+    any part of it, as another program may have sorted its keys."""
     if path.suffix != ".json" or not path.is_file():
         return False
     try:
         with path.open("rb") as file:
-            return FORMAT.encode() in file.read(100)
+            return FORMAT.encode() in file.read(-1 if path.name.endswith(RECORD) else 100)
     except OSError:
         return False
 
@@ -374,11 +393,24 @@ def titles(runs: Iterable[Run], words: Callable[[Run], str] = describe) -> dict[
         values = {run.record.hash: flat(run.record.experiment) for run in members}
         keys = sorted({key for one in values.values() for key in one})
         differing = [key for key in keys if len({repr(one.get(key)) for one in values.values()}) > 1]
+        listed = _telling(differing, list(values.values()))
         for own, one in values.items():
-            shown = [f"{key_name(key)} {_short_value(one.get(key))}" for key in differing[:LISTED_KEYS]]
-            more = [f"{len(differing) - LISTED_KEYS} more keys"] if len(differing) > LISTED_KEYS else []
+            shown = [f"{key_name(key)} {_short_value(one.get(key))}" for key in listed]
+            more = [f"{len(differing) - len(listed)} more keys"] if len(differing) > len(listed) else []
             found[own] = ", ".join([title, *shown, *more])
     return found
+
+
+def _telling(keys: Sequence[str], experiments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the keys in which experiments differ, those that tell every two of them apart; filled up to LISTED_KEYS."""
+    chosen: list[str] = []
+    groups = 1
+    for key in keys:
+        parted = len({tuple(repr(one.get(name)) for name in (*chosen, key)) for one in experiments})
+        if parted > groups:
+            chosen, groups = [*chosen, key], parted
+    spare = [key for key in keys if key not in chosen][: max(0, LISTED_KEYS - len(chosen))]
+    return sorted([*chosen, *spare])
 
 
 def key_name(key: str) -> str:
@@ -389,63 +421,3 @@ def key_name(key: str) -> str:
 def _short_value(value: Any) -> str:
     text = str(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-# --- the long table ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One figure of one finished run.
-
-    experiment: short hash. title: the experiment in words. initialisation: "" of a run that has none.
-    fraction: of the training images. run: where it was read.
-    """
-
-    experiment: str
-    title: str
-    kind: str
-    initialisation: str
-    pretrain_seed: int | None
-    seed: int | None
-    fraction: float
-    metric: str
-    value: float
-    run: Path
-
-
-COLUMNS = tuple(TableRow.__dataclass_fields__)
-
-
-def long_table(runs: Iterable[Run]) -> tuple[TableRow, ...]:
-    """Every figure of every finished run, a row each, in the order of the runs."""
-    finished = [run for run in runs if run.done]
-    names = titles(finished)
-    return tuple(
-        TableRow(
-            short_hash(run.record),
-            names[run.record.hash],
-            run.kind,
-            run.label,
-            run.pretrain_seed,
-            run.seed,
-            run.fraction,
-            metric,
-            value,
-            run.path,
-        )
-        for run in finished
-        for metric, value in run.metrics.items()
-        if math.isfinite(value)
-    )
-
-
-def to_csv(table: Iterable[TableRow]) -> str:
-    """The long table as CSV; what is not known is an empty cell, and floats come back exactly."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in table:
-        cells = [getattr(row, name) for name in COLUMNS]
-        writer.writerow(["" if cell is None else repr(cell) if isinstance(cell, float) else cell for cell in cells])
-    return buffer.getvalue()

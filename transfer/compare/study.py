@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pretrain.base.atomic import write_json
 from pretrain.base.figures import spread
-from transfer.compare.results import read_result
+from pretrain.base.record import what_differs
+from transfer.compare.experiments import Experiment, group_runs
+from transfer.compare.results import key_name, read_result
 from transfer.compare.runner import Say, StageFolder, open_folder, run_stages, show_seconds, shown
 from transfer.compare.stages import (
     ROOT,
@@ -78,11 +80,19 @@ def _conclude(
     config: StudyConfig, folder: StageFolder, stages: tuple[Stage, ...], *, seconds: float, say: Say
 ) -> tuple[Verdict, ...]:
     """Say and write down the table and the verdicts."""
-    scores = collect_scores(stages, folder.path)
-    table = format_table(scores, [init.name for init in config.inits])
-    verdicts = tuple(judge(expectation, scores) for expectation in config.expect)
-    baseline = config.baseline_name
-    differences = differences_to(baseline, scores, [init.name for init in config.inits]) if baseline else {}
+    experiments = measured(stages, folder.path)
+    parts = [(_mark(one, experiments), collect_scores(one)) for one in experiments]
+    inits, baseline = [init.name for init in config.inits], config.baseline_name
+    scores: Scores = {}
+    differences: dict[str, dict[str, PairedDifference]] = {}
+    for mark, part in parts:
+        for metric, rows in part.items():
+            scores.setdefault(metric, {}).update({name + mark: figures for name, figures in rows.items()})
+        for metric, row in differences_to(baseline, part).items() if baseline else ():
+            differences.setdefault(metric, {}).update({name + mark: found for name, found in row.items()})
+    names = dict.fromkeys((*inits, *(name for rows in scores.values() for name in rows)))
+    table = format_table(scores, list(names))
+    verdicts = tuple(judge(wanted, [part for _, part in parts]) for wanted in config.expect)
     result: dict[str, Any] = {
         "format": "infomin-transfer/study-result",
         "version": 2,
@@ -104,6 +114,8 @@ def _conclude(
         ],
     }
     write_json(folder.path / "study.json", result)
+    for line in _unlike(experiments):
+        say(line)
     say(f"\n{table}\n(percent; mean ± standard deviation over seeds, number of seeds in brackets)\n")
     for metric, row in differences.items():
         for init, found in row.items():
@@ -273,17 +285,41 @@ class Verdict:
         return f"{self.outcome}: {claim} ({self.details})"
 
 
-def collect_scores(stages: Sequence[Stage], output_dir: Path) -> Scores:
-    """Read the result file of every measurement. Raises DataError for one that is not what its tool writes."""
+def measured(stages: Sequence[Stage], output_dir: Path) -> tuple[Experiment, ...]:
+    """The experiments that a study's measurements are: one of each kind, unless data or code changed between two of its runs,
+    or its initialisations have data or configurations of their own. Raises DataError for a damaged result."""
+    return group_runs(read_result(output_dir / stage.result) for stage in stages if stage.init is not None)
+
+
+def _mark(experiment: Experiment, experiments: Sequence[Experiment]) -> str:
+    """What is put behind the names of its rows: its hash where there is another experiment of its kind."""
+    several = sum(one.kind == experiment.kind for one in experiments) > 1
+    return f" [{experiment.short}]" if several else ""
+
+
+def _unlike(experiments: Sequence[Experiment]) -> list[str]:
+    """What differs between measurements of one kind that are several experiments."""
+    first: dict[str, Experiment] = {}
+    lines = []
+    for one in experiments:
+        other = first.setdefault(one.kind, one)
+        if other is not one:
+            keys = [key_name(text) for text in what_differs(other.first.record, one.first.record)]
+            lines.append(
+                f"NOT AVERAGED: the {one.kind} runs are several experiments, [{other.short}] and [{one.short}], which differ in "
+                f"{'; '.join(keys).replace(' there', f' in [{other.short}]').replace(' now', f' in [{one.short}]')}"
+            )
+    return lines
+
+
+def collect_scores(experiment: Experiment) -> Scores:
+    """The figures of one experiment."""
     scores: Scores = {}
-    for stage in stages:
-        if stage.init is None or stage.seed is None:
-            continue
-        found = read_result(output_dir / stage.result).metrics
-        for metric in METRICS:
-            value = found.get(metric.removeprefix("readout/"))
-            if value is not None:
-                scores.setdefault(metric, {}).setdefault(stage.init, {})[stage.seed] = float(value)
+    for metric in METRICS:
+        if metric.startswith("readout/") == (experiment.kind == "readout"):
+            rows = {row: experiment.figures(row, metric.removeprefix("readout/")) for row in experiment.rows}
+            if any(rows.values()):
+                scores[metric] = {row: figures for row, figures in rows.items() if figures}
     return scores
 
 
@@ -313,11 +349,24 @@ def format_cell(values: Sequence[float]) -> str:
     return f"{figures.cell()} ({figures.n})"
 
 
-def judge(expectation: Expectation, scores: Scores) -> Verdict:
-    """Compare one expectation, which was written down before the figures were known, with the figures."""
-    measured: Mapping[str, Mapping[int, float]] = scores.get(expectation.metric, {})
+def _rows(part: Scores) -> list[str]:
+    """Of all metrics of an experiment."""
+    return list(dict.fromkeys(row for rows in part.values() for row in rows))
+
+
+def judge(expectation: Expectation, parts: Sequence[Scores]) -> Verdict:
+    """Compare one expectation, which was written down before the figures were known, with the figures of each experiment.
+
+    By the table's interval: what is not told apart there is not held here.
+    """
+    name, pair = expectation.metric, {expectation.higher, expectation.lower}
+    found = [part for part in parts if pair & set(part.get(name, {}))]
+    if len(found) > 1:
+        return Verdict(expectation, "undecided", None, "its runs are several experiments, which are not compared")
+    part = found[0] if found else {}
+    measured = part.get(name, {})
     higher, lower = measured.get(expectation.higher, {}), measured.get(expectation.lower, {})
-    difference = paired_difference(higher, lower)
+    difference = paired_difference(higher, lower, comparisons=max(1, len(_rows(part)) - 1))
     if difference is None or set(higher) != set(lower):
         return Verdict(expectation, "undecided", None, "figures are missing")
     side = difference.side_of(expectation.margin)
@@ -333,10 +382,10 @@ def describe(difference: PairedDifference) -> str:
     return f"difference {difference.mean:+.1f}, {level} {difference.interval()}, n = {difference.n}"
 
 
-def differences_to(baseline: str, scores: Scores, inits: Sequence[str]) -> dict[str, dict[str, PairedDifference]]:
+def differences_to(baseline: str, scores: Scores) -> dict[str, dict[str, PairedDifference]]:
     """metric -> initialisation -> its difference to `baseline`. Of each metric all initialisations are one question, so
     that their intervals hold together."""
-    others = [init for init in inits if init != baseline]
+    others = [row for row in _rows(scores) if row != baseline]
     found: dict[str, dict[str, PairedDifference]] = {}
     for metric in (name for name in COLUMNS if name in scores):
         for init in others:

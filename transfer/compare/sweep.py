@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pretrain.base.atomic import write_json, write_text
-from pretrain.base.errors import DataError, UserError
-from pretrain.base.record import RECORD, OpenRecord, Record, experiment_hash, read_record
+from pretrain.base.errors import ConfigError, DataError, UserError
+from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record, experiment_hash, read_record
 from pretrain.data.source import list_images
 from pretrain.views.families import Setting, show_setting
 from pretrain.views.recipe_file import recipe_to_plain, write_recipe
@@ -61,6 +61,7 @@ def run_sweep(sweep: Sweep, output_dir: Path, *, say: Say, out: BinaryIO, root: 
     shared = describe_sweep(sweep)
     start = time.monotonic()
     with open_folder(output_dir, root=root) as folder:
+        _require_same_data(points, folder, shared[1])
         (folder.path / "recipes").mkdir(exist_ok=True)
         for setting in sweep.settings:
             write_recipe(folder.path / recipe_file(sweep, setting), sweep.recipe(setting))
@@ -85,6 +86,23 @@ def run_sweep(sweep: Sweep, output_dir: Path, *, say: Say, out: BinaryIO, root: 
             return failure.code
         _conclude(sweep, folder, tuple(rows.values()), seconds=time.monotonic() - start, say=say)
     return 0
+
+
+def _require_same_data(points: Sequence[Point], folder: StageFolder, data: Mapping[str, DataRecord]) -> None:
+    """Raise ConfigError where what is done was made from other content of the same folders: it would be reused, as its
+    commands are the same."""
+    for point in points:
+        earlier = _earlier(folder.path / point.folder / RECORD)
+        if earlier is None or not folder.is_done(point.stages[0], {}):  # which the point's other stages start from
+            continue
+        for role, now in data.items():
+            before = earlier.data.get(role)
+            if before is not None and before.spec == now.spec and before.fingerprint != now.fingerprint:
+                raise ConfigError(
+                    f"{now.spec} has changed since {shown(folder.path / point.folder)} was made from it "
+                    f"({before.num_images} images then, {now.num_images} now): old and new points would not be comparable; "
+                    "name another --output-dir, or put the data back"
+                )
 
 
 class _StageFailed(UserError):

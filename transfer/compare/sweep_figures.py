@@ -183,11 +183,11 @@ def _direction(rows: Sequence[Row], family: Family) -> str:
     expected = {None: "", found: ", as expected"}.get(family.shares_more, ", against what is expected")
     nats = [{seed: point.information.nats for seed, point in row.figures.items()} for row in (rows[0], rows[-1])]
     across = paired_difference(nats[1], nats[0])
-    doubt = (
-        f"; the ends are not told apart, {show_interval(across)}"
-        if across and across.verdict == "not told apart"
-        else ""
-    )
+    doubt = ""
+    if across and across.n == 1:
+        doubt = "; with one seed: whether that is chance is not known"
+    elif across and across.verdict == "not told apart":
+        doubt = f"; the ends are not told apart, {show_interval(across)}"
     return f"I_NCE {'rises' if rank > 0 else 'falls'} from {low} to {high} ({ends}){expected}{doubt}"
 
 

@@ -6,15 +6,11 @@ subject, so it names the initialisation and stays out of the hash; its recipe is
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pretrain.base.record import DataRecord, Initialisation, Record, experiment_hash, without
-from pretrain.config import load_run_config, to_plain
+from pretrain.config import experiment_of, load_run_config, to_plain
 from pretrain.data.source import ImageSource
 from pretrain.good_views.view_learning.evaluation import load_evaluation_config
 from pretrain.views.families import Setting, show_setting
@@ -23,26 +19,8 @@ from transfer.compare.sweep_config import FOLDED, Sweep
 from transfer.compare.sweep_figures import Figures
 from transfer.readout.config import NOT_PROTOCOL, load_linear_config
 
-# What decides no figure, or is the subject, or stands elsewhere in the record.
-OF_PRETRAINING = (
-    "seed",
-    "runtime",
-    "data.root",
-    "data.num_workers",
-    "views.recipe",
-    *(f"views.{key}" for key in FOLDED),
-)
-OF_EVALUATION = ("device",)
-OF_DETECTION = (
-    "OUTPUT_DIR",
-    "SEED",
-    "VIS_PERIOD",
-    "DATALOADER.NUM_WORKERS",
-    "MODEL.DEVICE",
-    "MODEL.WEIGHTS",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "TEST.EVAL_PERIOD",
-)
+# Of a pre-training: what a recipe file says, which is the subject of a sweep.
+IN_THE_RECIPE = ("views.recipe", *(f"views.{key}" for key in FOLDED))
 
 
 def describe_sweep(sweep: Sweep) -> tuple[dict[str, Any], dict[str, DataRecord]]:
@@ -106,17 +84,20 @@ def point_figures(figures: Figures) -> dict[str, float | None]:
 
 def _pretraining(sweep: Sweep) -> dict[str, Any]:
     if sweep.pair_encoders:
-        return without(to_plain(load_evaluation_config(sweep.pretrain_config, sweep.overrides)), OF_EVALUATION)
+        return without(to_plain(load_evaluation_config(sweep.pretrain_config, sweep.overrides)), ("device",))
     assert sweep.pretrain_config is not None
     root = f"data.root={sweep.data / 'train'}"
-    return without(to_plain(load_run_config(sweep.pretrain_config, (*sweep.overrides, root))), OF_PRETRAINING)
+    return without(
+        experiment_of(to_plain(load_run_config(sweep.pretrain_config, (*sweep.overrides, root)))), IN_THE_RECIPE
+    )
 
 
 def _downstream(sweep: Sweep) -> dict[str, Any]:
     if sweep.detection is not None:
         from transfer.detect.config import load_detector_config
+        from transfer.detect.experiment import experiment_config as detector_experiment
 
-        return {"detector": without(load_detector_config(sweep.detection.config_file), OF_DETECTION)}
+        return {"detector": detector_experiment(load_detector_config(sweep.detection.config_file))}
     if sweep.downstream == "readout" and sweep.linear_config is not None:
         return {"readout": without(to_plain(load_linear_config(sweep.linear_config)), NOT_PROTOCOL)}
     return {}  # tools/linear_eval.py chooses by the images, or two small encoders are probed
@@ -141,14 +122,8 @@ def _images(folder: Path) -> DataRecord:
 
 
 def _labelled(spec: str) -> DataRecord:
-    """Of names relative to the images' folder, sizes and annotations."""
+    from transfer.data.fingerprint import fingerprint
     from transfer.data.spec import parse_spec, read_data
 
     data = read_data(parse_spec(spec))
-    names = [str(record["file_name"]) for record in data.records]
-    root = os.path.commonpath([Path(name).parent for name in names])
-    digest = hashlib.sha256(json.dumps(data.class_names).encode())
-    for name, record in zip(names, data.records, strict=True):
-        entry: Mapping[str, Any] = {**record, "file_name": os.path.relpath(name, root)}
-        digest.update(json.dumps(entry, sort_keys=True, default=str).encode())
-    return DataRecord(spec, digest.hexdigest(), len(names), len(names))
+    return DataRecord(spec, fingerprint(data.records, data.class_names), len(data.records))

@@ -11,6 +11,8 @@ from transfer.compare.published import PublishedTable, published_for, why_not_be
 from transfer.compare.results import protocol_of
 from transfer.compare.statistics import PairedDifference, paired_difference
 
+SPELT_OUT = 3  # rows against a baseline that a headline gives in full
+NO_SEED = "no common seed"
 UNVERIFIED_MARK = "\u2020"
 UNVERIFIED_NOTE = f"{UNVERIFIED_MARK} UNVERIFIED: recalled from the paper, not seen at its source."
 
@@ -33,7 +35,7 @@ def format_spread(value: Spread | None, digits: int = 1) -> str:
 def format_difference(value: PairedDifference | None, digits: int = 1) -> tuple[str, str, str, str]:
     """Mean difference, n, interval and verdict, as cells."""
     if value is None:
-        return ("n/a", "0", "n/a", "no common seed")
+        return ("n/a", "0", "n/a", NO_SEED)
     return (f"{value.mean:+.{digits}f}", str(value.n), _interval(value, digits), value.verdict)
 
 
@@ -146,21 +148,41 @@ def _published_table(published: PublishedTable, experiment: Experiment) -> Table
 def headline(experiment: Experiment) -> str | None:
     """One sentence: the leading metric of every row, and what the rule says of each against the baseline.
 
-    None without a baseline, a second row or a figure.
+    None without a baseline, a second row or any figure.
     """
     metric, baseline = experiment.leading_metric, experiment.baseline
     if not experiment.others or not metric or baseline is None:
         return None
+    if len(experiment.others) > SPELT_OUT:
+        return _headline_of_many(experiment, baseline)
     parts = []
     for row in experiment.rows:
         value = spread([figure for figure in experiment.figures(row, metric).values() if math.isfinite(figure)])
         if value is None:
-            return None
+            parts.append(f"{row} has none")
+            continue
         text = f"{row} {format_spread(value, experiment.digits)} (n = {value.n}"
         if row != baseline:
             text += f", {_against(difference(experiment, row, metric), baseline, experiment.digits)}"
         parts.append(f"{text})")
     return f"{experiment.name} [{experiment.short}], {metric_label(metric)}: {'; '.join(parts)}."
+
+
+def _headline_of_many(experiment: Experiment, baseline: str) -> str:
+    """Rows by verdict, each with its mean difference; figures and intervals are in the tables below."""
+    groups: dict[str, list[str]] = {}
+    for row in experiment.others:
+        found = difference(experiment, row, experiment.leading_metric)
+        mean = "" if found is None else f" ({found.mean:+.{experiment.digits}f}, n = {found.n})"
+        groups.setdefault(found.verdict if found else NO_SEED, []).append(row + mean)
+    order = ("higher", "lower", "not told apart", "one seed", NO_SEED)
+    parts = [f"{verdict}: {', '.join(groups[verdict])}" for verdict in order if verdict in groups]
+    where = f"{experiment.name} [{experiment.short}], {metric_label(experiment.leading_metric)}"
+    return f"{where}, {len(experiment.others)} rows against {baseline}. {'. '.join(map(_capital, parts))}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _against(value: PairedDifference | None, baseline: str, digits: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.base.figures import Spread, spread
+from pretrain.base.figures import Spread, spread, t_half_width
 from pretrain.good_views.moving_mnist.factors import CONSTANT, FACTORS, PAPER, RANDOM, SHARINGS, SUPERVISED
 from pretrain.good_views.moving_mnist.pairs import PairMaker
 from pretrain.good_views.moving_mnist.probing import TASKS, VIEWS
@@ -51,11 +51,16 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "saturated": any(estimate["saturated"] for estimate in estimates),
             }
     retained = {view: _retained(rows[view]) for view in VIEWS}
+    seeds = dict.fromkeys(result["seed"] for result in results)
+    by_seed = {
+        view: [_figures([result for result in results if result["seed"] == seed], view) for seed in seeds]
+        for view in VIEWS
+    }
     return {
         "rows": rows,
         "information": information,
         "retained": {**retained, "paper (UNVERIFIED)": _retained(paper)},
-        "claims": {view: _claims(rows[view], retained[view]) for view in VIEWS},
+        "claims": {view: _claims(rows[view], retained[view], by_seed[view]) for view in VIEWS},
     }
 
 
@@ -102,8 +107,11 @@ def _retained(rows: Figures) -> dict[str, dict[str, float | None]]:
     return shares
 
 
-def _claims(rows: Figures, retained: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
-    """The paper's findings as yes-or-no questions to this table. held None: cannot be asked of these rows."""
+def _claims(
+    rows: Figures, retained: Mapping[str, Mapping[str, float | None]], by_seed: Sequence[Figures]
+) -> list[dict[str, Any]]:
+    """The paper's findings as yes-or-no questions to this table, each decided by `_above_zero` over the seeds. held None:
+    cannot be told from these rows."""
     claims = []
     for factor in SINGLE:
         # Random weights too: features that were never trained tell a class or a place to some degree.
@@ -112,28 +120,50 @@ def _claims(rows: Figures, retained: Mapping[str, Mapping[str, float | None]]) -
         found = "a row is missing"
         if factor in rows and len(rivals) == len(SINGLE):
             own, best = rows[factor][factor]["mean"], min(rivals, key=rivals.__getitem__)
-            held = own < rivals[best] - LEAST_GAIN[factor]
-            found = f"{UNITS[factor]}: {own:.1f}; the best of the others {rivals[best]:.1f} ({best})"
+            whole = [one for one in by_seed if factor in one and all(row in one for row in rivals)]
+            decided = {
+                _above_zero(
+                    [one[row][factor]["mean"] - one[factor][factor]["mean"] - LEAST_GAIN[factor] for one in whole]
+                )
+                for row in rivals
+            }
+            held = False if False in decided else None if None in decided else True
+            found = f"{UNITS[factor]}: {own:.1f}; the best of the others {rivals[best]:.1f} ({best}); n = {len(whole)}"
         claims.append({"claim": f"sharing the {factor} alone teaches the {factor}", "held": held, "found": found})
+    shares = [_retained(one) for one in by_seed]
     for sharing in SHARINGS:
         if "background" in sharing.factors and len(sharing.factors) > 1:
-            claims += _dominance(retained.get(sharing.name, {}), sharing.name, "background", sharing.factors)
-    claims += _dominance(retained.get("digit+position", {}), "digit+position", "digit", ("digit", "position"))
+            claims += _dominance(retained, shares, sharing.name, "background", sharing.factors)
+    claims += _dominance(retained, shares, "digit+position", "digit", ("digit", "position"))
     return claims
 
 
 def _dominance(
-    shares: Mapping[str, float | None], row: str, winner: str, factors: Sequence[str]
+    retained: Mapping[str, Mapping[str, float | None]],
+    by_seed: Sequence[Mapping[str, Mapping[str, float | None]]],
+    row: str,
+    winner: str,
+    factors: Sequence[str],
 ) -> list[dict[str, Any]]:
     claims = []
     for loser in factors:
         if loser == winner:
             continue
-        first, second = shares.get(winner), shares.get(loser)
-        held = None if first is None or second is None else first > second
-        found = f"retained: {winner} {_share(first)}, {loser} {_share(second)}"
-        claims.append({"claim": f"{row}: {winner} dominates over {loser}", "held": held, "found": found})
+        pairs = [(one.get(row, {}).get(winner), one.get(row, {}).get(loser)) for one in by_seed]
+        gaps = [first - second for first, second in pairs if first is not None and second is not None]
+        shown = {factor: _share(retained.get(row, {}).get(factor)) for factor in (winner, loser)}
+        found = f"retained: {winner} {shown[winner]}, {loser} {shown[loser]}; n = {len(gaps)}"
+        claims.append({"claim": f"{row}: {winner} dominates over {loser}", "held": _above_zero(gaps), "found": found})
     return claims
+
+
+def _above_zero(differences: Sequence[float]) -> bool | None:
+    """The rule of studies, sweeps and reports (transfer/compare/statistics.py): whether the 95 % interval of the mean of
+    differences, one a seed, lies above 0; False: below; None: neither, or no interval, as with one seed."""
+    if len(differences) < 2 or max(differences) - min(differences) < 1e-9:
+        return None
+    mean, half_width = statistics.fmean(differences), t_half_width(differences)
+    return None if abs(mean) <= half_width else mean > 0
 
 
 def _share(value: float | None) -> str:
@@ -154,6 +184,7 @@ def to_markdown(summary: Mapping[str, Any], *, title: str) -> str:
     lines += ["", "## Retained share of what each shared factor teaches alone", "", *_retained_table(summary)]
     for view in VIEWS:
         lines += ["", f"## Does what is shared decide what is learned? ({view} encoder)", ""]
+        lines += ["By the 95 % interval of paired differences over n seeds; with one seed nothing can be told.", ""]
         for claim in summary["claims"][view]:
             verdict = {True: "holds", False: "DOES NOT HOLD", None: "cannot be told"}[claim["held"]]
             lines.append(f"- {claim['claim']}: **{verdict}** ({claim['found']})")

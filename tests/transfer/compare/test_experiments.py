@@ -69,7 +69,12 @@ def test_of_many_near_experiments_the_nearest_are_named_and_the_others_counted(d
     settings = [{}, *({"SOLVER.BASE_LR": 0.01 * i, "SOLVER.STEPS": [i]} for i in range(2, 6)), {"SOLVER.MAX_ITER": 300}]
     first = detections(*({**RANDOM, "settings": values} for values in settings))[0]
     assert "SOLVER.MAX_ITER: 300 there, 600 here" in first.notes[0] and "STEPS" not in first.notes[0]
-    assert len(first.notes) == 4 and first.notes[-1] == "2 more experiments on the same data differ in more keys."
+    assert len(first.notes) == 4 and first.notes[-1] == "Nor with 2 more experiments on the same data."
+
+
+def test_the_experiment_of_most_runs_comes_first(detections):
+    stray = {**RANDOM, "settings": {"SOLVER.MAX_ITER": 2}}
+    assert [len(one.rows) for one in detections(stray, RANDOM, INFOMIN)] == [2, 1]
 
 
 def test_experiments_on_other_data_are_not_called_near(detections):
@@ -250,3 +255,18 @@ def test_a_baseline_that_stands_for_several_rows_is_refused_and_one_of_them_can_
         detections(*specs, baseline="infomin")
     row = list(detections(*specs)[0].rows)[1]
     assert detections(*specs, baseline=row)[0].baseline == row
+
+
+def test_a_default_baseline_that_stands_for_several_rows_is_said_and_compares_nothing(detections):
+    (experiment,) = detections(RANDOM, {**RANDOM, "seed": 1, "weights": "trained.pth"}, INFOMIN)
+    assert (
+        experiment.baseline is None
+        and "several rows start from other weights under the name random" in experiment.notes[-1]
+    )
+
+
+def test_a_baseline_counts_where_it_is_one_row_and_is_explained_where_it_is_two(detections):
+    long = {"settings": {"SOLVER.MAX_ITER": 900}}
+    specs = [RANDOM, INFOMIN, {**RANDOM, **long}, {**INFOMIN, **long}, {**INFOMIN, **long, "weights": "other.pth"}]
+    two, one = detections(*specs, baseline="infomin")
+    assert (one.baseline, two.baseline) == ("infomin", None) and "several rows" in two.notes[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -12,16 +13,15 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.record import Initialisation, Record
 from tests.transfer.compare.old_runs import write_old_detection, write_old_linear, write_old_pretraining
 from tests.transfer.conftest import split, write_detection, write_linear, write_pretraining, write_record
+from transfer.compare.experiments import group_runs
+from transfer.compare.long_table import COLUMNS, long_table, to_csv
 from transfer.compare.results import (
-    COLUMNS,
-    long_table,
     read_information,
     read_result,
     read_run,
     read_runs,
     shared_root,
     titles,
-    to_csv,
 )
 from transfer.compare.run_files import is_number
 
@@ -404,8 +404,16 @@ def test_a_foreign_result_file_makes_no_run_and_stops_no_report(example_runs, na
     assert len(read_runs([example_runs])) == 14
 
 
-@pytest.mark.parametrize("make", ["nothing", "file", "empty", "foreign", "too deep"])
-def test_a_path_without_runs_is_refused_with_what_was_found(tmp_path, make):
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        ("nothing", "nothing at .*x; expected a run's record"),
+        ("file", "x is a file, but no record of this project"),
+        ("empty", "an empty folder"),
+        ("foreign", r"thesis\.tex"),
+    ],
+)
+def test_a_path_without_runs_is_refused_with_what_was_found(tmp_path, make, expected):
     path = tmp_path / "x"
     if make == "file":
         path.write_text("x")
@@ -413,9 +421,6 @@ def test_a_path_without_runs_is_refused_with_what_was_found(tmp_path, make):
         path.mkdir()
     if make == "foreign":
         (path / "thesis.tex").write_text("x")
-    if make == "too deep":
-        write_linear(path / "1" / "2" / "3" / "4", init="random", seed=0, top1=1.0)
-    expected = {"empty": "an empty folder", "foreign": r"thesis\.tex", "too deep": "found 1;"}.get(make, "no folder at")
     with pytest.raises(DataError, match=expected) as caught:
         read_runs([tmp_path / "x"])
     assert "record.json" in str(caught.value)
@@ -427,11 +432,44 @@ def test_links_in_a_circle_and_hidden_folders_do_no_harm(example_runs):
     assert len(read_runs([example_runs])) == 14
 
 
+def test_a_run_is_found_however_deep_it_lies_and_a_loop_of_links_ends(tmp_path):
+    write_linear(tmp_path.joinpath(*"abcdefgh"), init="random", seed=0, top1=1.0)
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path)
+    assert len(read_runs([tmp_path])) == 1
+
+
+def test_a_record_of_a_single_file_is_found_after_another_program_sorted_its_keys(tmp_path):
+    run = write_linear(tmp_path / "run", init="random", seed=0, top1=1.0)
+    text = json.dumps(json.loads((run / "record.json").read_text()), sort_keys=True)
+    (tmp_path / "sorted").mkdir()
+    (tmp_path / "sorted" / "x.record.json").write_text(text)
+    assert [run.path.name for run in read_runs([tmp_path / "sorted"]).all] == ["x.record.json"]
+
+
+@pytest.mark.parametrize("write", [write_linear, write_old_linear])
+def test_a_copied_run_counts_once_and_a_repetition_as_another(tmp_path, write):
+    run = write(tmp_path / "a" / "run", init="random", seed=0, top1=1.0)
+    shutil.copytree(run, tmp_path / "b" / "copy")
+    write(tmp_path / "c" / "again", init="random", seed=0, top1=3.0)
+    first, again = read_runs([tmp_path]).all
+    assert first.copies == (tmp_path / "b" / "copy",) and again.copies == ()
+    assert [row.value for row in long_table([first, again]) if row.metric == "top1"] == [1.0, 3.0]
+    (experiment,) = group_runs([first, again])
+    assert experiment.notes[0] == f"random: {tmp_path}/a/run counts once; the same run lies at {tmp_path}/b/copy."
+
+
+def test_runs_that_left_no_command_and_no_time_are_not_called_copies(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "linear_started.json").write_text("{}")
+    assert len(read_runs([tmp_path]).unfinished) == 2
+
+
 def test_a_folder_that_cannot_be_read_is_an_error_of_the_users(tmp_path, monkeypatch):
-    def refuse(self):
+    def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    monkeypatch.setattr("transfer.compare.results.os.scandir", refuse)
     with pytest.raises(DataError, match="Permission denied"):
         read_runs([tmp_path])
 
@@ -449,6 +487,14 @@ def test_the_csv_gives_every_figure_of_every_finished_run_back_exactly(example_r
         assert row["initialisation"] == values["initialisation"]["name"]
         assert values["hash"].startswith(row["experiment"]) and row["kind"] == values["kind"]
     assert not any("infomin_seed3" in row["run"] for row in rows)
+
+
+def test_the_csv_keeps_rows_apart_that_the_report_does_not_average(tmp_path):
+    for i, weights in enumerate(("a.pth", "b.pth")):
+        write_detection(tmp_path / "x" / str(i), init="infomin", seed=i, ap50=20.0, weights=weights)
+    runs = read_runs([tmp_path]).all
+    (experiment,) = group_runs(runs)
+    assert {row.initialisation for row in long_table(runs)} == set(experiment.rows) and len(experiment.rows) == 2
 
 
 def test_what_is_unknown_is_an_empty_cell_and_odd_names_come_back(tmp_path):
@@ -475,6 +521,16 @@ def test_titles_name_data_classes_and_metric_and_tell_near_experiments_apart_by_
     assert near == f"demo/R_18_FPN_small, 600 iterations of 4 images, {common}, SOLVER.BASE_LR 0.01"
     assert other == f"demo/R_18_FPN_small, 600 iterations of 4 images, {common}, SOLVER.BASE_LR 0.02"
     assert short == f"demo/R_18_FPN_small, 300 iterations of 4 images, {common}"
+
+
+def test_titles_differ_where_experiments_differ_in_their_fifth_key_alone(tmp_path):
+    keys = [f"SOLVER.{name}" for name in "ABCDE"]
+    runs = []
+    for i in range(4):
+        settings = dict.fromkeys(keys, min(i, 2)) | {"SOLVER.E": i}
+        runs.append(read_run(write_detection(tmp_path / str(i), init="random", seed=0, ap50=20.0, settings=settings)))
+    found = list(titles(runs).values())
+    assert len(set(found)) == 4 and found[3].endswith("SOLVER.A 2, SOLVER.B 2, SOLVER.E 3, 2 more keys")
 
 
 def test_a_recorded_pretraining_run_keeps_its_log_and_sheet(tmp_path):

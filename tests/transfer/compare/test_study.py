@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -246,7 +247,9 @@ def interrupt(bench: Bench, tool: str, signum: int) -> int:
     return code
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_pre_training_is_asked_to_save_and_the_next_run_resumes_it(bench: Bench, signum: int, code: int) -> None:
     assert interrupt(bench, "pretrain", signum) == code
     assert (bench.root / "asked_to_stop").read_text() == str(int(signal.SIGTERM))
@@ -366,37 +369,37 @@ PAIRED: Scores = {
 def test_an_expectation_is_held_or_failed_only_where_all_of_the_interval_is_on_one_side(
     margin: float, outcome: str
 ) -> None:
-    verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random", margin=margin), PAIRED)
+    verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random", margin=margin), [PAIRED])
     assert verdict.outcome == outcome and verdict.held is (outcome == "held")
     assert verdict.line().startswith(f"{outcome}: box AP50: infomin above random") and "n = 3" in verdict.line()
 
 
 def test_the_expectation_of_the_opposite_fails() -> None:
-    assert judge(Expectation("bbox/AP50", higher="random", lower="infomin"), PAIRED).outcome == "FAILED"
+    assert judge(Expectation("bbox/AP50", higher="random", lower="infomin"), [PAIRED]).outcome == "FAILED"
 
 
 def test_one_seed_decides_nothing_however_large_the_difference() -> None:
-    verdict = judge(Expectation("readout/top1", higher="infomin", lower="random"), PAIRED)
+    verdict = judge(Expectation("readout/top1", higher="infomin", lower="random"), [PAIRED])
     assert verdict.outcome == "undecided" and "n = 1" in verdict.line()
 
 
 def test_a_win_in_every_one_of_three_seeds_is_no_proof() -> None:
     scores: Scores = {"bbox/AP50": {"random": {0: 10.0, 1: 10.0, 2: 10.0}, "infomin": {0: 10.1, 1: 14.0, 2: 10.5}}}
-    verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random"), scores)
+    verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random"), [scores])
     assert verdict.outcome == "undecided" and verdict.difference is not None and verdict.difference.wins == 3
 
 
 def test_a_missing_seed_or_metric_is_not_a_success() -> None:
     wanted = Expectation("bbox/AP50", higher="infomin", lower="random", margin=-100)
     for scores in ({"bbox/AP50": {"random": {0: 1.0}, "infomin": {0: 2.0, 1: 2.0}}}, {}):
-        verdict = judge(wanted, scores)
+        verdict = judge(wanted, [scores])
         assert verdict.outcome == "undecided" and "missing" in verdict.line()
 
 
 def test_of_three_initialisations_each_interval_is_wider_than_of_two() -> None:
     rows = {"random": {0: 10.0, 1: 20.0, 2: 14.0}, "a": {0: 15.0, 1: 25.5, 2: 18.5}, "b": {0: 16.0, 1: 25.5, 2: 18.0}}
-    alone = differences_to("random", {"bbox/AP50": {name: rows[name] for name in ("random", "a")}}, ["random", "a"])
-    both = differences_to("random", {"bbox/AP50": rows}, ["random", "a", "b"])
+    alone = differences_to("random", {"bbox/AP50": {name: rows[name] for name in ("random", "a")}})
+    both = differences_to("random", {"bbox/AP50": rows})
     assert set(both["bbox/AP50"]) == {"a", "b"} and both["bbox/AP50"]["a"].level == 0.975
     first, second = alone["bbox/AP50"]["a"].half_width, both["bbox/AP50"]["a"].half_width
     assert first is not None and second is not None and second > first
@@ -405,3 +408,30 @@ def test_of_three_initialisations_each_interval_is_wider_than_of_two() -> None:
 def test_a_figure_that_could_not_be_computed_is_left_out(bench: Bench) -> None:
     bench.run()
     assert "segm/AP" not in json.loads((bench.output / "study.json").read_text())["scores"]
+
+
+def test_runs_on_data_that_changed_in_between_are_not_averaged(bench: Bench) -> None:
+    bench.run("detect.seeds=[0]")
+    tool = bench.root / "tools" / "train_net.py"
+    tool.write_text(tool.read_text().replace('{"train": "fake"}', '{"train": "edited"}'))
+    _, verdicts, tools = bench.run()
+    assert tools.count("train_net") == 2  # seed 1 alone: the command of seed 0 is the same
+    (line,) = [line for line in bench.messages if line.startswith("NOT AVERAGED")]
+    old, new = re.findall(r"\[(\w{8})\]", line)[:2]
+    assert f"data.train: 'fake' in [{old}], 'edited' in [{new}]" in line
+    scores = json.loads((bench.output / "study.json").read_text())["scores"]["bbox/AP50"]
+    assert scores[f"random [{old}]"] == {"0": 10.0} and scores[f"random [{new}]"] == {"1": 12.0} and len(scores) == 4
+    assert verdicts[0].outcome == "undecided" and "several experiments" in verdicts[0].line()
+
+
+def test_an_expectation_and_the_table_judge_by_the_same_interval(bench: Bench) -> None:
+    third = "{name: other, weights: none}"
+    (bench.root / "detect_other.yaml").write_text("x: 1\n")
+    for tool in ("linear_eval", "train_net"):
+        path = bench.root / "tools" / f"{tool}.py"
+        path.write_text(path.read_text().replace('{"random": ', '{"other": 1.0, "random": '))
+    inits = f"inits=[{{name: random, weights: none}}, {{name: infomin, weights: pretrained}}, {third}]"
+    _, verdicts, _ = bench.run(inits)
+    (row,) = [line for line in bench.messages if line.startswith("box AP50, infomin against random")]
+    assert verdicts[0].difference is not None and verdicts[0].difference.level == 0.975
+    assert "97.5 % interval" in row and row.rpartition("interval ")[2] in verdicts[0].line() + ")"

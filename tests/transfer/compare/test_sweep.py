@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.base.errors import DataError, UserError
+from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.record import experiment_hash, read_record
 from pretrain.config import load_run_config
 from pretrain.views.families import FAMILIES
@@ -87,6 +87,20 @@ def test_what_is_done_is_reused_and_settings_and_seeds_can_be_added(bench):
     _, tools = bench.run(settings=["0.05", "0.9"])
     assert tools == ["pretrain", "measure_views", "linear_eval"] * 2
     assert all("seed=1" in call for call in bench.calls() if call.startswith("pretrain"))
+
+
+def test_points_of_images_that_changed_since_are_not_reused_beside_new_ones(bench):
+    few = {"settings": ["0.05", "0.9"], "seeds": [0]}
+    bench.run(**few)
+    extra = bench.data / "train" / "a" / "extra.png"
+    extra.write_bytes((bench.data / "train" / "a" / "0.png").read_bytes())
+    with pytest.raises(
+        ConfigError, match=r"data/train has changed since .*20 images then, 21 now.*another --output-dir"
+    ):
+        bench.run(settings=["0.05", "0.9"], seeds=[0, 1])
+    assert bench.calls() == []
+    extra.unlink()
+    assert bench.run(settings=["0.05", "0.9"], seeds=[0, 1])[1].count("pretrain") == 2  # control
 
 
 def test_another_base_recipe_or_configuration_is_another_run(bench):

@@ -100,6 +100,9 @@ def test_a_saturated_best_is_noted_and_none_without_accuracy():
 def test_the_direction_of_the_information_is_stated_as_it_is(nats, family, sentence):
     rows = [row(s, nats=(float(n),)) for s, n in zip((0.1, 0.2, 0.4, 0.8), nats, strict=True)]
     assert sentence in findings(rows, family)[0]
+    assert (" single direction" in sentence) != findings(rows, family)[0].endswith(
+        "whether that is chance is not known"
+    )
 
 
 @pytest.mark.parametrize(

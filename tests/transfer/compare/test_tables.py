@@ -118,6 +118,31 @@ def test_differences_and_headline_are_to_the_baseline_that_is_asked_for(experime
 def test_without_a_baseline_there_is_no_difference_and_no_headline(experiment_of):
     experiment = experiment_of({"infomin": [26.0], "supervised": [28.0]})
     assert len(own_tables(experiment)) == 1 and headline(experiment) is None
+    assert experiment.notes == ("No differences: no row is called random; --baseline names the row to compare with.",)
+
+
+def test_a_row_without_the_leading_figure_does_not_take_the_headline_from_the_others(detections):
+    base = {"seed": 0, "ap50": 20.0}
+    rows = [
+        {**base, "init": "random"},
+        {**base, "init": "infomin"},
+        {**base, "init": "mine", "figures": {"bbox/AP": 1.0}},
+    ]
+    assert "infomin 20.0 (n = 1, +0.0 in one seed" in (text := headline(*detections(*rows))) and "mine has none" in text
+
+
+def test_a_headline_of_many_rows_groups_them_by_verdict(experiment_of):
+    scores = {
+        "random": [20.0, 20.1, 20.2],
+        "up": [40.0, 40.1, 40.3],
+        "down": [9.0, 9.1, 9.3],
+        "same": [20.1, 20.0, 20.2],
+    }
+    text = headline(experiment_of({**scores, "once": [90.0]}))
+    assert text.endswith(
+        "4 rows against random. Higher: up (+20.0, n = 3). Lower: down (-11.0, n = 3). Not told apart: same (+0.0, n = 3). "
+        "One seed: once (+70.0, n = 1)."
+    )
 
 
 def test_n_is_a_range_where_a_metric_lacks_a_seed(detections):
