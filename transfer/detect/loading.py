@@ -6,6 +6,7 @@ checked. Weights without a sidecar are refused unless they are Detectron2's own,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from transfer.detect.checks import (
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration
+OLD_RESULT, OLD_FORMAT = "result.json", "infomin-transfer/detection-result"  # of a finished run from before the record
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class WeightsPlan:
     weights: file or address.
     sidecar: its content, of converted weights.
     trained: record of the run that a complete detector comes from, where it lies beside it.
-    class_names: of a complete detector, in the order of its outputs: the checkpoint's own, else those of `trained`.
+    class_names: of a complete detector, in the order of its outputs: the checkpoint's own, else those of `trained`, else those
+        in the result of a run from before the record.
     """
 
     kind: Literal["random", "catalog", "converted", "trusted", "checkpoint"]
@@ -159,8 +162,8 @@ def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
     names = class_names_in(Path(weights))
     if trained is not None and names is not None and trained.class_names != names:
         trained = None  # the file was copied into the folder of another run
-    if names is None and trained is not None:
-        names = trained.class_names or None
+    if names is None:
+        names = (trained.class_names or None) if trained is not None else _old_class_names(folder)
     return WeightsPlan("checkpoint", weights, trained=trained, class_names=names)
 
 
@@ -173,6 +176,18 @@ def _record_beside(folder: Path) -> Record | None:
     except DataError as error:
         raise CheckpointError(f"beside the weights: {error}") from None
     return record if record.kind == "detection" and not record.details.get("eval_only") else None
+
+
+def _old_class_names(folder: Path) -> tuple[str, ...] | None:
+    """The class names in the result of a run from before the record; None where there is none, or one of something else."""
+    try:
+        values = json.loads((folder / OLD_RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    names = values.get("class_names") if isinstance(values, dict) and values.get("format") == OLD_FORMAT else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:

@@ -382,6 +382,22 @@ def test_evaluated_detector_brings_its_classes_and_its_record(run_dir: Path, sta
     assert found.class_names == ("bee", "ant") and found.trained is None
 
 
+@pytest.mark.parametrize(
+    ("result", "names"),
+    [
+        ('{"format": "infomin-transfer/detection-result", "class_names": ["bee", "ant"]}', ("bee", "ant")),
+        ('{"format": "of another program", "class_names": ["bee", "ant"]}', None),
+        ('{"format": "infomin-transfer/detection-result", "class_names": [1, 2]}', None),
+        ("[]", None),
+        ("{", None),
+    ],
+)
+def test_a_detector_from_before_the_record_has_the_class_order_of_its_result(run_dir: Path, result, names) -> None:
+    (run_dir / "record.json").unlink()
+    (run_dir / "result.json").write_text(result)
+    assert plan("MODEL.WEIGHTS", str(run_dir / "model_final.pth"), eval_only=True).class_names == names
+
+
 def test_evaluation_under_another_input_contract_is_refused(run_dir: Path) -> None:
     """Channel order is in no checkpoint: without this the AP would only be lower."""
     weights = str(run_dir / "model_final.pth")

@@ -27,10 +27,10 @@ from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.write import write_dataset
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.options import RunOptions
 from transfer.detect.run import (
     LOCK,
     LONG_MESSAGE,
-    RunOptions,
     _explained_download,
     _is_short,
     enter_process,
