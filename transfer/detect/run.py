@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +107,7 @@ def prepare_run(options: RunOptions) -> DetectionRun:
         notes += more
     elif weights.kind == "checkpoint" and not options.eval_only:
         warnings.append(f"{asked.OUTPUT_DIR} has no record: nothing says whether this run began with the same values")
+        record = replace(record, history=tuple(read_history(Path(asked.OUTPUT_DIR) / METRICS, config.SOLVER.MAX_ITER)))
     registered = {
         name: (list(DatasetCatalog.get(name)), MetadataCatalog.get(name).as_dict())
         for name in (data.train_name if data else None, data.test_name if data else None)
@@ -309,7 +310,7 @@ def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Map
     model = _unwrapped(trainer.model)
     LOGGER.info(verify_loaded(run.weights, model))
     metrics = Path(config.OUTPUT_DIR) / METRICS
-    start = metrics.stat().st_size if metrics.exists() and run.record.history else 0
+    start = metrics.stat().st_size if metrics.exists() else 0
     before = [row for row in run.record.history if row["iteration"] <= trainer.start_iter]
 
     def keep(iterations: int) -> None:

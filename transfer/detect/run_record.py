@@ -24,7 +24,6 @@ from transfer.detect.config import plain_values
 from transfer.detect.experiment import DECIDES_NOTHING, experiment_config
 from transfer.detect.loading import WeightsPlan
 from transfer.detect.options import RunOptions
-from transfer.detect.result import METRICS, joined_history, read_history
 from transfer.detect.trainer import DetectionTrainer
 
 
@@ -138,9 +137,7 @@ def continue_record(record: Record, earlier: Record, options: RunOptions) -> tup
     details |= {"changes": changes} if changes else {}
     notes = [f"changed, as --allow-change says: {line}" for line in found.values()]
     notes += [f"--allow-change {key}: nothing changed in it" for key in options.allow_change if key not in found]
-    metrics, length = Path(record.config["OUTPUT_DIR"]) / METRICS, earlier.config["SOLVER"]["MAX_ITER"]
-    history = joined_history(read_history(metrics, length), earlier.history)  # a killed run's record has fewer
-    return replace(record, details=details, history=history), tuple(notes)
+    return replace(record, details=details, history=earlier.history), tuple(notes)
 
 
 def _decisive(record: Record) -> dict[str, Any]:
