@@ -88,7 +88,7 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     weights = config.MODEL.WEIGHTS
     pointer = Path(config.OUTPUT_DIR) / LAST_CHECKPOINT
     if resume and pointer.is_file():
-        return _plan_detector(config, _existing(str(pointer.parent / pointer.read_text().strip())))
+        return _plan_detector(config, _newest_checkpoint(pointer))
     if eval_only:
         if not weights:
             raise ConfigError(
@@ -122,6 +122,18 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
         )
     check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
     return WeightsPlan("converted", weights, sidecar.to_dict())
+
+
+def _newest_checkpoint(pointer: Path) -> str:
+    """The file that Detectron2's pointer names. Raises CheckpointError for one that names none, as a full disk leaves it."""
+    path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    if not path.is_file():
+        there = ", ".join(sorted(found.name for found in pointer.parent.glob("*.pth")))
+        raise CheckpointError(
+            f"{pointer} names no checkpoint that is there: {path.name if path != pointer.parent else 'it is empty'}. "
+            + (f"Write one of these into it: {there}" if there else "Start again with another OUTPUT_DIR")
+        )
+    return str(path)
 
 
 def _without_sidecar(weights: str, path: Path) -> str:

@@ -361,9 +361,17 @@ def test_resume_takes_the_newest_checkpoint_and_without_one_the_weights(run_dir:
     assert plan("OUTPUT_DIR", str(run_dir), resume=True).kind == "random"
 
 
-def test_resume_names_a_checkpoint_that_is_gone(run_dir: Path) -> None:
-    (run_dir / "model_final.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"no weight file at .*model_final\.pth"):
+def test_a_pointer_to_no_checkpoint_says_which_there_are(run_dir: Path) -> None:
+    shutil.copy(run_dir / "model_final.pth", run_dir / "model_0000001.pth")
+    (run_dir / "last_checkpoint").write_text("")  # as a full disk leaves it
+    with pytest.raises(
+        CheckpointError, match=r"it is empty\. Write one of these .*: model_0000001\.pth, model_final\.pth"
+    ):
+        plan("OUTPUT_DIR", str(run_dir), resume=True)
+    (run_dir / "last_checkpoint").write_text("model_gone.pth")
+    with pytest.raises(
+        CheckpointError, match=r"last_checkpoint names no checkpoint that is there: model_gone\.pth\. Write"
+    ):
         plan("OUTPUT_DIR", str(run_dir), resume=True)
 
 
