@@ -33,9 +33,9 @@ from pretrain.base.record import RECORD, end_record, this_command
 from pretrain.base.signals import ending_on_sigterm
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import FORMS, parse_class_names
+from transfer.detect.options import RunOptions
 from transfer.detect.run import (
     DetectionRun,
-    RunOptions,
     enter_process,
     fetch_weights,
     open_output_dir,

@@ -33,7 +33,8 @@ from transfer.conversion.weight_files import file_sha256
 from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
-from transfer.detect.run import DetectionRun, RunOptions, enter_process, prepare_run, run_detection
+from transfer.detect.options import RunOptions
+from transfer.detect.run import DetectionRun, enter_process, prepare_run, run_detection
 
 # Detectron2 leaves the configuration file that it reads open.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")

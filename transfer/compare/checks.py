@@ -45,7 +45,8 @@ def check_detection(
     """
     from transfer.detect.config import check_supported, load_detector_config
     from transfer.detect.loading import plan_weights, verify_fits
-    from transfer.detect.run import RunOptions, prepare_run
+    from transfer.detect.options import RunOptions
+    from transfer.detect.run import prepare_run
 
     words = ("MODEL.WEIGHTS", weights, *overrides)
     if train_data is not None:

@@ -6,6 +6,7 @@ checked. Weights without a sidecar are refused unless they are Detectron2's own,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from transfer.detect.checks import (
 
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration
+OLD_RESULT, OLD_FORMAT = "result.json", "infomin-transfer/detection-result"  # of a finished run from before the record
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class WeightsPlan:
     weights: file or address.
     sidecar: its content, of converted weights.
     trained: record of the run that a complete detector comes from, where it lies beside it.
-    class_names: of a complete detector, in the order of its outputs: the checkpoint's own, else those of `trained`.
+    class_names: of a complete detector, in the order of its outputs: the checkpoint's own, else those of `trained`, else those
+        in the result of a run from before the record.
     """
 
     kind: Literal["random", "catalog", "converted", "trusted", "checkpoint"]
@@ -85,7 +88,7 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     weights = config.MODEL.WEIGHTS
     pointer = Path(config.OUTPUT_DIR) / LAST_CHECKPOINT
     if resume and pointer.is_file():
-        return _plan_detector(config, _existing(str(pointer.parent / pointer.read_text().strip())))
+        return _plan_detector(config, _newest_checkpoint(pointer))
     if eval_only:
         if not weights:
             raise ConfigError(
@@ -119,6 +122,18 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
         )
     check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
     return WeightsPlan("converted", weights, sidecar.to_dict())
+
+
+def _newest_checkpoint(pointer: Path) -> str:
+    """The file that Detectron2's pointer names. Raises CheckpointError for one that names none, as a full disk leaves it."""
+    path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    if not path.is_file():
+        there = ", ".join(sorted(found.name for found in pointer.parent.glob("*.pth")))
+        raise CheckpointError(
+            f"{pointer} names no checkpoint that is there: {path.name if path != pointer.parent else 'it is empty'}. "
+            + (f"Write one of these into it: {there}" if there else "Start again with another OUTPUT_DIR")
+        )
+    return str(path)
 
 
 def _without_sidecar(weights: str, path: Path) -> str:
@@ -159,8 +174,8 @@ def _plan_detector(config: CfgNode, weights: str) -> WeightsPlan:
     names = class_names_in(Path(weights))
     if trained is not None and names is not None and trained.class_names != names:
         trained = None  # the file was copied into the folder of another run
-    if names is None and trained is not None:
-        names = trained.class_names or None
+    if names is None:
+        names = (trained.class_names or None) if trained is not None else _old_class_names(folder)
     return WeightsPlan("checkpoint", weights, trained=trained, class_names=names)
 
 
@@ -173,6 +188,18 @@ def _record_beside(folder: Path) -> Record | None:
     except DataError as error:
         raise CheckpointError(f"beside the weights: {error}") from None
     return record if record.kind == "detection" and not record.details.get("eval_only") else None
+
+
+def _old_class_names(folder: Path) -> tuple[str, ...] | None:
+    """The class names in the result of a run from before the record; None where there is none, or one of something else."""
+    try:
+        values = json.loads((folder / OLD_RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    names = values.get("class_names") if isinstance(values, dict) and values.get("format") == OLD_FORMAT else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:

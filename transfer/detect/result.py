@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pretrain.base.atomic import write_json
 from transfer.detect.trainer import SharedReaderMapper
 
 TASKS = ("bbox", "segm", "keypoints")
+METRICS = "metrics.json"  # Detectron2's, one object a line
 NUM_SAMPLES = 8
 SAMPLE_SCORE = 0.3  # predictions above this are shown; where none is, the best SAMPLE_FALLBACK
 SAMPLE_FALLBACK = 10
@@ -42,8 +43,8 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, float | None]:
 def read_history(metrics_path: Path, iterations: int, *, start: int = 0) -> list[dict[str, Any]]:
     """Detectron2's metrics.json (one object a line) -> [{"iteration": iterations done, "bbox/AP": 12.3, ...}], in order.
 
-    start: byte from which on it is read. iterations: length that the run had when it wrote what is read. Detectron2 writes the index of the iteration that just ended, from 0; but the evaluation
-    after the last one under the next index.
+    start: byte from which on it is read. iterations: length that the run had when it wrote what is read. Detectron2 writes the
+    index of the iteration that just ended, from 0; but the evaluation after the last one under the next index.
     A line that a crash cut short is skipped; of an iteration that a resumed run repeated, the last one counts.
     """
     history: dict[int, dict[str, float | None]] = {}
@@ -58,6 +59,12 @@ def read_history(metrics_path: Path, iterations: int, *, start: int = 0) -> list
         if figures:
             history[min(int(values["iteration"]) + 1, iterations)] = figures
     return [{"iteration": iteration, **history[iteration]} for iteration in sorted(history)]
+
+
+def joined_history(*parts: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """One row an iteration, in order; of an iteration that several parts hold, that of the last part."""
+    rows = {row["iteration"]: row for part in parts for row in part}
+    return tuple(rows[iteration] for iteration in sorted(rows))
 
 
 def _finite(value: Any) -> float | None:

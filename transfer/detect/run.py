@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,27 +27,16 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from pretrain.base.atomic import lock_folder, remove_temporaries
-from pretrain.base.errors import CheckpointError, ConfigError, DataError, did_you_mean
-from pretrain.base.record import (
-    RECORD,
-    DataRecord,
-    Initialisation,
-    OpenRecord,
-    Record,
-    read_record,
-    to_plain,
-    without,
-)
-from pretrain.base.same_run import differences
-from transfer.conversion.initialisation import initialisation_of
-from transfer.data.fingerprint import fingerprint, joined_fingerprint
+from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.record import RECORD, OpenRecord, Record
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import DataSpec, PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
-from transfer.detect.config import load_detector_config, plain_values, resolve_config, resolve_config_path
-from transfer.detect.experiment import DECIDES_NOTHING, experiment_config
+from transfer.detect.config import load_detector_config, resolve_config, resolve_config_path
 from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
-from transfer.detect.result import collect_samples, figures_of, read_history, write_samples
+from transfer.detect.options import RunOptions
+from transfer.detect.result import METRICS, collect_samples, figures_of, joined_history, read_history, write_samples
+from transfer.detect.run_record import begin_record, continue_record, earlier_record
 from transfer.detect.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
@@ -55,41 +44,6 @@ LONG_MESSAGE = 40  # lines
 HEADLINE = ("AP", "AP50", "AP75")
 TASK_NAMES = {"bbox": "boxes", "segm": "masks"}
 LOCK = "run.lock"
-METRICS = "metrics.json"  # Detectron2's, one object a line
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line asks for.
-
-    config_file: as given; found beside the caller or among the shipped ones.
-    overrides: KEY VALUE words.
-    train_data, test_data: SPEC text of the user's own data; None = what the configuration names.
-    read: what to do about doubtful data; the class names.
-    eval_only: evaluate, do not train.
-    resume: go on with OUTPUT_DIR's own newest checkpoint.
-    allow_change: keys in which a resumed run may differ from how it began.
-    trust: accept weights without a sidecar.
-    init: name of the initialisation in results; None = from the weights.
-    command: the exact command, for the record.
-    num_processes: how many train together, on num_machines.
-    modules: imported first, for data sets and parts that a user registers.
-    """
-
-    config_file: str
-    overrides: tuple[str, ...] = ()
-    train_data: str | None = None
-    test_data: str | None = None
-    read: ReadOptions = field(default_factory=ReadOptions)
-    eval_only: bool = False
-    resume: bool = False
-    allow_change: tuple[str, ...] = ()
-    trust: bool = False
-    init: str | None = None
-    command: str = ""
-    num_processes: int = 1
-    num_machines: int = 1
-    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +79,7 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     train, test = (parse_spec(text) if text else None for text in (options.train_data, options.test_data))
     _check_options(options, train, test)
     weights = plan_weights(asked, eval_only=options.eval_only, resume=options.resume, trust=options.trust)
-    earlier = _earlier(Path(asked.OUTPUT_DIR)) if options.resume and not options.eval_only else None
+    earlier = earlier_record(Path(asked.OUTPUT_DIR)) if options.resume and not options.eval_only else None
     data, warnings = _own_data(options, train, test, weights)
     config, notes = resolve_config(
         asked,
@@ -145,14 +99,15 @@ def prepare_run(options: RunOptions) -> DetectionRun:
             "no training data: give --train-data SPEC and --test-data SPEC, or DATASETS.TRAIN for built-in data sets"
         )
     verify_fits(weights, config)
-    record = _record(options, config, data, weights, earlier)
+    record = begin_record(options, config, data, weights, earlier)
     if data is None and options.eval_only:
         warnings += _builtin_order(record, weights)
     if earlier is not None:
-        record, more = _continued(record, earlier, options)
+        record, more = continue_record(record, earlier, options)
         notes += more
     elif weights.kind == "checkpoint" and not options.eval_only:
         warnings.append(f"{asked.OUTPUT_DIR} has no record: nothing says whether this run began with the same values")
+        record = replace(record, history=tuple(read_history(Path(asked.OUTPUT_DIR) / METRICS, config.SOLVER.MAX_ITER)))
     registered = {
         name: (list(DatasetCatalog.get(name)), MetadataCatalog.get(name).as_dict())
         for name in (data.train_name if data else None, data.test_name if data else None)
@@ -207,133 +162,6 @@ def _own_data(
             f"that it was trained on; that of the test data, if it is the same, is --classes {','.join(data.class_names)}"
         )
     return data, warnings
-
-
-def _record(
-    options: RunOptions, config: CfgNode, own: PreparedData | None, weights: WeightsPlan, earlier: Record | None
-) -> Record:
-    """The record of a run as it begins. own: the user's own data."""
-    train = () if options.eval_only else tuple(config.DATASETS.TRAIN)
-    test = tuple(config.DATASETS.TEST)
-    builtin = {role: _builtin_record(sets) for role, sets in (("train", train), ("test", test)) if sets and own is None}
-    data = builtin if own is None else own.data_records
-    names = tuple(MetadataCatalog.get((*train, *test)[0]).thing_classes)
-    metric = DetectionTrainer.metric(test[0]) if test else None
-    experiment: dict[str, Any] = {
-        "config": experiment_config(config),
-        "data": {role: split.fingerprint for role, split in data.items()},
-        "metric": metric,
-        "class_names": names,
-    }
-    details: dict[str, Any] = {
-        "config_file": options.config_file,
-        "eval_only": options.eval_only,
-        "iterations": 0,
-        "num_processes": options.num_processes,
-    }
-    if options.eval_only:
-        experiment["evaluation_of"] = details["evaluation_of"] = weights.trained.hash if weights.trained else None
-        seed = weights.trained.seeds.get("run") if weights.trained else None
-    else:
-        details["num_train_images"] = sum(map(_num_labelled, train))
-        seed = config.SEED
-    if weights.sidecar:
-        details["sidecar"] = weights.sidecar
-    start = _initialisation(options, config, weights, earlier)
-    return Record(
-        kind="detection",
-        experiment=experiment,
-        config=plain_values(config),
-        seeds={"run": seed, "pretraining": (start.pretraining or {}).get("seed")},
-        commands=(options.command,) if options.command else (),
-        data=data,
-        class_names=names,
-        metric=metric,
-        initialisation=start,
-        details=details,
-    )
-
-
-def _initialisation(
-    options: RunOptions, config: CfgNode, weights: WeightsPlan, earlier: Record | None
-) -> Initialisation:
-    """What the detector was trained from: for an evaluated or continued one, what its own record says."""
-    own = weights.trained if options.eval_only else earlier if weights.kind == "checkpoint" else None
-    if own is not None and own.initialisation is not None:
-        known = own.initialisation
-        return replace(known, name=options.init, source="asked") if options.init else known
-    start = weights.weights if options.eval_only else config.MODEL.WEIGHTS
-    return initialisation_of(
-        start, asked=options.init, sidecar=weights.sidecar, random_seed=None if start else config.SEED
-    )
-
-
-def _builtin_record(sets: Sequence[str]) -> DataRecord:
-    """Data sets that the configuration names, which Detectron2 joins."""
-    records = [list(DatasetCatalog.get(name)) for name in sets]
-    names = [MetadataCatalog.get(name).thing_classes for name in sets]  # of some known once they are read
-    prints = [fingerprint(part, classes) for part, classes in zip(records, names, strict=True)]
-    return DataRecord(", ".join(sets), joined_fingerprint(prints), sum(map(len, records)))
-
-
-def _num_labelled(name: str) -> int:
-    """Images with at least one object that counts: training skips the others."""
-    return sum(
-        any(not thing.get("iscrowd", 0) for thing in record.get("annotations", ()))
-        for record in DatasetCatalog.get(name)
-    )
-
-
-# --- going on with a run ----------------------------------------------------------------------------------------------
-
-
-def _earlier(output_dir: Path) -> Record | None:
-    """The record of the run that is to go on; None where there is none. Raises ConfigError, DataError."""
-    path = output_dir / RECORD
-    if not path.exists():
-        return None
-    record = read_record(path)
-    if record.kind != "detection" or record.details.get("eval_only"):
-        raise ConfigError(
-            f"{path} is the record of {'an evaluation' if record.kind == 'detection' else record.kind}: no training to go on with; "
-            "name another OUTPUT_DIR"
-        )
-    return record
-
-
-def _continued(record: Record, earlier: Record, options: RunOptions) -> tuple[Record, tuple[str, ...]]:
-    """`record` of a run that goes on from `earlier`, with what was allowed to change; and notes on that.
-
-    Raises ConfigError for every difference that was not allowed.
-    """
-    there, now = _decisive(earlier), _decisive(record)
-    unknown = [key for key in options.allow_change if key not in there | now]
-    if unknown:
-        raise ConfigError(f"--allow-change {unknown[0]}: no such key{did_you_mean(unknown[0], there | now)}")
-    found = {line.partition(":")[0]: line for line in differences(there, now)}
-    refused = [line for key, line in found.items() if key not in options.allow_change or key == "class_names"]
-    if refused:
-        raise ConfigError(
-            f"the run in OUTPUT_DIR began with other values: {'; '.join(refused)}. Give it the same values, pass "
-            "--allow-change KEY for each that you mean to change (class names cannot), or name another OUTPUT_DIR"
-        )
-    changes = [*earlier.details.get("changes", ()), *found.values()]
-    details = {**record.details, "iterations": earlier.details.get("iterations", 0)}
-    details |= {"changes": changes} if changes else {}
-    notes = [f"changed, as --allow-change says: {line}" for line in found.values()]
-    notes += [f"--allow-change {key}: nothing changed in it" for key in options.allow_change if key not in found]
-    metrics, length = Path(record.config["OUTPUT_DIR"]) / METRICS, earlier.config["SOLVER"]["MAX_ITER"]
-    rows = {
-        row["iteration"]: row for row in (*read_history(metrics, length), *earlier.history)
-    }  # a killed run kept fewer
-    return replace(record, details=details, history=tuple(rows[key] for key in sorted(rows))), tuple(notes)
-
-
-def _decisive(record: Record) -> dict[str, Any]:
-    """What a run that goes on must have in common with its beginning, {key: JSON value}."""
-    values = to_plain(record)
-    data = {f"data.{role}": split["fingerprint"] for role, split in values["data"].items()}
-    return {**without(values["config"], DECIDES_NOTHING), **data, "class_names": values["class_names"]}
 
 
 # --- before the first process -----------------------------------------------------------------------------------------
@@ -438,6 +266,8 @@ def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
     output_dir = Path(config.OUTPUT_DIR)
     goes_on = options.resume and not options.eval_only  # each evaluation is a run of its own
     record = OpenRecord(output_dir / RECORD, run.record, goes_on=goes_on) if comm.is_main_process() else None
+    if record is not None:
+        record.spend(images=0, devices=options.num_processes)  # also of a run that ends before its first step
     with record or nullcontext():
         # 1. The log, the seed, config.yaml. OUTPUT_DIR was checked before.
         _shorten_console(setup_logger(config.OUTPUT_DIR, distributed_rank=comm.get_rank()))
@@ -450,11 +280,11 @@ def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
         for warning in run.warnings:
             LOGGER.warning(warning)
         # 2. The weights and the proof that they arrived, training, evaluation.
-        model, results, images = _evaluate(run) if options.eval_only else _train(run, record)
+        model, results = _evaluate(run) if options.eval_only else _train(run, record)
         # 3. The record first: nothing that follows can lose a figure.
         figures = figures_of(results)
         if record is not None:
-            record.finish(figures, cost=record.spend(images=images, devices=options.num_processes))
+            record.finish(figures)
     if record is not None:
         if config.DATASETS.TEST:
             _draw(config, model, output_dir)
@@ -462,17 +292,17 @@ def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
     return figures
 
 
-def _evaluate(run: DetectionRun) -> tuple[nn.Module, Mapping[str, Any], int]:
+def _evaluate(run: DetectionRun) -> tuple[nn.Module, Mapping[str, Any]]:
     model = DetectionTrainer.build_model(run.config)
     with _explained_download(run.weights.weights):
         SafeCheckpointer(model, save_dir=run.config.OUTPUT_DIR).load(run.weights.weights, checkpointables=[])
     LOGGER.info(verify_loaded(run.weights, model))
-    return model, DetectionTrainer.test(run.config, model), 0
+    return model, DetectionTrainer.test(run.config, model)
 
 
-def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Mapping[str, Any], int]:
-    """The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end: the model, the last evaluation's
-    results, the number of images that went through in this start."""
+def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end: the model, and the last evaluation's
+    results."""
     config = run.config
     trainer = DetectionTrainer(config)
     with _explained_download(run.weights.weights):
@@ -480,27 +310,25 @@ def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Map
     model = _unwrapped(trainer.model)
     LOGGER.info(verify_loaded(run.weights, model))
     metrics = Path(config.OUTPUT_DIR) / METRICS
-    start = metrics.stat().st_size if metrics.exists() and run.record.history else 0
+    start = metrics.stat().st_size if metrics.exists() else 0
     before = [row for row in run.record.history if row["iteration"] <= trainer.start_iter]
 
-    def images() -> int:
-        return int(trainer.iterations_done - trainer.start_iter) * config.SOLVER.IMS_PER_BATCH
-
-    def keep() -> None:
+    def keep(iterations: int) -> None:
         """What the record holds of a run so far, also of one that is killed after this."""
         if record is not None:
+            images = (iterations - trainer.start_iter) * config.SOLVER.IMS_PER_BATCH
             record.update(
-                history=(*before, *read_history(metrics, config.SOLVER.MAX_ITER, start=start)),
-                details={**record.record.details, "iterations": trainer.iterations_done},
-                cost=record.spend(images=images(), devices=run.options.num_processes),
+                history=joined_history(before, read_history(metrics, config.SOLVER.MAX_ITER, start=start)),
+                details={**record.record.details, "iterations": iterations},
+                cost=record.spend(images=images, devices=run.options.num_processes),
             )
 
     trainer.on_checkpoint(keep)
     try:
         trainer.train()
     finally:
-        keep()
-    return model, getattr(trainer, "_last_eval_results", None) or {}, images()
+        keep(trainer.iterations_done)
+    return model, getattr(trainer, "_last_eval_results", None) or {}
 
 
 def _draw(config: CfgNode, model: nn.Module, output_dir: Path) -> None:

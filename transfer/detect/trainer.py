@@ -135,13 +135,13 @@ class DetectionTrainer(DefaultTrainer):
         model = super().build_model(cfg)
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
 
-    def on_checkpoint(self, act: Callable[[], None]) -> None:
-        """Call `act` after every checkpoint that the run writes on its way."""
+    def on_checkpoint(self, act: Callable[[int], None]) -> None:
+        """Call `act` with the number of iterations done, after every checkpoint that the run writes on its way."""
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
 
         def after_step(trainer: TrainerBase) -> None:
             if period > 0 and (trainer.iter + 1) % period == 0:
-                act()
+                act(trainer.iter + 1)
 
         self.register_hooks([CallbackHook(after_step=after_step)])
 

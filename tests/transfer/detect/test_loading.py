@@ -361,9 +361,17 @@ def test_resume_takes_the_newest_checkpoint_and_without_one_the_weights(run_dir:
     assert plan("OUTPUT_DIR", str(run_dir), resume=True).kind == "random"
 
 
-def test_resume_names_a_checkpoint_that_is_gone(run_dir: Path) -> None:
-    (run_dir / "model_final.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"no weight file at .*model_final\.pth"):
+def test_a_pointer_to_no_checkpoint_says_which_there_are(run_dir: Path) -> None:
+    shutil.copy(run_dir / "model_final.pth", run_dir / "model_0000001.pth")
+    (run_dir / "last_checkpoint").write_text("")  # as a full disk leaves it
+    with pytest.raises(
+        CheckpointError, match=r"it is empty\. Write one of these .*: model_0000001\.pth, model_final\.pth"
+    ):
+        plan("OUTPUT_DIR", str(run_dir), resume=True)
+    (run_dir / "last_checkpoint").write_text("model_gone.pth")
+    with pytest.raises(
+        CheckpointError, match=r"last_checkpoint names no checkpoint that is there: model_gone\.pth\. Write"
+    ):
         plan("OUTPUT_DIR", str(run_dir), resume=True)
 
 
@@ -380,6 +388,22 @@ def test_evaluated_detector_brings_its_classes_and_its_record(run_dir: Path, sta
     torch.save({"model": state, "class_names": ["bee", "ant"]}, weights)  # the checkpoint's own come first
     found = plan("MODEL.WEIGHTS", str(weights), eval_only=True)
     assert found.class_names == ("bee", "ant") and found.trained is None
+
+
+@pytest.mark.parametrize(
+    ("result", "names"),
+    [
+        ('{"format": "infomin-transfer/detection-result", "class_names": ["bee", "ant"]}', ("bee", "ant")),
+        ('{"format": "of another program", "class_names": ["bee", "ant"]}', None),
+        ('{"format": "infomin-transfer/detection-result", "class_names": [1, 2]}', None),
+        ("[]", None),
+        ("{", None),
+    ],
+)
+def test_a_detector_from_before_the_record_has_the_class_order_of_its_result(run_dir: Path, result, names) -> None:
+    (run_dir / "record.json").unlink()
+    (run_dir / "result.json").write_text(result)
+    assert plan("MODEL.WEIGHTS", str(run_dir / "model_final.pth"), eval_only=True).class_names == names
 
 
 def test_evaluation_under_another_input_contract_is_refused(run_dir: Path) -> None:

@@ -20,6 +20,7 @@ from transfer.detect.result import (
     SAMPLE_FALLBACK,
     collect_samples,
     figures_of,
+    joined_history,
     read_history,
     write_samples,
 )
@@ -59,6 +60,12 @@ def test_history_survives_a_cut_line_and_keeps_the_repeated_iteration_of_a_resum
     path.write_text('{"iteration": 19, "bbox/AP": 1.0}\n{"iteration": 19, "bbox/A\n{"iteration": 19, "bbox/AP": 2.0}\n')
     assert read_history(path, 100) == [{"iteration": 20, "bbox/AP": 2.0}]
     assert read_history(tmp_path / "absent.json", 100) == []
+
+
+def test_a_repeated_iteration_is_one_row_of_the_history() -> None:
+    """`--resume` of a finished run evaluates its last iteration again."""
+    first, second = {"iteration": 20, "bbox/AP": 1.0}, {"iteration": 30, "bbox/AP": 2.0}
+    assert joined_history([second, first], [{**second, "bbox/AP": 3.0}]) == (first, {**second, "bbox/AP": 3.0})
 
 
 def test_samples_are_a_file_of_their_own(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.write import write_dataset
 from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.options import RunOptions
 from transfer.detect.run import (
     LOCK,
     LONG_MESSAGE,
-    RunOptions,
     _explained_download,
     _is_short,
     enter_process,
@@ -395,17 +395,16 @@ def trained(trainer) -> None:
 def execute(monkeypatch):
     """Function: a run, what its training does after three iterations -> the record before the first of them."""
 
-    def start(run, training) -> Record:
+    def start(run, training, *, start_iter: int = 0) -> Record:
         seen = []
 
         class Trainer:
             model = torch.nn.Linear(1, 1)
-            start_iter = 0
             metric = staticmethod(DetectionTrainer.metric)
 
             def __init__(self, config) -> None:
                 seen.append(read_record(Path(config.OUTPUT_DIR) / "record.json"))
-                self.config, self.iterations_done = config, 3
+                self.config, self.iterations_done, self.start_iter = config, start_iter + 3, start_iter
 
             def resume_or_load(self, resume: bool) -> None: ...
 
@@ -515,6 +514,21 @@ def test_other_values_are_refused_on_resume_unless_allowed_and_recorded(options,
     execute(run, trained)
     (change,) = record_of(run).details["changes"]
     assert change.startswith(f"{key}: ") and any(change in note for note in run.notes)
+
+
+def test_a_run_made_longer_keeps_the_rows_that_were_measured_and_no_others(options, execute) -> None:
+    """Detectron2's file has the evaluation after the last of two iterations under index 2: in a run of four that is the third."""
+
+    def measured(trainer) -> None:
+        trainer.iterations_done = 2
+        (Path(trainer.config.OUTPUT_DIR) / "metrics.json").write_text('{"iteration": 2, "bbox/AP": 1.0}\n')
+
+    execute(prepare_run(options("SOLVER.MAX_ITER", "2")), measured)
+    longer = options("SOLVER.MAX_ITER", "4", resume=True, allow_change=("SOLVER.MAX_ITER",))
+    with pytest.raises(KeyboardInterrupt):
+        execute(prepare_run(longer), interrupted, start_iter=2)
+    again = prepare_run(longer)
+    assert again.record.history == record_of(again).history == ({"iteration": 2, "bbox/AP": 1.0},)
 
 
 def test_a_resumed_run_may_move_to_another_device_and_keeps_its_beginning(options, begun, execute, tmp_path) -> None:

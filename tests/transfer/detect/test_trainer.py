@@ -303,6 +303,18 @@ def test_every_checkpoint_holds_the_class_names_and_detectron2_reads_it(data, mo
     DefaultTrainer(config).resume_or_load(resume=True)  # its own tool goes on from ours
 
 
+def test_a_checkpoint_on_the_way_counts_the_iteration_that_it_follows(data, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(DefaultTrainer, "build_writers", lambda self: [])
+    words = ("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "2")
+    config = load(*words, "MODEL.ROI_HEADS.NUM_CLASSES", str(len(data.class_names)))
+    config.DATASETS.TRAIN, config.DATASETS.TEST = (data.train_name,), ()
+    trainer, counts = DetectionTrainer(config), []
+    trainer.on_checkpoint(counts.append)
+    for trainer.iter in range(5):  # from 0, as Detectron2 counts
+        trainer._hooks[-1].after_step()
+    assert counts == [2, 4]
+
+
 def test_training_does_not_go_on_from_a_checkpoint_of_other_classes() -> None:
     ClassNames(["cat", "dog"]).load_state_dict(["cat", "dog"])
     with pytest.raises(CheckpointError, match="the checkpoint's classes are dog, cat; those of the data are cat, dog"):
