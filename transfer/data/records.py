@@ -88,12 +88,14 @@ class BoxRule:
     """Fits boxes into their images, and counts.
 
     A box that extends beyond its image is clipped, however far. One without area, as given or once clipped, is dropped; where
-    that happens to more than MAX_DROPPED of all, `close` calls the whole file in doubt. Exchanged corners are in doubt.
+    that happens to more than MAX_DROPPED of all, `close` calls the whole file in doubt, and where no box leaves its image's first
+    pixel: those are fractions of the image. Exchanged corners are in doubt.
     """
 
     def __init__(self) -> None:
         self.checked = 0
         self.dropped = 0
+        self.furthest = 0.0  # coordinate of all boxes
 
     def apply(
         self, box: tuple[float, float, float, float], width: int, height: int, where: str
@@ -101,6 +103,7 @@ class BoxRule:
         """Corners (x1, y1, x2, y2) in pixels within [0, width] x [0, height], or None for a box that is left out."""
         self.checked += 1
         x1, y1, x2, y2 = box
+        self.furthest = max(self.furthest, x2, y2)
         if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:
             return [x1, y1, x2, y2]
         found = f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) in {width} x {height} pixels"
@@ -120,7 +123,16 @@ class BoxRule:
         return inside
 
     def close(self) -> Problems[None]:
-        """To be run after the last box: whether too many were dropped."""
+        """To be run after the last box: what only all of them show."""
+        if self.checked and self.furthest <= 1:
+            yield Problem(
+                "boxes in fractions of their image, not in pixels",
+                "all objects",
+                f"no coordinate of {self.checked} boxes is above {self.furthest:g}",
+                "multiply x and width by the image's width, y and height by its height",
+                False,
+            )
+            return
         if self.dropped > MAX_DROPPED * self.checked:
             yield Problem(
                 f"more than {MAX_DROPPED:.0%} of the boxes have no area in their image",

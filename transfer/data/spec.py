@@ -138,7 +138,10 @@ def read_data(spec: DataSpec, options: ReadOptions = DEFAULTS) -> DetectionData:
 def _read_parts(spec: DataSpec, options: ReadOptions) -> list[DetectionData]:
     parts = [_read_part(part, options) for part in spec.parts]
     if not any(data.num_objects for data in parts):
-        raise DataError(f"{spec}: no labelled object in {sum(len(data.records) for data in parts)} images")
+        notes = "".join(
+            f"\n  {note}" for data in parts for note in data.notes
+        )  # what became of the objects, where there were any
+        raise DataError(f"{spec}: no labelled object in {sum(len(data.records) for data in parts)} images{notes}")
     return parts
 
 
@@ -159,14 +162,6 @@ def _read_part(spec: DataSpec, options: ReadOptions) -> DetectionData:
         if spec.kind == "voc" and spec.source.resolve().name == "VOC2007":
             note = f"{spec}: measured by the {VOC_METRIC}; for the 11-point metric of 2007 write voc07:{spec.source}:{spec.detail}"
             data = replace(data, notes=(*data.notes, note))
-    if options.class_names is not None:
-        unknown = [name for name in data.class_names if name not in options.class_names]
-        if unknown:
-            raise DataError(
-                f"{spec}: the data name the classes {', '.join(unknown)}, --classes does not: {', '.join(options.class_names)}"
-            )
-        if data.class_names != options.class_names:
-            data = replace(with_class_order(data, options.class_names, str(spec)), complete_coco=None)
     data, notes = read_strictly(check_images(data, str(spec), options), str(spec))
     return replace(data, notes=(*data.notes, *notes))
 
@@ -231,8 +226,9 @@ class PreparedData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the readers repaired."""
-        return tuple(note for data in (self.train, self.test) if data is not None for note in data.notes)
+        """What the readers repaired, in the training and in the test data."""
+        splits = (("training data", self.train), ("test data", self.test))
+        return tuple(f"{role}: {note}" for role, data in splits if data is not None for note in data.notes)
 
 
 def prepare_data(

@@ -31,6 +31,9 @@ from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, rea
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines, read_text
 
+EXAMPLE = "a YAML file beside images/ and labels/ with the lines `train: images/train`, `val: images/val` and `names: [cat, dog]`"
+# The same in C, where PyYAML was built with it: the Python one takes seconds for a thousand nested lists.
+LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 NOT_SPLITS = ("path", "names", "nc", "download", "roboflow", "yaml_file", "channels", "classes", "backup")
 BOX_VALUES = 5
 POLYGON_VALUES = 7  # at least: the class and three corners
@@ -132,17 +135,19 @@ def _description(file: Path, split: str, options: ReadOptions) -> Problems[_Desc
 def _read_description(file: Path) -> Mapping[str, Any]:
     """The YAML file; Darknet's .data file, `key = value` a line, is the same."""
     if file.is_dir():
-        raise DataError(f"{file} is a folder; pass its YAML file, for example {file / 'data.yaml'}")
+        there = sorted(str(path) for kind in ("*.yaml", "*.yml", "*.data") for path in file.glob(kind))
+        instead = f"pass its YAML file: {' or '.join(there[:8])}" if there else f"it has no YAML file; write {EXAMPLE}"
+        raise DataError(f"{file} is a folder; {instead}")
     text = read_text(file)
     if file.suffix == ".data":
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
         return {key.strip(): value.strip() for key, _, value in pairs}
     try:
-        values = yaml.load(text, Loader=yaml.BaseLoader)
+        values = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is not plain YAML: {error or type(error).__name__}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise DataError(f"{file}: expected the keys path, train, val, names; found no such mapping")
+        raise DataError(f"{file} is not a YOLO data file; write {EXAMPLE}")
     return values
 
 

@@ -38,6 +38,10 @@ def outline(x: float, y: float, width: float, height: float) -> list[float]:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
+def corners(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y + height]
+
+
 def run_lengths(x: int, y: int, width: int, height: int) -> dict[str, Any]:
     """A box as CVAT writes a mask: uncompressed, down the columns of 80 x 60 pixels."""
     before, after = x * 60 + y, (80 - x - width) * 60 + 60 - y
@@ -387,6 +391,14 @@ REFUSED = {
             "upper left corner",
         ),
     ),
+    "corners instead of sizes": (
+        every("annotations", bbox=lambda entry: corners(*entry["bbox"])),
+        ("all boxes of the file may be corners: 3", "bbox [40, 30, 65, 52] in 80 x 60 pixels", "subtract x1 and y1"),
+    ),
+    "fractions of the image": (
+        every("annotations", bbox=[0.1, 0.2, 0.3, 0.4]),
+        ("boxes in fractions of their image, not in pixels: 1", "of 6 boxes is above 0.6", "multiply x and width"),
+    ),
     "a used category of the same name": (
         both(also("categories", {"id": 9, "name": "cat"}), first("annotations", category_id=9)),
         ("several categories of one name: 1", "'cat' is given twice, as ids 1, 9", "one category_id"),
@@ -418,6 +430,13 @@ def test_kind_in_doubt_is_refused_with_its_count_the_offender_and_the_remedy(tmp
     with pytest.raises(DataError) as caught:
         read_coco(path, image_dir, options)
     assert all(part in str(caught.value) for part in said), str(caught.value)
+
+
+def test_boxes_far_over_the_border_are_clipped_where_one_box_can_be_no_pair_of_corners(tmp_path: Path) -> None:
+    change = both(every("annotations", bbox=[40, 30, 65, 52]), first("annotations", bbox=[40, 30, 25, 22]))
+    path, image_dir = write(tmp_path, Kind(change, ""))
+    data = read_coco(path, image_dir)
+    assert "boxes over the border of their image: 5 (clipped)" in data.notes[0] and data.num_objects == 6
 
 
 def test_a_large_image_is_read_when_it_is_asked_for(tmp_path: Path) -> None:

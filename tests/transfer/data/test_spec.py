@@ -103,6 +103,25 @@ def test_data_without_any_object_are_refused(damageable_scenes: Path) -> None:
         read_data(voc(damageable_scenes))
 
 
+def test_data_whose_objects_were_all_dropped_say_why(damageable_scenes: Path) -> None:
+    path = damageable_scenes / "coco" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        entry["image_id"] += 1000
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"(?s)no labelled object in 4 images\n  .*annotations of images that are not listed: \d+ "
+    ):
+        read_data(parse_spec(f"coco:{path}:{damageable_scenes}/coco/train"))
+
+
+def test_repairs_of_training_and_test_data_are_told_apart(tmp_path: Path) -> None:
+    spec = parse_spec(small_voc(tmp_path / "A", {"1": "cat"}))
+    notes = prepare_data(spec, spec, options=ReadOptions(class_names=("cat", "dog"))).notes
+    assert [note.partition(":")[0] for note in notes] == ["training data", "test data"]
+    assert all("classes without an object: 1" in note for note in notes)
+
+
 def test_registered_names_carry_classes_and_records(demo_scenes: Path) -> None:
     data = prepare_data(coco(demo_scenes), coco(demo_scenes, "test"))
     assert data.class_names == CLASS_NAMES and data.train_name != data.test_name

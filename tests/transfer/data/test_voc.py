@@ -318,6 +318,15 @@ def test_folder_that_is_no_voc_folder_says_what_is_missing(tmp_path: Path, folde
         read_voc(root, "train")
 
 
+@pytest.mark.parametrize(
+    "given", [".", "VOCdevkit", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/VOC2007/ImageSets/Main"]
+)
+def test_a_wrong_level_names_the_right_one(tmp_path: Path, given: str) -> None:
+    root = write_voc(tmp_path / "VOCdevkit" / "VOC2007", {"a": annotation(thing())})
+    with pytest.raises(DataError, match=f"did you mean {root}\\?"):
+        read_voc(tmp_path / given, "train")
+
+
 def test_flat_folders_of_other_exporters_are_told_where_their_files_go(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.xml").write_text(annotation(thing()))
