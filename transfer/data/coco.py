@@ -39,10 +39,6 @@ MARKS = {  # of a text encoding, at the start of a file; the longest first, sinc
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# Boxes given as corners x1, y1, x2, y2 instead of x, y, width, height: every one would be a valid pair of corners, and read as
-# sizes some leave their image by far. Fewer boxes than this decide nothing.
-MIN_CORNERS = 5
-FAR = 0.1  # of the image's side
 LISTS = ("images", "annotations", "categories")
 
 
@@ -158,8 +154,6 @@ class _Reader:
         self.crowds: list[tuple[str, dict[str, Any]]] = []
         self.maskless: list[tuple[str, Any]] = []  # places and values; of no interest where no object has a mask
         self.rule = BoxRule()
-        self.num_like_corners = 0  # boxes whose four numbers may be corners
-        self.far_outside: list[tuple[str, str]] = []  # places and values of boxes that leave their image by far
         self.num_in_doubt = 0  # objects
         self.complete = True  # pycocotools reads the file as this reader does
 
@@ -182,7 +176,6 @@ class _Reader:
                     self.num_in_doubt += field == "annotations"
                     yield doubt.at(f"{field}[{position}]{self._image_of(field, entry)}")
         yield from self.rule.close()
-        yield from self._corners_as_sizes()
         yield from self._decide_crowds()
         masks, bitmask = _mask_kind(self.things)
         if masks != "none":
@@ -379,10 +372,7 @@ class _Reader:
             yield from self._check_exchanged(image, right, bottom)
         if image.exchanged:
             return None
-        self.num_like_corners += 0 <= x < width <= image.width and 0 <= y < height <= image.height
-        if right > (1 + FAR) * image.width or bottom > (1 + FAR) * image.height:
-            self.far_outside.append((where, f"bbox {box} in {image.width} x {image.height} pixels"))
-        corners = yield from self.rule.apply((x, y, right, bottom), image.width, image.height, where)
+        corners = yield from self.rule.apply((x, y, right, bottom), image.width, image.height, where, sized=box)
         if corners is None:
             self.complete = False
             return None
@@ -507,18 +497,6 @@ class _Reader:
         return dict(pycocotools.mask.frPyObjects({"size": size, "counts": runs}, *size))
 
     # What only the whole file shows
-
-    def _corners_as_sizes(self) -> Problems[None]:
-        if self.rule.checked < MIN_CORNERS or self.num_like_corners < self.rule.checked:
-            return
-        for where, found in self.far_outside:
-            yield Problem(
-                "boxes leave their image, and all boxes of the file may be corners",
-                where,
-                found,
-                "bbox is x, y, width, height: if x1, y1, x2, y2 were written, subtract x1 and y1 from x2 and y2; else clip these boxes",
-                repaired=False,
-            )
 
     def _decide_crowds(self) -> Problems[None]:
         total = sum(map(len, self.things.values())) + self.num_in_doubt

@@ -132,7 +132,7 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 
 def read_data(spec: DataSpec, options: ReadOptions = DEFAULTS) -> DetectionData:
     """Read, validate and compare with the image files. Raises DataError; nothing is registered."""
-    return _join(_read_parts(spec, options), spec)
+    return _join(_read_parts(spec, options), spec, options)
 
 
 def _read_parts(spec: DataSpec, options: ReadOptions) -> list[DetectionData]:
@@ -166,16 +166,20 @@ def _read_part(spec: DataSpec, options: ReadOptions) -> DetectionData:
     return replace(data, notes=(*data.notes, *notes))
 
 
-def _join(parts: Sequence[DetectionData], spec: DataSpec) -> DetectionData:
+def _join(parts: Sequence[DetectionData], spec: DataSpec, options: ReadOptions) -> DetectionData:
     """Several parts as one split; see the module."""
-    if len(parts) == 1:
-        return parts[0]
     names = tuple(dict.fromkeys(name for data in parts for name in data.class_names))
     lower = {name.lower().strip(): name for name in names}
     alike = [(name, lower[name.lower().strip()]) for name in names if lower[name.lower().strip()] != name]
-    if alike:
+    if alike and options.class_names is None:
         pairs = ", ".join(f"{one!r} and {other!r}" for one, other in alike)
-        raise DataError(f"{spec}: class names of its parts differ in case alone: {pairs}; write them alike")
+        both = ",".join(names)
+        raise DataError(
+            f"{spec}: class names differ in case alone: {pairs}; write them alike, or pass --classes {both!r:.400} if they are "
+            "different classes"
+        )
+    if len(parts) == 1:
+        return parts[0]
     seen: dict[str, int] = {}
     twice = [
         record["file_name"]
@@ -249,7 +253,7 @@ def prepare_data(
         for role, spec in (("train", train), ("test", test))
         if spec is not None
     }
-    data = {role: _join(read, spec) for role, (spec, read) in parts.items()}
+    data = {role: _join(read, spec, options) for role, (spec, read) in parts.items()}
     train_data, test_data = data.get("train"), data.get("test")
     reference = train_data or test_data
     assert reference is not None, "one of the two splits must be given"

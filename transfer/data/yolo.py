@@ -384,14 +384,16 @@ def _object(
     values: Sequence[float], width: int, height: int, rule: BoxRule, where: str
 ) -> Problems[dict[str, Any] | None]:
     """One object as a Detectron2 dict without its category; None where it is dropped (and counted)."""
+    sized = None
     if len(values) == BOX_VALUES - 1:
         cx, cy, w, h = values
+        sized = (cx * width, cy * height, w * width, h * height)
         xs, ys = [cx - w / 2, cx + w / 2], [cy - h / 2, cy + h / 2]
     else:
         xs, ys = list(values[0::2]), list(values[1::2])
     left, right = (_on_the_border(value) * width for value in (min(xs), max(xs)))
     top, bottom = (_on_the_border(value) * height for value in (min(ys), max(ys)))
-    box = yield from rule.apply((left, top, right, bottom), width, height, where)
+    box = yield from rule.apply((left, top, right, bottom), width, height, where, sized=sized)
     if box is None:
         return None
     thing = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0, "area": (box[2] - box[0]) * (box[3] - box[1])}

@@ -393,7 +393,10 @@ REFUSED = {
     ),
     "corners instead of sizes": (
         every("annotations", bbox=lambda entry: corners(*entry["bbox"])),
-        ("all boxes of the file may be corners: 3", "bbox [40, 30, 65, 52] in 80 x 60 pixels", "subtract x1 and y1"),
+        (
+            "all boxes of the file may be corners instead of a point and a size: 3",
+            "(40, 30, 105, 82) in 80 x 60 pixels",
+        ),
     ),
     "fractions of the image": (
         every("annotations", bbox=[0.1, 0.2, 0.3, 0.4]),

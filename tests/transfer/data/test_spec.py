@@ -222,6 +222,14 @@ def test_an_image_in_two_parts_and_names_alike_but_for_case_are_refused(tmp_path
         read_data(parse_spec(f"{one}+voc:{tmp_path}/A:val"))
 
 
+def test_names_alike_but_for_case_within_one_folder_are_two_classes_only_where_both_are_given(tmp_path: Path) -> None:
+    spec = parse_spec(small_voc(tmp_path / "A", {"1": "cat", "2": "Cat"}))
+    with pytest.raises(DataError, match="differ in case alone: 'Cat' and 'cat'") as caught:
+        read_data(spec)
+    names = str(caught.value).partition("pass --classes '")[2].partition("'")[0]
+    assert read_data(spec, ReadOptions(class_names=parse_class_names(names))).class_names == ("Cat", "cat")
+
+
 def test_joined_parts_of_several_kinds(demo_scenes: Path) -> None:
     data = read_data(parse_spec(f"{coco(demo_scenes)}+{voc(demo_scenes, 'test')}"))
     assert data.class_names == CLASS_NAMES and data.masks == "some" and len(data.records) == 6
