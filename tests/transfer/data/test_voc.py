@@ -120,8 +120,9 @@ def test_among_images_of_one_name_the_annotation_decides(tmp_path: Path) -> None
     assert [Path(r["file_name"]).name for r in read_voc(root, "train").records] == ["a.png", "b.webp"]
 
 
-def test_an_image_of_another_name_is_found_by_the_annotation(tmp_path: Path) -> None:
-    root = write_voc(tmp_path, {"0001": annotation(thing())})
+@pytest.mark.parametrize("filename", ["x.jpg", "C:\\Users\\me\\x.jpg", "/home/me/x.jpg"])
+def test_an_image_of_another_name_is_found_by_the_annotation(tmp_path: Path, filename: str) -> None:
+    root = write_voc(tmp_path, {"0001": annotation(thing()).replace("x.jpg", filename)})
     (root / "JPEGImages" / "x.jpg").touch()
     data = read_voc(root, "train")
     assert Path(data.records[0]["file_name"]).name == "x.jpg" and "found by <filename> alone: 1" in data.notes[0]
