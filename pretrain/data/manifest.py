@@ -64,8 +64,9 @@ def check_image_set(
 ) -> tuple[ImageSource, ImageSetRecord]:
     """List `root` and leave out what cannot be read, looking at each file's header unless `recorded` knows the listing.
 
-    Each rank looks at its share; JPEGs that lack their last bytes are announced. Raises DataError on every rank: for unreadable files (named and counted) unless
-    `skip_unreadable`, for ranks that see different folders, for a listing that is not the recorded one.
+    Each rank looks at its share; JPEGs that lack their last bytes are announced. Raises DataError on every rank: for
+    unreadable files (named and counted) unless `skip_unreadable`, for ranks that see different folders, for a listing that is
+    not the recorded one.
     """
     source = ImageSource(root)
     fingerprint = source.fingerprint()

@@ -372,7 +372,7 @@ class _Reader:
             yield from self._check_exchanged(image, right, bottom)
         if image.exchanged:
             return None
-        corners = yield from self.rule.apply((x, y, right, bottom), image.width, image.height, where)
+        corners = yield from self.rule.apply((x, y, right, bottom), image.width, image.height, where, sized=box)
         if corners is None:
             self.complete = False
             return None

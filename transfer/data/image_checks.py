@@ -7,6 +7,9 @@ doubt (decoding all would read the whole set twice), or where unreadable images 
 
 from __future__ import annotations
 
+import glob
+import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import MAX_LARGE_PIXELS, MAX_PIXELS, CheckedImage, TooLargeError, check_image
+from pretrain.base.image_files import MAX_LARGE_PIXELS, MAX_PIXELS, SUFFIXES, CheckedImage, TooLargeError, check_image
 from pretrain.data.source import TRUNCATED, UNREADABLE, USED_AS_IT_IS, in_threads, leave_out
 from transfer.data.problems import Problem, Problems, ReadOptions
 from transfer.data.records import DetectionData
 
 SKIP = "--skip-unreadable"
+MISSING = "images are missing"
+MAX_FOLDERS = 1000  # looked into for a missing image
 
 
 def check_images(data: DetectionData, where: str, options: ReadOptions) -> Problems[DetectionData]:
@@ -30,7 +35,7 @@ def check_images(data: DetectionData, where: str, options: ReadOptions) -> Probl
     """
     paths = [Path(record["file_name"]) for record in data.records]
     check = partial(_check, max_pixels=pixel_limit(options), decode=options.skip_unreadable)
-    kept = []
+    kept, missing = [], False
     for record, path, found in zip(data.records, paths, in_threads(check, paths, show_progress=True), strict=True):
         if isinstance(found, CheckedImage):
             problem = _size_problem(record, found)
@@ -38,6 +43,9 @@ def check_images(data: DetectionData, where: str, options: ReadOptions) -> Probl
                 yield Problem(TRUNCATED, str(path), found.incomplete, USED_AS_IT_IS, repaired=True)
         else:
             problem = file_problem(path, found, options)
+        if problem is not None and problem.kind == MISSING and not missing:
+            missing = True  # where one is, the others are
+            problem = replace(problem, remedy=f"{problem.remedy}{_found_elsewhere(path)}")
         if problem is None or not problem.repaired:
             kept.append(record)
         if problem is not None:
@@ -76,13 +84,27 @@ def file_problem(path: Path, error: DataError, options: ReadOptions) -> Problem:
         remedy = (
             "put the files where the annotations name them, give the folder that holds them, or remove their entries"
         )
-        return Problem("images are missing", str(path), "no such file", remedy, repaired=False)
+        return Problem(MISSING, str(path), "no such file", remedy, repaired=False)
     if isinstance(error, TooLargeError):
         limit = f"images have more than {pixel_limit(options) // 1_000_000} megapixels"
         remedy = "cut them into smaller ones" if options.large_images else "shrink them, or pass --large-images"
         return Problem(limit, str(path), reason, remedy, repaired=False)
     remedy = f"left out ({SKIP})" if options.skip_unreadable else leave_out(SKIP)
     return Problem(UNREADABLE, str(path), reason, remedy, repaired=options.skip_unreadable)
+
+
+def _found_elsewhere(path: Path) -> str:
+    """For the remedy of a missing image: where near its folder a file of its name is, or what has its name with another suffix."""
+    folder = path.parent
+    below = itertools.islice((Path(parent) for parent, _, _ in os.walk(folder)), MAX_FOLDERS)
+    same_stem = (file for file in folder.glob(f"{glob.escape(path.stem)}.*") if file.suffix.lower() in SUFFIXES)
+    beside = itertools.islice(folder.parent.glob("*/"), MAX_FOLDERS)
+    for file in itertools.chain(
+        (place / path.name for place in below), same_stem, (place / path.name for place in beside)
+    ):
+        if is_there(file):
+            return f" (there is {file})"
+    return ""
 
 
 def _size_problem(record: Mapping[str, Any], image: CheckedImage) -> Problem | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from pretrain.base.errors import DataError
@@ -99,7 +98,7 @@ def describe_refusal(problems: Sequence[Problem], where: str) -> str:
         lines.append(f"{where}: {kind}: {len(members)}")
         lines += [f"  {problem.line()}" for problem in members[:SHOWN]]
         if len(members) > SHOWN:
-            lines.append(f"  ... and {len(members) - SHOWN} more; all of them in {_listing(members)}")
+            lines.append(f"  ... and {len(members) - SHOWN} more; {_listing(members)}")
         lines.append(f"  {members[0].remedy}")
     return "\n".join(lines)
 
@@ -111,8 +110,13 @@ def _by_kind(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
     return kinds
 
 
-def _listing(problems: Sequence[Problem]) -> Path:
-    """A file with every offender; it stays for the user to read."""
-    with tempfile.NamedTemporaryFile("w", prefix="problems_", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.writelines(f"{problem.line()}\n" for problem in problems)
-    return Path(file.name)
+def _listing(problems: Sequence[Problem]) -> str:
+    """Where every offender is written: a file that stays for the user to read, if there is room for one."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="problems_", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.writelines(f"{problem.line()}\n" for problem in problems)
+    except OSError as error:
+        return f"no file with all of them could be written: {error}"
+    return f"all of them in {file.name}"

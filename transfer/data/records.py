@@ -15,6 +15,8 @@ from typing import Any, Literal
 from pretrain.base.errors import DataError
 from transfer.data.problems import Problem, Problems
 
+FAR = 0.1  # of the image's side: further outside than annotators and roundings leave boxes
+MIN_CORNERS = 5  # boxes; by fewer it is not told whether they are corners
 MAX_DROPPED = 0.5  # share of boxes that may be dropped: when most have no area, their numbers mean something else
 
 
@@ -88,22 +90,39 @@ class BoxRule:
     """Fits boxes into their images, and counts.
 
     A box that extends beyond its image is clipped, however far. One without area, as given or once clipped, is dropped; where
-    that happens to more than MAX_DROPPED of all, or where all boxes lie in the first pixel of their images (fractions of the
-    image, taken for pixels), `close` calls the whole file in doubt. Exchanged corners are in doubt.
+    that happens to more than MAX_DROPPED of all, `close` calls the whole file in doubt, and where no box leaves its image's first
+    pixel: those are fractions of the image. Exchanged corners are in doubt.
+
+    Boxes that a file gives as a point and a size are in doubt if corners may have been written instead: every box would be a pair
+    of corners in its image, and some leave it by far, read as they should be.
     """
 
     def __init__(self) -> None:
         self.checked = 0
         self.dropped = 0
-        self.furthest = 0.0  # largest x or y of any corner
+        self.furthest = 0.0  # coordinate of all boxes
+        self.num_like_corners = 0
+        self.far_outside: list[tuple[str, str]] = []  # places and values
 
     def apply(
-        self, box: tuple[float, float, float, float], width: int, height: int, where: str
+        self,
+        box: tuple[float, float, float, float],
+        width: int,
+        height: int,
+        where: str,
+        *,
+        sized: Sequence[float] | None = None,
     ) -> Problems[list[float] | None]:
-        """Corners (x1, y1, x2, y2) in pixels within [0, width] x [0, height], or None for a box that is left out."""
+        """Corners (x1, y1, x2, y2) in pixels within [0, width] x [0, height], or None for a box that is left out.
+
+        sized: the point and size that the file gives instead of corners, in pixels.
+        """
         self.checked += 1
         x1, y1, x2, y2 = box
         self.furthest = max(self.furthest, x2, y2)
+        if sized is not None:
+            a, b, c, d = sized
+            self.num_like_corners += 0 <= a < c <= width and 0 <= b < d <= height
         if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:
             return [x1, y1, x2, y2]
         found = f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) in {width} x {height} pixels"
@@ -114,6 +133,8 @@ class BoxRule:
             self.dropped += 1
             yield Problem("boxes without width or height", where, found, "dropped", True)
             return None
+        if max(-x1, x2 - width) > FAR * width or max(-y1, y2 - height) > FAR * height:
+            self.far_outside.append((where, found))
         inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
             self.dropped += 1
@@ -123,15 +144,29 @@ class BoxRule:
         return inside
 
     def close(self) -> Problems[None]:
-        """To be run after the last box: whether too many were dropped, or the numbers are no pixels."""
-        if self.checked and 0.0 < self.furthest <= 1.0:
+        """To be run after the last box: what only all of them show."""
+        if self.checked and self.furthest <= 1:
             yield Problem(
-                "all boxes lie in the first pixel of their images",
+                "boxes in fractions of their image, not in pixels",
                 "all objects",
-                f"corners up to {self.furthest:g}",
-                "if they are fractions of the image, multiply x and width by its width, y and height by its height",
+                f"no coordinate of {self.checked} boxes is above {self.furthest:g}",
+                "multiply x and width by the image's width, y and height by its height",
                 False,
             )
+            return
+        if self.num_like_corners == self.checked >= MIN_CORNERS:
+            for where, found in self.far_outside:
+                remedy = (
+                    "if the file holds x1, y1, x2, y2, write what the format has: COCO x1, y1, width, height; YOLO the centre, "
+                    "width and height. Else clip these boxes"
+                )
+                yield Problem(
+                    "boxes leave their image, and all boxes of the file may be corners instead of a point and a size",
+                    where,
+                    found,
+                    remedy,
+                    False,
+                )
         if self.dropped > MAX_DROPPED * self.checked:
             yield Problem(
                 f"more than {MAX_DROPPED:.0%} of the boxes have no area in their image",

@@ -132,13 +132,16 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 
 def read_data(spec: DataSpec, options: ReadOptions = DEFAULTS) -> DetectionData:
     """Read, validate and compare with the image files. Raises DataError; nothing is registered."""
-    return _join(_read_parts(spec, options), spec)
+    return _join(_read_parts(spec, options), spec, options)
 
 
 def _read_parts(spec: DataSpec, options: ReadOptions) -> list[DetectionData]:
     parts = [_read_part(part, options) for part in spec.parts]
     if not any(data.num_objects for data in parts):
-        raise DataError(f"{spec}: no labelled object in {sum(len(data.records) for data in parts)} images")
+        notes = "".join(
+            f"\n  {note}" for data in parts for note in data.notes
+        )  # what became of the objects, where there were any
+        raise DataError(f"{spec}: no labelled object in {sum(len(data.records) for data in parts)} images{notes}")
     return parts
 
 
@@ -159,28 +162,24 @@ def _read_part(spec: DataSpec, options: ReadOptions) -> DetectionData:
         if spec.kind == "voc" and spec.source.resolve().name == "VOC2007":
             note = f"{spec}: measured by the {VOC_METRIC}; for the 11-point metric of 2007 write voc07:{spec.source}:{spec.detail}"
             data = replace(data, notes=(*data.notes, note))
-    if options.class_names is not None:
-        unknown = [name for name in data.class_names if name not in options.class_names]
-        if unknown:
-            raise DataError(
-                f"{spec}: the data name the classes {', '.join(unknown)}, --classes does not: {', '.join(options.class_names)}"
-            )
-        if data.class_names != options.class_names:
-            data = replace(with_class_order(data, options.class_names, str(spec)), complete_coco=None)
     data, notes = read_strictly(check_images(data, str(spec), options), str(spec))
     return replace(data, notes=(*data.notes, *notes))
 
 
-def _join(parts: Sequence[DetectionData], spec: DataSpec) -> DetectionData:
+def _join(parts: Sequence[DetectionData], spec: DataSpec, options: ReadOptions) -> DetectionData:
     """Several parts as one split; see the module."""
-    if len(parts) == 1:
-        return parts[0]
     names = tuple(dict.fromkeys(name for data in parts for name in data.class_names))
     lower = {name.lower().strip(): name for name in names}
     alike = [(name, lower[name.lower().strip()]) for name in names if lower[name.lower().strip()] != name]
-    if alike:
+    if alike and options.class_names is None:
         pairs = ", ".join(f"{one!r} and {other!r}" for one, other in alike)
-        raise DataError(f"{spec}: class names of its parts differ in case alone: {pairs}; write them alike")
+        both = ",".join(names)
+        raise DataError(
+            f"{spec}: class names differ in case alone: {pairs}; write them alike, or pass --classes {both!r:.400} if they are "
+            "different classes"
+        )
+    if len(parts) == 1:
+        return parts[0]
     seen: dict[str, int] = {}
     twice = [
         record["file_name"]
@@ -231,8 +230,9 @@ class PreparedData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the readers repaired."""
-        return tuple(note for data in (self.train, self.test) if data is not None for note in data.notes)
+        """What the readers repaired, in the training and in the test data."""
+        splits = (("training data", self.train), ("test data", self.test))
+        return tuple(f"{role}: {note}" for role, data in splits if data is not None for note in data.notes)
 
 
 def prepare_data(
@@ -253,7 +253,7 @@ def prepare_data(
         for role, spec in (("train", train), ("test", test))
         if spec is not None
     }
-    data = {role: _join(read, spec) for role, (spec, read) in parts.items()}
+    data = {role: _join(read, spec, options) for role, (spec, read) in parts.items()}
     train_data, test_data = data.get("train"), data.get("test")
     reference = train_data or test_data
     assert reference is not None, "one of the two splits must be given"

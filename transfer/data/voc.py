@@ -23,11 +23,12 @@ from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
-from transfer.data.image_checks import file_problem, pixel_limit
+from transfer.data.image_checks import file_problem, is_there, pixel_limit
 from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines
 
+FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
 MAX_XML_BYTES = 1 << 20
 CLASS_LIST_LINE = re.compile(r"(.+\S)\s+(?:-1|0|1)$|(\S)\s+(?:-1|0|1)$")  # of aeroplane_train.txt: image name, label
 DIFFICULT = {"": 0, "0": 0, "false": 0, "1": 1, "true": 1}
@@ -109,9 +110,9 @@ def problems(root: Path, split: str, *, options: ReadOptions) -> Problems[Detect
 
 
 def _listing(root: Path, split: str) -> Path:
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+    for folder in FOLDERS:
         if not (root / folder).is_dir():
-            raise DataError(f"{root} is not a VOC folder: {folder}/ is missing{_flat(root)}")
+            raise DataError(f"{root} is not a VOC folder: {folder}/ is missing{_nearby(root) or _flat(root)}")
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
     if Path(split).name != split or not listing.is_file():  # ../trainval is no split's name
         there = sorted(path.stem for path in listing.parent.glob("*.txt"))
@@ -119,6 +120,13 @@ def _listing(root: Path, split: str) -> Path:
             f"no split {split!r} in {root}/ImageSets/Main{did_you_mean(split, there)} (there are: {', '.join(there[:8]) or 'none'})"
         )
     return listing
+
+
+def _nearby(root: Path) -> str:
+    """The VOC folder one or two levels away, where a wrong level was given."""
+    places = (*root.absolute().parents[:2], *sorted(root.glob("*/")), *sorted(root.glob("*/*/")))
+    found = [str(place) for place in places if all(is_there(place / folder) for folder in FOLDERS)]
+    return f"; did you mean {' or '.join(found[:8])}?" if found else ""
 
 
 def _flat(root: Path) -> str:

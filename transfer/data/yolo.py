@@ -31,6 +31,9 @@ from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, rea
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines, read_text
 
+EXAMPLE = "a YAML file beside images/ and labels/ with the lines `train: images/train`, `val: images/val` and `names: [cat, dog]`"
+# The same in C, where PyYAML was built with it: the Python one takes seconds for a thousand nested lists.
+LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 NOT_SPLITS = ("path", "names", "nc", "download", "roboflow", "yaml_file", "channels", "classes", "backup")
 BOX_VALUES = 5
 POLYGON_VALUES = 7  # at least: the class and three corners
@@ -133,7 +136,9 @@ def _description(file: Path, split: str, options: ReadOptions) -> Problems[_Desc
 def _read_description(file: Path) -> Mapping[str, Any]:
     """The YAML file; Darknet's .data file, `key = value` a line, is the same."""
     if file.is_dir():
-        raise DataError(f"{file} is a folder; pass its YAML file, for example {file / 'data.yaml'}")
+        there = sorted(str(path) for kind in ("*.yaml", "*.yml", "*.data") for path in file.glob(kind))
+        instead = f"pass its YAML file: {' or '.join(there[:8])}" if there else f"it has no YAML file; write {EXAMPLE}"
+        raise DataError(f"{file} is a folder; {instead}")
     text = read_text(file)
     if file.suffix == ".data":
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
@@ -142,11 +147,11 @@ def _read_description(file: Path) -> Mapping[str, Any]:
     if brackets > MAX_BRACKETS:
         raise DataError(f"{file} is not plain YAML: {brackets} opening brackets, expected at most {MAX_BRACKETS}")
     try:
-        values = yaml.load(text, Loader=yaml.BaseLoader)
+        values = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is not plain YAML: {error or type(error).__name__}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise DataError(f"{file}: expected the keys path, train, val, names; found no such mapping")
+        raise DataError(f"{file} is not a YOLO data file; write {EXAMPLE}")
     return values
 
 
@@ -383,14 +388,16 @@ def _object(
     values: Sequence[float], width: int, height: int, rule: BoxRule, where: str
 ) -> Problems[dict[str, Any] | None]:
     """One object as a Detectron2 dict without its category; None where it is dropped (and counted)."""
+    sized = None
     if len(values) == BOX_VALUES - 1:
         cx, cy, w, h = values
+        sized = (cx * width, cy * height, w * width, h * height)
         xs, ys = [cx - w / 2, cx + w / 2], [cy - h / 2, cy + h / 2]
     else:
         xs, ys = list(values[0::2]), list(values[1::2])
     left, right = (_on_the_border(value) * width for value in (min(xs), max(xs)))
     top, bottom = (_on_the_border(value) * height for value in (min(ys), max(ys)))
-    box = yield from rule.apply((left, top, right, bottom), width, height, where)
+    box = yield from rule.apply((left, top, right, bottom), width, height, where, sized=sized)
     if box is None:
         return None
     thing = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0, "area": (box[2] - box[0]) * (box[3] - box[1])}

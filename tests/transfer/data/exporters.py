@@ -640,7 +640,7 @@ def empty_export(root: Path) -> str:
 
 
 @refused(
-    "boxes as fractions of the image", r"all boxes lie in the first pixel of their images: 1\n", "multiply x and width"
+    "boxes as fractions of the image", r"boxes in fractions of their image, not in pixels: 1\n", "multiply x and width"
 )
 def boxes_in_fractions(root: Path) -> str:
     content = coco(segmentation=nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_missing_images_are_refused_whatever_is_allowed(image, tmp_path) -> None
     with pytest.raises(DataError, match="images are missing: 2") as caught:
         check(data, skip_unreadable=True, large_images=True)
     assert all(f"{tmp_path}/{name}: no such file" in str(caught.value) for name in ("gone.png", "lost.png"))
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [("sub/a.png", "sub/a.png"), ("a.jpg", "a.jpg"), ("../beside/a.png", "../beside/a.png"), ("b.png", "")],
+)
+def test_a_missing_image_that_lies_near_is_found_for_the_user(image, tmp_path, there: str, named: str) -> None:
+    folder = tmp_path / "images"
+    place = Path(os.path.normpath(folder / there))
+    for path in (folder, place.parent):
+        path.mkdir(exist_ok=True)
+    image("one.png").rename(place)
+    with pytest.raises(DataError, match="images are missing: 1") as caught:
+        check(data_of(folder / "a.png"))
+    assert str(caught.value).endswith(f"(there is {place})" if named else "or remove their entries")
 
 
 def test_what_cannot_be_read_is_refused_by_name_with_the_switch_or_left_out_with_its_count(image, tmp_path) -> None:

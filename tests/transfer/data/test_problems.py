@@ -45,6 +45,12 @@ def test_what_is_in_doubt_refuses_with_the_first_by_name_and_a_file_with_all(tmp
     assert len(listing.read_text().splitlines()) == SHOWN + 5
 
 
+def test_a_refusal_reaches_the_user_where_no_file_can_be_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"(?s)5 more; no file with all of them could be written: .*give them one"):
+        read_strictly(reader(*TORN), "a.json")
+
+
 def test_every_kind_of_doubt_is_named() -> None:
     other = Problem("negative sizes", "annotations[7]", "-2", "correct them", False)
     with pytest.raises(DataError, match=r"(?s)without a box: 2.*give them one.*negative sizes: 1.*correct them"):

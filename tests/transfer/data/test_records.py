@@ -80,6 +80,16 @@ def test_a_file_most_of_whose_boxes_have_no_area_is_in_doubt() -> None:
     assert said.found == "2 of 3" and not said.repaired
 
 
+def test_boxes_that_all_lie_in_the_first_pixel_are_fractions_of_their_image() -> None:
+    rule = BoxRule()
+    for box in ((0.1, 0.2, 0.5, 0.9), (0, 0, 1, 1)):
+        fit(box, rule=rule)
+    (said,) = rule.close()
+    assert said.kind == "boxes in fractions of their image, not in pixels" and not said.repaired
+    fit((0, 0, 1, 1.5), rule=rule)  # the control
+    assert list(rule.close()) == [] == list(BoxRule().close())
+
+
 def test_the_count_of_clipped_boxes_reaches_the_note() -> None:
     def two_boxes():
         rule = BoxRule()

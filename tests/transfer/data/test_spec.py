@@ -103,6 +103,25 @@ def test_data_without_any_object_are_refused(damageable_scenes: Path) -> None:
         read_data(voc(damageable_scenes))
 
 
+def test_data_whose_objects_were_all_dropped_say_why(damageable_scenes: Path) -> None:
+    path = damageable_scenes / "coco" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        entry["image_id"] += 1000
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"(?s)no labelled object in 4 images\n  .*annotations of images that are not listed: \d+ "
+    ):
+        read_data(parse_spec(f"coco:{path}:{damageable_scenes}/coco/train"))
+
+
+def test_repairs_of_training_and_test_data_are_told_apart(tmp_path: Path) -> None:
+    spec = parse_spec(small_voc(tmp_path / "A", {"1": "cat"}))
+    notes = prepare_data(spec, spec, options=ReadOptions(class_names=("cat", "dog"))).notes
+    assert [note.partition(":")[0] for note in notes] == ["training data", "test data"]
+    assert all("classes without an object: 1" in note for note in notes)
+
+
 def test_registered_names_carry_classes_and_records(demo_scenes: Path) -> None:
     data = prepare_data(coco(demo_scenes), coco(demo_scenes, "test"))
     assert data.class_names == CLASS_NAMES and data.train_name != data.test_name
@@ -201,6 +220,14 @@ def test_an_image_in_two_parts_and_names_alike_but_for_case_are_refused(tmp_path
     small_voc(tmp_path / "A", {"1": "cat"}, "val")
     with pytest.raises(DataError, match=f"1 images are in two parts, first {tmp_path}/A/JPEGImages/1.jpg"):
         read_data(parse_spec(f"{one}+voc:{tmp_path}/A:val"))
+
+
+def test_names_alike_but_for_case_within_one_folder_are_two_classes_only_where_both_are_given(tmp_path: Path) -> None:
+    spec = parse_spec(small_voc(tmp_path / "A", {"1": "cat", "2": "Cat"}))
+    with pytest.raises(DataError, match="differ in case alone: 'Cat' and 'cat'") as caught:
+        read_data(spec)
+    names = str(caught.value).partition("pass --classes '")[2].partition("'")[0]
+    assert read_data(spec, ReadOptions(class_names=parse_class_names(names))).class_names == ("Cat", "cat")
 
 
 def test_joined_parts_of_several_kinds(demo_scenes: Path) -> None:

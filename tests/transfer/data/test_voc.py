@@ -120,8 +120,9 @@ def test_among_images_of_one_name_the_annotation_decides(tmp_path: Path) -> None
     assert [Path(r["file_name"]).name for r in read_voc(root, "train").records] == ["a.png", "b.webp"]
 
 
-def test_an_image_of_another_name_is_found_by_the_annotation(tmp_path: Path) -> None:
-    root = write_voc(tmp_path, {"0001": annotation(thing())})
+@pytest.mark.parametrize("filename", ["x.jpg", "C:\\Users\\me\\x.jpg", "/home/me/x.jpg"])
+def test_an_image_of_another_name_is_found_by_the_annotation(tmp_path: Path, filename: str) -> None:
+    root = write_voc(tmp_path, {"0001": annotation(thing()).replace("x.jpg", filename)})
     (root / "JPEGImages" / "x.jpg").touch()
     data = read_voc(root, "train")
     assert Path(data.records[0]["file_name"]).name == "x.jpg" and "found by <filename> alone: 1" in data.notes[0]
@@ -316,6 +317,15 @@ def test_folder_that_is_no_voc_folder_says_what_is_missing(tmp_path: Path, folde
     (root / folder).rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=f"not a VOC folder: {folder}/ is missing"):
         read_voc(root, "train")
+
+
+@pytest.mark.parametrize(
+    "given", [".", "VOCdevkit", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/VOC2007/ImageSets/Main"]
+)
+def test_a_wrong_level_names_the_right_one(tmp_path: Path, given: str) -> None:
+    root = write_voc(tmp_path / "VOCdevkit" / "VOC2007", {"a": annotation(thing())})
+    with pytest.raises(DataError, match=f"did you mean {root}\\?"):
+        read_voc(tmp_path / given, "train")
 
 
 def test_flat_folders_of_other_exporters_are_told_where_their_files_go(tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ def test_bad_lines_are_refused_with_their_place(tmp_path: Path, line: str, messa
 
 
 BAD_FILES = [
-    ("", "found no such mapping"),
-    ("[1, 2]", "found no such mapping"),
+    ("", "is not a YOLO data file; write a YAML file beside images/ and labels/"),
+    ("[1, 2]", "is not a YOLO data file; write a YAML file beside images/ and labels/"),
     ("a: [", "is not plain YAML"),
     ("[" * 20_000, "is not plain YAML"),
     ("? [a]\n: b\n", "is not plain YAML"),
@@ -232,6 +232,22 @@ def test_bad_data_files_are_refused(tmp_path: Path, text: str, message: str) -> 
     with pytest.raises(DataError, match=message):
         read_yolo(write_yolo(tmp_path, {"a": BOX}, text=text), "train")
     assert not Path("hacked").exists()
+
+
+def test_corners_instead_of_centre_and_size_are_in_doubt(tmp_path: Path) -> None:
+    lines = "\n".join(f"0 .2 .{i} .9 .9" for i in range(1, 5))
+    with pytest.raises(DataError, match="may be corners instead of a point and a size: 5"):
+        read_yolo(write_yolo(tmp_path / "A", {"a": f"{lines}\n0 .3 .1 .9 .9"}), "train")
+    data = read_yolo(write_yolo(tmp_path / "B", {"a": f"{lines}\n0 .9 .1 .2 .2"}), "train")  # the control
+    assert data.num_objects == 5 and "boxes over the border of their image: 4 (clipped)" in data.notes[0]
+
+
+def test_a_folder_names_the_yaml_file_in_it_or_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no YAML file; write a YAML file beside images/ and labels/"):
+        read_yolo(tmp_path, "train")
+    file = write_yolo(tmp_path, {"a": BOX})
+    with pytest.raises(DataError, match=f"is a folder; pass its YAML file: {file}"):
+        read_yolo(file.parent, "train")
 
 
 def test_labels_that_are_nowhere_are_said_with_their_expected_place(tmp_path: Path) -> None:
