@@ -231,6 +231,7 @@ def test_names_alike_but_for_case_within_one_folder_are_two_classes_only_where_b
 
 
 def test_joined_parts_of_several_kinds(demo_scenes: Path) -> None:
+    assert read_data(parse_spec(f"{coco(demo_scenes)}+{coco(demo_scenes, 'test')}")).masks == "all"
     data = read_data(parse_spec(f"{coco(demo_scenes)}+{voc(demo_scenes, 'test')}"))
     assert data.class_names == CLASS_NAMES and data.masks == "some" and len(data.records) == 6
     assert (

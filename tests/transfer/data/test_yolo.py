@@ -242,6 +242,14 @@ def test_corners_instead_of_centre_and_size_are_in_doubt(tmp_path: Path) -> None
     assert data.num_objects == 5 and "boxes over the border of their image: 4 (clipped)" in data.notes[0]
 
 
+def test_the_end_of_a_foreign_path_is_found_by_two_names_and_not_by_one(tmp_path: Path) -> None:
+    names = "names: [cat, dog]\n"
+    data = read_yolo(write_yolo(tmp_path / "A", {"a": BOX}, text=f"train: /home/me/images/train\n{names}"), "train")
+    assert len(data.records) == 1 and "paths of the YAML file lead elsewhere: 1" in data.notes[0]
+    with pytest.raises(DataError, match="/home/me/images does not exist"):
+        read_yolo(write_yolo(tmp_path / "B", {"a": BOX}, text=f"train: /home/me/images\n{names}"), "train")
+
+
 def test_a_folder_names_the_yaml_file_in_it_or_what_to_write(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no YAML file; write a YAML file beside images/ and labels/"):
         read_yolo(tmp_path, "train")
