@@ -55,6 +55,8 @@ def begin_record(
     else:
         details["num_train_images"] = sum(map(_num_labelled, train))
         seed = config.SEED
+    if own is not None and own.notes:
+        details["data_notes"] = list(own.notes)  # what was repaired or left out, with counts
     if weights.sidecar:
         details["sidecar"] = weights.sidecar
     start = _initialisation(options, config, weights, earlier)

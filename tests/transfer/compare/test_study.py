@@ -257,6 +257,7 @@ def test_pre_training_is_asked_to_save_and_the_next_run_resumes_it(bench: Bench,
     assert (bench.root / "resumed").exists()
 
 
+@pytest.mark.slow
 def test_a_stage_that_cannot_resume_is_interrupted_and_starts_in_an_empty_folder(bench: Bench) -> None:
     assert interrupt(bench, "linear_eval", signal.SIGTERM) == 143
     assert (bench.root / "asked_to_stop").read_text() == str(int(signal.SIGINT))

@@ -13,6 +13,7 @@ from tests.transfer.data.annotation_fuzz import BASES, fuzz, mutate, read_spec, 
 from transfer.data.records import DetectionData
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BASES)
 def test_mutated_files_are_sound_data_or_a_user_error(tmp_path: Path, kind: str) -> None:
     bases = write_bases(tmp_path, [kind])
