@@ -47,6 +47,8 @@ def escaped(line: str) -> str:
     parts = INLINE_CODE.split(line)
     for index, part in enumerate(parts):
         parts[index] = f"``{part}``" if index % 2 else re.sub(r"([*|_\\`])", r"\\\1", part)
+        if index % 2 and parts[index + 1][:1].isalnum():  # `Run`s: markup must end at a word's end
+            parts[index] += "\\ "
     return "".join(parts)
 
 
