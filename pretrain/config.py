@@ -43,20 +43,21 @@ from pretrain.views.recipes import OVERRIDES
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
 # What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
-NOT_EXPERIMENT = ("seed", "runtime", "data.root", "data.num_workers", "data.skip_unreadable")
+NOT_EXPERIMENT = ("seed", "runtime", "monitor", "data.root", "data.num_workers", "data.skip_unreadable")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The images.
 
-    root: a folder, searched recursively (class folders are ignored).
+    root: a folder, searched recursively (class folders are ignored); a list of files (.txt, one path a line); a zip or tar
+        archive; or WebDataset shards, DIR/train-{000000..000099}.tar or http(s)://... (pretrain/data/source.py).
     num_workers: loader processes of each rank.
     skip_unreadable: leave out what cannot be read, and replace what turns out damaged during the run by the next readable
         image, both reported; False refuses to start or to continue.
     """
 
-    root: Path
+    root: str
     num_workers: int = 8
     skip_unreadable: bool = False
 
@@ -106,24 +107,58 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """arch: a key of pretrain.base.architecture.ARCHITECTURES."""
+    """The encoder of every tower.
+
+    arch: a key of pretrain.base.architecture.ARCHITECTURES.
+    stem: "imagenet" is the 7x7 convolution of stride 2 with max-pooling; "small" is a 3x3 of stride 1 without, as everybody
+        uses for images of 32 px. A detector cannot take an encoder with the small stem.
+    """
 
     arch: str = "resnet50"
+    stem: Literal["imagenet", "small"] = "imagenet"
 
     def __post_init__(self) -> None:
         require(self.arch in ARCHITECTURES, f"arch expected one of {', '.join(ARCHITECTURES)}, found {self.arch!r}")
 
 
+Channels = Literal["RGB", "Y", "DbDr"]  # what a tower sees of a picture
+Memory = Literal["queue", "bank", "batch"]
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """One term of the loss: queries of one tower against keys of one tower; towers are named by their channels."""
+
+    query: Channels
+    key: Channels
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.weight > 0, f"weight expected positive, found {self.weight}")
+
+
 @dataclass(frozen=True)
 class MethodConfig:
-    """The contrastive method; the defaults are InfoMin's.
+    """The contrastive method: towers x memory x contrasts. The defaults are InfoMin's.
 
     name: of the method's file that the run started from; `method_label` says what the run changed of it.
+    towers: the channels that each tower sees; each has an encoder, a head and, with `jigsaw`, a jigsaw head of its own.
+    contrasts: the terms of the loss. A jigsaw embedding is always contrasted with keys of its own tower [specification 1.5].
+    memory: where negatives and keys come from. "queue": keys of the last batches, by a slow key network (MoCo). "bank": one
+        row an image, no key network and one view (InstDis). "batch": the other images of the batch (SimCLR).
     head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/model/heads.py).
     feature_dim: length of an embedding.
     queue_size: keys in the queue, K.
+    bank_negatives: rows drawn of the bank for a step, K; with replacement, uniform.
+    bank_momentum: share of the old row when an image is seen again.
     temperature: T of InfoNCE.
-    momentum: of the key encoder.
+    momentum: of the key network.
+    momentum_end: what it rises to over the run, along half a cosine (BYOL, MoCo v3); None: constant.
+    symmetric: each view is once the query and once the key; the loss is the mean of both. Memory "queue" only; "batch" is
+        symmetric by nature.
+    batchnorm: how query and key come to have different BatchNorm statistics. "shuffled": keys are computed in batches mixed
+        over ranks (ShuffleBN). "synchronised": statistics of the whole batch (SyncBatchNorm), so that they tell nothing.
+    shuffle_over: "world" mixes over all ranks, as MoCo does; "node" over the ranks of a machine, as the reference.
     jigsaw: whether there is the branch of nine patches.
     jigsaw_weight: beta of loss = (1 - beta) L_inst + beta L_jig.
     jigsaw_fraction: share of a batch's images that take the jigsaw branch; 1 is the paper's, less is cheaper.
@@ -132,36 +167,85 @@ class MethodConfig:
     """
 
     name: str = "infomin"
+    towers: tuple[Channels, ...] = ("RGB",)
+    contrasts: tuple[ContrastConfig, ...] = (ContrastConfig("RGB", "RGB"),)
+    memory: Memory = "queue"
     head: Literal["linear", "mlp", "mlp_bn"] = "mlp"
     feature_dim: int = 128
     queue_size: int = 65536
+    bank_negatives: int = 65536
+    bank_momentum: float = 0.5
     temperature: float = 0.15
     momentum: float = 0.999
+    momentum_end: float | None = None
+    symmetric: bool = False
+    batchnorm: Literal["shuffled", "synchronised"] = "shuffled"
+    shuffle_over: Literal["world", "node"] = "world"
     jigsaw: bool = True
     jigsaw_weight: float = 0.5
     jigsaw_fraction: float = 1.0
     batchnorm_images: int = 32
 
+    @property
+    def num_views(self) -> int:
+        """Views that a step needs of an image."""
+        return 1 if self.memory == "bank" else 2
+
+    @property
+    def num_negatives(self) -> int | None:
+        """Negatives of a query, K; None where the batch decides."""
+        return {"queue": self.queue_size, "bank": self.bank_negatives, "batch": None}[self.memory]
+
     def __post_init__(self) -> None:
         require(self.batchnorm_images > 0, f"batchnorm_images expected positive, found {self.batchnorm_images}")
         require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
+        require(self.bank_negatives > 0, f"bank_negatives expected positive, found {self.bank_negatives}")
         require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
-        require(0 <= self.momentum <= 1, f"momentum expected in [0, 1], found {self.momentum}")
+        for name in ("momentum", "bank_momentum", "jigsaw_weight"):
+            require(0 <= getattr(self, name) <= 1, f"{name} expected in [0, 1], found {getattr(self, name)}")
+        end = self.momentum_end
+        require(
+            end is None or self.momentum <= end <= 1, f"momentum_end expected in [{self.momentum:g}, 1], found {end}"
+        )
         require(0 < self.jigsaw_fraction <= 1, f"jigsaw_fraction expected in (0, 1], found {self.jigsaw_fraction}")
-        require(0 <= self.jigsaw_weight <= 1, f"jigsaw_weight expected in [0, 1], found {self.jigsaw_weight}")
+        require(
+            len(set(self.towers)) == len(self.towers) > 0, f"towers expected different channels, found {self.towers}"
+        )
+        require(
+            "RGB" not in self.towers or len(self.towers) == 1,
+            f"towers expected RGB alone, or Y and DbDr, found {self.towers}",
+        )
+        named = {name for term in self.contrasts for name in (term.query, term.key)}
+        require(
+            named == set(self.towers),
+            f"contrasts expected to name each of the towers {', '.join(self.towers)} and no other, found "
+            f"{', '.join(sorted(named)) or 'none'}",
+        )
+        require(
+            not self.symmetric or self.memory == "queue",
+            f"symmetric expected with memory queue alone, found memory {self.memory} "
+            "(a batch is contrasted in both directions anyway, a bank has one view)",
+        )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD on all parameters.
+    """One optimiser over all parameters.
 
-    batch_size: of all ranks together.
+    name: "sgd" is the reference's; "lars" (SimCLR's, for batches of thousands) and "adamw" leave biases and BatchNorm without
+        decay, as their sources do.
+    batch_size: of all ranks together, a whole step.
+    accumulate: micro-batches that a rank's share of a step is split into, to fit into memory; their gradients are averaged, and
+        key network and memory are updated once a step. BatchNorm sees micro-batches, and with memory "batch" a query's
+        negatives are those of its micro-batch.
     learning_rate: for that batch.
     schedule: "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
     warmup_epochs: None is the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
     """
 
+    name: Literal["sgd", "lars", "adamw"] = "sgd"
     batch_size: int = 256
+    accumulate: int = 1
     epochs: int = 200
     learning_rate: float = 0.03
     momentum: float = 0.9
@@ -174,7 +258,32 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0 and self.epochs > 0, "batch_size and epochs expected positive")
+        require(self.accumulate > 0, f"accumulate expected positive, found {self.accumulate}")
         require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured of a run on its way; it changes nothing in it.
+
+    every_epochs: how often; 0: never.
+    labelled: a folder with one folder a class, for the kNN probe; None: no probe. Every fifth image of a class is asked about,
+        the others are the neighbours.
+    max_images: of it at most, and of the run's images for the figures that need no labels.
+    neighbours: k of the probe.
+    trackers: where the log also goes, beside log.jsonl and TensorBoard.
+    """
+
+    every_epochs: int = 0
+    labelled: Path | None = None
+    max_images: int = 2000
+    neighbours: int = 20
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.every_epochs >= 0, f"every_epochs expected at least 0, found {self.every_epochs}")
+        require(self.max_images >= 10, f"max_images expected at least 10, found {self.max_images}")
+        require(self.neighbours > 0, f"neighbours expected positive, found {self.neighbours}")
 
 
 @dataclass(frozen=True)
@@ -182,13 +291,16 @@ class RuntimeConfig:
     """How, not what: nothing here changes the mathematics of a run (precision apart), so a resumed run may change it.
 
     precision: "auto" is bf16 where the device computes it natively, else fp32.
+    channels_last: memory format; None: by measurement, channels last but for float32 on the CPU.
+    compile: torch.compile of the networks: a minute or more at the start, for runs on a GPU.
     checkpoint_every_steps: None is once an epoch.
     keep_every_epochs: checkpoints of these epochs are kept for good; of the others the newest two.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    channels_last: bool = True
+    channels_last: bool | None = None
+    compile: bool = False
     log_every_steps: int = 10
     checkpoint_every_steps: int | None = None
     keep_every_epochs: int = 20
@@ -215,12 +327,13 @@ class RunConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**31, f"seed expected in [0, 2^31), found {self.seed}")
         require(
-            self.method.queue_size >= self.optimizer.batch_size,
+            self.method.memory != "queue" or self.method.queue_size >= self.optimizer.batch_size,
             f"method.queue_size {self.method.queue_size} expected at least optimizer.batch_size {self.optimizer.batch_size}",
         )
 

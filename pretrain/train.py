@@ -37,7 +37,7 @@ from pretrain.run.checkpoint import (
 )
 from pretrain.run.descend import descend
 from pretrain.run.folder import RunDir
-from pretrain.run.precision import Precision, check_patch_size, choose_precision
+from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
 from pretrain.run.recorder import Recorder
 from pretrain.run.schedule import LearningRate, paper_warmup_epochs
@@ -116,7 +116,7 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
         seed=config.seed,
         batchnorm_groups=groups,
     ).to(device)
-    if config.runtime.channels_last:
+    if use_channels_last(config.runtime.channels_last, precision):
         method = method.to(memory_format=torch.channels_last)
     method.train()
     forward: nn.Module = method.trained
@@ -229,8 +229,10 @@ def _train_in(
 def _require_its_images(config: RunConfig, output_dir: Path) -> None:
     """A finished run is the answer for its own images only (or where they are gone). Raises DataError."""
     recorded = read_record(output_dir)
-    if recorded is not None and config.data.root.is_dir():
-        check_image_set(config.data.root, skip_unreadable=True, recorded=recorded, ranks=Ranks(), announce=logger.debug)
+    if recorded is not None and Path(config.data.root).is_dir():
+        check_image_set(
+            Path(config.data.root), skip_unreadable=True, recorded=recorded, ranks=Ranks(), announce=logger.debug
+        )
 
 
 def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:

@@ -144,7 +144,7 @@ def open_stream(
         patch_size=config.views.patch_size if config.method.jigsaw else None,
     )
     source, record = check_image_set(
-        config.data.root,
+        Path(config.data.root).expanduser(),
         skip_unreadable=config.data.skip_unreadable,
         recorded=recorded,
         ranks=ranks,

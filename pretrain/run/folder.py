@@ -23,7 +23,7 @@ from pretrain.config import keep_generators, to_plain
 from pretrain.run.checkpoint import CHECKPOINT_DIR
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
-FREE_TO_CHANGE = ("runtime.", "data.num_workers", "data.root", "data.skip_unreadable")
+FREE_TO_CHANGE = ("runtime.", "monitor.", "data.num_workers", "data.root", "data.skip_unreadable")
 OLD_RESULT = "result.json"  # of a finished run, in place of the record
 CONFIG = "config.yaml"  # written before the images are looked at
 

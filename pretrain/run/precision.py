@@ -48,6 +48,15 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return Precision(device, {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name])
 
 
+def use_channels_last(asked: bool | None, precision: Precision) -> bool:
+    """The memory format of a run: as asked for, else channels last but for float32 on the CPU.
+
+    Measured there: ResNet-18 at 64 px takes 1.04 s a step in NCHW and 1.16 s in channels last in float32, 0.79 s and 0.68 s in
+    bf16.
+    """
+    return (precision.device.type != "cpu" or precision.dtype is not None) if asked is None else asked
+
+
 def check_patch_size(precision: Precision, size: int) -> None:
     """Refuse patches of `size` pixels that a kernel of this precision cannot train on.
 

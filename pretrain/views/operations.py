@@ -375,6 +375,9 @@ RAND_AUGMENT_OPS = (  # the order is part of the draw
     "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
     "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
 )  # fmt: skip
+# What changes no colour: CMC's towers see colours apart, and colours changed at random would be all that they share.
+CMC_OPS = ("AutoContrast", "Identity", "Rotate", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+KNOWN_OPS = (*RAND_AUGMENT_OPS, "Identity")
 
 
 class Change(NamedTuple):
@@ -402,7 +405,7 @@ class RandAugment(Operation[tuple[Change, ...]]):
     num_ops: draws, with replacement.
     magnitude, magnitude_std: each draw's magnitude is normal with these, clipped to [0, 10].
     p_each: probability that a draw is applied.
-    ops: names out of RAND_AUGMENT_OPS.
+    ops: names out of KNOWN_OPS.
     fill: RGB of what a warp uncovers.
     """
 
@@ -414,9 +417,9 @@ class RandAugment(Operation[tuple[Change, ...]]):
     fill: tuple[int, int, int] = (124, 116, 104)
 
     def __post_init__(self) -> None:
-        unknown = set(self.ops) - set(RAND_AUGMENT_OPS)
+        unknown = set(self.ops) - set(KNOWN_OPS)
         if unknown or not self.ops:
-            raise ConfigError(f"RandAugment: expected ops out of {', '.join(RAND_AUGMENT_OPS)}, found {self.ops}")
+            raise ConfigError(f"RandAugment: expected ops out of {', '.join(KNOWN_OPS)}, found {self.ops}")
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> tuple[Change, ...]:
         """The changes that are applied this time: between none and `num_ops`.
@@ -440,6 +443,8 @@ class RandAugment(Operation[tuple[Change, ...]]):
 
     def _change(self, change: Change, image: np.ndarray) -> np.ndarray:
         name, amount, _ = change
+        if name == "Identity":
+            return image
         if name == "Posterize":
             return image & np.uint8(0xFF & ~(0xFF >> int(amount)))
         if name == "SolarizeAdd":

@@ -15,6 +15,7 @@ from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.views.jigsaw import JigsawSpec
 from pretrain.views.operations import (
     AUGMENTATIONS,
+    CMC_OPS,
     CenterCrop,
     ColorJitter,
     GaussianBlur,
@@ -88,7 +89,7 @@ def named_recipe(name: str) -> Recipe:
     )
 
 
-_CROP, _FLIP = RandomResizedCrop(), HorizontalFlip()
+_CROP, _BANK_CROP, _FLIP = RandomResizedCrop(), RandomResizedCrop(scale=(0.08, 1.0)), HorizontalFlip()
 
 RECIPES = {
     recipe.name: recipe
@@ -118,7 +119,30 @@ RECIPES = {
             ),
         ),
         Recipe("moco_v2", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), Grayscale(0.2), PillowBlur())),  # "B"
-        Recipe("moco_v1", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))),  # "A", queue's crop
+        # "A". A queue likes boxes from 0.2 of the area, a memory bank from 0.08 [specification 1.6].
+        Recipe("moco_v1", (_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))),
+        Recipe("instdis", (_BANK_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))),
+        Recipe("cmc", (_BANK_CROP, _FLIP, ColorJitter(0.4, 0.4, 0.4, 0.1, p=1.0))),  # "C"
+        Recipe(
+            "cmc_v2",  # "E"
+            (
+                _CROP,
+                _FLIP,
+                ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+                GaussianBlur(kernel=23, sigma=(0.1, 2.0), p=0.5),
+                RandAugment(ops=CMC_OPS),
+            ),
+        ),
+        Recipe(
+            "simclr",  # Chen et al., 2020, appendix A; the order of the operations is MoCo v2's
+            (
+                _BANK_CROP,
+                _FLIP,
+                ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+                Grayscale(0.2),
+                GaussianBlur(kernel=23, sigma=(0.1, 2.0), p=0.5),
+            ),
+        ),
         Recipe("linear", (_CROP, _FLIP)),  # readout, training images
         Recipe("linear_randaugment", (_CROP, _FLIP, RandAugment())),
         Recipe("center", (CenterCrop(),)),  # evaluation

@@ -53,7 +53,7 @@ def _check_pretraining(config: StudyConfig) -> str | None:
         return None
     run = load_run_config(pretrain_file(part), [text.replace(DATA, "DATA") for text in part.overrides])
     if not any(DATA in text for text in part.overrides):
-        list_images(run.data.root)
+        list_images(Path(run.data.root))
     return run.encoder.arch
 
 
