@@ -24,16 +24,29 @@ class Ranks:
     rank: in 0..world_size - 1.
     local_rank: on this machine; picks the device.
     world_size: number of processes.
+    local_world_size: of them on this machine.
     """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_world_size: int = 1
 
     @property
     def is_main(self) -> bool:
         """True on the one rank that writes files and talks to the user."""
         return self.rank == 0
+
+    @property
+    def ranks_of_node(self) -> tuple[int, ...]:
+        """The ranks on this machine, this one among them. Launchers number the ranks of a machine one after the other."""
+        first = self.rank - self.local_rank
+        return tuple(range(first, first + self.local_world_size))
+
+    @property
+    def node(self) -> int:
+        """Which machine this is, from 0, where all have equally many ranks."""
+        return (self.rank - self.local_rank) // self.local_world_size
 
 
 def start_ranks(device: str, *, timeout_s: float) -> Ranks:
@@ -45,7 +58,9 @@ def start_ranks(device: str, *, timeout_s: float) -> Ranks:
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
     try:
-        ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+        # Whoever starts ranks by hand does so on one machine; torchrun always says how many of them there are on each.
+        ranks = Ranks(rank, local_rank, world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N"
