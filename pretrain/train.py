@@ -103,6 +103,11 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
     )
 
 
+def contract_of(config: RunConfig) -> InputContract:
+    """What the encoders of a run are fed with."""
+    return InputContract(stem="small" if config.encoder.stem == "small" else "basic")
+
+
 def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
     """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
     device, batch_size = precision.device, config.optimizer.batch_size
@@ -209,7 +214,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 def _train_in(
     run: RunDir | None, config: RunConfig, output_dir: Path, *, precision: Precision, ranks: Ranks
 ) -> dict[str, Any]:
-    contract = InputContract()
+    contract = contract_of(config)
     done = run.result if run else None
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
