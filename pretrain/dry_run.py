@@ -55,7 +55,7 @@ def _one_step(config: RunConfig, stream: ViewStream) -> str:
     seconds = time.perf_counter() - started
     flops = counter.get_total_flops() * batch_size / num_images
     trained = [parameter.numel() for parameter in state.method.trained.parameters()]
-    momenta = [entry["momentum_buffer"] for entry in state.optimizer.state.values()]
+    momenta = [value for entry in state.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
     stored = sum(tensor.nbytes for tensor in (*state.method.state_dict().values(), *momenta))
     part = "" if num_images == batch_size else f", on {num_images} of the batch's {batch_size} images"
     lines = [
