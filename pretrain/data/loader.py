@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import read_image
+from pretrain.base.image_files import decode_image
 from pretrain.base.signals import GROUP_SIGNALS, signals_wait
+from pretrain.data.index import LostSourceError, Source
 from pretrain.data.order import Key
-from pretrain.data.source import ImageSource
 from pretrain.views.pipeline import ViewMaker
 
 BATCH_TIMEOUT_SECONDS = 600
@@ -73,7 +73,7 @@ class ViewDataset(Dataset):
     the last), in the views that the missing image would have had. So a batch depends on keys and files alone.
     """
 
-    def __init__(self, source: ImageSource, views: ViewMaker, *, seed: int, skip_unreadable: bool = False) -> None:
+    def __init__(self, source: Source, views: ViewMaker, *, seed: int, skip_unreadable: bool = False) -> None:
         self.source = source
         self.views = views
         self.seed = seed
@@ -110,13 +110,13 @@ class ViewDataset(Dataset):
         """
         for step in range(len(self.source)):
             position = (index + step) % len(self.source)
-            path = self.source[position]
+            where = self.source.where(position)
             try:
-                return position, read_image(path)
+                return position, decode_image(self.source.read(position), name=where)
             except DataError as error:
-                if not self.skip_unreadable:
+                if not self.skip_unreadable or isinstance(error, LostSourceError):
                     raise
-                unreadable.append((self.source.names[position], str(error).removeprefix(f"{path}: ")))
+                unreadable.append((self.source.name(position), str(error).removeprefix(f"{where}: ")))
         raise DataError(f"{self.source.root}: none of the {len(self.source)} images can be read")
 
 

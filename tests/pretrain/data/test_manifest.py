@@ -11,7 +11,7 @@ from PIL import Image
 from pretrain.base.errors import DataError
 from pretrain.data import manifest as image_set_module
 from pretrain.data.manifest import ImageSetRecord, check_image_set, read_record, write_record
-from pretrain.data.source import ImageSource, ScanReport
+from pretrain.data.source import ImageSource
 from pretrain.run.ranks import Ranks
 
 
@@ -35,7 +35,7 @@ def test_a_recorded_set_is_not_looked_through_again(folder, monkeypatch):
     def scan_again(*arguments, **options):
         raise AssertionError("scanned again")
 
-    monkeypatch.setattr(image_set_module, "scan_images", scan_again)
+    monkeypatch.setattr(image_set_module, "look_through", scan_again)
     again, same = check(folder, recorded=record)
     assert (again.names, same) == (first.names, record)
     assert record.unreadable == ("bad.png",) and len(again) == 18
@@ -72,29 +72,40 @@ def test_the_record_survives_the_file(tmp_path):
     assert read_record(tmp_path) == record
 
 
-def test_each_rank_scans_its_share_and_all_know_the_whole(folder, monkeypatch):
-    scanned: list[set] = []
-    real = image_set_module.scan_images
+def test_each_rank_looks_at_its_share_and_all_know_the_whole(folder, monkeypatch):
+    """Two ranks, one after the other: the second gets what the first said, as in a gather."""
+    looked: list[str] = []
+    real = image_set_module.look_at
+    monkeypatch.setattr(
+        image_set_module, "look_at", lambda source, index: looked.append(source.name(index)) or real(source, index)
+    )
+    said: dict[int, list] = {0: [], 1: []}
 
-    def scan(paths, **options):
-        scanned.append(set(paths))
-        return real(paths, **options)
+    def run(rank, others):
+        places = iter(range(99))
 
-    def gather(value, ranks):
-        if not isinstance(value, ScanReport):
-            return [value, value]
-        other = real(ImageSource(folder).paths[1 - ranks.rank :: 2])
-        return [value, other] if ranks.rank == 0 else [other, value]
+        def gather(value, ranks):
+            said[rank].append(value)
+            place = next(places)
+            other = others[place] if place < len(others) else value
+            return [value, other] if rank == 0 else [other, value]
 
-    monkeypatch.setattr(image_set_module, "scan_images", scan)
-    monkeypatch.setattr(image_set_module, "gather_values", gather)
-    records = [check(folder, ranks=Ranks(rank=rank, world_size=2))[1] for rank in (0, 1)]
-    assert records[0] == records[1] and records[0].unreadable == ("bad.png",)
-    assert scanned[0] | scanned[1] == set(ImageSource(folder).paths) and not scanned[0] & scanned[1]
+        monkeypatch.setattr(image_set_module, "gather_values", gather)
+        return check(folder, ranks=Ranks(rank=rank, world_size=2))[1]
+
+    run(0, [])
+    shares = [set(looked)]
+    looked.clear()
+    second = run(1, said[0])
+    shares.append(set(looked))
+    said[0].clear()
+    first = run(0, said[1])
+    assert first == second and first.unreadable == ("bad.png",)
+    assert shares[0] | shares[1] == set(ImageSource(folder).names) and not shares[0] & shares[1]
 
 
 def test_ranks_that_see_different_folders_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(image_set_module, "gather_values", lambda value, ranks: [value, (4, "other")])
+    monkeypatch.setattr(image_set_module, "gather_values", lambda value, ranks: [value, (4, "other") if isinstance(value, tuple) else value])
     with pytest.raises(DataError, match="rank 1 lists 4 images, rank 0 lists 19"):
         check(folder, ranks=Ranks(rank=0, world_size=2))
 
