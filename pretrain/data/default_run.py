@@ -8,16 +8,16 @@ now. The files and what they were measured to give: configs/pretrain/small_*.yam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.image_files import read_size
+from pretrain.base.image_files import check_open_image
 from pretrain.base.strict import parse_overrides
 from pretrain.config import RunConfig, load_run_config, method_label, to_plain
-from pretrain.data.source import list_images
+from pretrain.data.index import Source
+from pretrain.data.source import open_source
 from pretrain.run.folder import CONFIG
 
 # Up to so many images -> the file. More have the last one.
@@ -54,7 +54,7 @@ def default_run(
     load_run_config(
         Path(LARGEST_FILE), overrides, method=method
     )  # a mistyped override is refused before images are looked at
-    images = list_images(Path(str(root)))
+    images = open_source(str(root))
     name = next((name for limit, name in FILES if len(images) < limit), LARGEST_FILE)
     side = usual_side(images)
     given = {word.partition("=")[0] for word in overrides}
@@ -82,21 +82,24 @@ def _what_else(num_images: int) -> str:
     return ""
 
 
-def usual_side(images: Sequence[Path]) -> int:
+def usual_side(images: Source) -> int:
     """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32).
 
     Images that cannot be read are passed over: whether they may be there is decided where the data are loaded.
     """
-    step = max(1, len(images) // SAMPLED)
-    sides = sorted(side for path in islice(images, 0, None, step) if (side := _shorter_side(path)))
+    step = max(1, len(images) // SAMPLED) if images.scanned else 1  # of shards on a server the first one
+    looked_at = range(0, len(images), step)[: 2 * SAMPLED]
+    sides = sorted(side for index in looked_at if (side := _shorter_side(images, index)))
     if not sides:
-        raise DataError(f"none of {-(-len(images) // step)} images looked at can be read, for instance {images[0]}")
+        raise DataError(f"none of {len(looked_at)} images looked at can be read, for instance {images.where(0)}")
     middle = sides[len(sides) // 2]
     return max(STRIDE, min(LARGEST_SIDE, middle) // STRIDE * STRIDE)
 
 
-def _shorter_side(path: Path) -> int | None:
+def _shorter_side(images: Source, index: int) -> int | None:
     try:
-        return min(read_size(path))
+        with images.open(index) as file:
+            found = check_open_image(file, name=images.where(index))
+        return min(found.height, found.width)
     except DataError:
         return None

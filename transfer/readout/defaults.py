@@ -12,7 +12,7 @@ from pathlib import Path
 from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import CheckpointError
 from pretrain.data.default_run import usual_side
-from pretrain.data.source import list_images
+from pretrain.data.source import ImageSource
 from pretrain.run.checkpoint import read_checkpoint, resolve_checkpoint
 from transfer.conversion.sidecar import parse_sidecar, sidecar_path
 from transfer.readout.config import LinearConfig, load_linear_config
@@ -29,7 +29,7 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     """
     load_linear_config(None, overrides)  # a mistyped override is refused before the images are looked at
     require_splits(data)
-    images = list_images(data / "train")
+    images = ImageSource(data / "train")
     if len(images) >= MANY_IMAGES:
         return load_linear_config(None, overrides), f"the paper's protocol: {len(images)} training images"
     size = trained_image_size(Path(weights)) if not weights.startswith("random:") else None

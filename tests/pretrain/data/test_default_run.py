@@ -11,6 +11,7 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import load_run_config, to_plain
 from pretrain.data import default_run as module
 from pretrain.data.default_run import FILES, LARGEST_FILE, MANY_IMAGES, PAPER, default_run, usual_side
+from pretrain.data.source import ImageSource
 from tests.tools.in_process import run_tool_here
 
 
@@ -29,15 +30,16 @@ def images(tmp_path):
     [(10, "small_1k"), (2_999, "small_1k"), (3_000, "small_10k"), (8_709, "small_10k"), (30_000, "small_100k")],
 )
 def test_the_file_follows_the_number_of_images_and_is_named(images, monkeypatch, count, name):
-    some = sorted(images.iterdir())
-    monkeypatch.setattr(module, "list_images", lambda root: (some * (count // 10 + 1))[:count])
+    names = [path.name for path in images.iterdir()]
+    monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, (names * (count // 10 + 1))[:count]))
     config, why = default_run([f"data.root={images}"])
     assert config == load_run_config(name, [f"data.root={images}"])
     assert f"{count:,} images of about 64 px, so {name}.yaml: " in why and "--config-file NAME" in why
 
 
 def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monkeypatch):
-    monkeypatch.setattr(module, "read_size", lambda path: (32, 32))
+    for path in images.iterdir():
+        Image.open(path).resize((40, 50)).save(path)
     config, why = default_run([f"data.root={images}", "encoder.arch=resnet18"])
     assert (config.encoder.stem, config.views.image_size, config.encoder.arch) == ("small", 32, "resnet18")
     assert "encoder.stem=small views.image_size=32" in why
@@ -47,9 +49,9 @@ def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monke
     ("cuda", "count", "said"), [(False, 10, False), (True, 10, True), (False, MANY_IMAGES + 1, True)]
 )
 def test_the_papers_run_is_named_where_it_fits(images, monkeypatch, cuda, count, said):
-    some = sorted(images.iterdir())
+    names = [path.name for path in images.iterdir()]
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(module, "list_images", lambda root: some * (count // 10 + 1))
+    monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, names * (count // 10 + 1)))
     assert (PAPER in default_run([f"data.root={images}"])[1]) == said
 
 
@@ -67,7 +69,7 @@ def test_what_cannot_be_chosen_says_what_to_pass(images, tmp_path):
         default_run(["optimizer.epochs=3"])
     with pytest.raises(ConfigError, match="did you mean `optimizer.epochs`"):
         default_run([f"data.root={tmp_path / 'absent'}", "optimizer.epoch=3"])
-    with pytest.raises(DataError, match="expected a folder of images, found nothing"):
+    with pytest.raises(DataError, match="found nothing there"):
         default_run([f"data.root={tmp_path / 'absent'}"])
 
 
@@ -80,6 +82,8 @@ def test_the_command_says_which_file_it_took(images):
 
 
 @pytest.mark.parametrize(("side", "expected"), [(20, 32), (70, 64), (500, 224)])
-def test_the_usual_side_is_a_multiple_of_the_stride_and_at_most_224(monkeypatch, side, expected):
-    monkeypatch.setattr(module, "read_size", lambda path: (side, side + 7))
-    assert usual_side([None] * 200) == expected
+def test_the_usual_side_is_a_multiple_of_the_stride_and_at_most_224(tmp_path, side, expected):
+    for index in range(5):
+        Image.new("RGB", (side, side + 7)).save(tmp_path / f"{index}.png")
+    (tmp_path / "0.png").write_text("no image")
+    assert usual_side(ImageSource(tmp_path)) == expected
