@@ -128,7 +128,7 @@ class Towers(nn.Module):
 
 def build_encoder(config: EncoderConfig, *, tower: str) -> ResNetEncoder:
     """A tower's encoder, for as many channels as it sees."""
-    return ResNetEncoder(config.arch, in_channels=NUM_CHANNELS[tower])
+    return ResNetEncoder(config.arch, in_channels=NUM_CHANNELS[tower], stem=config.stem)
 
 
 class Scored(NamedTuple):
@@ -312,8 +312,12 @@ class Contrast(nn.Module):
                 [network(self._channels(views, tower)) for tower, network in self.key_networks.items()], dim=1
             )
 
-        keys = full_precision(shuffled_forward(encode, images, ranks=ranks, seed=self.seed, step=step))
-        return dict(zip(self.key_networks, keys.split(self.config.feature_dim, dim=1), strict=True))
+        config = self.config
+        if config.batchnorm == "synchronised":
+            keys = encode(images)
+        else:
+            keys = shuffled_forward(encode, images, ranks=ranks, seed=self.seed, step=step, over=config.shuffle_over)
+        return dict(zip(self.key_networks, full_precision(keys).split(config.feature_dim, dim=1), strict=True))
 
     def _with_bank(self, embedded: dict[str, list[Embeddings]], batch: ViewBatch, ranks: Ranks, step: int) -> Scored:
         config, index = self.config, batch.index
@@ -410,7 +414,8 @@ def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int) 
             "method.batchnorm_images=2 or more"
         )
     # In a batch that is its own memory, groups would give the positive away: it is in its query's group, most negatives are not.
-    groups = 1 if config.memory == "batch" else num_groups(images, images_per_group=config.batchnorm_images)
+    together = config.memory == "batch" or config.batchnorm == "synchronised"
+    groups = 1 if together else num_groups(images, images_per_group=config.batchnorm_images)
     count = jigsaw_images(images, fraction=config.jigsaw_fraction)
     # The encoder sees nine patches of a jigsaw image, the head with BatchNorm one row of it.
     least = 2 * groups if config.head == "mlp_bn" else math.ceil(2 * groups / NUM_PATCHES)

@@ -118,9 +118,9 @@ FEW_NEGATIVES = 126  # of a batch of 64
 
 
 def memory_warnings(
-    config: MethodConfig, *, num_images: int, batch_size: int, epochs: int, world_size: int
+    config: MethodConfig, *, num_images: int, batch_size: int, accumulate: int, epochs: int, world_size: int
 ) -> list[str]:
-    """What a user should know of a method's memory before the run. batch_size: of all ranks, a micro-batch where there are any."""
+    """What a user should know of a method's memory before the run. batch_size: of all ranks, a whole step."""
     warnings: list[str | None] = []
     if config.memory == "queue":
         keys_per_image = 2 if config.symmetric else 1
@@ -138,10 +138,11 @@ def memory_warnings(
             "a run of one epoch every positive is a random vector. Pass optimizer.epochs of 2 or more"
         )
     elif config.memory == "batch":
+        batch_size //= accumulate
         negatives = 2 * batch_size - 2
         if negatives < FEW_NEGATIVES:
             warnings.append(
-                f"method.memory=batch: a batch of {batch_size} gives a query {negatives} negatives, so that the loss tells at most "
+                f"method.memory=batch: a {'micro-' if accumulate > 1 else ''}batch of {batch_size} gives a query {negatives} negatives, so that the loss tells at most "
                 f"ln({negatives + 1}) = {math.log(negatives + 1):.1f} nats of information. Pass a larger optimizer.batch_size, or a method "
                 "with a queue (--method moco_v2)"
             )
