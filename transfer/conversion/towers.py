@@ -83,7 +83,9 @@ def _arch(content: Any) -> Any:
 def _own_encoders(file: TorchFile, path: Path, *, towers: list[Channels], stem: Stem, branch: str | None) -> Encoders:
     arch = _arch(file.content)
     if arch not in ARCHITECTURES or stem not in ("imagenet", "small") or not set(towers) <= set(NUM_CHANNELS):
-        raise CheckpointError(f"{path}: a checkpoint of tools/pretrain.py of an encoder that is not known: {arch}, {stem}, {towers}")
+        raise CheckpointError(
+            f"{path}: a checkpoint of tools/pretrain.py of an encoder that is not known: {arch}, {stem}, {towers}"
+        )
     found = recognise(file_view(file.content, path), OWN, path)
     if found is None:
         raise CheckpointError(f"{path}: a checkpoint of tools/pretrain.py without the encoder of its queries (query.*)")
