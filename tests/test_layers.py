@@ -37,6 +37,7 @@ DOOR = (
     "views",
     "config",
     "data",
+    "model.channels",
     "model.encoder",
     "run.checkpoint",
     "run.precision",

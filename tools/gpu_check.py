@@ -20,7 +20,9 @@ from pretrain.base.errors import ConfigError, run_tool
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=user_path, default=Path("gpu_check.json"), help="JSON file (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=user_path, default=Path("gpu_check.json"), help="JSON file (default: %(default)s)"
+    )
     parser.add_argument("--miniature", action="store_true", help="on the CPU, in small; speeds are then not judged")
     parser.add_argument("--batch-size", type=int, help="images a step (default: by the GPU's memory)")
     return parser.parse_args()

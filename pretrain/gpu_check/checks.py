@@ -46,9 +46,7 @@ class Trainer:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config, self.ranks = config, Ranks()
         self.precision = precision_of(config, self.ranks)
-        self.state: TrainState = build_state(
-            config, contract_of(config), precision=self.precision, ranks=self.ranks
-        )
+        self.state: TrainState = build_state(config, contract_of(config), precision=self.precision, ranks=self.ranks)
         self.watch = Watch(StopFlag(), self.ranks, device)
 
     def step(self, batch: ViewBatch) -> Tensor:
@@ -140,7 +138,9 @@ def input_stall(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, A
         config = run_config(method, sizes, device=device.type, root=folder)
         trainer = Trainer(config, device)
         stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
-        warm = min(WARM_STEPS + config.data.num_workers * 2 // max(1, sizes.batch_size // 64), sizes.stream_steps // 4) + 1
+        warm = (
+            min(WARM_STEPS + config.data.num_workers * 2 // max(1, sizes.batch_size // 64), sizes.stream_steps // 4) + 1
+        )
         batches = on_device(stream.batches(from_step=0, num_steps=warm + sizes.stream_steps), device)
         for batch in itertools.islice(batches, warm):
             trainer.step(batch)
@@ -243,7 +243,10 @@ def deterministic() -> Iterator[list[str]]:
     """Deterministic kernels for the block; yields the messages of those that have none, complete once the block has ended."""
     before = torch.are_deterministic_algorithms_enabled()
     messages: list[str] = []
-    with warnings.catch_warnings(record=True) as caught, torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        torch.backends.cudnn.flags(benchmark=False, deterministic=True),
+    ):
         warnings.simplefilter("always")
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
@@ -263,7 +266,9 @@ def _bits(state: TrainState) -> dict[str, Tensor]:
 
 def _different(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     """Names of tensors that are not the same, bit for bit."""
-    return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or not torch.equal(a[name], b[name]))
+    return sorted(
+        name for name in a.keys() | b.keys() if name not in a or name not in b or not torch.equal(a[name], b[name])
+    )
 
 
 def one_rank(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -272,7 +277,10 @@ def one_rank(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any]
     miniature = "1" if sizes.batch_size < 32 else "0"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m"]
     command += ["pretrain.gpu_check.one_rank", device.type, miniature, str(answer)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path[:1]])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path[:1]]),
+    }
     done = subprocess.run(command, capture_output=True, text=True, timeout=RANK_SECONDS, env=environment)
     if done.returncode != 0 or not answer.exists():
         return {"ok": False, "error": done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]}

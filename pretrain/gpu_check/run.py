@@ -45,7 +45,11 @@ def gpu_check(sizes: Sizes, device: torch.device, *, announce: Callable[[str], N
     """All parts."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DETERMINISTIC_CUBLAS)  # before the device is first used
     started = time.monotonic()
-    found: dict[str, Any] = {"date": datetime.date.today().isoformat(), "sizes": asdict(sizes), "machine": machine(device)}
+    found: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "sizes": asdict(sizes),
+        "machine": machine(device),
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "jpegs").mkdir()
@@ -154,10 +158,14 @@ def table(found: dict[str, Any]) -> str:
             + ("" if memory is None else f"  {memory:.1f} GiB at most")
         )
     if "times_as_fast" in found["compiled"]:
-        lines.append(f"{'torch.compile':20}{found['compiled']['times_as_fast']['median']:10.2f} times as fast (MoCo v2)")
+        lines.append(
+            f"{'torch.compile':20}{found['compiled']['times_as_fast']['median']:10.2f} times as fast (MoCo v2)"
+        )
     words = {True: "pass", False: "FAIL", None: "not judged in miniature"}
     for row in found["targets"]:
-        value = "-" if row["found"] is None else f"{row['found']:.3g}" if isinstance(row["found"], float) else row["found"]
+        value = (
+            "-" if row["found"] is None else f"{row['found']:.3g}" if isinstance(row["found"], float) else row["found"]
+        )
         lines.append(f"{words[row['passed']]:24}{row['name']}: {value} (target {row['target']})")
     failed = {name: part["error"] for name, part in found.items() if isinstance(part, dict) and "error" in part}
     lines += [f"{name}: {error}" for name, error in failed.items()]

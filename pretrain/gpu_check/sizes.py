@@ -90,7 +90,9 @@ def loader_processes(device: str) -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1) if device == "cuda" else 0
 
 
-def synthetic_batch(config: RunConfig, *, device: torch.device, batch_size: int | None = None, seed: int = 0) -> ViewBatch:
+def synthetic_batch(
+    config: RunConfig, *, device: torch.device, batch_size: int | None = None, seed: int = 0
+) -> ViewBatch:
     """Views as the loader makes them, of smooth random pictures, on the device."""
     size, count = config.views.image_size, batch_size or config.optimizer.batch_size
     generator = torch.Generator().manual_seed(seed)

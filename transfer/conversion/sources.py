@@ -31,9 +31,7 @@ UNKNOWN_NOTE = (
     "no known layout: found by its names and shapes alone; RGB with ImageNet's mean and standard deviation, and the stride on "
     "the 3x3, are assumed"
 )
-READ_OUT = (
-    "read it out with `python tools/linear_eval.py --weights` and this file, or pre-train for a detector with encoder.stem=imagenet"
-)
+READ_OUT = "read it out with `python tools/linear_eval.py --weights` and this file, or pre-train for a detector with encoder.stem=imagenet"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.weight_files.torch_files import TorchFile
 from pretrain.config import Channels
+from pretrain.model.channels import NUM_CHANNELS
 from pretrain.model.encoder import Stem, backbone_shapes
 from transfer.conversion.containers import branch_tensors, file_view
 from transfer.conversion.fitting import ON_REQUEST, listing
@@ -29,7 +30,6 @@ from transfer.conversion.sources import backbone_tensors, find_backbone, recogni
 from transfer.conversion.values import as_float32, check_values
 from transfer.conversion.weight_files import file_sha256, open_weight_file, weight_file_of
 
-NUM_CHANNELS: dict[Channels, int] = {"RGB": 3, "Y": 1, "DbDr": 2}
 OWN = tuple(layout for layout in LAYOUTS if layout.name in (OWN_LAYOUT, TOWERS_LAYOUT))
 
 
@@ -83,7 +83,9 @@ def _arch(content: Any) -> Any:
 def _own_encoders(file: TorchFile, path: Path, *, towers: list[Channels], stem: Stem, branch: str | None) -> Encoders:
     arch = _arch(file.content)
     if arch not in ARCHITECTURES or stem not in ("imagenet", "small") or not set(towers) <= set(NUM_CHANNELS):
-        raise CheckpointError(f"{path}: a checkpoint of tools/pretrain.py of an encoder that is not known: {arch}, {stem}, {towers}")
+        raise CheckpointError(
+            f"{path}: a checkpoint of tools/pretrain.py of an encoder that is not known: {arch}, {stem}, {towers}"
+        )
     found = recognise(file_view(file.content, path), OWN, path)
     if found is None:
         raise CheckpointError(f"{path}: a checkpoint of tools/pretrain.py without the encoder of its queries (query.*)")
