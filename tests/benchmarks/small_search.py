@@ -77,6 +77,7 @@ TRIALS = (
     Trial("simclr_jitter_0.25", "cifar10", SHORT, (*B128, "views.jitter_strength=0.25")),
     Trial("simclr_crop_0.08", "cifar10", SHORT, (*B128, "views.crop_scale=[0.08,1.0]")),
     Trial("simclr_crop_0.4", "cifar10", SHORT, (*B128, "views.crop_scale=[0.4,1.0]")),
+    Trial("simclr_batchnorm_64", "cifar10", SHORT, (*B128, "method.batchnorm=shuffled", "method.batchnorm_images=64")),
     Trial("simclr_head_mlp", "cifar10", SHORT, (*B128, "method.head=mlp")),
     Trial(
         "simclr_adamw",
@@ -152,9 +153,19 @@ def run_trial(trial: Trial, *, seed: int, shared: Path, work: Path, output: Path
     if failed:
         entry["failed"] = failed
     else:
-        random = random_weights(trial, overrides, number=number, path=work / "runs" / f"{trial.name}_{seed}_random.pt")
-        for name, weights in (("trained", run), ("random", random)):
-            entry[name] = judge(weights, trial, labelled, seed=seed, work=work / "runs")
+        entry["trained"] = judge(run, trial, labelled, seed=seed, work=work / "runs")
+        encoder = encoder_of(trial, overrides)
+        entry["random"] = next(
+            (other["random"] for other in found["trials"] if other.get("encoder") == encoder and other["seed"] == seed),
+            None,
+        ) or judge(
+            random_weights(trial, overrides, number=number, path=work / "runs" / f"{trial.name}_{seed}_random.pt"),
+            trial,
+            labelled,
+            seed=seed,
+            work=work / "runs",
+        )
+        entry["encoder"] = encoder
         last = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][-1]
         entry["log"] = {key: round(last[key], 4) for key in ("loss", "accuracy", "key_std") if key in last}
     entry["machine"] = {
@@ -230,6 +241,14 @@ def split_caltech(pool: Path, labelled: Path) -> None:
             (labelled / split / folder.name).mkdir(parents=True)
             for index in chosen:
                 (labelled / split / folder.name / names[index]).symlink_to(folder / names[index])
+
+
+def encoder_of(trial: Trial, overrides: list[str]) -> str:
+    """What random weights depend on, besides the seed."""
+    from pretrain.config import load_run_config
+
+    config = load_run_config(Path(trial.config), overrides, method=trial.method)
+    return f"{config.encoder.arch} {config.encoder.stem} {config.views.image_size} px on {trial.data}"
 
 
 def random_weights(trial: Trial, overrides: list[str], *, number: int, path: Path) -> Path:
