@@ -14,7 +14,7 @@ import torch
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import check_open_image
-from pretrain.base.strict import parse_overrides
+from pretrain.base.strict import overridden_keys, parse_overrides
 from pretrain.config import RunConfig, load_run_config, method_label, to_plain
 from pretrain.data.index import Source
 from pretrain.data.source import open_source
@@ -40,10 +40,8 @@ def default_run(
     Raises ConfigError where no `data.root` is given, and ConfigError and DataError as loading does.
     """
     if output_dir is not None and (output_dir / CONFIG).is_file():
-        begun = output_dir / CONFIG
-        return load_run_config(
-            begun, overrides, method=method
-        ), f"no --config-file: {output_dir} goes on by its own {CONFIG}"
+        begun = load_run_config(output_dir / CONFIG, overrides, method=method)
+        return begun, f"no --config-file: {output_dir} goes on by its own {CONFIG}"
     data = parse_overrides(overrides).get("data")
     root = data.get("root") if isinstance(data, dict) else None
     if root is None:
@@ -53,17 +51,22 @@ def default_run(
         )
     load_run_config(
         Path(LARGEST_FILE), overrides, method=method
-    )  # a mistyped override is refused before images are looked at
+    )  # a mistyped override is refused before a long listing
     images = open_source(str(root))
     name = next((name for limit, name in FILES if len(images) < limit), LARGEST_FILE)
     side = usual_side(images)
-    given = {word.partition("=")[0] for word in overrides}
-    sized = [word for word in FOR_SMALL_IMAGES if side < SMALL_IMAGES and word.partition("=")[0] not in given]
+    given = overridden_keys(overrides)
+    sized = [word for word in FOR_SMALL_IMAGES if side < SMALL_IMAGES and not _is_given(word.partition("=")[0], given)]
     config = load_run_config(Path(name), [*sized, *overrides], method=method)
+    detector = "; no detector takes the small stem" if config.encoder.stem == "small" else ""
     return config, (
-        f"no --config-file: {len(images):,} images of about {side} px, so {' '.join([f'{name}.yaml', *sized])}: {_summary(config)}. "
-        f"To choose another: --config-file NAME{_what_else(len(images))}"
+        f"no --config-file: {len(images):,} images of about {side} px, so {' '.join([f'{name}.yaml', *sized])}: "
+        f"{_summary(config)}{detector}. To choose another: --config-file NAME{_what_else(len(images))}"
     )
+
+
+def _is_given(key: str, given: Sequence[str]) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in given)
 
 
 def _summary(config: RunConfig) -> str:

@@ -42,7 +42,7 @@ def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monke
         Image.open(path).resize((40, 50)).save(path)
     config, why = default_run([f"data.root={images}", "encoder.arch=resnet18"])
     assert (config.encoder.stem, config.views.image_size, config.encoder.arch) == ("small", 32, "resnet18")
-    assert "encoder.stem=small views.image_size=32" in why
+    assert "encoder.stem=small views.image_size=32" in why and "no detector takes the small stem" in why
 
 
 @pytest.mark.parametrize(
