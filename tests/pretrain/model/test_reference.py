@@ -152,7 +152,7 @@ def run_both(config, size, seen, *, repeated=False):
                 close(dict(network.named_parameters())[name].detach(), own, f"key network's {name}")
         for tower, memory in method.memories.items():
             if config.memory == "queue":
-                keys = [rows[("key", tower, view, i)] for _, view in reference.directions(config) for i in range(size)]
+                keys = [rows[("key", tower, view, i)] for i in range(size) for _, view in reference.directions(config)]
                 memories[tower], after = reference.enqueue(memories[tower], pointer, keys)
                 assert int(memory.pointer) == after
             else:
