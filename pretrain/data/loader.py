@@ -53,6 +53,21 @@ class ViewBatch:
             permutation=None if self.permutation is None else change(self.permutation),
         )
 
+    def split(self, count: int) -> list[ViewBatch]:
+        """Micro-batches of equal size, in order; `unreadable` goes with the first. Raises ValueError for unequal shares."""
+        if len(self.index) % count or (self.patches is not None and len(self.patches) % count):
+            patches = "" if self.patches is None else f" and {len(self.patches)} images' patches"
+            raise ValueError(f"{len(self.index)} images{patches} cannot be split into {count} equal micro-batches")
+        shares = zip(
+            self.index.chunk(count),
+            self.images.chunk(count),
+            [None] * count if self.patches is None else self.patches.chunk(count),
+            [None] * count if self.permutation is None else self.permutation.chunk(count),
+            (self.unreadable, *[()] * (count - 1)),
+            strict=True,
+        )
+        return [ViewBatch(*share) for share in shares]
+
     def to(self, device: torch.device) -> ViewBatch:
         """On `device`; a copy from pinned memory does not wait."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -140,6 +155,25 @@ def build_loader(
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
+    """`batches` on `device`. On a GPU each is copied by a stream of its own, while the step before it is still being computed.
+
+    The host asks for a batch as soon as it has handed out the step before it (nothing in a step waits for the device), so the
+    copy is one step ahead of the device and no batch is read ahead of what a stop or a checkpoint would see.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying = torch.cuda.Stream(device)
+    for batch in batches:
+        computing = torch.cuda.current_stream(device)
+        with torch.cuda.stream(copying):
+            moved = batch.to(device)
+        computing.wait_stream(copying)
+        moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]
+        yield moved
 
 
 def _unchanged(batch: Any) -> Any:
