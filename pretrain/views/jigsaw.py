@@ -62,10 +62,12 @@ class JigsawSpec:
         board = self.crop.apply(cut.crop, image)
         if cut.mirrored:
             board = self.flip.apply(True, board)
+        planes = np.empty((3, cut.crop.size, cut.crop.size), dtype=np.uint8)
+        planes_into(planes, board)
         cell, side = cut.crop.size // GRID, cut.patch_size
         for position, (y, x) in enumerate(cut.offsets.tolist()):
             top, left = (position // GRID) * cell + y, (position % GRID) * cell + x
-            planes_into(out[position], board[top : top + side, left : left + side])
+            out[position] = planes[:, top : top + side, left : left + side]
 
 
 def draw_permutation(rng: np.random.Generator) -> np.ndarray:

@@ -398,7 +398,7 @@ class RandAugment(Operation[tuple[Change, ...]]):
         for _ in range(self.num_ops):
             name = self.ops[int(rng.integers(len(self.ops)))]
             applied, negative, bicubic = rng.random(3) < (self.p_each, 0.5, 0.5)
-            magnitude = float(np.clip(rng.normal(self.magnitude, self.magnitude_std), 0.0, MAX_MAGNITUDE))
+            magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
             if applied:
                 changes.append(Change(name, amount_of(name, magnitude, negative=bool(negative)), bool(bicubic)))
         return tuple(changes)
@@ -422,13 +422,12 @@ class RandAugment(Operation[tuple[Change, ...]]):
         """Rotate about the centre; shear and translate move the content by -amount (a warp maps output to input)."""
         name, amount, bicubic = change
         height, width = image.shape[:2]
-        matrices: dict[str, pixels.Affine] = {
-            "ShearX": (1, amount, 0, 0, 1, 0),
-            "ShearY": (1, 0, 0, amount, 1, 0),
-            "TranslateXRel": (1, 0, amount * width, 0, 1, 0),
-            "TranslateYRel": (1, 0, 0, 0, 1, amount * height),
-        }
-        matrix = matrices[name] if name in matrices else pixels.rotation(amount, height=height, width=width)
+        if name == "TranslateXRel":
+            return pixels.translate(image, amount * width, axis=1, bicubic=bicubic, fill=self.fill)
+        if name == "TranslateYRel":
+            return pixels.translate(image, amount * height, axis=0, bicubic=bicubic, fill=self.fill)
+        shears: dict[str, pixels.Affine] = {"ShearX": (1, amount, 0, 0, 1, 0), "ShearY": (1, 0, 0, amount, 1, 0)}
+        matrix = shears[name] if name in shears else pixels.rotation(amount, height=height, width=width)
         return pixels.warp(image, matrix, bicubic=bicubic, fill=self.fill)
 
 

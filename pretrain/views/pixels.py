@@ -28,10 +28,13 @@ import cv2
 import numpy as np
 import torch
 
+_LUMA = (0.299, 0.587, 0.114)
+_IDENTITY = np.eye(3, 4)
+_GREY = np.array([(*_LUMA, 0.0)] * 3)
 _RAMP = np.arange(256, dtype=np.float32)
 # Added before OpenCV rounds to nearest, where Pillow cuts. A little less than a half: whole numbers must stay themselves.
 _CUT = -0.4999
-_NEGLIGIBLE = 2e-4  # of a blur's weight, a tap: 0.05 levels
+_NEGLIGIBLE = 1e-3  # a tap of a blur, as a share of the largest: what is left out is worth a tenth of a level
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13  # Pillow's SMOOTH
 
 Affine = tuple[float, float, float, float, float, float]
@@ -46,10 +49,13 @@ def resize(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
         return image
     if height >= image.shape[0] and width >= image.shape[1]:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    box = np.ascontiguousarray(image if image.flags.writeable else image.copy())  # torch warns of what is read-only
     # `view` gives the batch axis the stride of a whole image; with another one torch works by planes, twice as long.
-    batch = torch.from_numpy(np.require(image, requirements="CW")).view(1, *image.shape).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(batch, (height, width), mode="bilinear", antialias=True)
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())
+    pixels = torch.from_numpy(box).view(1, *box.shape).permute(0, 3, 1, 2)
+    # Rows first: the columns, which cost more, are then filtered in fewer of them. Pillow takes the columns first.
+    for size in ((height, image.shape[1]), (height, width)):
+        pixels = torch.ops.aten._upsample_bilinear2d_aa(pixels, size, False)  # F.interpolate without its checks
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1)[0].numpy())
 
 
 def planes_into(out: np.ndarray, image: np.ndarray) -> None:
@@ -70,31 +76,32 @@ def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(image, table if table.ndim == 1 else table[:, None])
 
 
-def blend_table(level: float, factor: float) -> np.ndarray:
-    """Of v -> level + factor * (v - level), clipped and cut to bytes, as Pillow's blend does in float32."""
-    values = np.float32(level) + np.float32(factor) * (_RAMP - np.float32(level))
-    return np.clip(values, 0, 255).astype(np.uint8)
-
-
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with black; factors above 1 lighten."""
-    return look_up(image, blend_table(0, factor))
+    return _multiply(image, factor * _IDENTITY, 0.0)
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean of the grey image, rounded."""
-    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
-    return look_up(image, blend_table(int(mean + 0.5), factor))
+    red, green, blue, _ = cv2.mean(image)
+    mean = int(_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 0.5)
+    return _multiply(image, factor * _IDENTITY, (1 - factor) * mean)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the grey image."""
+    return _multiply(image, factor * _IDENTITY + (1 - factor) * _GREY, 0.0)
+
+
+def _multiply(image: np.ndarray, matrix: np.ndarray, offset: float) -> np.ndarray:
+    """matrix (3, 4) whose last column is zero, times each pixel, plus `offset`: clipped and cut to bytes."""
+    matrix[:, 3] = offset + _CUT
+    return cv2.transform(image, matrix)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
     """Luma (ITU-R 601-2) in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the grey image."""
-    return cv2.addWeighted(image, factor, grey(image), 1 - factor, _CUT)
 
 
 def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
@@ -180,8 +187,10 @@ def gaussian_blur(
     taps = taps[taps > _NEGLIGIBLE * taps.max()]
     if len(taps) == 1:
         return image
-    taps = (taps / taps.sum()).astype(np.float32)
-    return cv2.convertScaleAbs(cv2.sepFilter2D(image, cv2.CV_32F, taps, taps, borderType=border))
+    taps /= taps.sum()
+    # OpenCV takes its 8-bit way where both filters are positive and sum to one; a hair more and less, it stays in float32.
+    across, down = ((taps * hair).astype(np.float32) for hair in (1.0005, 1 / 1.0005))
+    return cv2.sepFilter2D(image, -1, across, down, borderType=border)
 
 
 def warp(image: np.ndarray, matrix: Affine, *, bicubic: bool, fill: tuple[int, int, int]) -> np.ndarray:
@@ -194,6 +203,34 @@ def warp(image: np.ndarray, matrix: Affine, *, bicubic: bool, fill: tuple[int, i
     flags = (cv2.INTER_CUBIC if bicubic else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
     height, width = image.shape[:2]
     return cv2.warpAffine(image, whole, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+
+def translate(
+    image: np.ndarray, distance: float, *, axis: int, bicubic: bool, fill: tuple[int, int, int]
+) -> np.ndarray:
+    """`warp` by whole and broken pixels along `axis`: the pixel at x comes from x + distance. Equal to Pillow's but for rounding."""
+    whole = round(distance)
+    rest = distance - whole
+    offsets = np.abs(np.arange(-2, 3) - rest)
+    if bicubic:  # Pillow's has a = -1
+        near, far = offsets**3 - 2 * offsets**2 + 1, -(offsets**3) + 5 * offsets**2 - 8 * offsets + 4
+        taps = np.where(offsets < 1, near, np.where(offsets < 2, far, 0.0))
+    else:
+        taps = np.maximum(1 - offsets, 0.0)
+    one = np.ones(1)
+    moved = cv2.sepFilter2D(
+        image, -1, *((one, taps) if axis == 0 else (taps, one)), delta=_CUT, borderType=cv2.BORDER_REPLICATE
+    )  # across, then down
+    result = np.empty_like(image)
+    result[:] = fill
+    side = image.shape[axis]
+    first, last = max(0, -whole), min(side, side - whole)
+    if first < last:
+        kept = [slice(None), slice(None)]
+        source = list(kept)
+        kept[axis], source[axis] = slice(first, last), slice(first + whole, last + whole)
+        result[tuple(kept)] = moved[tuple(source)]
+    return result
 
 
 def rotation(degrees: float, *, height: int, width: int) -> Affine:
