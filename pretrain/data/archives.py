@@ -234,17 +234,18 @@ class ArchiveSource(Source):
 
 
 class _Handle:
-    """Closes its file with the last reference to it, without a warning of Python's."""
+    """A file of its own descriptor, closed with the last reference to it."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        with file:
+            self._number = os.dup(file.fileno())
 
     def fileno(self) -> int:
         """For os.pread."""
-        return self._file.fileno()
+        return self._number
 
     def __del__(self) -> None:
-        self._file.close()
+        os.close(self._number)
 
 
 class _Part(io.RawIOBase):

@@ -105,7 +105,11 @@ def test_each_rank_looks_at_its_share_and_all_know_the_whole(folder, monkeypatch
 
 
 def test_ranks_that_see_different_folders_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(image_set_module, "gather_values", lambda value, ranks: [value, (4, "other") if isinstance(value, tuple) else value])
+    monkeypatch.setattr(
+        image_set_module,
+        "gather_values",
+        lambda value, ranks: [value, (4, "other") if isinstance(value, tuple) else value],
+    )
     with pytest.raises(DataError, match="rank 1 lists 4 images, rank 0 lists 19"):
         check(folder, ranks=Ranks(rank=0, world_size=2))
 
