@@ -9,6 +9,7 @@ import random
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,6 +234,6 @@ def test_few_archives_stay_open(folder, tmp_path, monkeypatch):
     for number in range(6):
         write_tar(shards / f"{number}.tar", members[3 * number : 3 * number + 3])
     source = open_source(shards)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     assert [source.read(index) for index in range(18)] == [content for _, content in members]
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
@@ -70,10 +71,12 @@ class Server:
                 outer.requests.append((self.path, wanted))
                 path = outer.root / self.path.strip("/")
                 if not path.is_file():
-                    return self.send_error(404)
+                    self.send_error(404)
+                    return
                 if outer.fail > 0:
                     outer.fail -= 1
-                    return self.send_error(503)
+                    self.send_error(503)
+                    return
                 content = path.read_bytes()
                 first, last = 0, len(content) - 1
                 if wanted and outer.ranges:
@@ -91,10 +94,8 @@ class Server:
                 if outer.cut > 0 and len(body) > 2000:
                     outer.cut -= 1
                     body = body[: int(outer.share * len(body))]
-                try:
+                with contextlib.suppress(ConnectionError):  # who asked has seen enough
                     self.wfile.write(body)
-                except ConnectionError:  # who asked has seen enough
-                    pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
