@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import os
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,11 +54,13 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        blob, ends = bytearray(), array("Q", [0])
-        for name in names:
-            blob += os.fsencode(name)
-            ends.append(len(blob))
-        self._set(np.frombuffer(blob, dtype=np.uint8), np.frombuffer(ends, dtype=np.uint64))
+        blob, ends = bytearray(), [np.zeros(1, np.uint64)]
+        coming = map(os.fsencode, names)
+        while block := list(itertools.islice(coming, _CHUNK)):
+            lengths = np.fromiter(map(len, block), np.uint64, len(block))
+            ends.append(np.cumsum(lengths) + np.uint64(len(blob)))
+            blob += b"".join(block)
+        self._set(np.frombuffer(blob, dtype=np.uint8), np.concatenate(ends))
 
     @classmethod
     def from_arrays(cls, blob: np.ndarray, ends: np.ndarray) -> Names:
@@ -82,9 +83,13 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def encoded(self, index: int) -> bytes:
-        """The name's bytes."""
-        return self._blob[int(self._ends[index]) : int(self._ends[index + 1])].tobytes()
+    def encoded(self) -> Iterator[bytes]:
+        """The names' bytes, in order."""
+        for start in range(0, len(self), _CHUNK):
+            ends = self._ends[start : start + _CHUNK + 1].tolist()
+            block = self._blob[ends[0] : ends[-1]].tobytes()
+            for first, last in itertools.pairwise(ends):
+                yield block[first - ends[0] : last - ends[0]]
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -96,14 +101,10 @@ class Names(Sequence[str]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(index)
-        return os.fsdecode(self.encoded(position))
+        return os.fsdecode(self._blob[int(self._ends[position]) : int(self._ends[position + 1])].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _CHUNK):
-            ends = self._ends[start : start + _CHUNK + 1].tolist()
-            block = self._blob[ends[0] : ends[-1]].tobytes()
-            for first, last in itertools.pairwise(ends):
-                yield os.fsdecode(block[first - ends[0] : last - ends[0]])
+        return map(os.fsdecode, self.encoded())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Names):
@@ -189,8 +190,8 @@ class Source(ABC):
 def fingerprint_of(names: Names, sizes: np.ndarray) -> str:
     """`Source.fingerprint`."""
     digest = hashlib.sha256()
+    encoded = names.encoded()
     for start in range(0, len(names), _CHUNK):
-        stop = min(start + _CHUNK, len(names))
-        lines = zip(range(start, stop), sizes[start:stop].tolist(), strict=True)
-        digest.update(b"".join(b"%b\0%d\n" % (names.encoded(index), size) for index, size in lines))
+        block = sizes[start : start + _CHUNK].tolist()
+        digest.update(b"".join(b"%b\0%d\n" % (name, size) for size, name in zip(block, encoded, strict=False)))
     return digest.hexdigest()
