@@ -214,6 +214,14 @@ def test_a_server_that_stays_away_ends_the_run_with_its_address(serve):
         open_source(url)
 
 
+def test_a_shard_that_changes_during_the_run_is_refused(serve):
+    server = serve(etag='"1"')
+    source = open_source(f"{server.url}/{PATTERN}")
+    server.etag = '"2"'
+    with pytest.raises(LostSourceError, match=r"train-000000\.tar: changed on the server since the run began"):
+        source.read(0)
+
+
 def test_a_shard_that_is_not_a_tar_is_refused(serve, folder):
     (folder / "page.tar").write_bytes(b"<html>" * 500)
     with pytest.raises(DataError, match=r"page\.tar: not a tar archive"):
@@ -258,10 +266,12 @@ def test_shards_that_come_next_are_fetched_meanwhile(serve):
     assert server.requests == []
 
 
-@pytest.mark.parametrize("kind", ["folder", "server"])
-def test_a_run_on_shards_continues_with_the_batches_it_would_have_had(tiny_config, folder, serve, kind):
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("folder", 0), ("server", 0), pytest.param("server", 2, marks=pytest.mark.slow)]
+)
+def test_a_run_on_shards_continues_with_the_batches_it_would_have_had(tiny_config, folder, serve, kind, workers):
     root = str(folder) if kind == "folder" else f"{serve().url}/{PATTERN}"
-    config = tiny_config(data={"root": root})
+    config = tiny_config(data={"root": root, "num_workers": workers})
     messages: list[str] = []
 
     def batches(from_step, num_steps):
@@ -270,6 +280,7 @@ def test_a_run_on_shards_continues_with_the_batches_it_would_have_had(tiny_confi
 
     whole = batches(0, 5)
     assert messages == ["18 images, 2 steps of 8 an epoch"]
+    config = tiny_config(data={"root": root})
     for ours, theirs in zip(whole[3:], batches(3, 2), strict=True):
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.index, theirs.index)
     seen = torch.cat([batch.index for batch in whole[:2]]).tolist()

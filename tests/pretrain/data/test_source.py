@@ -36,7 +36,7 @@ def test_names_are_a_sequence_of_text_in_one_block():
 
 
 def test_a_name_costs_its_letters_and_four_bytes():
-    """10,000 names of 27 letters; a tuple of them is the control."""
+    """Names of 28 letters; a tuple of them is the control."""
 
     def cost(make):
         tracemalloc.start()
@@ -47,6 +47,8 @@ def test_a_name_costs_its_letters_and_four_bytes():
         return found
 
     assert cost(Names) < 40 < 80 < cost(tuple)
+    many = Names(f"train/n{number % 1000:08d}/{number:08d}.jpg" for number in range(100_000))
+    assert set(vars(many)) == {"_blob", "_ends"} and sum(part.nbytes for part in many.arrays) <= 100_001 * (28 + 4)
 
 
 def test_a_list_file_is_read_in_its_order_relative_to_its_folder(folder):
