@@ -65,7 +65,7 @@ class Names(Sequence[str]):
     @classmethod
     def from_arrays(cls, blob: np.ndarray, ends: np.ndarray) -> Names:
         """Inverse of `arrays`. Raises ValueError for arrays that no names have."""
-        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(blob) or (np.diff(ends.astype(np.int64)) < 0).any():
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(blob) or (ends[1:] < ends[:-1]).any():
             raise ValueError("ends do not fit the block of names")
         names = cls()
         names._set(blob, ends)
@@ -109,7 +109,13 @@ class Names(Sequence[str]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Names):
             return NotImplemented
-        return np.array_equal(self._ends, other._ends) and np.array_equal(self._blob, other._blob)
+        if not np.array_equal(self._ends, other._ends):
+            return False
+        part = 1 << 24  # a comparison of all at once would take as much memory again
+        return all(
+            np.array_equal(self._blob[start : start + part], other._blob[start : start + part])
+            for start in range(0, len(self._blob), part)
+        )
 
     def __hash__(self) -> int:
         return hash((self._ends.tobytes(), self._blob.tobytes()))

@@ -216,7 +216,7 @@ def _still_true(key: str, names: Names, sizes: np.ndarray, modified: np.ndarray)
         return empty, np.zeros(count, bool)
     old_names, old = kept
     if old_names == names:
-        before = np.arange(count)
+        before = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
     else:
         position = {name: index for index, name in enumerate(old_names)}
         before = np.fromiter((position.get(name, -1) for name in names), np.int64, count)
