@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -15,7 +16,7 @@ from pretrain.data.stream import ViewStream
 from pretrain.model.contrast import StepOutput
 from pretrain.run.descend import descend
 from pretrain.run.ranks import Ranks
-from pretrain.train import build_state, learning_rate_of, precision_of
+from pretrain.train import build_state, contract_of, learning_rate_of, precision_of
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
@@ -34,11 +35,13 @@ def describe(config: RunConfig, stream: ViewStream) -> str:
 
 def _one_step(config: RunConfig, stream: ViewStream) -> str:
     """Forward, backward and SGD on the first batch: once counted, once timed; the key encoder and the queue stay as they are."""
-    ranks, contract = Ranks(), InputContract()
+    ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
-    state = build_state(config, contract, precision=precision, ranks=ranks)
+    state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
-    batch = whole.map(lambda rows: rows[:CPU_IMAGES]) if precision.device.type == "cpu" else whole
+    batch = whole.split(config.optimizer.accumulate)[0]
+    if precision.device.type == "cpu":
+        batch = batch.map(lambda rows: rows[:CPU_IMAGES])
     num_images, batch_size = len(batch.index), len(whole.index)
 
     def step() -> StepOutput:
@@ -55,7 +58,7 @@ def _one_step(config: RunConfig, stream: ViewStream) -> str:
     seconds = time.perf_counter() - started
     flops = counter.get_total_flops() * batch_size / num_images
     trained = [parameter.numel() for parameter in state.method.trained.parameters()]
-    momenta = [entry["momentum_buffer"] for entry in state.optimizer.state.values()]
+    momenta = [value for entry in state.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
     stored = sum(tensor.nbytes for tensor in (*state.method.state_dict().values(), *momenta))
     part = "" if num_images == batch_size else f", on {num_images} of the batch's {batch_size} images"
     lines = [
@@ -63,7 +66,7 @@ def _one_step(config: RunConfig, stream: ViewStream) -> str:
         f"device {precision.device}, precision {precision.name}",
         *_pixels(batch, contract),
         *(f"{name} {value.item():.4f}" for name, value in output.figures.items()),
-        f"loss of a uniform guess ln(K + 1) = {torch.tensor(config.method.queue_size + 1.0).log().item():.4f}",
+        f"loss of a uniform guess ln(K + 1) = {math.log((config.method.num_negatives or 2 * num_images - 2) + 1):.4f}",
         f"{flops / 1e9:.1f} GFLOP for the global batch of {batch_size}",
         f"{seconds:.2f} s for the second step{part}",
         f"{stored / 1e6:.0f} MB of state, the size of a checkpoint",

@@ -1,6 +1,7 @@
 """The pre-training loop. Read this first. What it leaves in the output directory: pretrain/run/folder.py and checkpoint.py.
 
-A step: batch -> device -> loss under autocast -> backward -> finite on every rank? -> SGD -> key encoder and queue.
+A step: batch -> device -> for each micro-batch: loss under autocast -> backward; then, once: finite on every rank? -> optimiser ->
+key network and memory.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
-from pretrain.data.loader import ViewBatch
+from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
-from pretrain.model.memory import warning_of_own_keys
+from pretrain.model.batchnorm import synchronise_batchnorm
+from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
+from pretrain.model.convolution import multiply_small_maps
+from pretrain.model.encoder import ResNetEncoder
+from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
     checkpoint_path,
@@ -35,15 +39,19 @@ from pretrain.run.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from pretrain.run.descend import descend
+from pretrain.run.descend import descend_sum
 from pretrain.run.folder import RunDir
+from pretrain.run.optimizers import build_optimizer, load_optimizer
 from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
 from pretrain.run.recorder import Recorder
-from pretrain.run.schedule import LearningRate, paper_warmup_epochs
+from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
 from pretrain.run.watch import Watch
 
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
+
+FEWEST_IMAGES_FOR_LARS = 512
+LARGEST_RATE_OF_ADAMW = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +60,13 @@ logger = logging.getLogger(__name__)
 class TrainState:
     """All that changes during a run.
 
-    method: networks and queue.
+    method: networks and memory.
     forward: calls `method.trained`, through DDP where there are ranks.
     optimizer, scaler: of the trained part.
     step: number of finished optimiser steps.
     """
 
-    method: Method
+    method: Contrast
     forward: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -80,7 +88,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.method.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty in a checkpoint of a run without loss scaling
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["progress"]["step"]
@@ -103,32 +111,52 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
     )
 
 
-def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
-    """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
+def contract_of(config: RunConfig) -> InputContract:
+    """What the encoders of a run are fed with."""
+    return InputContract(stem="small" if config.encoder.stem == "small" else "basic")
+
+
+def build_state(
+    config: RunConfig, contract: InputContract, *, num_images: int = 0, precision: Precision, ranks: Ranks
+) -> TrainState:
+    """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler.
+
+    num_images: rows of a memory bank.
+    """
     device, batch_size = precision.device, config.optimizer.batch_size
-    groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
-    if groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(config.method, batch_size)
+    groups = batchnorm_groups(
+        config.method, batch_size=batch_size, world_size=ranks.world_size, accumulate=config.optimizer.accumulate
+    )
+    if config.method.memory == "queue" and groups * ranks.world_size == 1:
+        _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
         contract=contract,
         seed=config.seed,
+        num_images=num_images,
         batchnorm_groups=groups,
     ).to(device)
+    if config.method.batchnorm == "synchronised":
+        synchronise_batchnorm(method, ranks, device)
+    if device.type == "cpu" and precision.dtype is torch.bfloat16:
+        multiply_small_maps(method)
+    if config.runtime.compile:
+        compile_encoders(method)
     if use_channels_last(config.runtime.channels_last, precision):
         method = method.to(memory_format=torch.channels_last)
     method.train()
     forward: nn.Module = method.trained
     if ranks.world_size > 1:
         forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
-    optimizer = torch.optim.SGD(
-        method.trained.parameters(),
-        lr=config.optimizer.learning_rate,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [specification 1.2]
-    )
-    return TrainState(method, forward, optimizer, precision.scaler())
+    return TrainState(method, forward, build_optimizer(method.trained, config.optimizer), precision.scaler())
+
+
+def compile_encoders(method: nn.Module) -> None:
+    """torch.compile of every encoder in place, so that no name of the state changes. Images and patches have a graph each."""
+    for module in method.modules():
+        if isinstance(module, ResNetEncoder):
+            module.compile(dynamic=False)
 
 
 def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
@@ -151,20 +179,36 @@ def train_step(
     batch: ViewBatch,
     *,
     learning_rate: float,
+    momentum: float,
     precision: Precision,
     ranks: Ranks,
     watch: Watch,
-) -> StepOutput:
-    """One optimiser step. Raises UserError on every rank if the loss or gradient of any rank is not finite.
+    accumulate: int = 1,
+    done: Callable[[str], None] = lambda part: None,
+) -> dict[str, Tensor]:
+    """One optimiser step -> this rank's figures. Raises UserError on every rank if a loss or gradient of any rank is not finite.
 
     On the CPU it raises before parameters, key encoder and queue are updated, on a GPU one step later (pretrain/run/watch.py);
     running statistics of BatchNorm have moved either way.
+    accumulate: micro-batches; the gradient is the mean of theirs. momentum: of the key network. done: told the parts of the step
+    as they end ("forward", "backward", "check", "optimiser", "memory").
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    with precision.autocast():
-        output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
+    outputs: list[StepOutput] = []
     step, index, sound = state.step, batch.index, None
+
+    def losses() -> Iterator[Tensor]:
+        """While the last one's gradient is taken, DDP averages the sum of all over ranks."""
+        for part in batch.split(accumulate) if accumulate > 1 else [batch]:
+            last = len(outputs) == accumulate - 1
+            with contextlib.nullcontext() if last else _no_average(state.forward):
+                with precision.autocast():
+                    count = step * accumulate + len(outputs)
+                    output = state.method.step(part, forward=state.forward, ranks=ranks, step=count)
+                outputs.append(output)
+                done("forward")
+                yield output.loss if accumulate == 1 else output.loss / accumulate
 
     def explain(what: str | None) -> str:
         where = f"; samples of this rank: {index.tolist()[:8]}..." if what else ""
@@ -178,10 +222,20 @@ def train_step(
         nonlocal sound
         sound = watch.ask(loss, norm, explain=explain)
 
-    descend(state.optimizer, output.loss, check=check, scaler=state.scaler)
-    state.method.after_step(output, ranks=ranks, sound=sound)
+    descend_sum(state.optimizer, losses(), check=check, scaler=state.scaler, done=done)
+    state.method.after_step(outputs, ranks=ranks, momentum=momentum, sound=sound)
+    done("memory")
     state.step += 1
-    return output
+    if accumulate == 1:
+        return outputs[0].figures
+    return {
+        name: torch.stack([output.figures[name].float() for output in outputs]).mean(dim=0)
+        for name in outputs[0].figures
+    }
+
+
+def _no_average(forward: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
@@ -192,13 +246,48 @@ def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
     return precision
 
 
+def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> None:
+    """Refuse what cannot be trained on these ranks and warn of what can, but should not. Raises ConfigError."""
+    optimizer, method = config.optimizer, config.method
+    batchnorm_groups(
+        method, batch_size=optimizer.batch_size, world_size=ranks.world_size, accumulate=optimizer.accumulate
+    )
+    if method.shuffle_over == "node" and ranks.world_size % ranks.local_world_size:
+        raise ConfigError(
+            f"method.shuffle_over=node expects equally many ranks on every machine, found {ranks.local_world_size} of "
+            f"{ranks.world_size} on this one; pass method.shuffle_over=world"
+        )
+    if not ranks.is_main:
+        return
+    if config.runtime.compile and precision.device.type == "cpu":
+        logger.warning(
+            "runtime.compile=true on the CPU: minutes of compilation and no faster steps; pass runtime.compile=false"
+        )
+    if optimizer.name == "lars" and optimizer.batch_size < FEWEST_IMAGES_FOR_LARS:
+        logger.warning(
+            "optimizer.name=lars with optimizer.batch_size=%d: it is made for batches of %d and more; pass optimizer.name=sgd",
+            optimizer.batch_size,
+            FEWEST_IMAGES_FOR_LARS,
+        )
+    if optimizer.name == "adamw" and optimizer.learning_rate >= LARGEST_RATE_OF_ADAMW:
+        logger.warning(
+            "optimizer.learning_rate=%g with adamw, whose updates have the size of the rate: rates of 1e-4 to 1e-3 are usual",
+            optimizer.learning_rate,
+        )
+    if method.batchnorm == "synchronised" and precision.device.type == "cpu" and ranks.world_size > 1:
+        logger.warning(
+            "method.batchnorm=synchronised on the CPU: a substitute for torch's SyncBatchNorm, which needs a GPU; two small "
+            "reductions over ranks a layer, equal results, slow"
+        )
+
+
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
     """Run `config` to its end in `output_dir` (continuing what is there if `resume`) -> steps, epochs, checkpoint, final figures.
 
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
     precision = precision_of(config, ranks)
-    batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
+    require_trainable(config, precision, ranks)
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
@@ -209,7 +298,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 def _train_in(
     run: RunDir | None, config: RunConfig, output_dir: Path, *, precision: Precision, ranks: Ranks
 ) -> dict[str, Any]:
-    contract = InputContract()
+    contract = contract_of(config)
     done = run.result if run else None
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
@@ -219,9 +308,10 @@ def _train_in(
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
+    require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
-        on_main(lambda: _begin(run, config, stream), ranks)
-        state = build_state(config, contract, precision=precision, ranks=ranks)
+        on_main(lambda: _begin(run, config, stream, ranks), ranks)
+        state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
         return _run_steps(config, contract, state, stream, run, stop=stop, precision=precision, ranks=ranks)
 
@@ -233,19 +323,22 @@ def _require_its_images(config: RunConfig, output_dir: Path) -> None:
         check_image_set(config.data.root, skip_unreadable=True, recorded=recorded, ranks=Ranks(), announce=logger.debug)
 
 
-def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
+def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream, ranks: Ranks) -> None:
     """What the main rank leaves in the folder once it is known that the run can start."""
     assert run is not None
     run.begin(new_record(config, stream))
     write_record(run.path, stream.record)
     stream.draw_sheet(run.path / "views.png")
-    own_keys = warning_of_own_keys(
-        queue_size=config.method.queue_size,
+    warnings = memory_warnings(
+        config.method,
         num_images=len(stream.source),
         batch_size=config.optimizer.batch_size,
+        accumulate=config.optimizer.accumulate,
+        epochs=config.optimizer.epochs,
+        world_size=ranks.world_size,
     )
-    if own_keys is not None:
-        logger.warning(own_keys)
+    for warning in warnings:
+        logger.warning(warning)
 
 
 def new_record(config: RunConfig, stream: ViewStream) -> Record:
@@ -301,6 +394,7 @@ def _run_steps(
 ) -> dict[str, Any]:
     schedule = learning_rate_of(config.optimizer, stream.steps_per_epoch)
     total = config.optimizer.epochs * stream.steps_per_epoch
+    momentum = Momentum(config.method.momentum, config.method.momentum_end, total)
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
     first = saved = state.step
@@ -319,21 +413,24 @@ def _run_steps(
     try:
         with recorder:
             watch = Watch(stop, ranks, precision.device)
-            for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
+            batches = stream.batches(from_step=state.step, num_steps=total - state.step)
+            for batch in on_device(batches, precision.device):
                 rate = schedule(state.step)
-                output = train_step(
+                figures = train_step(
                     state,
-                    batch.to(precision.device),
+                    batch,
                     learning_rate=rate,
+                    momentum=momentum(state.step),
                     precision=precision,
                     ranks=ranks,
                     watch=watch,
+                    accumulate=config.optimizer.accumulate,
                 )
                 save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
                 if save or recorder.is_due(state.step):
                     watch.settle()  # nothing that is not finite is logged or saved
                 epoch = state.step / stream.steps_per_epoch
-                recorder.record(state.step, output.figures, epoch=epoch, learning_rate=rate)
+                recorder.record(state.step, figures, epoch=epoch, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
                     content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
