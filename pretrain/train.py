@@ -319,10 +319,8 @@ def _train_in(
 def _require_its_images(config: RunConfig, output_dir: Path) -> None:
     """A finished run is the answer for its own images only (or where they are gone). Raises DataError."""
     recorded = read_record(output_dir)
-    if recorded is not None and Path(config.data.root).is_dir():
-        check_image_set(
-            Path(config.data.root), skip_unreadable=True, recorded=recorded, ranks=Ranks(), announce=logger.debug
-        )
+    if recorded is not None and Path(config.data.root).expanduser().exists():
+        check_image_set(config.data.root, skip_unreadable=True, recorded=recorded, ranks=Ranks(), announce=logger.debug)
 
 
 def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream, ranks: Ranks) -> None:

@@ -26,16 +26,14 @@ flattest crop that covers a fifth of the image. `check_image` reports such a fil
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]
 from PIL import (
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
@@ -86,12 +84,14 @@ class CheckedImage:
     height, width: of the upright image.
     turned: an EXIF orientation exchanges height and width.
     incomplete: what a JPEG without its last bytes lacks; None for a whole file.
+    mode: how the pixels are stored, by Pillow's name.
     """
 
     height: int
     width: int
     turned: bool
     incomplete: str | None = None
+    mode: str = ""
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -100,7 +100,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises DataError (path and reason) for a missing, empty, truncated or foreign file, a pixel format outside the table
     above, and, before anything is decoded, TooLargeError where the header says more than `max_pixels` pixels.
     """
-    with _opened(path) as file:
+    with open_file(path) as file:
         return _decode(file, str(path), max_pixels)[0]
 
 
@@ -116,18 +116,17 @@ def check_image(path: Path, *, max_pixels: int = MAX_PIXELS, decode: bool = Fals
     `read_image`'s own, and a truncated file is found; damage inside a file that is whole at both ends is not.
     decode: decode every file, which finds that too.
     """
-    with _opened(path) as file:
+    with open_file(path) as file:
         return check_open_image(file, name=str(path), max_pixels=max_pixels, decode=decode)
 
 
-def check_open_image(
-    file: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS, decode: bool = False
-) -> CheckedImage:
+def check_open_image(file: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> CheckedImage:
     """`check_image` of an open file that can seek; `name` stands for its path in messages."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             _refuse_bomb(name, image, max_pixels)
-            found = CheckedImage(*_upright_size(image), _orientation(image) in _ORIENTATIONS_ON_THE_SIDE)
+            turned = _orientation(image) in _ORIENTATIONS_ON_THE_SIDE
+            found = CheckedImage(*_upright_size(image), turned, mode=image.mode)
             whole = image.mode in _READABLE_MODES and _ends_well(file, image.format or "")
     except DataError:
         raise
@@ -139,16 +138,14 @@ def check_open_image(
     return replace(found, incomplete=_decode(file, name, max_pixels)[1])
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> BinaryIO:
+    """For reading. Raises DataError (path and reason) for a missing file, a folder, one that may not be read."""
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        return open(path, "rb")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise DataError(f"{path}: cannot be opened ({getattr(error, 'strerror', error)})") from error
-    with file:
-        yield file
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> tuple[np.ndarray, str | None]:
@@ -274,7 +271,7 @@ def _ends_well(file: BinaryIO, kind: str) -> bool:
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of what `read_image` would return, from the header alone. Raises DataError as it does."""
-    with _opened(path) as file:
+    with open_file(path) as file:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 _refuse_bomb(str(path), image, max_pixels)

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import read_image
+from pretrain.base.image_files import decode_image
 from pretrain.base.signals import GROUP_SIGNALS, signals_wait
+from pretrain.data.index import LostSourceError, Source
 from pretrain.data.order import Key
-from pretrain.data.source import ImageSource
 from pretrain.views.jigsaw import NUM_PATCHES
 from pretrain.views.pipeline import ViewMaker
 
@@ -90,7 +90,7 @@ class ViewDataset(Dataset):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Source,
         views: ViewMaker,
         *,
         seed: int,
@@ -145,13 +145,13 @@ class ViewDataset(Dataset):
         """
         for step in range(len(self.source)):
             position = (index + step) % len(self.source)
-            path = self.source[position]
+            where = self.source.where(position)
             try:
-                return position, read_image(path)
+                return position, decode_image(self.source.read(position), name=where)
             except DataError as error:
-                if not self.skip_unreadable:
+                if not self.skip_unreadable or isinstance(error, LostSourceError):
                     raise
-                unreadable.append((self.source.names[position], str(error).removeprefix(f"{path}: ")))
+                unreadable.append((self.source.name(position), str(error).removeprefix(f"{where}: ")))
         raise DataError(f"{self.source.root}: none of the {len(self.source)} images can be read")
 
 
@@ -204,7 +204,9 @@ def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
     """Uninitialised; in a worker process in memory shared with the main one, so that nothing is copied on the way there."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")  # as torch's own collate does
+    storage = torch.UntypedStorage._new_shared(
+        math.prod(shape) * dtype.itemsize, device="cpu"
+    )  # as torch's own collate does
     return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
 
 

@@ -1,24 +1,26 @@
-"""Image folders: what is listed, which files cannot be read, and folders of classes."""
+"""Where images come from: folders, lists and archives by one name (`open_source`), which files cannot be read, and folders of
+classes."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import SUFFIXES, CheckedImage, check_image
+from pretrain.base.image_files import SUFFIXES, CheckedImage, check_image, check_open_image, open_file
+from pretrain.data.archives import is_image_name, open_tar, open_zip
+from pretrain.data.index import Names, Source, in_threads
+from pretrain.data.shards import expand_local, is_pattern, open_remote_shards, open_shards
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
-SCAN_THREADS = 16
+STAT_THREADS, STAT_CHUNK = 8, 4096
 NAMED_UNREADABLE = 10  # files that a message names
 # The words of pre-training, readout and detection for images that cannot be read, wholly or in part.
 UNREADABLE = "images cannot be read"
@@ -37,6 +39,11 @@ LEAVE_OUT = leave_out(SKIP)
 
 
 def list_images(root: Path) -> list[Path]:
+    """The paths of `list_names`."""
+    return [Path(root) / name for name in list_names(root)]
+
+
+def list_names(root: Path) -> list[str]:
     """Every image file under `root` by suffix (SUFFIXES, any case), sorted by relative name, links followed.
 
     Names that begin with a dot are left out (`._x.jpg` of macOS archives holds no image). Raises DataError if `root` is
@@ -48,14 +55,14 @@ def list_images(root: Path) -> list[Path]:
         raise DataError(
             f"{root}: expected a folder of images, found {found}; pass one (data.root=FOLDER, or --data FOLDER)"
         )
-    names = sorted(name.as_posix() for name in _walk(root))
+    names = sorted(_walk(root))
     if not names:
         raise DataError(f"{root}: no image in this folder or below it; looked for {' '.join(sorted(SUFFIXES))}")
-    return [root / name for name in names]
+    return names
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Relative paths of image files; a folder that links back to one of its parents is entered once."""
+def _walk(root: Path) -> Iterator[str]:
+    """Relative names of image files; a folder that links back to one of its parents is entered once."""
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -64,30 +71,23 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        inside = os.path.relpath(folder, root)
         for name in files:
-            path = Path(folder) / name
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
-                yield path.relative_to(root)
+            if is_image_name(name):
+                yield name if inside == "." else f"{inside}/{name}"
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """A frozen listing of a folder: `ImageSource(root)`, then len and [index] -> path.
+class ImageSource(Source):
+    """Files: those of a folder (`ImageSource(root)`), or `names` relative to `root`. [index] is a path.
 
-    names: relative to root; filled from the folder if not given. Raises DataError as `list_images` does.
+    Raises DataError as `list_images` does.
     """
 
     root: Path
-    names: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "root", Path(self.root))
-        if not self.names:
-            paths = list_images(self.root)
-            object.__setattr__(self, "names", tuple(path.relative_to(self.root).as_posix() for path in paths))
-
-    def __len__(self) -> int:
-        return len(self.names)
+    def __init__(self, root: Path, names: Sequence[str] = ()) -> None:
+        self.root = Path(root)
+        self.names = names if isinstance(names, Names) else Names(names or list_names(self.root))
 
     def __getitem__(self, index: int) -> Path:
         return self.root / self.names[index]
@@ -97,28 +97,125 @@ class ImageSource:
         """All paths, in order."""
         return tuple(self.root / name for name in self.names)
 
+    def where(self, index: int) -> str:
+        """The path."""
+        return str(self[index])
+
+    def open(self, index: int) -> BinaryIO:
+        """See `Source`."""
+        return open_file(self[index])
+
+    def stats(self) -> tuple[np.ndarray, np.ndarray]:
+        """-1 for a link that leads nowhere, which the check of the images names."""
+        found = np.full((len(self), 2), -1, dtype=np.int64)
+        root = str(self.root)
+
+        def look(start: int) -> None:
+            for index in range(start, min(start + STAT_CHUNK, len(self))):
+                try:
+                    status = os.stat(os.path.join(root, self.names[index]))  # noqa: PTH116  # ten million times
+                except OSError:
+                    continue
+                found[index] = status.st_size, status.st_mtime_ns
+
+        with ThreadPoolExecutor(STAT_THREADS) as pool:
+            list(pool.map(look, range(0, len(self), STAT_CHUNK)))
+        return found[:, 0], found[:, 1]
+
+    def take(self, positions: np.ndarray) -> ImageSource:
+        """See `Source`."""
+        return ImageSource(self.root, self.names.take(positions))
+
     def without(self, paths: Iterable[Path]) -> ImageSource:
         """The same listing less `paths`. Raises DataError if nothing is left."""
         dropped = {Path(path) for path in paths}
-        names = tuple(name for name in self.names if self.root / name not in dropped)
-        if not names:
+        kept = [index for index, path in enumerate(self.paths) if path not in dropped]
+        if not kept:
             raise DataError(f"{self.root}: none of the {len(self)} images can be read")
-        return replace(self, names=names)
-
-    def fingerprint(self) -> str:
-        """sha256 over relative names and sizes in bytes: changes when a file is added, lost, renamed or resized."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(os.fsencode(f"{name}\0{_size(self.root / name)}\n"))  # a name need not be UTF-8
-        return digest.hexdigest()
+        return self.take(np.array(kept))
 
 
-def _size(path: Path) -> int:
-    """Bytes; -1 for a link that leads nowhere, which the check of the images names."""
+def open_source(root: Path | str) -> Source:
+    """The images that `root` names (a leading ~ is the home folder):
+
+    | root                                              | images                                                          |
+    |---------------------------------------------------|-----------------------------------------------------------------|
+    | a folder                                          | every image in it and below, whatever folders they lie in        |
+    | FILE.txt                                          | a list, one path a line (`read_list`)                           |
+    | FILE.zip, FILE.tar                                | every image in the archive, read in place (archives.py)         |
+    | a folder of .tar files without an image           | WebDataset shards (shards.py)                                   |
+    | DIR/train-{000000..000099}.tar, DIR/*.tar         | the same, by name                                               |
+    | http(s)://SERVER/train-{000000..000099}.tar       | the same, fetched from a server                                 |
+
+    Raises DataError for anything else, with what to pass.
+    """
+    text = os.fspath(root)
+    if "://" in text:
+        return open_remote_shards(text)
+    path = Path(text).expanduser()
+    if not path.exists() and is_pattern(path.name):
+        return open_shards(path, expand_local(path))
+    if path.is_dir():
+        shards = sorted(file for file in path.glob("*.tar") if file.is_file() and file.name[0] != ".")
+        if shards and next(_walk(path), None) is None:
+            return open_shards(path, shards)
+        return ImageSource(path)
+    suffix = path.suffix.lower()
+    if not path.exists() or suffix not in (".txt", ".zip", ".tar"):
+        raise DataError(_not_a_source(path))
+    if suffix == ".txt":
+        return read_list(path)
+    return open_zip(path) if suffix == ".zip" else open_tar(path)
+
+
+ACCEPTED = "a folder of images, a list of files (.txt), a .zip or .tar archive, or shards DIR/NAME-{000..099}.tar"
+
+
+def _not_a_source(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: expected {ACCEPTED}; found nothing there; pass one (data.root=FOLDER, or --data FOLDER)"
+    name = path.name.lower()
+    if path.suffix.lower() in SUFFIXES:
+        return f"{path}: a single image; pass the folder that holds the images (data.root={path.parent})"
+    if name.endswith((".tgz", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz")):
+        return (
+            f"{path}: a compressed archive cannot be read at any place of it; decompress it once (gunzip, or tar with "
+            "--file) and pass the .tar"
+        )
+    return f"{path}: a file that holds no list of images; expected {ACCEPTED} (data.root=FOLDER)"
+
+
+def read_list(path: Path) -> ImageSource:
+    """A list file: one path a line, relative to the list's folder or absolute, in the order of the list.
+
+    Lines that are empty or begin with # are left out; a byte order mark and Windows line ends are allowed. Raises DataError,
+    with line numbers, for a file named twice, a file that is not there, and lines that are no text; for an empty list.
+    """
     try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
+    first_line: dict[str, int] = {}
+    problems: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if b"\0" in line:
+            raise DataError(f"{path}: line {number} holds a zero byte; expected a text file with one path a line")
+        name = os.fsdecode(line.strip())
+        if not name or name.startswith("#"):
+            continue
+        name = os.path.normpath(name)
+        if name in first_line:
+            problems.append(f"line {number}: {name} stands in line {first_line[name]}, too")
+        elif not (path.parent / name).is_file():
+            problems.append(f"line {number}: {name}: no such file in {path.parent}")
+        first_line.setdefault(name, number)
+    if problems:
+        shown = [f"  {text}" for text in problems[:NAMED_UNREADABLE]]
+        more = [f"  ... and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
+        raise DataError("\n".join([f"{path}: {len(problems)} of its lines cannot be used:", *shown, *more]))
+    if not first_line:
+        raise DataError(f"{path}: the list is empty; expected one path a line, relative to {path.parent}")
+    return ImageSource(path.parent, Names(first_line))
 
 
 @dataclass(frozen=True)
@@ -157,8 +254,8 @@ class ScanReport:
     """
 
     num_ok: int
-    bad: tuple[tuple[Path, str], ...]
-    truncated: tuple[tuple[Path, str], ...] = ()
+    bad: tuple[tuple[Path | str, str], ...]
+    truncated: tuple[tuple[Path | str, str], ...] = ()
 
     @property
     def num_files(self) -> int:
@@ -174,7 +271,7 @@ class ScanReport:
         return _named(f"{len(self.truncated)} of {self.num_files} {TRUNCATED}", self.truncated, USED_AS_IT_IS)
 
 
-def _named(title: str, entries: Sequence[tuple[Path, str]], advice: str) -> str:
+def _named(title: str, entries: Sequence[tuple[Path | str, str]], advice: str) -> str:
     lines = [f"{title}:", *(f"  {path}: {reason}" for path, reason in entries[:NAMED_UNREADABLE])]
     if len(entries) > NAMED_UNREADABLE:
         lines.append(f"  ... and {len(entries) - NAMED_UNREADABLE} more")
@@ -192,12 +289,14 @@ def scan_images(paths: Sequence[Path], *, decode: bool = False, show_progress: b
     return ScanReport(num_ok=len(paths) - len(bad), bad=bad, truncated=truncated)
 
 
-def in_threads(check: Callable[[Path], T], paths: Sequence[Path], *, show_progress: bool = False) -> list[T]:
-    """`check` of every path, in order: threads wait for the disk together, and decoders release Python's lock."""
-    with ThreadPoolExecutor(min(SCAN_THREADS, 2 * (os.cpu_count() or 1))) as pool:
-        results = pool.map(check, paths)
-        bar = tqdm(results, total=len(paths), desc="checking images", unit="file", delay=2, disable=not show_progress)
-        return list(bar)
+def look_at(source: Source, index: int, *, decode: bool = False) -> CheckedImage | str:
+    """What `check_image` finds in an image of any source, or why it cannot be read."""
+    where = source.where(index)
+    try:
+        with source.open(index) as file:
+            return check_open_image(file, name=where, decode=decode)
+    except DataError as error:
+        return str(error).removeprefix(f"{where}: ")
 
 
 def _checked(path: Path, *, decode: bool) -> CheckedImage | str:

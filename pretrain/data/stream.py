@@ -14,10 +14,12 @@ import torch.distributed as dist
 
 from pretrain.base.errors import DataError
 from pretrain.config import RunConfig
+from pretrain.data.archives import ArchiveSource
+from pretrain.data.index import Source
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images, write_record
-from pretrain.data.order import GlobalBatches, RankBatches, require_one_batch
-from pretrain.data.source import ImageSource
+from pretrain.data.order import Batches, RankBatches, ShardBatches, global_batches, require_one_batch
+from pretrain.data.shards import Fetcher
 from pretrain.run.ranks import Ranks
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import recipe_of
@@ -42,7 +44,7 @@ class ViewStream:
 
     dataset: ViewDataset
     record: ImageSetRecord
-    batches_of_run: GlobalBatches
+    batches_of_run: Batches
     ranks: Ranks
     num_workers: int
     pin_memory: bool
@@ -51,7 +53,7 @@ class ViewStream:
     control: Any = None
 
     @property
-    def source(self) -> ImageSource:
+    def source(self) -> Source:
         """The images."""
         return self.dataset.source
 
@@ -75,7 +77,12 @@ class ViewStream:
         )
         loader = build_loader(self.dataset, sampler, num_workers=self.num_workers, pin_memory=self.pin_memory)
         replaced = set(self.record.replaced)
-        for _ in range(num_steps):
+        fetcher = None
+        if isinstance(self.source, ArchiveSource) and isinstance(self.batches_of_run, ShardBatches):
+            fetcher = Fetcher(self.source, self.batches_of_run)
+        for step in range(from_step, from_step + num_steps):
+            if fetcher is not None:
+                fetcher.at(step)
             try:
                 batch = next(loader)
                 report: Report = (None, batch.unreadable)
@@ -145,7 +152,7 @@ def open_stream(
         patch_size=config.views.patch_size if config.method.jigsaw else None,
     )
     source, record = check_image_set(
-        Path(config.data.root).expanduser(),
+        config.data.root,
         skip_unreadable=config.data.skip_unreadable,
         recorded=recorded,
         ranks=ranks,
@@ -154,7 +161,7 @@ def open_stream(
     if recipe.smallest_side > 1 and recorded is None:
         refuse_small_images(source, recipe.smallest_side, ranks)
     require_one_batch(len(source), config.optimizer.batch_size, world_size=ranks.world_size)
-    batches = GlobalBatches(len(source), config.optimizer.batch_size, seed=config.seed)
+    batches = global_batches(len(source), source.shard_ends, config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
     return ViewStream(
         dataset=ViewDataset(

@@ -27,10 +27,11 @@ from pretrain.base.record import DataRecord, Initialisation, OpenRecord, Record,
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.base.strict import from_mapping
 from pretrain.config import RunConfig, locate_generators, to_plain
+from pretrain.data.index import Source
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import read_record, refuse_small_images
-from pretrain.data.order import GlobalBatches, RankBatches
-from pretrain.data.source import ImageSource
+from pretrain.data.order import RankBatches, global_batches
+from pretrain.data.source import open_source
 from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
 from pretrain.model.contrast import Contrast, build_method, rows_of_memory
 from pretrain.run.checkpoint import newest_checkpoint, pretraining_of, read_checkpoint
@@ -144,7 +145,7 @@ def measure_views(request: MeasureRequest, *, output: Path | None = None, announ
     checkpoint = find_checkpoint(request.checkpoint)
     critic = load_critic(checkpoint, precision)
     recipe = recipe_of(critic.config.views.recipe, critic.config.views.overrides)
-    source = ImageSource(request.data)
+    source = open_source(request.data)
     _check_enough(request, len(source))
     if recipe.smallest_side > 1:
         refuse_small_images(source, recipe.smallest_side, Ranks())
@@ -191,11 +192,11 @@ def measure_views(request: MeasureRequest, *, output: Path | None = None, announ
 
 
 def _estimates(
-    request: MeasureRequest, critic: Critic, source: ImageSource, recipe: Recipe, *, announce: Callable[[str], None]
+    request: MeasureRequest, critic: Critic, source: Source, recipe: Recipe, *, announce: Callable[[str], None]
 ) -> dict[str, Estimate]:
     """Every bound, by name."""
     views = ViewMaker(recipe, image_size=critic.config.views.image_size)
-    batches = GlobalBatches(len(source), request.batch_size, seed=request.seed)
+    batches = global_batches(len(source), source.shard_ends, request.batch_size, seed=request.seed)
     num_batches = request.passes * batches.steps_per_epoch
     used = batches.steps_per_epoch * request.batch_size
     announce(

@@ -10,7 +10,7 @@ import torch
 
 from pretrain.base.errors import UserError
 from pretrain.config import load_run_config
-from pretrain.data.source import list_images
+from pretrain.data.source import open_source
 from pretrain.model.encoder import ResNetEncoder
 from transfer.compare.checks import check_detection, check_readout
 from transfer.compare.study_config import (
@@ -53,7 +53,7 @@ def _check_pretraining(config: StudyConfig) -> str | None:
         return None
     run = load_run_config(pretrain_file(part), [text.replace(DATA, "DATA") for text in part.overrides])
     if not any(DATA in text for text in part.overrides):
-        list_images(Path(run.data.root))
+        open_source(run.data.root)
     return run.encoder.arch
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import MAX_LARGE_PIXELS, MAX_PIXELS, SUFFIXES, CheckedImage, TooLargeError, check_image
-from pretrain.data.source import TRUNCATED, UNREADABLE, USED_AS_IT_IS, in_threads, leave_out
+from pretrain.data.index import in_threads
+from pretrain.data.source import TRUNCATED, UNREADABLE, USED_AS_IT_IS, leave_out
 from transfer.data.problems import Problem, Problems, ReadOptions
 from transfer.data.records import DetectionData
 

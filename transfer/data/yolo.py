@@ -25,7 +25,7 @@ from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
-from pretrain.data.source import in_threads
+from pretrain.data.index import in_threads
 from transfer.data.image_checks import file_problem, is_there, pixel_limit
 from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number

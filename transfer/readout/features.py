@@ -93,7 +93,7 @@ def load_splits(
     return _labelled(root / "train", train), _labelled(root / "val", val)
 
 
-def _without(folders: ClassFolders, bad: Sequence[tuple[Path, str]]) -> ClassFolders:
+def _without(folders: ClassFolders, bad: Sequence[tuple[Path | str, str]]) -> ClassFolders:
     """Less the unreadable files. Raises DataError for a class of which nothing is left."""
     dropped = {path for path, _ in bad}
     kept = [(path, label) for path, label in zip(folders.paths, folders.labels, strict=True) if path not in dropped]

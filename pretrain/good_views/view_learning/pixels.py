@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
-from pretrain.data.source import LEAVE_OUT, SCAN_THREADS, SKIP, ClassFolders, ImageSource, ScanReport, scan_images
+from pretrain.data.index import SCAN_THREADS
+from pretrain.data.source import LEAVE_OUT, SKIP, ClassFolders, ImageSource, ScanReport, scan_images
 from pretrain.views.operations import CROP_TRIES, CenterCrop, Frame, Range
 
 

@@ -1,0 +1,401 @@
+"""WebDataset shards: tar files of images, local or on an http(s) server.
+
+Every image of a shard is a sample (`key.jpg`, `key.png`, ...); other members (`key.json`, `key.cls`, ...) are not read. Shards
+are for reading one after the other: their order (order.ShardBatches) shuffles the shards and then the images of a few of them.
+
+Start: the headers of each shard are read once and kept (cache.py), as long as the shard has its size and time of change (local)
+or its size and ETag or Last-Modified (server). From a server that answers ranged requests only the headers are fetched (one
+request an image or fewer: 10^7 images take hours once, many requests at a time); from one that does not, each shard is fetched
+whole.
+
+Run: a shard on a server is fetched whole into the cache when its first image is needed, once for all processes of a machine, and
+the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last. All
+machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
+number of machines. A connection that breaks is taken up again where it broke; after ATTEMPTS the run ends with the address.
+Headers of images are not looked at before a run that reads from a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import fnmatch
+import hashlib
+import http.client
+import io
+import itertools
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import numpy as np
+
+from pretrain.base.errors import DataError
+from pretrain.data.archives import ArchiveSource, Container, LocalFile, Members, nothing_in, tar_members
+from pretrain.data.cache import VARIABLE, cache_dir, keep_arrays, kept_arrays
+from pretrain.data.index import LostSourceError, Names, in_threads
+
+ATTEMPTS = 5
+FIRST_PAUSE_SECONDS = 0.5  # doubled after each attempt
+TIMEOUT_SECONDS = 60
+MAX_SHARDS = 1_000_000
+READ_AHEAD = 32 * 1024  # of headers, which stand close together where images are small
+CACHE_SIZE_VARIABLE, CACHE_GIGABYTES = "INFOMIN_CACHE_GB", 100.0
+T = TypeVar("T")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a file name stands for several: {000..099}, {a,b}, *, ?."""
+    return any(sign in name for sign in "{*?")
+
+
+def expand_braces(text: str) -> list[str]:
+    """a{08..10}b{x,y} -> a08bx a08by a09bx ... Raises DataError for braces that hold nothing of the kind."""
+    parts = _BRACES.split(text)  # text, inside, text, ...
+    choices = [[part] if position % 2 == 0 else _choices(part, text) for position, part in enumerate(parts)]
+    count = int(np.prod([len(choice) for choice in choices], dtype=object))
+    if count > MAX_SHARDS:
+        raise DataError(f"{text}: stands for {count} files; expected at most {MAX_SHARDS}")
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _choices(inside: str, text: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inside)
+    if bounds is None and "," in inside:
+        return inside.split(",")
+    if bounds is None or int(bounds[1]) > int(bounds[2]) or int(bounds[2]) - int(bounds[1]) >= MAX_SHARDS:
+        raise DataError(f"{text}: expected {{FIRST..LAST}} with numbers or {{a,b}} in braces, found {{{inside}}}")
+    return [str(number).zfill(len(bounds[1])) for number in range(int(bounds[1]), int(bounds[2]) + 1)]
+
+
+def expand_local(pattern: Path) -> list[Path]:
+    """The shards that a pattern in the file's name stands for. Raises DataError if there is none."""
+    names = expand_braces(pattern.name)
+    if any(sign in pattern.name for sign in "*?"):
+        try:
+            there = sorted(path.name for path in pattern.parent.iterdir())
+        except OSError as error:
+            raise DataError(f"{pattern}: {pattern.parent} cannot be listed ({error.strerror})") from error
+        names = [name for name in there if name[0] != "." and any(fnmatch.fnmatchcase(name, one) for one in names)]
+    if not names:
+        raise DataError(
+            f"{pattern}: no file fits; expected shards such as {pattern.parent}/train-{{000000..000099}}.tar"
+        )
+    return [pattern.parent / name for name in names]
+
+
+def open_shards(root: Path, paths: Sequence[Path]) -> ArchiveSource:
+    """Local shards. Raises DataError for shards that are not there, that are no tar files, or hold no image at all."""
+    _require_tar_names(root, [path.name for path in paths])
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        shown = ", ".join(str(path) for path in missing[:5])
+        raise DataError(f"{root}: {len(missing)} of {len(paths)} shards are not there: {shown}")
+    return _sharded(root, [LocalFile(path.absolute()) for path in paths])
+
+
+def open_remote_shards(pattern: str) -> ArchiveSource:
+    """Shards on a server. Raises DataError for addresses of other kinds, shards that are not there, a server that fails."""
+    scheme, _, rest = pattern.partition("://")
+    if scheme not in ("http", "https"):
+        raise DataError(
+            f"{pattern}: expected http:// or https://, or a folder, found {scheme}://; mount or copy the files"
+        )
+    if any(sign in rest for sign in "*?"):
+        raise DataError(
+            f"{pattern}: a server cannot be asked for all names that fit; name them: train-{{000000..000099}}.tar"
+        )
+    urls = expand_braces(pattern)
+    _require_tar_names(pattern, [url.rpartition("/")[2] for url in urls])
+    containers = in_threads(ask_server, urls, what="asking for shards", unit="shard", show_progress=True)
+    source = _sharded(pattern, containers)
+    source.scanned = False
+    return source
+
+
+def _require_tar_names(root: Path | str, names: Sequence[str]) -> None:
+    other = [name for name in names if not name.lower().endswith(".tar")]
+    if other:
+        raise DataError(
+            f"{root}: shards are uncompressed .tar files, found {other[0]}; decompress it once, or name .tar files"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{root}: names {twice[0]} twice")
+
+
+def _sharded(root: Path | str, containers: Sequence[Container]) -> ArchiveSource:
+    found = in_threads(_members, containers, what="reading shards", unit="shard", show_progress=True)
+    ignored: Counter[str] = Counter()
+    for members in found:
+        ignored.update(dict(members.ignored))
+    names = Names(
+        f"{container.name.rpartition('/')[2]}/{name}"
+        for container, members in zip(containers, found, strict=True)
+        for name in members.names
+    )
+    joined = Members(
+        names,
+        np.concatenate([members.offsets for members in found]),
+        np.concatenate([members.sizes for members in found]),
+        ignored=tuple(sorted(ignored.items())),
+    )
+    if not len(names):
+        raise DataError(f"{root}: {nothing_in(joined)}")
+    ends = np.concatenate([[0], np.cumsum([len(members.names) for members in found])])
+    return ArchiveSource(root, containers, ends, joined, sharded=True)
+
+
+def _members(container: Container) -> Members:
+    """From the cache, or from the shard's headers."""
+    stamp = np.array(container.stamp())
+    kept = kept_arrays("indices", container.name)
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        if kept is not None and np.array_equal(kept["stamp"], stamp):
+            names = Names.from_arrays(kept["blob"], kept["ends"])
+            ignored = tuple(zip(kept["reasons"].tolist(), kept["counts"].tolist(), strict=True))
+            return Members(names, kept["offsets"], kept["sizes"], ignored=ignored)
+    with container.open_headers() as file:
+        found = tar_members(file, container.name)
+    blob, ends = found.names.arrays
+    reasons = np.array([reason for reason, _ in found.ignored], dtype=np.str_)
+    counts = np.array([count for _, count in found.ignored], dtype=np.int64)
+    keep_arrays(
+        "indices",
+        container.name,
+        stamp=stamp,
+        blob=blob,
+        ends=ends,
+        offsets=found.offsets,
+        sizes=found.sizes,
+        reasons=reasons,
+        counts=counts,
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A shard on a server.
+
+    size: in bytes, -1 where the server does not tell. version: its ETag or time of change. ranges: whether parts can be had.
+    """
+
+    url: str
+    size: int
+    version: str
+    ranges: bool
+
+    @property
+    def name(self) -> str:
+        """See `Container`."""
+        return self.url
+
+    def stamp(self) -> tuple[int, int]:
+        """See `Container`."""
+        return self.size, int.from_bytes(hashlib.sha256(self.version.encode()).digest()[:7], "big")
+
+    def open_headers(self) -> BinaryIO:
+        """See `Container`."""
+        if self.ranges and self.size >= 0:
+            return io.BufferedReader(_RangedFile(self), buffer_size=READ_AHEAD)
+        return self.open()
+
+    def open(self) -> BinaryIO:
+        """The whole shard, from the cache or fetched into it."""
+        key = hashlib.sha256(f"{self.url} {self.size} {self.version}".encode()).hexdigest()[:40]
+        folder = cache_dir("shards")
+        path = folder / f"{key}.tar"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                return _used(path)
+            with open(folder / f"{key}.lock", "w") as lock:  # one process fetches, the others wait for it
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    return _used(path)
+                part = folder / f"{key}.part"
+                self._fetch(part)
+                part.replace(path)
+                _drop_oldest(folder, kept=path)
+                return _used(path)
+        except OSError as error:
+            raise LostSourceError(
+                f"{self.url}: cannot be kept in {folder} ({error.strerror or error}); pass another folder: {VARIABLE}=FOLDER"
+            ) from error
+
+    def _fetch(self, part: Path) -> None:
+        """Into `part`, from where an attempt before was cut off."""
+
+        def attempt() -> None:
+            done = part.stat().st_size if self.ranges and part.exists() else 0
+            if self.size >= 0 and done >= self.size:
+                done = 0
+            with _request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
+                if _version(response) != self.version:
+                    raise LostSourceError(
+                        f"{self.url}: changed on the server since the run began; restore it, or start anew"
+                    )
+                mode = "ab" if done and response.status == 206 else "wb"
+                with open(part, mode) as file:
+                    while block := response.read(1 << 20):
+                        file.write(block)
+            found = part.stat().st_size
+            if self.size >= 0 and found != self.size:
+                raise _Cut(f"the connection ended after {found} of {self.size} bytes")
+
+        _with_patience(self.url, attempt)
+
+    def range(self, start: int, stop: int) -> bytes:
+        """Bytes `start` .. `stop` - 1."""
+
+        def attempt() -> bytes:
+            with _request(self.url, {"Range": f"bytes={start}-{stop - 1}"}) as response:
+                data = response.read()
+            if response.status != 206 or len(data) != stop - start:
+                raise _Cut(f"{len(data)} bytes came for a part of {stop - start}")
+            return data
+
+        return _with_patience(self.url, attempt)
+
+
+class _Cut(Exception):
+    """An answer that is not whole."""
+
+
+class _RangedFile(io.RawIOBase):
+    """A file on a server, read by ranged requests."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self._remote, self._position = remote, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._remote.size}[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        stop = min(self._position + len(buffer), self._remote.size)
+        if stop <= self._position:
+            return 0
+        data = self._remote.range(self._position, stop)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def ask_server(url: str) -> RemoteFile:
+    """Size, version and abilities, by a request for the first byte. Raises DataError for a shard that is not there."""
+
+    def attempt() -> RemoteFile:
+        with _request(url, {"Range": "bytes=0-0"}) as response:
+            ranges = response.status == 206
+            size = (
+                response.headers.get("Content-Range", "").rpartition("/")[2]
+                if ranges
+                else response.headers.get("Content-Length")
+            )
+            return RemoteFile(url, int(size) if size and size.isdigit() else -1, _version(response), ranges)
+
+    return _with_patience(url, attempt)
+
+
+def _version(response: http.client.HTTPResponse) -> str:
+    """What tells one content of an address from another; empty where the server does not say."""
+    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+
+
+def _request(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    # The scheme is one of http and https (open_remote_shards), so that no local file is opened.
+    response: http.client.HTTPResponse = urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
+    )
+    return response
+
+
+def _with_patience(url: str, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`, tried again where the server or the connection failed. Raises LostSourceError."""
+    for number in range(ATTEMPTS):
+        if number:
+            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))
+        try:
+            return attempt()
+        except urllib.error.HTTPError as error:
+            reason = f"the server answered {error.code} {error.reason}"
+            error.close()
+            if error.code < 500 and error.code not in (408, 429):
+                raise LostSourceError(f"{url}: {reason}; pass the address of a shard that is there") from error
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _Cut) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        except ValueError as error:
+            raise LostSourceError(f"{url}: not an address ({error})") from error
+    raise LostSourceError(f"{url}: {reason}, {ATTEMPTS} times; is the server there?")
+
+
+def _used(path: Path) -> BinaryIO:
+    """Opened, and marked as used now."""
+    file = open(path, "rb")  # noqa: SIM115
+    os.utime(path)
+    return file
+
+
+def _drop_oldest(folder: Path, *, kept: Path) -> None:
+    """Shards above the limit, those longest unused; one that a process has open stays readable for it."""
+    limit = float(os.environ.get(CACHE_SIZE_VARIABLE) or CACHE_GIGABYTES) * 1e9
+    entries = sorted((file.stat().st_mtime_ns, file.stat().st_size, file) for file in folder.glob("*.tar"))
+    total = sum(size for _, size, _ in entries)
+    for _, size, file in entries:
+        if total > limit and file != kept:
+            file.unlink(missing_ok=True)
+            total -= size
+
+
+class ShardOrder(Protocol):
+    """What the fetcher asks of order.ShardBatches."""
+
+    def ahead(self, step: int) -> tuple[int, ...]:
+        """Shards that come after those of this step."""
+        ...
+
+
+class Fetcher:
+    """Fetches the shards that come next while those of now are read. Errors are left to whoever reads them."""
+
+    def __init__(self, source: ArchiveSource, order: ShardOrder) -> None:
+        self._containers = source.containers if any(isinstance(one, RemoteFile) for one in source.containers) else ()
+        self._order = order
+        self._last: tuple[int, ...] = ()
+        self._thread: threading.Thread | None = None
+
+    def at(self, step: int) -> None:
+        """Told of every step."""
+        if not self._containers or (self._thread is not None and self._thread.is_alive()):
+            return
+        coming = self._order.ahead(step)
+        if coming != self._last:
+            self._last = coming
+            self._thread = threading.Thread(target=self._fetch, args=(coming,), daemon=True)
+            self._thread.start()
+
+    def _fetch(self, shards: Sequence[int]) -> None:
+        for shard in shards:
+            with contextlib.suppress(DataError):
+                self._containers[shard].open().close()
