@@ -320,6 +320,34 @@ def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(who
     assert logged == [1, 2, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["", "key network and queue once a micro-batch"])  # the fault of a published library
+def test_accumulated_micro_batches_are_one_step_of_the_whole_batch(steps, monkeypatch, fault):
+    """BatchNorm in evaluation mode, so that images do not see each other."""
+    after = Contrast.after_step
+
+    def each(self, outputs, **rest):
+        for output in outputs:
+            after(self, [output], **rest)
+
+    states = []
+    for accumulate in (1, 2, 4):
+        tried = steps()
+        tried.accumulate = accumulate
+        tried.state.method.eval()
+        if fault:
+            monkeypatch.setattr(Contrast, "after_step", each)
+        for _ in range(2):
+            figures = tried.take()
+        state = model_of(tried.state)
+        state["memory.features"] = state["memory.features"].sort(dim=0).values  # micro-batches queue in another order
+        del figures["key_std"]  # of the keys of a micro-batch
+        states.append({**state, **figures})
+    gaps = [max((state[name].double() - states[0][name]).abs().max().item() for name in state) for state in states[1:]]
+    assert int(states[0]["memory.pointer"]) == 16
+    assert (max(gaps) < 2e-6) == (fault == ""), gaps
+
+
 class Waits:
     """Counts what makes the host of a GPU wait for it: values read from tensors, constants and batches copied in pageable memory."""
 
