@@ -251,12 +251,6 @@ class Contrast(nn.Module):
             return query, self.key_networks[term.key](second)
         return query, self.query_networks[term.key](second).instance
 
-    def features(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> the query encoders' features before the heads, of all towers side by side."""
-        return torch.cat(
-            [network.encoder(self._channels(images, tower)) for tower, network in self.query_networks.items()], dim=1
-        )
-
     def _inputs(self, batch: ViewBatch) -> tuple[Any, ...]:
         """Arguments of `Towers.forward`."""
         config = self.config
@@ -299,9 +293,12 @@ class Contrast(nn.Module):
             mean_output([against(embedded[tower][0].jigsaw, tower, other) for _, other in directions])
             for tower in (config.towers if config.jigsaw else ())
         ]
-        return Scored(
-            contrasts, jigsaw, {t: torch.cat([keys[view][t] for _, view in directions]) for t in config.towers}
-        )
+        # Image by image, so that the order in the queue does not depend on the number of ranks or of micro-batches.
+        remembered: dict[str, Tensor] = {
+            tower: torch.stack([keys[view][tower] for _, view in directions], dim=1).flatten(0, 1)
+            for tower in config.towers
+        }
+        return Scored(contrasts, jigsaw, remembered)
 
     @torch.no_grad()
     def _keys(self, images: Tensor, ranks: Ranks, step: int) -> dict[str, Tensor]:
