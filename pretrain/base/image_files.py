@@ -120,9 +120,7 @@ def check_image(path: Path, *, max_pixels: int = MAX_PIXELS, decode: bool = Fals
         return check_open_image(file, name=str(path), max_pixels=max_pixels, decode=decode)
 
 
-def check_open_image(
-    file: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS, decode: bool = False
-) -> CheckedImage:
+def check_open_image(file: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> CheckedImage:
     """`check_image` of an open file that can seek; `name` stands for its path in messages."""
     try:
         with Image.open(file, formats=FORMATS) as image:

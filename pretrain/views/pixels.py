@@ -147,12 +147,12 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Invert what is at or above `threshold`."""
-    return look_up(image, np.where(_RAMP < threshold, _RAMP, 255 - _RAMP).astype(np.uint8))
+    return look_up(image, np.where(threshold > _RAMP, _RAMP, 255 - _RAMP).astype(np.uint8))
 
 
 def solarize_add(image: np.ndarray, amount: int, *, below: int = 128) -> np.ndarray:
     """Add `amount`, clipped, to what is below `below`."""
-    return look_up(image, np.where(_RAMP < below, np.minimum(_RAMP + amount, 255), _RAMP).astype(np.uint8))
+    return look_up(image, np.where(below > _RAMP, np.minimum(_RAMP + amount, 255), _RAMP).astype(np.uint8))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -173,9 +173,7 @@ def gaussian_taps(kernel: int, sigma: float) -> np.ndarray:
     return taps / taps.sum()
 
 
-def gaussian_blur(
-    image: np.ndarray, *, kernel: int, sigma: float, border: int = cv2.BORDER_REFLECT_101
-) -> np.ndarray:
+def gaussian_blur(image: np.ndarray, *, kernel: int, sigma: float, border: int = cv2.BORDER_REFLECT_101) -> np.ndarray:
     """Separable convolution in float32, rounded to nearest; by default the border is mirrored without repeating the edge.
 
     Taps that count for nothing are left out: of 23 taps, 5 matter at sigma 0.5, and multiplying by numbers too small for
