@@ -39,7 +39,9 @@ def _one_step(config: RunConfig, stream: ViewStream) -> str:
     precision = precision_of(config, ranks)
     state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
-    batch = whole.map(lambda rows: rows[:CPU_IMAGES]) if precision.device.type == "cpu" else whole
+    batch = whole.split(config.optimizer.accumulate)[0]
+    if precision.device.type == "cpu":
+        batch = batch.map(lambda rows: rows[:CPU_IMAGES])
     num_images, batch_size = len(batch.index), len(whole.index)
 
     def step() -> StepOutput:
