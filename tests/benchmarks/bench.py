@@ -142,7 +142,7 @@ def bench_evaluation(folder: Path, *, turns: int, quick: bool) -> list[dict[str,
     """Box AP of given detections: COCO's and VOC's."""
     from tests.benchmarks import evaluation_speed
 
-    size = {"num_images": 5, "num_detections": 5} if quick else {"num_images": 250, "num_detections": 100}
+    size = {"num_images": 30, "num_detections": 5} if quick else {"num_images": 250, "num_detections": 100}
     coco = in_turns(evaluation_speed.coco_ways(folder, **size), turns=turns)
     voc = in_turns(evaluation_speed.voc_ways(folder, **size), turns=turns)
     return [

@@ -11,6 +11,7 @@ from tests.benchmarks import bench, evaluation_speed
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_the_quick_bench_measures_every_section(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--output", str(tmp_path / "out.json")])
     monkeypatch.setenv("TQDM_DISABLE", "1")
