@@ -45,9 +45,8 @@ fast-tests: setup  ## the tests that are not marked slow
 docs: setup  ## build the documentation strictly into docs/_build/html
 	$(VENV)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
-bench: setup  ## how long each stage of the smallest whole study takes, from nothing
-	@rm -rf runs/bench
-	@$(VENV)/python tools/study.py --config-file configs/study/smoke.yaml --output-dir runs/bench
+bench: setup  ## input, step, conversion, evaluation, readout against their baselines, some 8 minutes; runs/bench.json
+	@OMP_NUM_THREADS=1 $(VENV)/python tests/benchmarks/bench.py --output runs/bench.json
 
 clean:  ## remove caches and build leftovers (runs/ and .venv stay)
 	rm -rf build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

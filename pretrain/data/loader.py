@@ -5,6 +5,7 @@ Nothing here draws at random.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -181,11 +182,17 @@ def build_loader(
         yield batch
 
 
-def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
+def on_device(
+    batches: Iterable[ViewBatch],
+    device: torch.device,
+    *,
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Iterator[ViewBatch]:
     """`batches` on `device`. On a GPU each is copied by a stream of its own, while the step before it is still being computed.
 
     The host asks for a batch as soon as it has handed out the step before it (nothing in a step waits for the device), so the
     copy is one step ahead of the device and no batch is read ahead of what a stop or a checkpoint would see.
+    around: a context for each copy, entered in its stream (pretrain/profile.py).
     """
     if device.type != "cuda":
         yield from batches
@@ -193,7 +200,7 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
     copying = torch.cuda.Stream(device)
     for batch in batches:
         computing = torch.cuda.current_stream(device)
-        with torch.cuda.stream(copying):
+        with torch.cuda.stream(copying), around():
             moved = batch.to(device)
         computing.wait_stream(copying)
         moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]

@@ -22,7 +22,7 @@ from transfer.compare.study_config import (
     readout_file,
     weight_file,
 )
-from transfer.conversion.sources import load_backbone
+from transfer.conversion.towers import load_encoders
 
 DATA = "{data}"  # stands for a folder that the study makes
 
@@ -66,7 +66,7 @@ def _check_readout(config: StudyConfig) -> None:
     for init in config.inits:
         path = weight_file(init)
         if path is not None:
-            load_backbone(path)
+            load_encoders(path)
         elif init.weights == NO_WEIGHTS:
             with torch.device("meta"):
                 ResNetEncoder(part.arch)

@@ -17,7 +17,8 @@ from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.model.encoder import backbone_shapes
 
 COUNTER = "num_batches_tracked"  # written by BatchNorm, read by nothing
-ON_REQUEST = frozenset({"resnet50_half"})  # converted only with --source: no published detector has this width
+# Converted only with --source: no published detector has this width.
+ON_REQUEST = frozenset({"resnet50_half", "resnet50_half_stem64"})
 BACKBONE_SEGMENTS = re.compile(r"(layer\d+|conv\d+|bn\d+|stem|maxpool)\b")
 
 TRANSFORMER = "it is a vision transformer, which Detectron2's ResNet cannot be"
@@ -169,13 +170,14 @@ def reason(tensors: Mapping[str, Tensor]) -> str | None:
         return ONE_OR_TWO_CHANNELS.format(first.shape[1])
     if first is not None and tuple(first.shape[1:]) == (3, 3, 3):
         return CIFAR_STEM
-    if first is not None and tuple(first.shape) == (32, 3, 7, 7):
+    bottleneck, layers = _blocks(names)
+    inner = tensors.get("layer1.0.conv1.weight")
+    if first is not None and inner is not None and bottleneck and inner.shape[0] == 32:
         return HALF_WIDTH
     if not _any(r"running_(mean|var)$", names) and _any(r"^layer[1-4]\.", names):
         return OTHER_NORM
     if _any(r"^layer[1-4]\.\d+\.(?!conv\d\.|bn\d\.|downsample\.)\w+", names):
         return EXTRA_MODULES
-    bottleneck, layers = _blocks(names)
     if all(layers) and not any(_is_like(spec, bottleneck, layers) for spec in ARCHITECTURES.values()):
         return OTHER_DEPTH.format(", ".join(map(str, layers)))
     return None

@@ -84,6 +84,7 @@ MODEL: Path = ("model",)
 VISSL_TRUNK: Path = ("classy_state_dict", "base_model", "model", "trunk")
 # Any tensor of a ResNet, so that a damaged checkpoint is still known for what it is and the missing tensor gets named.
 OWN_LAYOUT = "infomin-transfer"
+TOWERS_LAYOUT = "infomin-transfer-towers"
 DETECTOR_LAYOUT = "detectron2-detector"
 DETECTRON2_LAYOUTS = ("detectron2-converted", "caffe2")  # of backbones that Detectron2 reads as they are
 ENCODER = r"(conv1\.|bn1\.|layer[1-4]\.\d)"
@@ -115,9 +116,22 @@ LAYOUTS: tuple[Layout, ...] = (
         name=OWN_LAYOUT,
         description="this project's pre-training (tools/pretrain.py)",
         source="pretrain/run/checkpoint.py",
-        markers=(rf"^model/query\.encoder\.{ENCODER}", r"^model/memory\."),
+        markers=(rf"^model/query\.encoder\.{ENCODER}", r"^model/(query\.head|memory)\."),
         branches={"query": Branch("query.encoder.", MODEL), "key": Branch("key.encoder.", MODEL)},
         contract=None,
+    ),
+    Layout(
+        name=TOWERS_LAYOUT,
+        description="this project's pre-training with a tower for each kind of channels (--method cmc, cmc_v2)",
+        source="pretrain/run/checkpoint.py",
+        markers=(rf"^model/query\.(Y|DbDr)\.encoder\.{ENCODER}",),
+        branches={"query": Branch("query.", MODEL), "key": Branch("key.", MODEL)},
+        contract=None,
+        refused=(
+            "it holds two encoders, one of 1 channel (Y, luminance) and one of 2 (DbDr, chrominance), and a detector has one "
+            "encoder of the 3 channels of an image. Read both out with `python tools/linear_eval.py --weights` and this file, or "
+            "pre-train a method of one RGB tower for the detector, for example --method moco_v2"
+        ),
     ),
     Layout(
         name="infomin-transfer-converted",

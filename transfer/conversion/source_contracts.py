@@ -17,7 +17,7 @@ from pretrain.base.strict import load_yaml
 from pretrain.run.checkpoint import FORMAT, KEYS
 from transfer.conversion.companions import huggingface_contract, timm_contract
 from transfer.conversion.fitting import DETECTOR_USES
-from transfer.conversion.layouts import IMAGENET_RGB, OWN_LAYOUT, VISSL_TRUNK, Layout
+from transfer.conversion.layouts import IMAGENET_RGB, OWN_LAYOUT, TOWERS_LAYOUT, VISSL_TRUNK, Layout
 from transfer.conversion.sidecar import FORMAT as SIDECAR_FORMAT
 from transfer.conversion.sidecar import read_sidecar, sidecar_path
 
@@ -48,7 +48,7 @@ def refuse_shards(content: Any, path: Path) -> None:
 def contract_of(layout: Layout, arch: str, content: Any, path: Path) -> tuple[InputContract, tuple[str, ...]]:
     """(the input contract, notes). Raises CheckpointError when the file should say it and does not."""
     notes = (layout.note,) if layout.note else ()
-    if layout.name == OWN_LAYOUT:
+    if layout.name in (OWN_LAYOUT, TOWERS_LAYOUT):
         return _own_contract(content, path), notes
     if layout.naming == "detectron2":
         return _detectron2_contract(layout, content, path), notes

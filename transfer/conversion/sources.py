@@ -18,8 +18,8 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.weight_files.torch_files import TorchFile
 from transfer.conversion.containers import View, arranged, branch_tensors, file_view, levels
-from transfer.conversion.fitting import COUNTER, fit, listing, reason
-from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, Branch, Layout
+from transfer.conversion.fitting import CIFAR_STEM, COUNTER, fit, listing, reason
+from transfer.conversion.layouts import AUTOMATIC, LAYOUTS, OWN_LAYOUT, Branch, Layout
 from transfer.conversion.names import NAMINGS, with_affine_statistics
 from transfer.conversion.source_contracts import contract_of, refuse_shards
 from transfer.conversion.unknown import find_candidates, only_complete
@@ -31,6 +31,7 @@ UNKNOWN_NOTE = (
     "no known layout: found by its names and shapes alone; RGB with ImageNet's mean and standard deviation, and the stride on "
     "the 3x3, are assumed"
 )
+READ_OUT = "read it out with `python tools/linear_eval.py --weights` and this file, or pre-train for a detector with encoder.stem=imagenet"
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,8 @@ def complete_tensors(
     result = fit(tensors, on_request=on_request)
     if not result.complete:
         why = reason(tensors)
+        if why == CIFAR_STEM and found.layout.name == OWN_LAYOUT:
+            why = f"{why}; {READ_OUT}"
         raise CheckpointError(f"{where}: {f'{why}; ' if why else ''}{result}")
     if branch.twin is not None:
         file.verify(branch_tensors(view, branch).values())

@@ -7,7 +7,7 @@ Random numbers depend on (seed, epoch, image index) alone: neither workers nor b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.data.loader import ViewDataset, build_loader
 from pretrain.data.order import Key, epoch_permutation
 from pretrain.data.source import ClassFolders, ImageSource, leave_out, scan_images, some_of_each_class
+from pretrain.model.channels import NUM_CHANNELS, channels_of
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, Recipe, with_overrides
-from transfer.conversion.sources import load_backbone
+from transfer.conversion.towers import Encoders, load_encoders
 from transfer.readout.config import LinearConfig
 
 RANDOM = "random:"
@@ -115,9 +116,29 @@ def _labelled(root: Path, folders: ClassFolders) -> LabelledImages:
     return LabelledImages(ImageSource(root, names), torch.tensor(folders.labels), folders.classes)
 
 
+class TowerEncoders(nn.Module):
+    """The encoders of a method with several towers: each sees its channels of an image, their features are joined."""
+
+    def __init__(self, encoders: Mapping[str, ResNetEncoder], contract: InputContract) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.contract = contract
+        first = next(iter(encoders.values()))
+        self.arch = f"{first.arch} ({' + '.join(encoders)})"
+        self.feature_dim = sum(encoder.feature_dim for encoder in encoders.values())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 RGB (B, 3, S, S) -> (B, feature_dim)."""
+        return torch.cat([encoder(self.pixels(images, tower)) for tower, encoder in self.encoders.items()], dim=1)
+
+    def pixels(self, images: Tensor, tower: str) -> Tensor:
+        """What a tower sees of the images, normalised."""
+        return channels_of(images, tower, self.contract).contiguous(memory_format=torch.channels_last)
+
+
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """An encoder that is only read.
+    """An encoder that is only read, or the two of CMC.
 
     module: in eval() mode, on the device of `precision`.
     contract: what its input must look like.
@@ -125,7 +146,7 @@ class FrozenEncoder:
     sha256: of the weight file; None for random weights.
     """
 
-    module: ResNetEncoder
+    module: ResNetEncoder | TowerEncoders
     contract: InputContract
     precision: Precision
     sha256: str | None
@@ -133,14 +154,19 @@ class FrozenEncoder:
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, 3, S, S) -> float32 (B, D) on the encoder's device."""
-        images = normalize(images.to(self.precision.device, non_blocking=True), self.contract, channels_last=True)
+        images = images.to(self.precision.device, non_blocking=True)
+        if not isinstance(self.module, TowerEncoders):  # which takes its channels of the bytes
+            images = normalize(images, self.contract, channels_last=True)
         with self.precision.autocast():
             return self.module(images).float()
 
 
 def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | None) -> FrozenEncoder:
     """`random:ARCH` (seeded by config.seed), or whatever tools/convert_weights.py takes: a file of any layout and branch, a run, a
-    Hugging Face folder. Raises CheckpointError/ConfigError for what cannot be used."""
+    Hugging Face folder. Also what no detector can be given: the small stem, narrow encoders, the two towers of CMC.
+
+    Raises CheckpointError/ConfigError for what cannot be used.
+    """
     device = pick_device(config.device)
     precision = choose_precision(config.precision, device)
     if weights.partition(":")[0] == "random":
@@ -148,22 +174,38 @@ def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | Non
             raise ConfigError(f"--branch {branch} is for a checkpoint; random weights have no branches")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            module = ResNetEncoder(weights.removeprefix(RANDOM))
+            module: ResNetEncoder | TowerEncoders = ResNetEncoder(weights.removeprefix(RANDOM))
         contract, sha256 = InputContract(), None
     else:
-        backbone = load_backbone(Path(weights), branch=branch)
-        contract, sha256 = backbone.contract, backbone.sha256
-        module = ResNetEncoder(backbone.arch, stride_in_1x1=contract.stride_in_1x1)
-        _fill(module, backbone.tensors, contract, weights)
-    module.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+        encoders = load_encoders(Path(weights), branch=branch)
+        contract, sha256 = encoders.contract, encoders.sha256
+        module = _built(encoders, weights)
+    module.requires_grad_(False).eval()
+    module = module.to(device).to(memory_format=torch.channels_last)
     return FrozenEncoder(module, contract, precision, sha256)
 
 
-def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputContract, weights: str) -> None:
-    if contract.stem != "basic":
+def _built(encoders: Encoders, weights: str) -> ResNetEncoder | TowerEncoders:
+    contract = encoders.contract
+    modules: dict[str, ResNetEncoder] = {}
+    if contract.stem not in ("basic", "small"):
         raise CheckpointError(
-            f"{weights}: the readout expects a ResNet with the basic stem, found stem={contract.stem!r}"
+            f"{weights}: the readout expects a ResNet with the basic or the small stem, found stem={contract.stem!r}"
         )
+    for tower, tensors in encoders.towers.items():
+        modules[tower] = ResNetEncoder(
+            encoders.arch,
+            stride_in_1x1=contract.stride_in_1x1,
+            in_channels=NUM_CHANNELS[tower],
+            stem=encoders.stem,
+        )
+        _fill(modules[tower], tensors, contract, weights)
+        if encoders.stem == "small":
+            modules[tower].arch = f"{encoders.arch}, small stem"
+    return modules["RGB"] if "RGB" in modules else TowerEncoders(modules, contract)
+
+
+def _fill(module: ResNetEncoder, tensors: dict[str, Tensor], contract: InputContract, weights: str) -> None:
     loaded = module.load_state_dict(tensors, strict=False)
     missing = [name for name in loaded.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or loaded.unexpected_keys:

@@ -222,8 +222,11 @@ def test_weights_that_cannot_be_used_are_refused(weights, branch, error, words):
 
 
 def give_backbone(monkeypatch, tensors, **contract):
-    backbone = SimpleNamespace(arch="resnet18", tensors=tensors, contract=InputContract(**contract), sha256="ab" * 32)
-    monkeypatch.setattr("transfer.readout.features.load_backbone", lambda path, *, source="auto", branch=None: backbone)
+    contract = InputContract(**contract)
+    encoders = SimpleNamespace(
+        arch="resnet18", stem="imagenet", towers={"RGB": tensors}, contract=contract, sha256="ab" * 32
+    )
+    monkeypatch.setattr("transfer.readout.features.load_encoders", lambda path, *, branch=None: encoders)
 
 
 def test_a_checkpoints_tensors_arrive_unchanged_with_its_contract(monkeypatch):
@@ -250,7 +253,7 @@ def test_a_missing_or_foreign_tensor_is_named(monkeypatch):
 
 def test_an_encoder_of_another_make_is_refused(monkeypatch):
     give_backbone(monkeypatch, {}, stem="deep")
-    with pytest.raises(CheckpointError, match="expects a ResNet with the basic stem, found stem='deep'"):
+    with pytest.raises(CheckpointError, match="expects a ResNet with the basic or the small stem, found stem='deep'"):
         load_frozen_encoder("some.pth", TINY, branch=None)
 
 
