@@ -30,7 +30,7 @@ from pretrain.run.ranks import Ranks, mean_over_ranks
 from pretrain.run.representation import information_bound
 
 T = TypeVar("T")
-PASSING = ("eta_seconds",)  # says nothing of a run that has ended
+PASSING = ("eta_seconds", "data_wait_ms")  # say nothing of a run that has ended
 Entry = dict[str, float]
 
 
@@ -117,7 +117,7 @@ class Recorder:
         }
         self._clock, self._clock_step, self._waited = now, step, 0.0
         self._write({"step": step, "epoch": epoch, **entry})
-        shown = {name: f"{entry[name]:.3f}" for name in ("loss", "accuracy") if name in entry}
+        shown: dict[str, str] = {name: f"{entry[name]:.3f}" for name in ("loss", "accuracy") if name in entry}
         shown["img/s"] = f"{entry['images_per_second']:.3g}"
         shown["data wait"] = f"{100 * entry['data_wait']:.0f} %"
         self._bar.set_postfix(shown)
