@@ -15,7 +15,7 @@ from pretrain.data.stream import ViewStream
 from pretrain.model.contrast import StepOutput
 from pretrain.run.descend import descend
 from pretrain.run.ranks import Ranks
-from pretrain.train import build_state, learning_rate_of, precision_of
+from pretrain.train import build_state, contract_of, learning_rate_of, precision_of
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
@@ -34,7 +34,7 @@ def describe(config: RunConfig, stream: ViewStream) -> str:
 
 def _one_step(config: RunConfig, stream: ViewStream) -> str:
     """Forward, backward and SGD on the first batch: once counted, once timed; the key encoder and the queue stay as they are."""
-    ranks, contract = Ranks(), InputContract()
+    ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
     state = build_state(config, contract, precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
@@ -55,7 +55,7 @@ def _one_step(config: RunConfig, stream: ViewStream) -> str:
     seconds = time.perf_counter() - started
     flops = counter.get_total_flops() * batch_size / num_images
     trained = [parameter.numel() for parameter in state.method.trained.parameters()]
-    momenta = [entry["momentum_buffer"] for entry in state.optimizer.state.values()]
+    momenta = [value for entry in state.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
     stored = sum(tensor.nbytes for tensor in (*state.method.state_dict().values(), *momenta))
     part = "" if num_images == batch_size else f", on {num_images} of the batch's {batch_size} images"
     lines = [

@@ -1,6 +1,7 @@
 """The pre-training loop. Read this first. What it leaves in the output directory: pretrain/run/folder.py and checkpoint.py.
 
-A step: batch -> device -> loss under autocast -> backward -> finite on every rank? -> SGD -> key encoder and queue.
+A step: batch -> device -> for each micro-batch: loss under autocast -> backward; then, once: finite on every rank? -> optimiser ->
+key network and memory.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
-from pretrain.data.loader import ViewBatch
+from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
@@ -37,13 +38,14 @@ from pretrain.run.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from pretrain.run.descend import descend
+from pretrain.run.descend import descend_sum
 from pretrain.run.folder import RunDir
 from pretrain.run.monitor import MonitorImages, Towers
 from pretrain.run.observation import Observation
+from pretrain.run.optimizers import build_optimizer, load_optimizer
 from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
-from pretrain.run.schedule import LearningRate, paper_warmup_epochs
+from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
 from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
 
@@ -84,7 +86,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.method.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty in a checkpoint of a run without loss scaling
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["progress"]["step"]
@@ -107,8 +109,13 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
     )
 
 
+def contract_of(config: RunConfig) -> InputContract:
+    """What the encoders of a run are fed with."""
+    return InputContract(stem="small" if config.encoder.stem == "small" else "basic")
+
+
 def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
-    """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
+    """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler."""
     device, batch_size = precision.device, config.optimizer.batch_size
     groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
     if groups * ranks.world_size == 1:
@@ -126,13 +133,7 @@ def build_state(config: RunConfig, contract: InputContract, *, precision: Precis
     forward: nn.Module = method.trained
     if ranks.world_size > 1:
         forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
-    optimizer = torch.optim.SGD(
-        method.trained.parameters(),
-        lr=config.optimizer.learning_rate,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [specification 1.2]
-    )
-    return TrainState(method, forward, optimizer, precision.scaler())
+    return TrainState(method, forward, build_optimizer(method.trained, config.optimizer), precision.scaler())
 
 
 def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
@@ -155,20 +156,36 @@ def train_step(
     batch: ViewBatch,
     *,
     learning_rate: float,
+    momentum: float,
     precision: Precision,
     ranks: Ranks,
     watch: Watch,
-) -> StepOutput:
-    """One optimiser step. Raises UserError on every rank if the loss or gradient of any rank is not finite.
+    accumulate: int = 1,
+    done: Callable[[str], None] = lambda part: None,
+) -> dict[str, Tensor]:
+    """One optimiser step -> this rank's figures. Raises UserError on every rank if a loss or gradient of any rank is not finite.
 
     On the CPU it raises before parameters, key encoder and queue are updated, on a GPU one step later (pretrain/run/watch.py);
     running statistics of BatchNorm have moved either way.
+    accumulate: micro-batches; the gradient is the mean of theirs. momentum: of the key network. done: told the parts of the step
+    as they end ("forward", "backward", "check", "optimiser", "memory").
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    with precision.autocast():
-        output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
+    outputs: list[StepOutput] = []
     step, index, sound = state.step, batch.index, None
+
+    def losses() -> Iterator[Tensor]:
+        """While the last one's gradient is taken, DDP averages the sum of all over ranks."""
+        for part in batch.split(accumulate) if accumulate > 1 else [batch]:
+            last = len(outputs) == accumulate - 1
+            with contextlib.nullcontext() if last else _no_average(state.forward):
+                with precision.autocast():
+                    count = step * accumulate + len(outputs)
+                    output = state.method.step(part, forward=state.forward, ranks=ranks, step=count)
+                outputs.append(output)
+                done("forward")
+                yield output.loss if accumulate == 1 else output.loss / accumulate
 
     def explain(what: str | None) -> str:
         where = f"; samples of this rank: {index.tolist()[:8]}..." if what else ""
@@ -182,10 +199,20 @@ def train_step(
         nonlocal sound
         sound = watch.ask(loss, norm, explain=explain)
 
-    descend(state.optimizer, output.loss, check=check, scaler=state.scaler)
-    state.method.after_step(output, ranks=ranks, sound=sound)
+    descend_sum(state.optimizer, losses(), check=check, scaler=state.scaler, done=done)
+    state.method.after_step(outputs, ranks=ranks, momentum=momentum, sound=sound)
+    done("memory")
     state.step += 1
-    return output
+    if accumulate == 1:
+        return outputs[0].figures
+    return {
+        name: torch.stack([output.figures[name].float() for output in outputs]).mean(dim=0)
+        for name in outputs[0].figures
+    }
+
+
+def _no_average(forward: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
@@ -214,7 +241,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 def _train_in(
     run: RunDir | None, config: RunConfig, output_dir: Path, *, precision: Precision, ranks: Ranks
 ) -> dict[str, Any]:
-    contract = InputContract()
+    contract = contract_of(config)
     done = run.result if run else None
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
@@ -329,6 +356,7 @@ def _run_steps(
 ) -> dict[str, Any]:
     schedule = learning_rate_of(config.optimizer, stream.steps_per_epoch)
     total = config.optimizer.epochs * stream.steps_per_epoch
+    momentum = Momentum(config.method.momentum, config.method.momentum_end, total)
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
     first = saved = state.step
@@ -350,20 +378,23 @@ def _run_steps(
         with observation:
             observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
             watch = Watch(stop, ranks, precision.device)
-            for batch in observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step)):
+            batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
+            for batch in on_device(batches, precision.device):
                 rate = schedule(state.step)
-                output = train_step(
+                figures = train_step(
                     state,
-                    batch.to(precision.device),
+                    batch,
                     learning_rate=rate,
+                    momentum=momentum(state.step),
                     precision=precision,
                     ranks=ranks,
                     watch=watch,
+                    accumulate=config.optimizer.accumulate,
                 )
                 save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
                 if save or observation.recorder.is_due(state.step):
                     watch.settle()  # nothing that is not finite is logged or saved
-                observation.record(state.step, output.figures, learning_rate=rate)
+                observation.record(state.step, figures, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
                     content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it

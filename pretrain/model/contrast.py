@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -41,12 +41,14 @@ class StepOutput:
     """What a method makes of a batch.
 
     loss: scalar with gradient.
-    keys: (B, D) of this rank, to be remembered.
+    remembered: tower -> (B, D) of this rank.
+    index: (B,) positions of the images.
     figures: detached scalars for the log.
     """
 
     loss: Tensor
-    keys: Tensor
+    remembered: dict[str, Tensor]
+    index: Tensor
     figures: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -63,7 +65,9 @@ class Method(nn.Module, ABC):
         """Loss of one batch of uint8 views on the device. `forward` calls `trained` (through DDP where there is one)."""
 
     @abstractmethod
-    def after_step(self, output: StepOutput, *, ranks: Ranks, sound: Tensor | None = None) -> None:
+    def after_step(
+        self, outputs: Sequence[StepOutput], *, ranks: Ranks, momentum: float, sound: Tensor | None = None
+    ) -> None:
         """What follows the optimiser step: key encoder, memory. `sound` False (0-d bool): nothing is remembered."""
 
 
@@ -159,11 +163,14 @@ class MomentumContrast(Method):
             figures |= {"loss_jigsaw": jigsaw.loss, "accuracy_jigsaw": jigsaw.accuracy}
         # Spread of the keys over the batch: 1/sqrt(D) for uniform unit vectors, 0 when they have collapsed to a point.
         figures |= {"loss": loss, "key_std": keys.std(dim=0, unbiased=False).mean()}
-        return StepOutput(loss, keys, {name: value.detach() for name, value in figures.items()})
+        return StepOutput(loss, {"RGB": keys}, batch.index, {name: value.detach() for name, value in figures.items()})
 
-    def after_step(self, output: StepOutput, *, ranks: Ranks, sound: Tensor | None = None) -> None:
-        update_key(query=self.query, key=self.key, momentum=self.config.momentum)  # 1. after optimizer.step
-        self.memory.enqueue(gather_rows(output.keys, ranks), sound=sound)  # 2. after the logits were taken
+    def after_step(
+        self, outputs: Sequence[StepOutput], *, ranks: Ranks, momentum: float, sound: Tensor | None = None
+    ) -> None:
+        update_key(query=self.query, key=self.key, momentum=momentum)  # 1. after optimizer.step
+        keys = torch.cat([output.remembered["RGB"] for output in outputs])
+        self.memory.enqueue(gather_rows(keys, ranks), sound=sound)  # 2. after the logits were taken
 
 
 def jigsaw_images(batch_size: int, *, fraction: float) -> int:

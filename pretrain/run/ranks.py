@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,16 +25,29 @@ class Ranks:
     rank: in 0..world_size - 1.
     local_rank: on this machine; picks the device.
     world_size: number of processes.
+    local_world_size: of them on this machine.
     """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_world_size: int = 1
 
     @property
     def is_main(self) -> bool:
         """True on the one rank that writes files and talks to the user."""
         return self.rank == 0
+
+    @property
+    def ranks_of_node(self) -> tuple[int, ...]:
+        """The ranks on this machine, this one among them. Launchers number the ranks of a machine one after the other."""
+        first = self.rank - self.local_rank
+        return tuple(range(first, first + self.local_world_size))
+
+    @property
+    def node(self) -> int:
+        """Which machine this is, from 0, where all have equally many ranks."""
+        return (self.rank - self.local_rank) // self.local_world_size
 
 
 def start_ranks(device: str, *, timeout_s: float) -> Ranks:
@@ -45,7 +59,9 @@ def start_ranks(device: str, *, timeout_s: float) -> Ranks:
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
     try:
-        ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+        # Whoever starts ranks by hand does so on one machine; torchrun always says how many of them there are on each.
+        ranks = Ranks(rank, local_rank, world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N"
@@ -84,13 +100,22 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
 
 
 @torch.no_grad()
-def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
-    """Concatenate (B, ...) of every rank to (world_size * B, ...) in rank order. No gradient flows through."""
-    if ranks.world_size == 1:
+def gather_rows(rows: Tensor, ranks: Ranks, *, over: Literal["world", "node"] = "world") -> Tensor:
+    """Concatenate (B, ...) of every rank, or of those of this machine, to (N * B, ...) in rank order. No gradient flows through."""
+    num_ranks = ranks.local_world_size if over == "node" else ranks.world_size
+    if num_ranks == 1:
         return rows
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.world_size)]
-    dist.all_gather(parts, rows.contiguous())
+    group = None if num_ranks == ranks.world_size else _node_group(dist.group.WORLD, num_ranks)
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(num_ranks)]
+    dist.all_gather(parts, rows.contiguous(), group=group)
     return torch.cat(parts)
+
+
+@functools.lru_cache(maxsize=1)
+def _node_group(world: Any, size: int) -> Any:
+    """The process group of this machine's ranks, made once for a `world`; every rank makes all of them, in the same step."""
+    own, _ = dist.new_subgroups(group_size=size)
+    return own
 
 
 def gather_values(value: T, ranks: Ranks) -> list[T]:

@@ -216,11 +216,19 @@ class Steps:
     state: TrainState
     watch: Watch
     batch: ViewBatch
+    accumulate: int = 1
 
     def take(self):
         precision = choose_precision("fp32", torch.device("cpu"))
         return train_step(
-            self.state, self.batch, learning_rate=0.03, precision=precision, ranks=Ranks(), watch=self.watch
+            self.state,
+            self.batch,
+            learning_rate=0.03,
+            momentum=0.9,
+            precision=precision,
+            ranks=Ranks(),
+            watch=self.watch,
+            accumulate=self.accumulate,
         )
 
 
@@ -350,14 +358,14 @@ def test_a_step_between_log_entries_does_not_wait_for_the_device(steps, monkeypa
     waits = Waits(monkeypatch)
     with recorder:
         for _ in range(2):
-            output = tried.take()
-            recorder.record(tried.state.step, output.figures, epoch=0.0, learning_rate=0.03)
+            figures = tried.take()
+            recorder.record(tried.state.step, figures, epoch=0.0, learning_rate=0.03)
             tried.batch.to(torch.device("cpu"))
         assert waits.seen == []
-        recorder.record(10, output.figures, epoch=0.0, learning_rate=0.03)
+        recorder.record(10, figures, epoch=0.0, learning_rate=0.03)
     assert "tolist" in waits.seen  # control: a log entry does wait
     waits.seen.clear()
-    bool(torch.isfinite(output.loss)), torch.tensor([0.5], device="cpu"), torch.arange(3).to(torch.device("cpu"))
+    bool(torch.isfinite(figures["loss"])), torch.tensor([0.5], device="cpu"), torch.arange(3).to(torch.device("cpu"))
     assert waits.seen == ["__bool__", "tensor", "to"]  # control: what a step used to do
 
 
@@ -396,10 +404,10 @@ def test_a_run_with_a_queue_larger_than_its_images_warns(tiny_config, tmp_path, 
 def test_a_second_ctrl_c_says_what_is_saved(tiny_config, tmp_path, monkeypatch):
     step = MomentumContrast.after_step
 
-    def stop_in_the_fourth(self, output, **rest):
+    def stop_in_the_fourth(self, outputs, **rest):
         if self.memory.pointer == 4:  # 24 keys in 20 rows
             raise KeyboardInterrupt
-        step(self, output, **rest)
+        step(self, outputs, **rest)
 
     monkeypatch.setattr(MomentumContrast, "after_step", stop_in_the_fourth)
     with pytest.raises(KeyboardInterrupt, match="step 3.* newest checkpoint is that of step 2 of 6"):

@@ -58,7 +58,7 @@ def test_a_step_is_the_formula_written_out():
 
     expected = (1 - beta) * nce(q) + beta * nce(q_jigsaw)  # the same key and queue for both
     torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(output.keys, k, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.remembered["RGB"], k, rtol=1e-4, atol=1e-5)
 
 
 def test_without_jigsaw_there_is_one_loss_and_no_patch_parameters():
@@ -77,9 +77,9 @@ def test_key_network_takes_no_gradient_and_follows_after_the_step():
     with torch.no_grad():
         method.query.head.layers[0].weight.add_(1.0)
     before = method.key.head.layers[0].weight.clone()
-    method.after_step(output, ranks=Ranks())
+    method.after_step([output], ranks=Ranks(), momentum=method.config.momentum)
     torch.testing.assert_close(method.key.head.layers[0].weight, before + 0.1, rtol=1e-4, atol=1e-4)
-    assert torch.equal(method.memory.features[:4], output.keys)
+    assert torch.equal(method.memory.features[:4], output.remembered["RGB"])
     assert method.memory.pointer == 4
 
 

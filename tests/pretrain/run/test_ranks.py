@@ -21,6 +21,13 @@ def test_without_torchrun_there_is_one_rank(monkeypatch):
     assert on_main(lambda: 3, Ranks()) == 3
 
 
+def test_the_ranks_of_a_machine_are_numbered_one_after_the_other():
+    ranks = [Ranks(rank, rank % 4, 8, 4) for rank in range(8)]
+    assert [each.node for each in ranks] == [0] * 4 + [1] * 4
+    assert {each.ranks_of_node for each in ranks} == {(0, 1, 2, 3), (4, 5, 6, 7)}
+    assert Ranks().ranks_of_node == (0,)
+
+
 def test_half_an_environment_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
@@ -43,9 +50,9 @@ def test_the_backend_is_that_of_the_device_that_will_be_used(monkeypatch, device
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **rest: joined.append((name, rest)))
-    for name, value in {"RANK": "11", "LOCAL_RANK": "3", "WORLD_SIZE": "16"}.items():
+    for name, value in {"RANK": "11", "LOCAL_RANK": "3", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
-    assert start_ranks(device, timeout_s=60) == Ranks(11, 3, 16)
+    assert start_ranks(device, timeout_s=60) == Ranks(11, 3, 16, 8)
     ((name, rest),) = joined
     assert (name, rest["device_id"]) == (backend, device_id)
     assert current == ([3] if backend == "nccl" else [])  # object gathers use the current device
