@@ -100,7 +100,7 @@ def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
     torch.save(state_dict, written := io.BytesIO())
     stored = written.tell()
     saving = time.perf_counter() - began + stored / DISK_BYTES_PER_SECOND
-    guess = information_ceiling(num_negatives(config, world_size=1))
+    guess = information_ceiling(num_negatives(config))
     lines = [
         f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {sum(trained):,} trained parameters",
         f"device {precision.device}, precision {precision.name}",

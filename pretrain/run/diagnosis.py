@@ -32,21 +32,28 @@ Entry = Mapping[str, float]
 class RunFacts:
     """Of a run, what the rules need.
 
-    num_negatives, feature_dim: K and D. keys_per_step: that a step adds to the memory.
-    queue: whether the memory is a queue. momentum: of its key network.
+    num_negatives, feature_dim: K and D. memory: queue, bank or batch. keys_per_step: that a step adds to it.
+    momentum: of a queue's key network.
     asked: images that the kNN probe asks about, 0 without one.
     """
 
     num_negatives: int
     feature_dim: int
+    memory: str
     keys_per_step: int
     steps_per_epoch: int
     head: str
     learning_rate: float
-    queue: bool
     momentum: float
     batchnorm_images: int
     asked: int = 0
+
+    @property
+    def filled(self) -> float:
+        """Steps until no random row of the start is left in the memory."""
+        if self.memory == "bank":
+            return self.steps_per_epoch
+        return self.num_negatives / self.keys_per_step if self.memory == "queue" else 0
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,10 @@ def embeddings_collapsed(entries: Sequence[Entry], facts: RunFacts) -> Finding |
             "images",
             _against_collapse(facts),
         )
-    before = first["effective_rank_embedding"] if first["step"] == 0 else math.inf
-    if last["effective_rank_embedding"] >= max(POINT_RANK, min(COLLAPSED_RANK * before, facts.feature_dim)):
+    before = first["effective_rank_embedding"] if first["step"] == 0 else 0.0
+    if last["effective_rank_embedding"] >= max(POINT_RANK, COLLAPSED_RANK * before):
         return None
-    compared = f", {before:.1f} with random weights" if math.isfinite(before) else ""
+    compared = f", {before:.1f} with random weights" if before else ""
     return Finding(
         "embeddings_collapsed",
         f"{at}: the embeddings are collapsing: their effective rank is {last['effective_rank_embedding']:.1f} of "
@@ -106,9 +113,9 @@ def embeddings_collapsed(entries: Sequence[Entry], facts: RunFacts) -> Finding |
 
 
 def loss_flat(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
-    """After an epoch and 200 steps the loss is still a uniform guess's."""
+    """An epoch and 200 steps after the memory was filled the loss is still a uniform guess's."""
     seen = [entry for entry in entries if "loss_instance" in entry]
-    if len(seen) < RECENT or seen[-1]["step"] < max(FLAT_STEPS, facts.steps_per_epoch):
+    if len(seen) < RECENT or seen[-1]["step"] < facts.filled + max(FLAT_STEPS, facts.steps_per_epoch):
         return None
     guess = information_ceiling(facts.num_negatives)
     now = fmean(entry["loss_instance"] for entry in seen[-RECENT:])
@@ -128,12 +135,9 @@ def loss_flat(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
 def positives_given_away(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
     """Among hundreds of negatives almost every positive is found within the first epochs, after the memory's random start."""
     seen = [entry for entry in entries if "accuracy" in entry]
-    filled = (
-        facts.num_negatives / facts.keys_per_step
-    )  # until then the random rows of the start are among the negatives
     if len(seen) < RECENT or facts.num_negatives < LEAK_NEGATIVES:
         return None
-    if seen[-RECENT]["step"] <= max(FIRST_STEP, filled) or seen[-1]["step"] > LEAK_EPOCHS * facts.steps_per_epoch:
+    if seen[-RECENT]["step"] <= max(FIRST_STEP, facts.filled) or seen[-1]["step"] > LEAK_EPOCHS * facts.steps_per_epoch:
         return None
     now = min(entry["accuracy"] for entry in seen[-RECENT:])
     if now < LEAK_ACCURACY:
@@ -174,7 +178,7 @@ def _against_collapse(facts: RunFacts) -> str:
     if facts.head != "mlp_bn":
         steps.append("method.head=mlp_bn (a head with BatchNorm has no common mean to collapse to)")
     steps.append(f"optimizer.learning_rate={rate / 3:g}, with a longer optimizer.warmup_epochs")
-    if facts.queue:
+    if facts.memory == "queue":
         age, follows = facts.num_negatives / facts.keys_per_step, 1 / max(1 - facts.momentum, 1e-9)
         if facts.momentum < 0.99:
             steps.append(f"method.momentum=0.99 or more (it is {facts.momentum:g})")

@@ -26,25 +26,23 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def num_negatives(config: RunConfig, *, world_size: int) -> int:
-    """K of a query: the memory's, or the other views of a rank's micro-batch."""
-    known = config.method.num_negatives
-    if known is not None:
-        return known
-    return max(1, 2 * (config.optimizer.batch_size // world_size // config.optimizer.accumulate) - 2)
+def num_negatives(config: RunConfig) -> int:
+    """K of a query: the memory's, or both views of the other images of a micro-batch, those of all ranks."""
+    images = config.optimizer.batch_size // config.optimizer.accumulate
+    return config.method.num_negatives or 2 * images - 2
 
 
-def run_facts(config: RunConfig, *, steps_per_epoch: int, world_size: int, asked: int = 0) -> RunFacts:
+def run_facts(config: RunConfig, *, steps_per_epoch: int, asked: int = 0) -> RunFacts:
     """What the rules of pretrain/run/diagnosis.py need. asked: images that the kNN probe asks about."""
     method, optimizer = config.method, config.optimizer
     return RunFacts(
-        num_negatives=num_negatives(config, world_size=world_size),
+        num_negatives=num_negatives(config),
         feature_dim=method.feature_dim,
+        memory=method.memory,
         keys_per_step=optimizer.batch_size,
         steps_per_epoch=steps_per_epoch,
         head=method.head,
         learning_rate=optimizer.learning_rate,
-        queue=method.memory == "queue",
         momentum=method.momentum,
         batchnorm_images=method.batchnorm_images,
         asked=asked,
@@ -76,7 +74,7 @@ class Observation:
             log_every=config.runtime.log_every_steps,
             batch_size=config.optimizer.batch_size,
             ranks=ranks,
-            num_negatives=num_negatives(config, world_size=ranks.world_size),
+            num_negatives=num_negatives(config),
         )
         measured = [int(entry["step"]) for entry in self.recorder.entries if "effective_rank" in entry]
         self._monitor = Monitor(
@@ -96,7 +94,6 @@ class Observation:
         self._facts = run_facts(
             config,
             steps_per_epoch=steps_per_epoch,
-            world_size=ranks.world_size,
             asked=0 if labels is None else num_asked(labels),
         )
         self._diagnosis = Diagnosis(self._facts, earlier=self.recorder.entries)
