@@ -19,7 +19,6 @@ from pretrain.data.loader import ViewBatch, build_loader
 from pretrain.data.stream import ViewStream
 from pretrain.run.duration import Pace, in_words
 from pretrain.run.monitor import IMAGES_AT_ONCE, Monitor, MonitorImages
-from pretrain.run.observation import num_negatives
 from pretrain.run.precision import Precision
 from pretrain.run.ranks import Ranks
 from pretrain.run.representation import information_ceiling
@@ -61,7 +60,7 @@ def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
     that is thrown away."""
     ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
-    state = build_state(config, contract, precision=precision, ranks=ranks)
+    state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
     accumulate = config.optimizer.accumulate
     if precision.device.type == "cpu":
@@ -100,7 +99,7 @@ def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
     torch.save(state_dict, written := io.BytesIO())
     stored = written.tell()
     saving = time.perf_counter() - began + stored / DISK_BYTES_PER_SECOND
-    guess = information_ceiling(num_negatives(config))
+    guess = information_ceiling(config.method.num_negatives or 2 * len(micro.index) - 2)
     lines = [
         f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {sum(trained):,} trained parameters",
         f"device {precision.device}, precision {precision.name}",
@@ -183,7 +182,7 @@ def _monitor_seconds(config: RunConfig, stream: ViewStream, state: TrainState, p
     few = MonitorImages(min(IMAGES_AT_ONCE, images.count), images.read)
     monitor = Monitor(
         few,
-        encode=monitor_encoder(precision, contract_of(config)),
+        encode=monitor_encoder(precision),
         image_size=config.views.image_size,
         neighbours=config.monitor.neighbours,
         every_steps=1,

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
-from pretrain.model.memory import warning_of_own_keys
-from pretrain.model.tower_outputs import tower_outputs
+from pretrain.model.batchnorm import synchronise_batchnorm
+from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
+from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
     checkpoint_path,
@@ -58,13 +58,13 @@ logger = logging.getLogger(__name__)
 class TrainState:
     """All that changes during a run.
 
-    method: networks and queue.
+    method: networks and memory.
     forward: calls `method.trained`, through DDP where there are ranks.
     optimizer, scaler: of the trained part.
     step: number of finished optimiser steps.
     """
 
-    method: Method
+    method: Contrast
     forward: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -114,19 +114,27 @@ def contract_of(config: RunConfig) -> InputContract:
     return InputContract(stem="small" if config.encoder.stem == "small" else "basic")
 
 
-def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
-    """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler."""
+def build_state(
+    config: RunConfig, contract: InputContract, *, num_images: int = 0, precision: Precision, ranks: Ranks
+) -> TrainState:
+    """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler.
+
+    num_images: rows of a memory bank.
+    """
     device, batch_size = precision.device, config.optimizer.batch_size
     groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
-    if groups * ranks.world_size == 1:
+    if config.method.memory == "queue" and groups * ranks.world_size == 1:
         _warn_of_shared_statistics(config.method, batch_size)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
         contract=contract,
         seed=config.seed,
+        num_images=num_images,
         batchnorm_groups=groups,
     ).to(device)
+    if config.method.batchnorm == "synchronised":
+        synchronise_batchnorm(method, ranks, device)
     if use_channels_last(config.runtime.channels_last, precision):
         method = method.to(memory_format=torch.channels_last)
     method.train()
@@ -251,10 +259,11 @@ def _train_in(
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
+    require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
         watched = on_main(lambda: images_of_monitor(config, stream), ranks)
-        on_main(lambda: _begin(run, config, stream), ranks)
-        state = build_state(config, contract, precision=precision, ranks=ranks)
+        on_main(lambda: _begin(run, config, stream, ranks), ranks)
+        state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
         return _run_steps(config, contract, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
 
@@ -268,12 +277,12 @@ def images_of_monitor(config: RunConfig, stream: ViewStream) -> MonitorImages | 
     )
 
 
-def monitor_encoder(precision: Precision, contract: InputContract) -> Callable[[nn.Module, Tensor], Towers]:
+def monitor_encoder(precision: Precision) -> Callable[[nn.Module, Tensor], Towers]:
     """How the monitor computes features and embeddings of uint8 images."""
 
     def encode(network: nn.Module, images: Tensor) -> Towers:
         with precision.autocast():
-            return tower_outputs(network, images.to(precision.device), contract)
+            return cast(Contrast, network).tower_outputs(images.to(precision.device))
 
     return encode
 
@@ -287,19 +296,22 @@ def _require_its_images(config: RunConfig, output_dir: Path) -> None:
         )
 
 
-def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
+def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream, ranks: Ranks) -> None:
     """What the main rank leaves in the folder once it is known that the run can start."""
     assert run is not None
     run.begin(new_record(config, stream))
     write_record(run.path, stream.record)
     stream.draw_sheet(run.path / "views.png")
-    own_keys = warning_of_own_keys(
-        queue_size=config.method.queue_size,
+    warnings = memory_warnings(
+        config.method,
         num_images=len(stream.source),
         batch_size=config.optimizer.batch_size,
+        accumulate=config.optimizer.accumulate,
+        epochs=config.optimizer.epochs,
+        world_size=ranks.world_size,
     )
-    if own_keys is not None:
-        logger.warning(own_keys)
+    for warning in warnings:
+        logger.warning(warning)
 
 
 def new_record(config: RunConfig, stream: ViewStream) -> Record:
@@ -368,7 +380,7 @@ def _run_steps(
         run,
         config,
         watched,
-        encode=monitor_encoder(precision, contract),
+        encode=monitor_encoder(precision),
         from_step=state.step,
         steps_per_epoch=stream.steps_per_epoch,
         stop=stop,
@@ -392,7 +404,7 @@ def _run_steps(
                     accumulate=config.optimizer.accumulate,
                 )
                 save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
-                if save or observation.recorder.is_due(state.step):
+                if save or observation.is_due(state.step):
                     watch.settle()  # nothing that is not finite is logged or saved
                 observation.record(state.step, figures, learning_rate=rate)
                 if save:

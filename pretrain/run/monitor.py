@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -169,12 +170,10 @@ class Monitor:
                 )
         ranks = [effective_rank(embeddings) for _, embeddings in by_tower]
         spreads = [spread(embeddings) for _, embeddings in by_tower]
-        return {
-            **figures,
-            "effective_rank": effective_rank(features),
-            "effective_rank_embedding": sum(ranks) / len(ranks),
-            "embedding_std": sum(spreads) / len(spreads),
-        }
+        figures["effective_rank"] = effective_rank(features)
+        figures["effective_rank_embedding"] = sum(ranks) / len(ranks)
+        figures["embedding_std"] = sum(spreads) / len(spreads)
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
 
     def _batches(self) -> Iterator[tuple[list[int], Tensor]]:
         """(positions, uint8 (B, 3, S, S)) of the images that can be read."""

@@ -118,6 +118,10 @@ class Observation:
         """`batches`, with the time noted that each was waited for."""
         return self.recorder.timed(batches)
 
+    def is_due(self, step: int) -> bool:
+        """True where the figures of `step` will be read: what is not finite must have ended the run before."""
+        return self.recorder.is_due(step) or self._monitor.is_due(step)
+
     def record(self, step: int, figures: Mapping[str, Tensor], *, learning_rate: float) -> None:
         """Step `step` (counted from 1) is done."""
         self.recorder.record(step, figures, epoch=step / self._steps_per_epoch, learning_rate=learning_rate)

@@ -45,9 +45,11 @@ def effective_rank(rows: Tensor) -> float:
     """exp of the entropy of the singular values of `rows` (N, D), divided by their sum; between 1 and min(N, D).
 
     Roy and Vetterli, 2007; of features it is RankMe (Garrido et al., 2023). Not centred, as there: a large common mean counts
-    as one direction. Rows that are all zero have rank 1.
+    as one direction. Rows that are all zero have rank 1; what is not finite has none (NaN).
     """
     values = rows.double()
+    if not values.isfinite().all():
+        return math.nan
     # Of the smaller Gram matrix: a singular value below 1e-8 of the largest is rounding there, and adds nothing to the sum.
     gram = values.T @ values if values.shape[0] >= values.shape[1] else values @ values.T
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()

@@ -44,9 +44,15 @@ def picture(index):
 
 def monitor(count=40, **changed):
     labels = torch.arange(count) % 2
-    settings = dict(
-        encode=encode, image_size=SIDE, neighbours=3, every_steps=2, num_steps=5, ranks=Ranks(), stop=StopFlag()
-    )
+    settings = {
+        "encode": encode,
+        "image_size": SIDE,
+        "neighbours": 3,
+        "every_steps": 2,
+        "num_steps": 5,
+        "ranks": Ranks(),
+        "stop": StopFlag(),
+    }
     images = changed.pop("images", MonitorImages(count, picture, labels))
     return Monitor(images, **{**settings, **changed})
 
