@@ -400,21 +400,25 @@ def jigsaw_images(batch_size: int, *, fraction: float) -> int:
     return max(1, round(fraction * batch_size))
 
 
-def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int) -> int:
-    """Into how many groups a rank's share of a batch is split for BatchNorm.
+def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int, accumulate: int = 1) -> int:
+    """Into how many groups a rank's share of a batch, or each of its micro-batches, is split for BatchNorm.
 
     Raises ConfigError where the batch has no equal shares, or where an image would be alone in a group.
     """
-    images, rest = divmod(batch_size, world_size)
+    shares = world_size * accumulate
+    images, rest = divmod(batch_size, shares)
     if rest:
+        by = f"{world_size} ranks" + (f" x {accumulate} micro-batches (optimizer.accumulate)" if accumulate > 1 else "")
         raise ConfigError(
-            f"optimizer.batch_size {batch_size} is not divisible by {world_size} ranks; "
-            f"pass optimizer.batch_size={max(images, 2) * world_size}"
+            f"optimizer.batch_size {batch_size} is not divisible by {by}; "
+            f"pass optimizer.batch_size={max(images, 2) * shares}"
         )
     if images < 2:
+        each = f"each of {accumulate} micro-batches of " if accumulate > 1 else "each of "
         raise ConfigError(
-            f"optimizer.batch_size={batch_size} gives each of {world_size} rank(s) one image; BatchNorm expects at least 2: "
-            f"pass optimizer.batch_size={2 * world_size} or more"
+            f"optimizer.batch_size={batch_size} gives {each}{world_size} rank(s) one image; BatchNorm expects at least 2: "
+            f"pass optimizer.batch_size={2 * shares} or more"
+            + (", or a smaller optimizer.accumulate" if accumulate > 1 else "")
         )
     if config.batchnorm_images < 2:
         raise ConfigError(
