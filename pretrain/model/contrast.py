@@ -307,9 +307,12 @@ class Contrast(nn.Module):
             mean_output([against(embedded[tower][0].jigsaw, tower, other) for _, other in directions])
             for tower in (config.towers if config.jigsaw else ())
         ]
-        return Scored(
-            contrasts, jigsaw, {t: torch.cat([keys[view][t] for _, view in directions]) for t in config.towers}
-        )
+        # Image by image, so that the order in the queue does not depend on the number of ranks or of micro-batches.
+        remembered = {
+            tower: torch.stack([keys[view][tower] for _, view in directions], dim=1).flatten(0, 1)
+            for tower in config.towers
+        }
+        return Scored(contrasts, jigsaw, remembered)
 
     @torch.no_grad()
     def _keys(self, images: Tensor, ranks: Ranks, step: int) -> dict[str, Tensor]:
