@@ -34,7 +34,7 @@ class FakeWandb(types.ModuleType):
 
 
 class FakeMlflow(types.ModuleType):
-    """mlflow and mlflow.tracking in one."""
+    """mlflow, mlflow.tracking and mlflow.entities in one."""
 
     def __init__(self):
         super().__init__("mlflow")
@@ -55,20 +55,22 @@ class FakeMlflow(types.ModuleType):
             def log_param(self, run, key, value):
                 module.params[key] = value
 
-            def log_metric(self, run, name, value, step):
-                module.metrics.append((run, name, value, step))
+            def log_batch(self, run, metrics):
+                module.metrics += [(run, *metric) for metric in metrics]
 
             def set_terminated(self, run, status):
                 module.status.append((run, status))
 
         self.MlflowClient = Client
+        self.Metric = lambda name, value, timestamp, step: (name, value, step)
 
 
 @pytest.fixture
 def services(monkeypatch):
     wandb, mlflow = FakeWandb(), FakeMlflow()
-    for name, module in (("wandb", wandb), ("mlflow", mlflow), ("mlflow.tracking", mlflow)):
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for name in ("mlflow", "mlflow.tracking", "mlflow.entities"):
+        monkeypatch.setitem(sys.modules, name, mlflow)
     return wandb, mlflow
 
 
