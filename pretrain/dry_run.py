@@ -37,7 +37,8 @@ from pretrain.train import (
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
-INPUT_IMAGES, INPUT_SECONDS = 16, 3.0  # of a batch that the loader is timed with, and for how long
+INPUT_IMAGES, INPUT_SECONDS = 16, 2.0  # of a batch that the loader is timed with, and for how long
+STEP_SECONDS = 3.0  # that steps are timed for
 DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read again
 
 
@@ -142,14 +143,14 @@ def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: f
     )
 
 
-def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20, budget: float = 5.0) -> float:
-    """Of `action`: `least` runs, and more until `budget` seconds are spent."""
+def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20) -> float:
+    """Of `action`: `least` runs, and more until STEP_SECONDS are spent."""
     seconds: list[float] = []
-    while len(seconds) < least or (len(seconds) < most and sum(seconds) < budget):
+    while len(seconds) < least or (len(seconds) < most and sum(seconds) < STEP_SECONDS):
         began = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - began)
-        if sum(seconds) > 4 * budget:  # a large network on a CPU: one look is enough
+        if sum(seconds) > 4 * STEP_SECONDS:  # a large network on a CPU: one look is enough
             break
     return statistics.median(seconds)
 
