@@ -21,7 +21,7 @@ def labelled(root, **counts):
 
 
 def watched(root, **changed):
-    return images_to_monitor(MonitorConfig(labelled=root, **changed), own=nothing, num_own=0)
+    return images_to_monitor(MonitorConfig(every_epochs=1, labelled=root, **changed), own=nothing, num_own=0)
 
 
 def test_each_class_gives_the_same_number_at_most(tmp_path):
@@ -55,3 +55,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (root / "two" / "003.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1 of 12 images cannot be read:\n.*003.png"):
         watched(root)
+
+
+def test_a_labelled_folder_that_would_never_be_looked_at_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match="labelled is given, but every_epochs=0 never looks at it; pass every_epochs=1"
+    ):
+        MonitorConfig(labelled=tmp_path)
