@@ -59,6 +59,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 def test_a_labelled_folder_that_would_never_be_looked_at_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match="labelled is given, but every_epochs=0 never looks at it; pass every_epochs=1"
+        ValueError, match="labelled is given, but every_epochs=0 never looks at it; pass every_epochs=1"
     ):
         MonitorConfig(labelled=tmp_path)
