@@ -191,6 +191,10 @@ class MethodConfig:
         """Views that a step needs of an image."""
         return 1 if self.memory == "bank" else 2
 
+    def jigsaw_images(self, images: int) -> int:
+        """How many of a (micro-)batch of `images` take the jigsaw branch: its first ones, since its order is random."""
+        return max(1, round(self.jigsaw_fraction * images))
+
     @property
     def num_negatives(self) -> int | None:
         """Negatives of a query, K; None where the batch decides."""
