@@ -24,6 +24,7 @@ POINT_RANK = 2.0
 # 24 steps, and 48 later.
 FIRST_RANK_STEP = 50
 FLAT_LOSS = 0.98  # of a uniform guess's
+FALLING_LOSS = 0.97  # of that of some sixty entries before
 FLAT_STEPS = 200
 LEAK_ACCURACY, LEAK_NEGATIVES, LEAK_EPOCHS = 0.98, 500, 3
 RECENT = 3  # entries that a rule looks at together: one batch is no sign
@@ -116,19 +117,20 @@ def embeddings_collapsed(entries: Sequence[Entry], facts: RunFacts) -> Finding |
 
 
 def loss_flat(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
-    """An epoch and 200 steps after the memory was filled the loss is still a uniform guess's."""
+    """An epoch and 200 steps after the memory was filled the loss is a uniform guess's or more, and does not fall."""
     seen = [entry for entry in entries if "loss_instance" in entry]
     if len(seen) < RECENT or seen[-1]["step"] < facts.filled + max(FLAT_STEPS, facts.steps_per_epoch):
         return None
     guess = information_ceiling(facts.num_negatives)
     now = fmean(entry["loss_instance"] for entry in seen[-RECENT:])
-    if now < FLAT_LOSS * guess:
+    before = fmean(entry["loss_instance"] for entry in [e for e in seen if e["step"] > facts.filled][:RECENT])
+    if now < FLAT_LOSS * guess or now < FALLING_LOSS * before:
         return None
     rate = facts.learning_rate
     return Finding(
         "loss_flat",
-        f"step {seen[-1]['step']:.0f}: nothing has been learned yet: the loss is {now:.2f}, that of a uniform guess is "
-        f"ln(K + 1) = {guess:.2f}",
+        f"step {seen[-1]['step']:.0f}: nothing has been learned yet: the loss is {now:.2f} and does not fall, a uniform "
+        f"guess has ln(K + 1) = {guess:.2f}",
         f"Try another optimizer.learning_rate ({rate * 3:g} and {rate / 3:g}; it is {rate:g}), weaker views "
         f"(views.crop_scale=[0.3,1.0]){', method.head=mlp_bn' if facts.head != 'mlp_bn' else ''} or, for short runs, fewer "
         "negatives",

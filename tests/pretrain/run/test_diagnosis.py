@@ -96,6 +96,10 @@ def test_a_loss_that_stays_a_uniform_guess_is_found_after_an_epoch_and_200_steps
     assert flat[first - 1]["step"] == 220  # the queue is full after 16 steps
     falling = [{**entry, "loss_instance": 6.95 - 0.002 * entry["step"]} for entry in flat]
     assert not any(loss_flat(falling[:n], FACTS) for n in range(len(falling)))
+    late = [
+        {**entry, "loss_instance": 9 - 0.005 * entry["step"]} for entry in flat
+    ]  # a bank's, above a guess's at first
+    assert not any(loss_flat(late[:n], FACTS) for n in range(len(late)))
     bank = dataclasses.replace(FACTS, memory="bank")  # its rows are random for the whole first epoch
     first = next(n for n in range(1, len(flat) + 1) if loss_flat(flat[:n], bank))
     assert flat[first - 1]["step"] == 360
