@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretrain.base.atomic import write_text
 from pretrain.run.ranks import Ranks, mean_over_ranks
@@ -72,9 +73,12 @@ class Recorder:
         self._clock, self._clock_step, self._waited = self._started, from_step, 0.0
 
     def __enter__(self) -> Recorder:
+        self._above_the_bar = logging_redirect_tqdm()  # what is logged meanwhile gets lines of its own
+        self._above_the_bar.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._above_the_bar.__exit__(None, None, None)
         self._bar.close()
         if self._log is not None:
             self._log.close()
