@@ -1,23 +1,25 @@
 """What the augmentations do to bytes: uint8 (H, W, 3) RGB in, a new array of the same kind out; nothing is drawn here.
 
-The definitions are Pillow's, 8-bit rounding and clipping after every step included; the means are tables of 256 bytes, OpenCV,
-and torch's antialiased resize. Where that is not equal to the bit, this is how far it is off, in grey levels of 255 (mean and
-largest over photographs; held by tests/pretrain/views/test_pixels.py):
+The definitions are Pillow's, 8-bit rounding and clipping after every step included; the means are matrices and filters of
+OpenCV, tables of 256 bytes and torch's antialiased resize. The table says how far that may be from Pillow on photographs, in
+grey levels of 255: the mean over a picture, and the largest. tests/pretrain/views/test_pixels.py reads and holds it; the rest
+(invert, posterize, solarize, solarize_add) is equal to the bit. Where Pillow cuts to bytes, so does this, blur and warps apart.
 
-| function                            | Pillow's counterpart        | mean   | largest                                    |
-|-------------------------------------|-----------------------------|--------|--------------------------------------------|
-| resize, one axis or both shrinking  | resize, bilinear            | 0.01   | 1                                          |
-| resize, both axes enlarging         | the same                    | 0.25   | 1                                          |
-| brightness                          | ImageEnhance.Brightness     | 0      | 0                                          |
-| contrast                            | ImageEnhance.Contrast       | 0.01   | 1                                          |
-| saturation                          | ImageEnhance.Color          | 0.01   | 2                                          |
-| grey                                | convert("L")                | 0.001  | 1                                          |
-| shift_hue                           | HSV in bytes                | 1.2    | 12, in colours near grey                   |
-| gaussian_blur                       | GaussianBlur (three boxes)  | 1      | 20, next to hard edges                     |
-| sharpness                           | ImageEnhance.Sharpness      | 0.001  | 1                                          |
-| autocontrast, equalize              | ImageOps                    | 0      | 0                                          |
-| warp, bilinear                      | transform, rotate           | 0.2    | 4, but for the seam to the fill            |
-| warp, bicubic                       | the same (a = -0.5)         | 1      | 30: OpenCV's a = -0.75 is a little sharper |
+| function                    | Pillow's counterpart           | mean  | largest                                    |
+|-----------------------------|--------------------------------|-------|--------------------------------------------|
+| resize, an axis shrinking   | resize, bilinear               | 0.2   | 1                                          |
+| resize, both axes enlarging | the same                       | 0.25  | 1                                          |
+| brightness                  | ImageEnhance.Brightness        | 0.01  | 1                                          |
+| contrast                    | ImageEnhance.Contrast          | 0.1   | 1                                          |
+| saturation                  | ImageEnhance.Color             | 0.6   | 1                                          |
+| sharpness                   | ImageEnhance.Sharpness         | 0.01  | 1                                          |
+| grey                        | convert("L")                   | 0.01  | 1                                          |
+| shift_hue                   | HSV in bytes                   | 1     | 12                                         |
+| autocontrast, equalize      | ImageOps                       | 0     | 0                                          |
+| gaussian_blur               | GaussianBlur, three boxes      | 0.7   | 35                                         |
+| translate                   | transform                      | 0.05  | 1                                          |
+| warp, bilinear              | transform, rotate              | 0.6   | 1                                          |
+| warp, bicubic               | the same, a = -1 for -0.75     | 1.5   | 20                                         |
 """
 
 from __future__ import annotations
@@ -218,9 +220,8 @@ def translate(
     else:
         taps = np.maximum(1 - offsets, 0.0)
     one = np.ones(1)
-    moved = cv2.sepFilter2D(
-        image, -1, *((one, taps) if axis == 0 else (taps, one)), delta=_CUT, borderType=cv2.BORDER_REPLICATE
-    )  # across, then down
+    across, down = (one, taps) if axis == 0 else (taps, one)
+    moved = cv2.sepFilter2D(image, -1, across, down, delta=_CUT, borderType=cv2.BORDER_REPLICATE) if rest else image
     result = np.empty_like(image)
     result[:] = fill
     side = image.shape[axis]
