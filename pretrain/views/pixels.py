@@ -30,13 +30,17 @@ import cv2
 import numpy as np
 import torch
 
+# A view is too small to be shared among threads, and the loader's processes do that. Here and not only in a worker: a process
+# that is forked from one with a pool of threads waits for ever when it ends the pool.
+cv2.setNumThreads(0)
+
 _LUMA = (0.299, 0.587, 0.114)
 _IDENTITY = np.eye(3, 4)
 _GREY = np.array([(*_LUMA, 0.0)] * 3)
 _RAMP = np.arange(256, dtype=np.float32)
 # Added before OpenCV rounds to nearest, where Pillow cuts. A little less than a half: whole numbers must stay themselves.
 _CUT = -0.4999
-_NEGLIGIBLE = 1e-3  # a tap of a blur, as a share of the largest: what is left out is worth a tenth of a level
+_NEGLIGIBLE = 2e-4  # a tap of a blur, as a share of the largest: what is left out is worth 0.03 levels
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13  # Pillow's SMOOTH
 
 Affine = tuple[float, float, float, float, float, float]
@@ -175,9 +179,7 @@ def gaussian_taps(kernel: int, sigma: float) -> np.ndarray:
     return taps / taps.sum()
 
 
-def gaussian_blur(
-    image: np.ndarray, *, kernel: int, sigma: float, border: int = cv2.BORDER_REFLECT_101
-) -> np.ndarray:
+def gaussian_blur(image: np.ndarray, *, kernel: int, sigma: float, border: int = cv2.BORDER_REFLECT_101) -> np.ndarray:
     """Separable convolution in float32, rounded to nearest; by default the border is mirrored without repeating the edge.
 
     Taps that count for nothing are left out: of 23 taps, 5 matter at sigma 0.5, and multiplying by numbers too small for

@@ -153,7 +153,9 @@ def test_grey_is_pillows_luma(views):
     assert_within("grey", compared(views, pixels.grey, lambda picture: F.to_grayscale(picture, 3)))
 
 
-@pytest.mark.parametrize(("row", "reference"), [("autocontrast", ImageOps.autocontrast), ("equalize", ImageOps.equalize)])
+@pytest.mark.parametrize(
+    ("row", "reference"), [("autocontrast", ImageOps.autocontrast), ("equalize", ImageOps.equalize)]
+)
 def test_stretching_is_pillows_to_the_bit(row, reference, views):
     dull = [view // 2 + 30 for view in views]
     flat = [np.full((9, 9, 3), (3, 130, 250), dtype=np.uint8)]
@@ -188,7 +190,9 @@ def timm_op(name, magnitude, *, negative, bicubic, monkeypatch):
 
     resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     monkeypatch.setattr(auto_augment.random, "random", lambda: 0.9 if negative else 0.1)
-    op = auto_augment.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams={"img_mean": FILL, "interpolation": resample})
+    op = auto_augment.AugmentOp(
+        name, prob=1.0, magnitude=magnitude, hparams={"img_mean": FILL, "interpolation": resample}
+    )
     return op
 
 
