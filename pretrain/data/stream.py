@@ -155,8 +155,17 @@ def open_stream(
     require_one_batch(len(source), config.optimizer.batch_size, world_size=ranks.world_size)
     batches = GlobalBatches(len(source), config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
+    micro_batch = config.optimizer.batch_size // (ranks.world_size * config.optimizer.accumulate)
+    dataset = ViewDataset(
+        source,
+        views,
+        seed=config.seed,
+        skip_unreadable=config.data.skip_unreadable,
+        jigsaw_images=max(1, round(config.method.jigsaw_fraction * micro_batch)),
+        micro_batches=config.optimizer.accumulate,
+    )
     return ViewStream(
-        dataset=ViewDataset(source, views, seed=config.seed, skip_unreadable=config.data.skip_unreadable),
+        dataset=dataset,
         record=record,
         batches_of_run=batches,
         ranks=ranks,

@@ -278,3 +278,23 @@ def test_real_photographs_all_decode_to_pillows_pixels(shared_data):
     assert len(source) >= 200 and scan_images(source.paths).bad == ()
     for path in source.paths[:5]:
         np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_only_the_images_that_take_the_jigsaw_get_patches_and_micro_batches_are_whole(folder):
+    """The first two images of each of two micro-batches; their patches are those of a loader that cuts all of them."""
+    keys = [(0, index) for index in (7, 3, 1, 11, 0, 5)]
+    every = dataset_of(folder)[keys]
+    dataset = ViewDataset(ImageSource(folder), every_views(), seed=SEED, jigsaw_images=2, micro_batches=2)
+    some = dataset[keys]
+    assert torch.equal(some.images, every.images) and torch.equal(some.index, every.index)
+    rows = [0, 1, 3, 4]
+    assert torch.equal(some.patches, every.patches[rows]) and torch.equal(some.permutation, every.permutation[rows])
+    first, second = some.split(2)
+    assert second.index.tolist() == [11, 0, 5] and torch.equal(second.images, every.images[3:])
+    assert torch.equal(first.patches, every.patches[:2]) and torch.equal(second.patches, every.patches[3:5])
+    with pytest.raises(ValueError, match="cannot be split into 4"):
+        some.split(4)
+
+
+def every_views():
+    return ViewMaker(RECIPES["infomin"], image_size=32, patch_size=16)

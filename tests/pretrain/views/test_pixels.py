@@ -131,7 +131,9 @@ def test_blends_are_torchvisions(row, reference, views):
     for factor in FACTORS:
         assert_within(
             row,
-            compared(views, lambda x: getattr(pixels, row)(x, factor), lambda picture: reference(picture, factor)),
+            compared(
+                views, lambda x, f=factor: getattr(pixels, row)(x, f), lambda picture, f=factor: reference(picture, f)
+            ),
         )
     changed = compared(views, lambda x: getattr(pixels, row)(x, 1.2), lambda picture: reference(picture, 1.1))
     with pytest.raises(AssertionError, match=row):  # the control: a tenth more is seen
@@ -141,7 +143,8 @@ def test_blends_are_torchvisions(row, reference, views):
 def test_hue_is_torchvisions_but_for_the_rounding_of_hsv(views):
     for turns in (-0.5, -0.2, -0.03, 0.004, 0.05, 0.1, 0.2, 0.5):
         assert_within(
-            "shift_hue", compared(views, lambda x: pixels.shift_hue(x, turns), lambda p: F.adjust_hue(p, turns))
+            "shift_hue",
+            compared(views, lambda x, t=turns: pixels.shift_hue(x, t), lambda p, t=turns: F.adjust_hue(p, t)),
         )
     changed = compared(views, lambda x: pixels.shift_hue(x, 0.1), lambda p: F.adjust_hue(p, 0.08))
     with pytest.raises(AssertionError, match="shift_hue"):
@@ -169,7 +172,8 @@ def test_moco_s_blur_is_near_pillows_boxes(views):
     for radius in (0.1, 0.5, 1.0, 1.5, 2.0):
         blur = ImageFilter.GaussianBlur(radius)
         assert_within(
-            "gaussian_blur", compared(views, lambda x: PillowBlur().apply(radius, x), lambda p: p.filter(blur))
+            "gaussian_blur",
+            compared(views, lambda x, r=radius: PillowBlur().apply(r, x), lambda p, b=blur: p.filter(b)),
         )
 
 
@@ -190,10 +194,9 @@ def timm_op(name, magnitude, *, negative, bicubic, monkeypatch):
 
     resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     monkeypatch.setattr(auto_augment.random, "random", lambda: 0.9 if negative else 0.1)
-    op = auto_augment.AugmentOp(
+    return auto_augment.AugmentOp(
         name, prob=1.0, magnitude=magnitude, hparams={"img_mean": FILL, "interpolation": resample}
     )
-    return op
 
 
 ROWS = {  # operation -> the row of the table that limits its difference; the others are equal to the bit
@@ -212,7 +215,7 @@ def test_each_operation_of_randaugment_is_timms(name, magnitude, negative, views
         row = ROWS.get(name)
         if row == "warp":
             row = "warp, bicubic" if bicubic else "warp, bilinear"
-        for ours, expected in compared(views, lambda x: RandAugment().apply((change,), x), theirs):
+        for ours, expected in compared(views, lambda x, change=change: RandAugment().apply((change,), x), theirs):
             if row is None:
                 np.testing.assert_array_equal(ours, expected)
             else:
