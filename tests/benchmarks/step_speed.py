@@ -194,7 +194,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu-time", action="store_true", help="of this process instead of the clock's, with one thread")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of this process instead of the clock's, with one thread"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     clock = time.process_time if arguments.cpu_time else time.perf_counter
