@@ -43,6 +43,11 @@ def parse_arguments() -> argparse.Namespace:
         help="do a few steps, print what would run and how long it will take, and stop",
     )
     parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="take some steps, print where their time goes and stop; leaves nothing behind",
+    )
+    parser.add_argument(
         "--show-views", type=user_path, metavar="OUT.png", help="draw originals, views and patches, and stop"
     )
     return parse_with_overrides(parser, example="data.root=IMAGES optimizer.epochs=10")
@@ -75,7 +80,7 @@ def main() -> None:
     if arguments.dry_run or arguments.show_views:
         preview(config, arguments)
         return
-    if arguments.output_dir is None:
+    if arguments.output_dir is None and not arguments.profile:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
     from pretrain.run.ranks import start_ranks, stop_ranks
     from pretrain.train import train
@@ -83,6 +88,14 @@ def main() -> None:
     ranks = start_ranks(config.runtime.device, timeout_s=config.runtime.timeout_s)
     logging.basicConfig(level=logging.INFO if ranks.is_main else logging.WARNING, format="%(message)s")
     logging.getLogger(__name__).info("method %s", method_label(to_plain(config)))
+    if arguments.profile:
+        from pretrain.profile import profile
+
+        table = profile(config, ranks=ranks)
+        stop_ranks(ranks)
+        if ranks.is_main:
+            print(table)
+        return
     try:
         result = train(config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks)
     except Terminated:  # on every rank

@@ -5,6 +5,7 @@ Nothing here draws at random.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -181,11 +182,17 @@ def build_loader(
         yield batch
 
 
-def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
+def on_device(
+    batches: Iterable[ViewBatch],
+    device: torch.device,
+    *,
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Iterator[ViewBatch]:
     """`batches` on `device`. On a GPU each is copied by a stream of its own, while the step before it is still being computed.
 
     The host asks for a batch as soon as it has handed out the step before it (nothing in a step waits for the device), so the
     copy is one step ahead of the device and no batch is read ahead of what a stop or a checkpoint would see.
+    around: a context for each copy, entered in its stream (pretrain/profile.py).
     """
     if device.type != "cuda":
         yield from batches
@@ -193,7 +200,7 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
     copying = torch.cuda.Stream(device)
     for batch in batches:
         computing = torch.cuda.current_stream(device)
-        with torch.cuda.stream(copying):
+        with torch.cuda.stream(copying), around():
             moved = batch.to(device)
         computing.wait_stream(copying)
         moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]
@@ -204,10 +211,9 @@ def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
     """Uninitialised; in a worker process in memory shared with the main one, so that nothing is copied on the way there."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(
-        math.prod(shape) * dtype.itemsize, device="cpu"
-    )  # as torch's own collate does
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
+    size = math.prod(shape) * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(size, device="cpu")  # as torch's own collate does
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(dtype).view(shape)
 
 
 def _unchanged(batch: Any) -> Any:
