@@ -298,6 +298,10 @@ class MonitorConfig:
         require(self.every_epochs >= 0, f"every_epochs expected at least 0, found {self.every_epochs}")
         require(self.max_images >= 10, f"max_images expected at least 10, found {self.max_images}")
         require(self.neighbours > 0, f"neighbours expected positive, found {self.neighbours}")
+        require(
+            self.labelled is None or self.every_epochs > 0,
+            "labelled is given, but every_epochs=0 never looks at it; pass every_epochs=1 (every epoch) or more",
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
 from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
+from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.batchnorm import synchronise_batchnorm
 from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
@@ -41,11 +42,13 @@ from pretrain.run.checkpoint import (
 )
 from pretrain.run.descend import descend_sum
 from pretrain.run.folder import RunDir
+from pretrain.run.monitor import MonitorImages, Towers
+from pretrain.run.observation import Observation
 from pretrain.run.optimizers import build_optimizer, load_optimizer
 from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
-from pretrain.run.recorder import Recorder
 from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
+from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
 
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
@@ -286,6 +289,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
+    on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
     if precision.device.type == "cuda":  # every step has the same shapes: let cuDNN try its kernels once
@@ -312,10 +316,30 @@ def _train_in(
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
     require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
+        watched = on_main(lambda: images_of_monitor(config, stream), ranks)
         on_main(lambda: _begin(run, config, stream, ranks), ranks)
         state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
-        return _run_steps(config, contract, state, stream, run, stop=stop, precision=precision, ranks=ranks)
+        return _run_steps(config, contract, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
+
+
+def images_of_monitor(config: RunConfig, stream: ViewStream) -> MonitorImages | None:
+    """What the monitor looks at, None where it is off. Raises DataError for a labelled folder that cannot serve."""
+    if config.monitor.every_epochs == 0:
+        return None
+    return images_to_monitor(
+        config.monitor, own=lambda index: stream.dataset.read(index, [])[1], num_own=len(stream.source)
+    )
+
+
+def monitor_encoder(precision: Precision) -> Callable[[nn.Module, Tensor], Towers]:
+    """How the monitor computes features and embeddings of uint8 images."""
+
+    def encode(network: nn.Module, images: Tensor) -> Towers:
+        with precision.autocast():
+            return cast(Contrast, network).tower_outputs(images.to(precision.device))
+
+    return encode
 
 
 def _require_its_images(config: RunConfig, output_dir: Path) -> None:
@@ -389,6 +413,7 @@ def _run_steps(
     state: TrainState,
     stream: ViewStream,
     run: RunDir | None,
+    watched: MonitorImages | None,
     *,
     stop: StopFlag,
     precision: Precision,
@@ -404,18 +429,21 @@ def _run_steps(
     def save_state(content: dict[str, Any]) -> None:
         _save(run, content, keep, images=(state.step - first) * config.optimizer.batch_size, ranks=ranks)
 
-    recorder = Recorder(
-        run.path if run else None,
+    observation = Observation(
+        run,
+        config,
+        watched,
+        encode=monitor_encoder(precision),
         from_step=state.step,
-        num_steps=total,
-        log_every=config.runtime.log_every_steps,
-        batch_size=config.optimizer.batch_size,
+        steps_per_epoch=stream.steps_per_epoch,
+        stop=stop,
         ranks=ranks,
     )
     try:
-        with recorder:
+        with observation:
+            observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
             watch = Watch(stop, ranks, precision.device)
-            batches = stream.batches(from_step=state.step, num_steps=total - state.step)
+            batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
             for batch in on_device(batches, precision.device):
                 rate = schedule(state.step)
                 figures = train_step(
@@ -429,10 +457,9 @@ def _run_steps(
                     accumulate=config.optimizer.accumulate,
                 )
                 save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
-                if save or recorder.is_due(state.step):
+                if save or observation.is_due(state.step):
                     watch.settle()  # nothing that is not finite is logged or saved
-                epoch = state.step / stream.steps_per_epoch
-                recorder.record(state.step, figures, epoch=epoch, learning_rate=rate)
+                observation.record(state.step, figures, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
                     content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
@@ -442,18 +469,23 @@ def _run_steps(
                     raise stop.terminated(
                         f"saved at step {state.step} of {total}; give the same command again to continue"
                     )
+                observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
+            observation.draw()
     except UserError as error:
         raise type(error)(f"{error}. {_what_is_saved(saved, total)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
-    details = {
+    details: dict[str, Any] = {
         "steps": total,
         "epochs": config.optimizer.epochs,
         "checkpoint": f"{CHECKPOINT_DIR}/{checkpoint_path(Path(), total).name}",
     }
+    if observation.findings:
+        details["findings"] = observation.findings
+    final = observation.recorder.last
     if run is not None:
-        run.record.finish(recorder.last, details=details)
-    return {**details, "final": recorder.last}
+        run.record.finish(final, details=details)
+    return {**details, "final": final}
 
 
 def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images: int, ranks: Ranks) -> None:

@@ -211,10 +211,9 @@ def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
     """Uninitialised; in a worker process in memory shared with the main one, so that nothing is copied on the way there."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(
-        math.prod(shape) * dtype.itemsize, device="cpu"
-    )  # as torch's own collate does
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
+    size = math.prod(shape) * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(size, device="cpu")  # as torch's own collate does
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(dtype).view(shape)
 
 
 def _unchanged(batch: Any) -> Any:

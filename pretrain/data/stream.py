@@ -144,7 +144,7 @@ def open_stream(
     recorded: what an earlier start of the same run found; the folder must still be that, and is not looked through again.
     output_dir: where images.json lies, which records what turns out unreadable later.
     """
-    recipe, accumulate = recipe_of(config.views.recipe, config.views.overrides), config.optimizer.accumulate
+    recipe = recipe_of(config.views.recipe, config.views.overrides)
     views = ViewMaker(
         recipe,
         image_size=config.views.image_size,
@@ -163,15 +163,17 @@ def open_stream(
     require_one_batch(len(source), config.optimizer.batch_size, world_size=ranks.world_size)
     batches = global_batches(len(source), source.shard_ends, config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
+    micro_batch = config.optimizer.batch_size // (ranks.world_size * config.optimizer.accumulate)
+    dataset = ViewDataset(
+        source,
+        views,
+        seed=config.seed,
+        skip_unreadable=config.data.skip_unreadable,
+        jigsaw_images=config.method.jigsaw_images(micro_batch),
+        micro_batches=config.optimizer.accumulate,
+    )
     return ViewStream(
-        dataset=ViewDataset(
-            source,
-            views,
-            seed=config.seed,
-            skip_unreadable=config.data.skip_unreadable,
-            jigsaw_images=config.method.jigsaw_images(config.optimizer.batch_size // (ranks.world_size * accumulate)),
-            micro_batches=accumulate,
-        ),
+        dataset=dataset,
         record=record,
         batches_of_run=batches,
         ranks=ranks,

@@ -251,6 +251,14 @@ class Contrast(nn.Module):
             return query, self.key_networks[term.key](second)
         return query, self.query_networks[term.key](second).instance
 
+    def tower_outputs(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """uint8 (B, 3, S, S) -> of each tower its query encoder's features and its head's embeddings (B, D)."""
+        outputs = []
+        for tower, network in self.query_networks.items():
+            features = network.encoder(self._channels(images, tower))
+            outputs.append((features, network.head(features)))
+        return outputs
+
     def _inputs(self, batch: ViewBatch) -> tuple[Any, ...]:
         """Arguments of `Towers.forward`."""
         config = self.config

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -337,7 +337,11 @@ ENHANCERS = {
     "Sharpness": pixels.sharpness,
 }
 THRESHOLDS = {"Posterize": pixels.posterize, "Solarize": pixels.solarize, "SolarizeAdd": pixels.solarize_add}
-RECOLOURS = {"AutoContrast": pixels.autocontrast, "Equalize": pixels.equalize, "Invert": cv2.bitwise_not}
+RECOLOURS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "AutoContrast": pixels.autocontrast,
+    "Equalize": pixels.equalize,
+    "Invert": pixels.invert,
+}
 RAND_AUGMENT_OPS = (  # the order is part of the draw
     "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
     "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",

@@ -91,7 +91,7 @@ class ViewMaker:
         Every view, the pair, the patches and the permutation draw from a generator of their own.
         Raises DataError for an image that is smaller than `recipe.smallest_side`.
         """
-        frame = Frame(*image.shape[:2], self.image_size)
+        frame = Frame(image.shape[0], image.shape[1], self.image_size)
         once: Drawn = ()
         if self.recipe.is_paired:
             rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PAIR_STREAM)

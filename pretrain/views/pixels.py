@@ -1,23 +1,25 @@
 """What the augmentations do to bytes: uint8 (H, W, 3) RGB in, a new array of the same kind out; nothing is drawn here.
 
-The definitions are Pillow's, 8-bit rounding and clipping after every step included; the means are tables of 256 bytes, OpenCV,
-and torch's antialiased resize. Where that is not equal to the bit, this is how far it is off, in grey levels of 255 (mean and
-largest over photographs; held by tests/pretrain/views/test_pixels.py):
+The definitions are Pillow's, 8-bit rounding and clipping after every step included; the means are matrices and filters of
+OpenCV, tables of 256 bytes and torch's antialiased resize. The table says how far that may be from Pillow on photographs, in
+grey levels of 255: the mean over a picture, and the largest. tests/pretrain/views/test_pixels.py reads and holds it; the rest
+(invert, posterize, solarize, solarize_add) is equal to the bit. Where Pillow cuts to bytes, so does this, blur and warps apart.
 
-| function                            | Pillow's counterpart        | mean   | largest                                    |
-|-------------------------------------|-----------------------------|--------|--------------------------------------------|
-| resize, one axis or both shrinking  | resize, bilinear            | 0.01   | 1                                          |
-| resize, both axes enlarging         | the same                    | 0.25   | 1                                          |
-| brightness                          | ImageEnhance.Brightness     | 0      | 0                                          |
-| contrast                            | ImageEnhance.Contrast       | 0.01   | 1                                          |
-| saturation                          | ImageEnhance.Color          | 0.01   | 2                                          |
-| grey                                | convert("L")                | 0.001  | 1                                          |
-| shift_hue                           | HSV in bytes                | 1.2    | 12, in colours near grey                   |
-| gaussian_blur                       | GaussianBlur (three boxes)  | 1      | 20, next to hard edges                     |
-| sharpness                           | ImageEnhance.Sharpness      | 0.001  | 1                                          |
-| autocontrast, equalize              | ImageOps                    | 0      | 0                                          |
-| warp, bilinear                      | transform, rotate           | 0.2    | 4, but for the seam to the fill            |
-| warp, bicubic                       | the same (a = -0.5)         | 1      | 30: OpenCV's a = -0.75 is a little sharper |
+| function                    | Pillow's counterpart           | mean  | largest                                    |
+|-----------------------------|--------------------------------|-------|--------------------------------------------|
+| resize, an axis shrinking   | resize, bilinear               | 0.2   | 1                                          |
+| resize, both axes enlarging | the same                       | 0.25  | 1                                          |
+| brightness                  | ImageEnhance.Brightness        | 0.01  | 1                                          |
+| contrast                    | ImageEnhance.Contrast          | 0.1   | 1                                          |
+| saturation                  | ImageEnhance.Color             | 0.6   | 1                                          |
+| sharpness                   | ImageEnhance.Sharpness         | 0.01  | 1                                          |
+| grey                        | convert("L")                   | 0.01  | 1                                          |
+| shift_hue                   | HSV in bytes                   | 1     | 12                                         |
+| autocontrast, equalize      | ImageOps                       | 0     | 0                                          |
+| gaussian_blur               | GaussianBlur, three boxes      | 0.7   | 35                                         |
+| translate                   | transform                      | 0.05  | 1                                          |
+| warp, bilinear              | transform, rotate              | 0.6   | 1                                          |
+| warp, bicubic               | the same, a = -1 for -0.75     | 1.5   | 20                                         |
 """
 
 from __future__ import annotations
@@ -28,13 +30,17 @@ import cv2
 import numpy as np
 import torch
 
+# A view is too small to be shared among threads, and the loader's processes do that. Here and not only in a worker: a process
+# that is forked from one with a pool of threads waits for ever when it ends the pool.
+cv2.setNumThreads(0)
+
 _LUMA = (0.299, 0.587, 0.114)
 _IDENTITY = np.eye(3, 4)
 _GREY = np.array([(*_LUMA, 0.0)] * 3)
 _RAMP = np.arange(256, dtype=np.float32)
 # Added before OpenCV rounds to nearest, where Pillow cuts. A little less than a half: whole numbers must stay themselves.
 _CUT = -0.4999
-_NEGLIGIBLE = 1e-3  # a tap of a blur, as a share of the largest: what is left out is worth a tenth of a level
+_NEGLIGIBLE = 2e-4  # a tap of a blur, as a share of the largest: what is left out is worth 0.03 levels
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13  # Pillow's SMOOTH
 
 Affine = tuple[float, float, float, float, float, float]
@@ -140,6 +146,11 @@ def equalize(image: np.ndarray) -> np.ndarray:
     return look_up(image, table)
 
 
+def invert(image: np.ndarray) -> np.ndarray:
+    """255 minus every byte."""
+    return cv2.bitwise_not(image)
+
+
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
     """Keep the highest `bits` of every byte."""
     return image & np.uint8(0xFF & ~(0xFF >> bits))
@@ -216,9 +227,8 @@ def translate(
     else:
         taps = np.maximum(1 - offsets, 0.0)
     one = np.ones(1)
-    moved = cv2.sepFilter2D(
-        image, -1, *((one, taps) if axis == 0 else (taps, one)), delta=_CUT, borderType=cv2.BORDER_REPLICATE
-    )  # across, then down
+    across, down = (one, taps) if axis == 0 else (taps, one)
+    moved = cv2.sepFilter2D(image, -1, across, down, delta=_CUT, borderType=cv2.BORDER_REPLICATE) if rest else image
     result = np.empty_like(image)
     result[:] = fill
     side = image.shape[axis]

@@ -313,3 +313,23 @@ def test_on_a_gpu_a_batch_is_copied_by_its_own_stream_after_the_step_before_was_
     assert said == [*one, "step handed out"] * 2
     said.clear()
     assert list(on_device([batch], torch.device("cpu"))) == [batch] and not said  # on the CPU there is nothing to do
+
+
+def test_only_the_images_that_take_the_jigsaw_get_patches_and_micro_batches_are_whole(folder):
+    """The first two images of each of two micro-batches; their patches are those of a loader that cuts all of them."""
+    keys = [(0, index) for index in (7, 3, 1, 11, 0, 5)]
+    every = dataset_of(folder)[keys]
+    dataset = ViewDataset(ImageSource(folder), every_views(), seed=SEED, jigsaw_images=2, micro_batches=2)
+    some = dataset[keys]
+    assert torch.equal(some.images, every.images) and torch.equal(some.index, every.index)
+    rows = [0, 1, 3, 4]
+    assert torch.equal(some.patches, every.patches[rows]) and torch.equal(some.permutation, every.permutation[rows])
+    first, second = some.split(2)
+    assert second.index.tolist() == [11, 0, 5] and torch.equal(second.images, every.images[3:])
+    assert torch.equal(first.patches, every.patches[:2]) and torch.equal(second.patches, every.patches[3:5])
+    with pytest.raises(ValueError, match="cannot be split into 4"):
+        some.split(4)
+
+
+def every_views():
+    return ViewMaker(RECIPES["infomin"], image_size=32, patch_size=16)
