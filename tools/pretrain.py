@@ -3,6 +3,7 @@
 python tools/pretrain.py --config-file infomin_r50_200ep --output-dir runs/infomin data.root=IMAGES
 torchrun --nproc_per_node=8 tools/pretrain.py ... is the same run on eight devices.
 
+Without --config-file: a small run by the number and the size of the images; it is printed which.
 After Ctrl-C, SIGTERM or a crash the same command again continues the run.
 """
 
@@ -28,7 +29,11 @@ def parse_arguments() -> argparse.Namespace:
     from pretrain.config import method_names  # imports torch: after run_tool has begun to say "interrupted" for Ctrl-C
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=user_path, required=True, help="a file of configs/pretrain/ or your own")
+    parser.add_argument(
+        "--config-file",
+        type=user_path,
+        help="a file of configs/pretrain/ or your own (default: a small run by the number of images; it is printed which)",
+    )
     parser.add_argument("--method", choices=method_names(), help="put this method's values over the file's")
     parser.add_argument("--output-dir", type=user_path, help="run directory: log, checkpoints, result")
     parser.add_argument(
@@ -75,9 +80,15 @@ def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
 def main() -> None:
     arguments = parse_arguments()
     from pretrain.config import load_run_config, method_label, to_plain
+    from pretrain.data.default_run import default_run
 
-    config = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method)
+    if arguments.config_file is not None:
+        config, why = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method), ""
+    else:
+        config, why = default_run(arguments.overrides, method=arguments.method, output_dir=arguments.output_dir)
     if arguments.dry_run or arguments.show_views:
+        if why:
+            print(why)
         preview(config, arguments)
         return
     if arguments.output_dir is None and not arguments.profile:
@@ -87,7 +98,8 @@ def main() -> None:
 
     ranks = start_ranks(config.runtime.device, timeout_s=config.runtime.timeout_s)
     logging.basicConfig(level=logging.INFO if ranks.is_main else logging.WARNING, format="%(message)s")
-    logging.getLogger(__name__).info("method %s", method_label(to_plain(config)))
+    for line in filter(None, (why, f"method {method_label(to_plain(config))}")):
+        logging.getLogger(__name__).info(line)
     if arguments.profile:
         from pretrain.profile import profile
 

@@ -7,22 +7,18 @@ at 224 px; on a small encoder and a few hundred images it diverges.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 from pretrain.base.config_files import shipped_configs
-from pretrain.base.errors import CheckpointError, DataError
-from pretrain.base.image_files import read_size
-from pretrain.data.source import list_images
+from pretrain.base.errors import CheckpointError
+from pretrain.data.default_run import usual_side
+from pretrain.data.source import ImageSource
 from pretrain.run.checkpoint import read_checkpoint, resolve_checkpoint
 from transfer.conversion.sidecar import parse_sidecar, sidecar_path
 from transfer.readout.config import LinearConfig, load_linear_config
 from transfer.readout.features import require_splits
 
 MANY_IMAGES = 50_000  # from here on the paper's protocol
-LARGEST_SIDE = 224
-STRIDE = 32
-SAMPLED = 64  # images whose size is looked at
 
 
 def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> tuple[LinearConfig, str]:
@@ -33,7 +29,7 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     """
     load_linear_config(None, overrides)  # a mistyped override is refused before the images are looked at
     require_splits(data)
-    images = list_images(data / "train")
+    images = ImageSource(data / "train")
     if len(images) >= MANY_IMAGES:
         return load_linear_config(None, overrides), f"the paper's protocol: {len(images)} training images"
     size = trained_image_size(Path(weights)) if not weights.startswith("random:") else None
@@ -62,23 +58,3 @@ def trained_image_size(weights: Path) -> int | None:
     except (CheckpointError, OSError, KeyError, TypeError):
         return None
     return size if isinstance(size, int) else None
-
-
-def usual_side(images: Sequence[Path]) -> int:
-    """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32).
-
-    Images that cannot be read are passed over: whether they may be there is decided where the data are loaded.
-    """
-    step = max(1, len(images) // SAMPLED)
-    sides = sorted(side for path in islice(images, 0, None, step) if (side := _shorter_side(path)))
-    if not sides:
-        raise DataError(f"none of {-(-len(images) // step)} images looked at can be read, for instance {images[0]}")
-    middle = sides[len(sides) // 2]
-    return max(STRIDE, min(LARGEST_SIDE, middle) // STRIDE * STRIDE)
-
-
-def _shorter_side(path: Path) -> int | None:
-    try:
-        return min(read_size(path))
-    except DataError:
-        return None

@@ -13,7 +13,7 @@ from transfer.conversion.convert import convert
 from transfer.conversion.initialisation import initialisation_name
 from transfer.readout import defaults
 from transfer.readout.config import LinearConfig
-from transfer.readout.defaults import default_readout, usual_side
+from transfer.readout.defaults import default_readout
 
 
 @pytest.fixture
@@ -58,9 +58,3 @@ def test_a_file_that_is_no_checkpoint_of_ours_leaves_the_size_to_the_images(clas
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     config, why = default_readout(str(tmp_path / "other.pth"), class_folders)
     assert config.image_size % 32 == 0 and "the images' own size" in why
-
-
-@pytest.mark.parametrize(("side", "expected"), [(20, 32), (70, 64), (500, 224)])
-def test_the_usual_side_is_a_multiple_of_the_stride_and_at_most_224(monkeypatch, side, expected):
-    monkeypatch.setattr(defaults, "read_size", lambda path: (side, side + 7))
-    assert usual_side([None] * 200) == expected

@@ -1,0 +1,108 @@
+"""The run that fits where the user names no configuration file: a small one by the number of images and by their size.
+
+In: the overrides, which say where the images lie, and the run's folder. Out: `RunConfig`, and one line that says which file it is,
+what else was set and how to choose another. A run that was begun goes on by the values in its folder, whatever the images are
+now. The files and what they were measured to give: configs/pretrain/small_*.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.image_files import check_open_image
+from pretrain.base.strict import overridden_keys, parse_overrides
+from pretrain.config import RunConfig, load_run_config, method_label, to_plain
+from pretrain.data.index import Source
+from pretrain.data.source import open_source
+from pretrain.run.folder import CONFIG
+
+# Up to so many images -> the file. More have the last one.
+FILES = ((3_000, "small_1k"), (30_000, "small_10k"))
+LARGEST_FILE = "small_100k"
+PAPER = "infomin_r50_200ep"
+MANY_IMAGES = 300_000  # from here on the paper's run fits as well
+SMALL_IMAGES = 64  # pixels: of a shorter side below this
+FOR_SMALL_IMAGES = ("encoder.arch=resnet18_half", "encoder.stem=small", "views.image_size=32")
+LARGEST_SIDE = 224
+STRIDE = 32
+SAMPLED = 64  # images whose size is looked at
+
+
+def default_run(
+    overrides: Sequence[str] = (), *, method: str | None = None, output_dir: Path | None = None
+) -> tuple[RunConfig, str]:
+    """(configuration, one line on why) for the images at `data.root` among `overrides`; what is given there wins.
+
+    Raises ConfigError where no `data.root` is given, and ConfigError and DataError as loading does.
+    """
+    if output_dir is not None and (output_dir / CONFIG).is_file():
+        begun = load_run_config(output_dir / CONFIG, overrides, method=method)
+        return begun, f"no --config-file: {output_dir} goes on by its own {CONFIG}"
+    data = parse_overrides(overrides).get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    if root is None:
+        raise ConfigError(
+            "neither --config-file nor data.root given; pass data.root=IMAGES, by whose number a small run is chosen, "
+            f"or --config-file {PAPER}"
+        )
+    load_run_config(
+        Path(LARGEST_FILE), overrides, method=method
+    )  # a mistyped override is refused before a long listing
+    images = open_source(str(root))
+    name = next((name for limit, name in FILES if len(images) < limit), LARGEST_FILE)
+    side = usual_side(images)
+    given = overridden_keys(overrides)
+    sized = [word for word in FOR_SMALL_IMAGES if side < SMALL_IMAGES and not _is_given(word.partition("=")[0], given)]
+    config = load_run_config(Path(name), [*sized, *overrides], method=method)
+    detector = "; no detector takes the small stem" if config.encoder.stem == "small" else ""
+    return config, (
+        f"no --config-file: {len(images):,} images of about {side} px, so {' '.join([f'{name}.yaml', *sized])}: "
+        f"{_summary(config)}{detector}. To choose another: --config-file NAME{_what_else(len(images))}"
+    )
+
+
+def _is_given(key: str, given: Sequence[str]) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in given)
+
+
+def _summary(config: RunConfig) -> str:
+    return (
+        f"{method_label(to_plain(config))}, {config.encoder.arch}, {config.views.image_size} px, batch "
+        f"{config.optimizer.batch_size}, {config.optimizer.epochs} epochs"
+    )
+
+
+def _what_else(num_images: int) -> str:
+    """Where the paper's run fits as well."""
+    if torch.cuda.is_available():
+        return f" ({PAPER} is the paper's, for a GPU)"
+    if num_images > MANY_IMAGES:
+        return f" ({PAPER} is the paper's, for so many images, on GPUs)"
+    return ""
+
+
+def usual_side(images: Source) -> int:
+    """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32).
+
+    Images that cannot be read are passed over: whether they may be there is decided where the data are loaded.
+    """
+    step = max(1, len(images) // SAMPLED) if images.scanned else 1  # of shards on a server the first one
+    looked_at = range(0, len(images), step)[: 2 * SAMPLED]
+    sides = sorted(side for index in looked_at if (side := _shorter_side(images, index)))
+    if not sides:
+        raise DataError(f"none of {len(looked_at)} images looked at can be read, for instance {images.where(0)}")
+    middle = sides[len(sides) // 2]
+    return max(STRIDE, min(LARGEST_SIDE, middle) // STRIDE * STRIDE)
+
+
+def _shorter_side(images: Source, index: int) -> int | None:
+    try:
+        with images.open(index) as file:
+            found = check_open_image(file, name=images.where(index))
+        return min(found.height, found.width)
+    except DataError:
+        return None

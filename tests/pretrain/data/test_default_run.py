@@ -1,0 +1,89 @@
+"""Which run starts where no configuration file is named, and that a run in progress keeps its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.config import load_run_config, to_plain
+from pretrain.data import default_run as module
+from pretrain.data.default_run import FILES, LARGEST_FILE, MANY_IMAGES, PAPER, default_run, usual_side
+from pretrain.data.source import ImageSource
+from tests.tools.in_process import run_tool_here
+
+
+@pytest.fixture
+def images(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(root / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [(10, "small_1k"), (2_999, "small_1k"), (3_000, "small_10k"), (8_709, "small_10k"), (30_000, "small_100k")],
+)
+def test_the_file_follows_the_number_of_images_and_is_named(images, monkeypatch, count, name):
+    names = [path.name for path in images.iterdir()]
+    monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, (names * (count // 10 + 1))[:count]))
+    config, why = default_run([f"data.root={images}"])
+    assert config == load_run_config(name, [f"data.root={images}"])
+    assert f"{count:,} images of about 64 px, so {name}.yaml: " in why and "--config-file NAME" in why
+
+
+def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monkeypatch):
+    for path in images.iterdir():
+        Image.open(path).resize((40, 50)).save(path)
+    config, why = default_run([f"data.root={images}", "encoder.arch=resnet18"])
+    assert (config.encoder.stem, config.views.image_size, config.encoder.arch) == ("small", 32, "resnet18")
+    assert "encoder.stem=small views.image_size=32" in why and "no detector takes the small stem" in why
+
+
+@pytest.mark.parametrize(
+    ("cuda", "count", "said"), [(False, 10, False), (True, 10, True), (False, MANY_IMAGES + 1, True)]
+)
+def test_the_papers_run_is_named_where_it_fits(images, monkeypatch, cuda, count, said):
+    names = [path.name for path in images.iterdir()]
+    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, names * (count // 10 + 1)))
+    assert (PAPER in default_run([f"data.root={images}"])[1]) == said
+
+
+def test_a_run_in_progress_keeps_its_values_though_the_images_are_others_now(images, tmp_path):
+    run, begun = tmp_path / "run", load_run_config(LARGEST_FILE, [f"data.root={images}", "optimizer.epochs=3"])
+    assert len(list(images.iterdir())) < FILES[0][0]  # another file's number
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(to_plain(begun)))
+    config, why = default_run([f"data.root={images}"], output_dir=run)
+    assert config == begun and str(run) in why
+
+
+def test_what_cannot_be_chosen_says_what_to_pass(images, tmp_path):
+    with pytest.raises(ConfigError, match=f"pass data.root=IMAGES, .* or --config-file {PAPER}"):
+        default_run(["optimizer.epochs=3"])
+    with pytest.raises(ConfigError, match="did you mean `optimizer.epochs`"):
+        default_run([f"data.root={tmp_path / 'absent'}", "optimizer.epoch=3"])
+    with pytest.raises(DataError, match="found nothing there"):
+        default_run([f"data.root={tmp_path / 'absent'}"])
+
+
+def test_the_command_says_which_file_it_took(images):
+    done = run_tool_here(
+        "pretrain.py", f"data.root={images}", "optimizer.batch_size=4", "--show-views", images.parent / "views.png"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no --config-file: 10 images of about 64 px, so small_1k.yaml: simclr")
+
+
+@pytest.mark.parametrize(("side", "expected"), [(20, 32), (70, 64), (500, 224)])
+def test_the_usual_side_is_a_multiple_of_the_stride_and_at_most_224(tmp_path, side, expected):
+    for index in range(5):
+        Image.new("RGB", (side, side + 7)).save(tmp_path / f"{index}.png")
+    (tmp_path / "0.png").write_text("no image")
+    assert usual_side(ImageSource(tmp_path)) == expected
