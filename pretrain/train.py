@@ -33,6 +33,7 @@ from pretrain.run.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
+    warning_of_space,
     write_checkpoint,
 )
 from pretrain.run.descend import descend
@@ -364,8 +365,14 @@ def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images
     assert run is not None
     # First the cost: killed in between, the steps since the last checkpoint are spent and will be taken again.
     run.record.update(cost=run.record.spend(images=images, devices=ranks.world_size))
-    path = checkpoint_path(run.checkpoints, content["progress"]["step"])
-    write_checkpoint(path, content)
+    step = content["progress"]["step"]
+    first = not run.checkpoints.exists()
+    write_checkpoint(checkpoint_path(run.checkpoints, step), content)
+    if first:  # two, and one that is being written, and those kept for good
+        to_come = 2 + len([kept for kept in keep if kept > step])
+        warning = warning_of_space(run.checkpoints, content, to_come=to_come)
+        if warning is not None:
+            logger.warning(warning)
     prune_checkpoints(run.checkpoints, keep_steps=keep)
 
 

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +22,11 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of atomic_file: .NAME.PID.tmp
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, check: Callable[[Path], None] | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary binary file beside `path`; publish it as `path` when the block ends without error.
 
+    check: called with the temporary file once it is on the disk; what it raises is raised, and nothing is published. It reads
+    what the disk has, not what is still in memory, where the system lets go of that.
     The temporary file is removed on any exception (also ENOSPC and KeyboardInterrupt). File mode follows the umask.
     Raises OSError as the file system raises it.
     """
@@ -35,6 +37,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if check is not None and hasattr(os, "posix_fadvise"):  # not on macOS
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if check is not None:
+            check(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
