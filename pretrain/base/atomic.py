@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +77,8 @@ def write_json(path: Path, value: Any) -> None:
 def lock_folder(folder: Path, name: str) -> IO[str]:
     """Create `folder` and hold it by locking the file `name` in it, until the file that this returns is closed.
 
-    The kernel drops the lock however the process ends. Raises ConfigError when another process holds the folder or when it
-    cannot be written to.
+    The kernel drops the lock however the process ends, also where processes that it forked (loader workers) live on for a
+    moment. Raises ConfigError when another process holds the folder or when it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,20 @@ def lock_folder(folder: Path, name: str) -> IO[str]:
         raise ConfigError(
             f"the file system of {folder} has no file locks ({error.strerror or error}); name an output directory on another one"
         ) from None
+    _held.add(lock)
     return lock
+
+
+# A lock is of an open file, which a forked child has too: it would hold the folder of a parent that was killed.
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for lock in list(_held):
+        lock.close()  # of the child alone: the parent's lock stays
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
