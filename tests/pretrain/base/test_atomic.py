@@ -52,10 +52,13 @@ def test_a_lock_is_free_at_once_when_its_holder_is_killed_and_a_process_that_it_
 
     said, say = os.pipe()
 
+    def work():
+        os.write(say, os.getpid().to_bytes(4, "big"))
+        signal.pause()
+
     def hold():
         lock = lock_folder(tmp_path, "run.lock")
-        worker = forked(signal.pause)
-        os.write(say, worker.to_bytes(4, "big"))
+        forked(work)
         signal.pause()
         lock.close()
 
