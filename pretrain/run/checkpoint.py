@@ -126,7 +126,9 @@ def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
         # Of a full disk torch reports where its own writer stopped; the system's reason is the error before that.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         advice = _room(path.parent, state) if getattr(reason, "errno", None) in FULL else ""
-        raise CheckpointError(f"could not write {path}: {reason}; what was saved before is untouched{advice}") from error
+        raise CheckpointError(
+            f"could not write {path}: {reason}; what was saved before is untouched{advice}"
+        ) from error
     except CheckpointError as error:
         raise CheckpointError(
             f"could not write {path}: what the disk gives back is not what was written ({error}); "

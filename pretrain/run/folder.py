@@ -19,7 +19,8 @@ from pretrain.base.atomic import LOCK, is_temporary, lock_folder, remove_tempora
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD, OpenRecord, Record, read_record
 from pretrain.base.same_run import require_same
-from pretrain.config import keep_generators, to_plain
+from pretrain.base.strict import merge
+from pretrain.config import default_values, keep_generators, to_plain
 from pretrain.run.checkpoint import CHECKPOINT_DIR
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
@@ -117,7 +118,8 @@ class RunDir:
             write_text(path / CONFIG, yaml.safe_dump(to_plain(config), sort_keys=False))
 
     def _check_same(self, config: Any) -> None:
-        before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        # A key that is younger than the run was not asked about then: what was done is its default.
+        before = merge(default_values(config), yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")))
         require_same(before, to_plain(config), place=self.path, free=self._free)
 
     @property

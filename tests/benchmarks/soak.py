@@ -32,18 +32,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import pretrain.run.checkpoint
 import pretrain.train  # so that every fork has it
 from pretrain.base.errors import CheckpointError
-from pretrain.run.checkpoint import newest_checkpoint, read_checkpoint
+from pretrain.run.checkpoint import read_checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 RANKS = 2
 HANG_SECONDS = 60.0  # what a start may take that is not disturbed, or a rank to notice that the other one is gone
 TINY = (

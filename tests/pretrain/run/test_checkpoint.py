@@ -146,7 +146,10 @@ def test_a_disk_full_at_any_of_50_sizes_costs_no_checkpoint(tmp_path):
     sizes = full_disk_sizes(checkpoint_path(tmp_path, 1))
     for size in sizes:
         for step in (1, 2):  # over the only one there is, and beside it
-            with files_end_at(size), pytest.raises(CheckpointError, match="File too large; what was saved before is un"):
+            with (
+                files_end_at(size),
+                pytest.raises(CheckpointError, match="File too large; what was saved before is un"),
+            ):
                 write_checkpoint(checkpoint_path(tmp_path, step), state(step + 10))
             assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
             assert checkpoint_path(tmp_path, 1).read_bytes() == before
