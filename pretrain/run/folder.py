@@ -1,6 +1,6 @@
 """The run directory: what a run was, what it printed, what it left. One writer at a time.
 
-It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, tensorboard/ and checkpoints/. A folder of an older version
+It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, tensorboard/, checkpoints/ and, of a Slurm job, slurm/. A folder of an older version
 has environment*.json, command.txt and result.json instead of the record; its run goes on, or counts as finished.
 """
 
@@ -22,6 +22,7 @@ from pretrain.base.same_run import require_same
 from pretrain.base.strict import merge
 from pretrain.config import default_values, keep_generators, to_plain
 from pretrain.run.checkpoint import CHECKPOINT_DIR
+from pretrain.run.slurm import FOLDER as SLURM
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "monitor.", "data.num_workers", "data.root", "data.skip_unreadable")
@@ -100,7 +101,7 @@ class RunDir:
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
-        existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK}
+        existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK, SLURM}
         self._begun = bool(existing)
         if existing and CONFIG not in existing:
             (path / LOCK).unlink()
