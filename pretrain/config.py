@@ -221,6 +221,11 @@ class MethodConfig:
             f"contrasts expected to name each of the towers {', '.join(self.towers)} and no other, found "
             f"{', '.join(sorted(named)) or 'none'}",
         )
+        idle = set(self.towers) - {term.query for term in self.contrasts}
+        require(
+            not idle,
+            f"contrasts expected to have queries of every tower, or it learns nothing, found none of {', '.join(sorted(idle))}",
+        )
         require(
             not self.symmetric or self.memory == "queue",
             f"symmetric expected with memory queue alone, found memory {self.memory} "
@@ -332,9 +337,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**31, f"seed expected in [0, 2^31), found {self.seed}")
+        keys = self.optimizer.batch_size * (2 if self.method.symmetric else 1)
         require(
-            self.method.memory != "queue" or self.method.queue_size >= self.optimizer.batch_size,
-            f"method.queue_size {self.method.queue_size} expected at least optimizer.batch_size {self.optimizer.batch_size}",
+            self.method.memory != "queue" or self.method.queue_size >= keys,
+            f"method.queue_size {self.method.queue_size} expected at least optimizer.batch_size {self.optimizer.batch_size}"
+            + (", twice with method.symmetric" if self.method.symmetric else ""),
         )
 
 

@@ -1,6 +1,7 @@
 """The pre-training loop. Read this first. What it leaves in the output directory: pretrain/run/folder.py and checkpoint.py.
 
-A step: batch -> device -> loss under autocast -> backward -> finite on every rank? -> SGD -> key encoder and queue.
+A step: batch -> device -> for each micro-batch: loss under autocast -> backward; then, once: finite on every rank? -> optimiser ->
+key network and memory.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,13 @@ from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
-from pretrain.data.loader import ViewBatch
+from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
+from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.contrast import Method, StepOutput, batchnorm_groups, build_method
-from pretrain.model.memory import warning_of_own_keys
+from pretrain.model.batchnorm import synchronise_batchnorm
+from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
+from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
     checkpoint_path,
@@ -36,12 +39,15 @@ from pretrain.run.checkpoint import (
     warning_of_space,
     write_checkpoint,
 )
-from pretrain.run.descend import descend
+from pretrain.run.descend import descend_sum
 from pretrain.run.folder import RunDir
+from pretrain.run.monitor import MonitorImages, Towers
+from pretrain.run.observation import Observation
+from pretrain.run.optimizers import build_optimizer, load_optimizer
 from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
-from pretrain.run.recorder import Recorder
-from pretrain.run.schedule import LearningRate, paper_warmup_epochs
+from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
+from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
 
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
@@ -53,13 +59,13 @@ logger = logging.getLogger(__name__)
 class TrainState:
     """All that changes during a run.
 
-    method: networks and queue.
+    method: networks and memory.
     forward: calls `method.trained`, through DDP where there are ranks.
     optimizer, scaler: of the trained part.
     step: number of finished optimiser steps.
     """
 
-    method: Method
+    method: Contrast
     forward: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -81,7 +87,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.method.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # empty in a checkpoint of a run without loss scaling
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["progress"]["step"]
@@ -104,32 +110,39 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
     )
 
 
-def build_state(config: RunConfig, contract: InputContract, *, precision: Precision, ranks: Ranks) -> TrainState:
-    """Method, DDP wrapper where there are ranks, SGD over all parameters that take gradient, loss scaler."""
+def contract_of(config: RunConfig) -> InputContract:
+    """What the encoders of a run are fed with."""
+    return InputContract(stem="small" if config.encoder.stem == "small" else "basic")
+
+
+def build_state(
+    config: RunConfig, contract: InputContract, *, num_images: int = 0, precision: Precision, ranks: Ranks
+) -> TrainState:
+    """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler.
+
+    num_images: rows of a memory bank.
+    """
     device, batch_size = precision.device, config.optimizer.batch_size
     groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
-    if groups * ranks.world_size == 1:
+    if config.method.memory == "queue" and groups * ranks.world_size == 1:
         _warn_of_shared_statistics(config.method, batch_size)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
         contract=contract,
         seed=config.seed,
+        num_images=num_images,
         batchnorm_groups=groups,
     ).to(device)
+    if config.method.batchnorm == "synchronised":
+        synchronise_batchnorm(method, ranks, device)
     if use_channels_last(config.runtime.channels_last, precision):
         method = method.to(memory_format=torch.channels_last)
     method.train()
     forward: nn.Module = method.trained
     if ranks.world_size > 1:
         forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
-    optimizer = torch.optim.SGD(
-        method.trained.parameters(),
-        lr=config.optimizer.learning_rate,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,  # on all parameters, BatchNorm and biases too [specification 1.2]
-    )
-    return TrainState(method, forward, optimizer, precision.scaler())
+    return TrainState(method, forward, build_optimizer(method.trained, config.optimizer), precision.scaler())
 
 
 def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
@@ -152,20 +165,36 @@ def train_step(
     batch: ViewBatch,
     *,
     learning_rate: float,
+    momentum: float,
     precision: Precision,
     ranks: Ranks,
     watch: Watch,
-) -> StepOutput:
-    """One optimiser step. Raises UserError on every rank if the loss or gradient of any rank is not finite.
+    accumulate: int = 1,
+    done: Callable[[str], None] = lambda part: None,
+) -> dict[str, Tensor]:
+    """One optimiser step -> this rank's figures. Raises UserError on every rank if a loss or gradient of any rank is not finite.
 
     On the CPU it raises before parameters, key encoder and queue are updated, on a GPU one step later (pretrain/run/watch.py);
     running statistics of BatchNorm have moved either way.
+    accumulate: micro-batches; the gradient is the mean of theirs. momentum: of the key network. done: told the parts of the step
+    as they end ("forward", "backward", "check", "optimiser", "memory").
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    with precision.autocast():
-        output = state.method.step(batch, forward=state.forward, ranks=ranks, step=state.step)
+    outputs: list[StepOutput] = []
     step, index, sound = state.step, batch.index, None
+
+    def losses() -> Iterator[Tensor]:
+        """While the last one's gradient is taken, DDP averages the sum of all over ranks."""
+        for part in batch.split(accumulate) if accumulate > 1 else [batch]:
+            last = len(outputs) == accumulate - 1
+            with contextlib.nullcontext() if last else _no_average(state.forward):
+                with precision.autocast():
+                    count = step * accumulate + len(outputs)
+                    output = state.method.step(part, forward=state.forward, ranks=ranks, step=count)
+                outputs.append(output)
+                done("forward")
+                yield output.loss if accumulate == 1 else output.loss / accumulate
 
     def explain(what: str | None) -> str:
         where = f"; samples of this rank: {index.tolist()[:8]}..." if what else ""
@@ -179,10 +208,20 @@ def train_step(
         nonlocal sound
         sound = watch.ask(loss, norm, explain=explain)
 
-    descend(state.optimizer, output.loss, check=check, scaler=state.scaler)
-    state.method.after_step(output, ranks=ranks, sound=sound)
+    descend_sum(state.optimizer, losses(), check=check, scaler=state.scaler, done=done)
+    state.method.after_step(outputs, ranks=ranks, momentum=momentum, sound=sound)
+    done("memory")
     state.step += 1
-    return output
+    if accumulate == 1:
+        return outputs[0].figures
+    return {
+        name: torch.stack([output.figures[name].float() for output in outputs]).mean(dim=0)
+        for name in outputs[0].figures
+    }
+
+
+def _no_average(forward: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
@@ -198,6 +237,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
+    on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
     batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
     try:
@@ -210,7 +250,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 def _train_in(
     run: RunDir | None, config: RunConfig, output_dir: Path, *, precision: Precision, ranks: Ranks
 ) -> dict[str, Any]:
-    contract = InputContract()
+    contract = contract_of(config)
     done = run.result if run else None
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
@@ -220,11 +260,32 @@ def _train_in(
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
+    require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
-        on_main(lambda: _begin(run, config, stream), ranks)
-        state = build_state(config, contract, precision=precision, ranks=ranks)
+        watched = on_main(lambda: images_of_monitor(config, stream), ranks)
+        on_main(lambda: _begin(run, config, stream, ranks), ranks)
+        state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
-        return _run_steps(config, contract, state, stream, run, stop=stop, precision=precision, ranks=ranks)
+        return _run_steps(config, contract, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
+
+
+def images_of_monitor(config: RunConfig, stream: ViewStream) -> MonitorImages | None:
+    """What the monitor looks at, None where it is off. Raises DataError for a labelled folder that cannot serve."""
+    if config.monitor.every_epochs == 0:
+        return None
+    return images_to_monitor(
+        config.monitor, own=lambda index: stream.dataset.read(index, [])[1], num_own=len(stream.source)
+    )
+
+
+def monitor_encoder(precision: Precision) -> Callable[[nn.Module, Tensor], Towers]:
+    """How the monitor computes features and embeddings of uint8 images."""
+
+    def encode(network: nn.Module, images: Tensor) -> Towers:
+        with precision.autocast():
+            return cast(Contrast, network).tower_outputs(images.to(precision.device))
+
+    return encode
 
 
 def _require_its_images(config: RunConfig, output_dir: Path) -> None:
@@ -236,19 +297,22 @@ def _require_its_images(config: RunConfig, output_dir: Path) -> None:
         )
 
 
-def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream) -> None:
+def _begin(run: RunDir | None, config: RunConfig, stream: ViewStream, ranks: Ranks) -> None:
     """What the main rank leaves in the folder once it is known that the run can start."""
     assert run is not None
     run.begin(new_record(config, stream))
     write_record(run.path, stream.record)
     stream.draw_sheet(run.path / "views.png")
-    own_keys = warning_of_own_keys(
-        queue_size=config.method.queue_size,
+    warnings = memory_warnings(
+        config.method,
         num_images=len(stream.source),
         batch_size=config.optimizer.batch_size,
+        accumulate=config.optimizer.accumulate,
+        epochs=config.optimizer.epochs,
+        world_size=ranks.world_size,
     )
-    if own_keys is not None:
-        logger.warning(own_keys)
+    for warning in warnings:
+        logger.warning(warning)
 
 
 def new_record(config: RunConfig, stream: ViewStream) -> Record:
@@ -297,6 +361,7 @@ def _run_steps(
     state: TrainState,
     stream: ViewStream,
     run: RunDir | None,
+    watched: MonitorImages | None,
     *,
     stop: StopFlag,
     precision: Precision,
@@ -304,6 +369,7 @@ def _run_steps(
 ) -> dict[str, Any]:
     schedule = learning_rate_of(config.optimizer, stream.steps_per_epoch)
     total = config.optimizer.epochs * stream.steps_per_epoch
+    momentum = Momentum(config.method.momentum, config.method.momentum_end, total)
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
     first = saved = state.step
@@ -311,32 +377,37 @@ def _run_steps(
     def save_state(content: dict[str, Any]) -> None:
         _save(run, content, keep, images=(state.step - first) * config.optimizer.batch_size, ranks=ranks)
 
-    recorder = Recorder(
-        run.path if run else None,
+    observation = Observation(
+        run,
+        config,
+        watched,
+        encode=monitor_encoder(precision),
         from_step=state.step,
-        num_steps=total,
-        log_every=config.runtime.log_every_steps,
-        batch_size=config.optimizer.batch_size,
+        steps_per_epoch=stream.steps_per_epoch,
+        stop=stop,
         ranks=ranks,
     )
     try:
-        with recorder:
+        with observation:
+            observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
             watch = Watch(stop, ranks, precision.device)
-            for batch in stream.batches(from_step=state.step, num_steps=total - state.step):
+            batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
+            for batch in on_device(batches, precision.device):
                 rate = schedule(state.step)
-                output = train_step(
+                figures = train_step(
                     state,
-                    batch.to(precision.device),
+                    batch,
                     learning_rate=rate,
+                    momentum=momentum(state.step),
                     precision=precision,
                     ranks=ranks,
                     watch=watch,
+                    accumulate=config.optimizer.accumulate,
                 )
                 save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
-                if save or recorder.is_due(state.step):
+                if save or observation.is_due(state.step):
                     watch.settle()  # nothing that is not finite is logged or saved
-                epoch = state.step / stream.steps_per_epoch
-                recorder.record(state.step, output.figures, epoch=epoch, learning_rate=rate)
+                observation.record(state.step, figures, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
                     content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
@@ -346,18 +417,23 @@ def _run_steps(
                     raise stop.terminated(
                         f"saved at step {state.step} of {total}; give the same command again to continue"
                     )
+                observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
+            observation.draw()
     except UserError as error:
         raise type(error)(f"{error}. {_what_is_saved(saved, total)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
-    details = {
+    details: dict[str, Any] = {
         "steps": total,
         "epochs": config.optimizer.epochs,
         "checkpoint": f"{CHECKPOINT_DIR}/{checkpoint_path(Path(), total).name}",
     }
+    if observation.findings:
+        details["findings"] = observation.findings
+    final = observation.recorder.last
     if run is not None:
-        run.record.finish(recorder.last, details=details)
-    return {**details, "final": recorder.last}
+        run.record.finish(final, details=details)
+    return {**details, "final": final}
 
 
 def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images: int, ranks: Ranks) -> None:

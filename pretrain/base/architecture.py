@@ -12,8 +12,9 @@ from dataclasses import dataclass
 class Architecture:
     """One ResNet: block kind, blocks a stage, groups and channels a group (ResNeXt, torchvision's wide ones).
 
-    base_channels: outputs of the stem, 64 in the plain network. SwAV's w2 and SimCLR's 2x multiply it, and with it every
-    layer; torchvision's wide_resnet50_2 widens the 3x3 convolutions alone (width_per_group).
+    base_channels: width of res2's 3x3 convolutions, 64 in the plain network. SwAV's w2 and SimCLR's 2x multiply it, and with it
+    every layer; torchvision's wide_resnet50_2 widens the 3x3 convolutions alone (width_per_group).
+    stem: outputs of the stem; None: base_channels. CMC's half-width networks keep the stem's 64.
     """
 
     bottleneck: bool
@@ -21,6 +22,12 @@ class Architecture:
     groups: int = 1
     width_per_group: int = 64
     base_channels: int = 64
+    stem: int | None = None
+
+    @property
+    def stem_channels(self) -> int:
+        """Outputs of the stem: Detectron2's STEM_OUT_CHANNELS."""
+        return self.base_channels if self.stem is None else self.stem
 
     @property
     def depth(self) -> int:
@@ -53,6 +60,7 @@ ARCHITECTURES = {
     "resnext101_64x4d": Architecture(bottleneck=True, layers=R101, groups=64, width_per_group=4),
     "resnext152_32x4d": Architecture(bottleneck=True, layers=R152, groups=32, width_per_group=4),
     "resnext152_32x8d": Architecture(bottleneck=True, layers=R152, groups=32, width_per_group=8),
+    "resnext152_64x4d": Architecture(bottleneck=True, layers=R152, groups=64, width_per_group=4),
     "wide_resnet50_2": Architecture(bottleneck=True, layers=R50, width_per_group=128),
     "wide_resnet101_2": Architecture(bottleneck=True, layers=R101, width_per_group=128),
     **{f"resnet50w{k}": Architecture(bottleneck=True, layers=R50, base_channels=64 * k) for k in (2, 3, 4, 5)},
@@ -61,4 +69,6 @@ ARCHITECTURES = {
     # Half as wide, a quarter of the work: runs of minutes without a GPU (readout only: Detectron2 builds no narrow ResNet-18).
     "resnet18_half": Architecture(bottleneck=False, layers=(2, 2, 2, 2), base_channels=32),
     "resnet50_half": Architecture(bottleneck=True, layers=R50, base_channels=32),
+    # CMC's towers: every layer but the stem half as wide.
+    "resnet50_half_stem64": Architecture(bottleneck=True, layers=R50, base_channels=32, stem=64),
 }

@@ -21,7 +21,7 @@ class InputContract:
 
     channel_order: "RGB" or "BGR". mean, std: per channel, in units of [0, 1] intensities, in `channel_order`.
     stride_in_1x1: True for the caffe/MSRA ResNet, False for v1.5 (stride on the 3x3). stem: "basic" = 7x7 stride 2,
-    then 3x3 max-pool stride 2. bn_eps: epsilon of every BatchNorm.
+    then 3x3 max-pool stride 2; "small" = 3x3 stride 1, no pooling. bn_eps: epsilon of every BatchNorm.
     """
 
     channel_order: str = "RGB"

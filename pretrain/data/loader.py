@@ -53,6 +53,10 @@ class ViewBatch:
             permutation=None if self.permutation is None else change(self.permutation),
         )
 
+    def split(self, parts: int) -> list[ViewBatch]:
+        """Micro-batches of equal size: every `parts`-th image, so that each has its share of the images with patches in front."""
+        return [self.map(lambda rows, first=first: rows[first::parts]) for first in range(parts)]  # type: ignore[misc]
+
     def to(self, device: torch.device) -> ViewBatch:
         """On `device`; a copy from pinned memory does not wait."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -140,6 +144,25 @@ def build_loader(
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
+    """`batches` on `device`. On a GPU each is copied by a stream of its own, while the step before it is still being computed.
+
+    The host asks for a batch as soon as it has handed out the step before it (nothing in a step waits for the device), so the
+    copy is one step ahead of the device and no batch is read ahead of what a stop or a checkpoint would see.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying = torch.cuda.Stream(device)
+    for batch in batches:
+        computing = torch.cuda.current_stream(device)
+        with torch.cuda.stream(copying):
+            moved = batch.to(device)
+        computing.wait_stream(copying)
+        moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]
+        yield moved
 
 
 def _unchanged(batch: Any) -> Any:

@@ -4,7 +4,8 @@ In: a checkpoint of tools/pretrain.py and a folder of held-out images. Out: a re
 pretrain/good_views/information.py.
 
 Critic: f(v1, v2) = q . k / T with the trained query encoder and head, the key encoder and head, and the run's temperature
-(docs/specification.md 3: "I_NCE as a neural proxy"). It was trained for InfoNCE, so info_nce is the figure to compare; the other bounds
+(docs/specification.md 3: "I_NCE as a neural proxy"). Without a key network both are the query's; of several contrasts it is the
+first one, f(v1, v2) of its two towers. It was trained for InfoNCE, so info_nce is the figure to compare; the other bounds
 read the same critic. Networks are in eval() mode: statistics of a batch could give a positive away.
 """
 
@@ -31,11 +32,11 @@ from pretrain.data.manifest import read_record, refuse_small_images
 from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ImageSource
 from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
-from pretrain.model.contrast import MomentumContrast, build_method
+from pretrain.model.contrast import Contrast, build_method, rows_of_memory
 from pretrain.run.checkpoint import newest_checkpoint, pretraining_of, read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, pick_device
-from pretrain.views.pipeline import ViewMaker, normalize
+from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import recipe_of
 from pretrain.views.recipes import Recipe
 
@@ -80,7 +81,7 @@ class Critic:
     start: the checkpoint as that of a measurement.
     """
 
-    method: MomentumContrast
+    method: Contrast
     config: RunConfig
     step: int
     precision: Precision
@@ -91,8 +92,7 @@ class Critic:
         """Query of view 1 and key of view 2: unit vectors float32 (B, D) each."""
         images = batch.to(self.precision.device).images
         with self.precision.autocast():
-            query = self.method.query(normalize(images[:, 0], self.method.contract, channels_last=True)).instance
-            key = self.method.key(normalize(images[:, 1], self.method.contract, channels_last=True))
+            query, key = self.method.embed_pair(images[:, 0], images[:, 1])
         return query.float(), key.float()
 
 
@@ -113,8 +113,13 @@ def load_critic(path: Path, precision: Precision) -> Critic:
     state = read_checkpoint(path)
     config = from_mapping(RunConfig, locate_generators(state["config"], path.parent.parent), where=str(path))
     contract = InputContract.from_dict(state["contract"])
-    method = build_method(encoder=config.encoder, config=config.method, contract=contract, seed=config.seed)
-    assert isinstance(method, MomentumContrast)
+    method = build_method(
+        encoder=config.encoder,
+        config=config.method,
+        contract=contract,
+        seed=config.seed,
+        num_images=rows_of_memory(state["model"]),
+    )
     method.load_state_dict(state["model"])
     method.to(precision.device).to(memory_format=torch.channels_last).eval()
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

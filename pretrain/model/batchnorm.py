@@ -1,17 +1,25 @@
-"""BatchNorm over groups of a batch, so that one process has the statistics of several.
+"""BatchNorm over groups of a batch, so that one process has the statistics of several; and over the batch of all processes.
 
 Why: in MoCo the positive key is the only key of the current batch, the negatives come from earlier ones. When query and key are
 normalised by statistics of the same images, those statistics alone can tell the positive from all negatives, whatever the images
 show (He et al., "Momentum Contrast", 2020, on shuffling BN). ShuffleBN hides them by mixing the keys' batches over GPUs; with one GPU there is
 nothing to mix. With groups there is: one process with 8 groups of 32 images has the statistics of 8 GPUs with 32 each.
+
+The alternative is to normalise query and key by the statistics of the whole batch: SyncBatchNorm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from pretrain.run.ranks import Ranks
 
 
 class GroupedBatchNorm(_BatchNorm):
@@ -48,17 +56,85 @@ class GroupedBatchNorm(_BatchNorm):
 
 def group_batchnorm(module: nn.Module, *, groups: int) -> None:
     """Replace every BatchNorm1d and 2d inside `module` by a GroupedBatchNorm with the same parameters and buffers."""
+    _replace_batchnorm(module, lambda layer: GroupedBatchNorm(layer.num_features, groups=groups, **_options(layer)))
+
+
+def _options(layer: _BatchNorm) -> dict[str, Any]:
+    return {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine}
+
+
+def _replace_batchnorm(module: nn.Module, make: Callable[[_BatchNorm], _BatchNorm]) -> None:
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
-                assert isinstance(layer, _BatchNorm) and layer.momentum is not None
-                grouped = GroupedBatchNorm(
-                    layer.num_features, groups=groups, eps=layer.eps, momentum=layer.momentum, affine=layer.affine
-                )
-                grouped.weight, grouped.bias = layer.weight, layer.bias
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | GroupedBatchNorm):
+                made = make(layer)
+                made.weight, made.bias = layer.weight, layer.bias
                 for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                    setattr(grouped, buffer, getattr(layer, buffer))
-                setattr(parent, name, grouped)
+                    setattr(made, buffer, getattr(layer, buffer))
+                setattr(parent, name, made)
+
+
+def synchronise_batchnorm(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+    """`module` with BatchNorm over the batches of all ranks; one rank is left as it is. Names and values stay the same.
+
+    On a GPU it is torch's SyncBatchNorm, which needs one; on the CPU `GatheredBatchNorm`.
+    """
+    if ranks.world_size == 1:
+        return module
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    _replace_batchnorm(module, lambda layer: GatheredBatchNorm(layer.num_features, **_options(layer)))
+    return module
+
+
+class GatheredBatchNorm(_BatchNorm):
+    """SyncBatchNorm for processes on the CPU, where torch has none: two small reductions over ranks a layer, with gradient.
+
+    All ranks must bring equally many rows.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Rows first, channels second; anything may follow."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(rows)
+        dims = [0, *range(2, rows.dim())]
+        shape = [1, -1, *(1 for _ in dims[1:])]
+        values = rows.float()
+        mean = _MeanOverRanks.apply(values.mean(dims))
+        centred = values - mean.view(shape)
+        variance = _MeanOverRanks.apply(centred.square().mean(dims))
+        self._remember(mean.detach(), variance.detach(), rows.numel() // rows.shape[1] * dist.get_world_size())
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        normalised = centred * scale.view(shape)
+        return (normalised + self.bias.view(shape) if self.affine else normalised).to(rows.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean over ranks; its gradient is the mean of the gradients, since each rank's loss depends on every rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
 
 
 def num_groups(batch_size: int, *, images_per_group: int) -> int:

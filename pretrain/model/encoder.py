@@ -6,6 +6,8 @@ Normalised images (B, 3, H, W), or of one or two channels where an encoder reads
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -13,6 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.errors import ConfigError
 
+Stem = Literal["imagenet", "small"]
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
@@ -29,13 +32,14 @@ class ResNetEncoder(ResNet):
         *,
         stride_in_1x1: bool = False,
         in_channels: int = 3,
+        stem: Stem = "imagenet",
         max_pool: bool = True,
         zero_init_residual: bool = False,
     ) -> None:
         """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride.
 
-        in_channels: 1 and 2 for encoders of one view each. max_pool False leaves the stem's pooling out, for images of about
-        64 px. zero_init_residual: the last BatchNorm of every block starts at 0 [specification 4]. Names stay the same.
+        in_channels: 1 and 2 for encoders of one view each. stem "small": a 3x3 convolution of stride 1 without max-pooling, for
+        images of about 32 px. max_pool False leaves the pooling alone out, for about 64 px. zero_init_residual: the last BatchNorm of every block starts at 0 [specification 4]. Names stay the same.
         """
         if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
@@ -43,15 +47,15 @@ class ResNetEncoder(ResNet):
         block = Bottleneck if spec.bottleneck else BasicBlock
         super().__init__(block, list(spec.layers), groups=spec.groups, width_per_group=spec.width_per_group)
         del self.fc
-        if spec.base_channels != 64:
+        if (spec.base_channels, spec.stem_channels) != (64, 64):
             self._widen(block, spec)
         if stride_in_1x1 and spec.bottleneck:
             for stage in (self.layer2, self.layer3, self.layer4):
                 stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-        if in_channels != 3:
-            self.conv1 = _stem(in_channels, spec.base_channels)
+        if in_channels != 3 or stem != "imagenet":
+            self.conv1 = _stem(in_channels, spec.stem_channels, stem)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        if not max_pool:
+        if not max_pool or stem == "small":
             self.maxpool = nn.Identity()
         if zero_init_residual:
             for module in self.modules():
@@ -61,10 +65,10 @@ class ResNetEncoder(ResNet):
         self.feature_dim = 8 * spec.res2_channels
 
     def _widen(self, block: type[BasicBlock | Bottleneck], spec: Architecture) -> None:
-        """Build all layers again, `base_channels` wide: torchvision fixes the stem's 64."""
-        self.inplanes, self.dilation = spec.base_channels, 1
-        self.conv1 = _stem(3, spec.base_channels)
-        self.bn1 = nn.BatchNorm2d(spec.base_channels)
+        """Build all layers again, `base_channels` wide: torchvision fixes the stem's and res2's 64."""
+        self.inplanes, self.dilation = spec.stem_channels, 1
+        self.conv1 = _stem(3, spec.stem_channels, "imagenet")
+        self.bn1 = nn.BatchNorm2d(spec.stem_channels)
         for index, blocks in enumerate(spec.layers):
             layer = self._make_layer(block, spec.base_channels << index, blocks, stride=1 if index == 0 else 2)
             setattr(self, f"layer{index + 1}", layer)
@@ -73,7 +77,10 @@ class ResNetEncoder(ResNet):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) -> {"stem": (B, C, H/4, W/4), "res2": ..., "res5": (B, D, H/32, W/32)}, Detectron2's cuts."""
+        """Images (B, 3, H, W) -> {"stem": (B, C, H/4, W/4), "res2": ..., "res5": (B, D, H/32, W/32)}, Detectron2's cuts.
+
+        With the small stem, H and W are divided by 1 and 8.
+        """
         features = {"stem": self.maxpool(self.relu(self.bn1(self.conv1(images))))}
         features["res2"] = self.layer1(features["stem"])
         features["res3"] = self.layer2(features["res2"])
@@ -86,19 +93,21 @@ class ResNetEncoder(ResNet):
         return torch.flatten(self.avgpool(self.stages(images)["res5"]), 1)
 
 
-def _stem(in_channels: int, channels: int) -> nn.Conv2d:
+def _stem(in_channels: int, channels: int, stem: Stem) -> nn.Conv2d:
+    if stem == "small":
+        return nn.Conv2d(in_channels, channels, kernel_size=3, stride=1, padding=1, bias=False)
     return nn.Conv2d(in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False)
 
 
-def backbone_shapes(arch: str) -> dict[str, tuple[int, ...]]:
+def backbone_shapes(arch: str, *, stem: Stem = "imagenet", in_channels: int = 3) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every backbone tensor that a detector needs: convolutions and the four of each BatchNorm.
 
     265 tensors for resnet50 (53 convolutions + 53 x 4). `num_batches_tracked` is a counter, not a weight: left out. By
     arithmetic, in the order of the network's state: building the networks to ask them takes long.
     """
     spec = ARCHITECTURES[arch]
-    fed = spec.base_channels
-    shapes = _convolution("conv1", "bn1", (fed, 3, 7, 7))
+    fed, side = spec.stem_channels, 3 if stem == "small" else 7
+    shapes = _convolution("conv1", "bn1", (fed, in_channels, side, side))
     for stage, blocks in enumerate(spec.layers):
         planes = spec.base_channels << stage
         width = planes * spec.width_per_group // 64 * spec.groups if spec.bottleneck else planes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +34,30 @@ def update_key(*, query: nn.Module, key: nn.Module, momentum: float) -> None:
 
 @torch.no_grad()
 def shuffled_forward(
-    encode: Callable[[Tensor], Tensor], images: Tensor, *, ranks: Ranks, seed: int, step: int
+    encode: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    ranks: Ranks,
+    seed: int,
+    step: int,
+    over: Literal["world", "node"] = "world",
 ) -> Tensor:
-    """Keys of `images` (B, ...), each computed in a batch mixed over all ranks (ShuffleBN), returned in own order (B, D).
+    """Keys of `images` (B, ...), each computed in a batch mixed over ranks (ShuffleBN), returned in own order (B, D).
 
     BatchNorm statistics would otherwise tell query and key that they belong together (pretrain/model/batchnorm.py). The
     permutation is drawn from (seed, step), so it is equal on all ranks. With one rank it mixes the groups of that rank's
-    batch. Shuffles over all ranks, as MoCo does (the reference: within a node).
+    batch. over: "world" mixes over all ranks, as MoCo does; "node" over those of a machine, as the reference: no image
+    then leaves its machine, and all machines use the same permutation.
     """
+    members = ranks.ranks_of_node if over == "node" else range(ranks.world_size)
+    place = members.index(ranks.rank)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-    everyone = gather_rows(images, ranks)
+    everyone = gather_rows(images, ranks, over=over)
     permutation = torch.randperm(everyone.shape[0], generator=generator)
     if images.is_cuda:  # only from page-locked memory does a copy not wait for the device
         permutation = permutation.pin_memory()
     permutation = permutation.to(images.device, non_blocking=True)
-    mine = permutation.view(ranks.world_size, -1)[ranks.rank]
-    shuffled_keys = gather_rows(encode(everyone[mine]), ranks)
+    mine = permutation.view(len(members), -1)[place]
+    shuffled_keys = gather_rows(encode(everyone[mine]), ranks, over=over)
     inverse = torch.argsort(permutation)
-    return shuffled_keys[inverse.view(ranks.world_size, -1)[ranks.rank]]
+    return shuffled_keys[inverse.view(len(members), -1)[place]]

@@ -1,5 +1,7 @@
 """One optimisation step, the same in every training loop of the project: gradients cleared, backward, check, update.
 
+`descend` takes a loss, `descend_sum` its terms one after the other (micro-batches), so that one graph is in memory at a time.
+
 What a loop does about a loss or gradient that is not finite is its `check`: `at_once` looks before the update is made, at the
 price of waiting for the device in every step; pre-training looks one step later (pretrain/train.py).
 """
@@ -7,7 +9,7 @@ price of waiting for the device in every step; pre-training looks one step later
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -24,15 +26,37 @@ def descend(
 
     An active `scaler` scales the loss, skips the update where a gradient is not finite and lowers its scale then.
     """
+    descend_sum(optimizer, [loss], check=check, scaler=scaler)
+
+
+def descend_sum(
+    optimizer: torch.optim.Optimizer,
+    terms: Iterable[Tensor],
+    *,
+    check: Check,
+    scaler: torch.amp.GradScaler | None = None,
+    done: Callable[[str], None] = lambda part: None,
+) -> None:
+    """`descend` for the sum of `terms`; each is asked for after the gradient of the one before it was taken.
+
+    done: told "backward" after each term's gradient, "check" and "optimiser" after theirs (pretrain/profile.py).
+    """
     scaled = scaler is not None and scaler.is_enabled()
     optimizer.zero_grad(set_to_none=True)
-    (scaler.scale(loss) if scaled else loss).backward()  # type: ignore[union-attr,no-untyped-call]
-    check(loss.detach(), None if scaled else gradient_norm(optimizer))
+    losses = []
+    for term in terms:
+        (scaler.scale(term) if scaled else term).backward()  # type: ignore[union-attr,no-untyped-call]
+        losses.append(term.detach())
+        done("backward")
+    loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    check(loss, None if scaled else gradient_norm(optimizer))
+    done("check")
     if scaled:
         scaler.step(optimizer)  # type: ignore[union-attr]
         scaler.update()  # type: ignore[union-attr]
     else:
         optimizer.step()
+    done("optimiser")
 
 
 def at_once(error: Callable[[float, float], Exception]) -> Check:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -102,13 +103,48 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
 
 
 @torch.no_grad()
-def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
-    """Concatenate (B, ...) of every rank to (world_size * B, ...) in rank order. No gradient flows through."""
+def gather_rows(rows: Tensor, ranks: Ranks, *, over: Literal["world", "node"] = "world") -> Tensor:
+    """Concatenate (B, ...) of every rank, or of those of this machine, to (N * B, ...) in rank order. No gradient flows through."""
+    num_ranks = ranks.local_world_size if over == "node" else ranks.world_size
+    if num_ranks == 1:
+        return rows
+    group = None if num_ranks == ranks.world_size else _node_group(dist.group.WORLD, num_ranks)
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(num_ranks)]
+    dist.all_gather(parts, rows.contiguous(), group=group)
+    return torch.cat(parts)
+
+
+def gather_rows_with_gradient(rows: Tensor, ranks: Ranks) -> Tensor:
+    """`gather_rows` through which gradient flows: to a rank's rows from the losses of all ranks, added up.
+
+    Where the loss of a step is the mean over ranks of theirs, DDP's mean of the gradients is then its exact gradient.
+    """
     if ranks.world_size == 1:
         return rows
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.world_size)]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    gathered: Tensor = _GatherRows.apply(rows, ranks)
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    """torch.distributed.nn.functional.all_gather does the same, but is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.rank, ctx.count = ranks.rank, rows.shape[0]
+        return gather_rows(rows, ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count], None
+
+
+@functools.lru_cache(maxsize=1)
+def _node_group(world: Any, size: int) -> Any:
+    """The process group of this machine's ranks, made once for a `world`; every rank makes all of them, in the same step."""
+    own, _ = dist.new_subgroups(group_size=size)
+    return own
 
 
 def gather_values(value: T, ranks: Ranks) -> list[T]:

@@ -1,4 +1,5 @@
-"""Learning rate as a function of the step alone, so that there is no scheduler state to lose [specification 1.2]."""
+"""Learning rate and momentum of the key network as functions of the step alone, so that there is no scheduler state to lose
+[specification 1.2]."""
 
 from __future__ import annotations
 
@@ -51,3 +52,23 @@ def paper_warmup_epochs(*, batch_size: int, epochs: int, asked: bool) -> int:
     if not asked and batch_size <= 256:
         return 0
     return 10 if epochs > 500 else 5
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Momentum of the key network.
+
+    base: at the first step.
+    end: what it rises to at step `steps`, along half a cosine: end - (end - base)(1 + cos(pi k / K)) / 2, with end = 1 the rule
+        of BYOL and MoCo v3. None: constant.
+    """
+
+    base: float
+    end: float | None
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Momentum of the update after step `step` (0-based)."""
+        if self.end is None:
+            return self.base
+        return self.end - (self.end - self.base) * (1 + math.cos(math.pi * step / self.steps)) / 2

@@ -23,7 +23,7 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError, Termin
 from pretrain.base.record import experiment_hash, read_record
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
-from pretrain.model.contrast import MomentumContrast, batchnorm_groups
+from pretrain.model.contrast import Contrast, batchnorm_groups
 from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint, write_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
@@ -139,13 +139,13 @@ class Stopped(train_module.StopFlag):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeypatch, number, code):
-    step = MomentumContrast.step
+    step = Contrast.step
 
     def stopped(self, batch, **rest):
         os.kill(os.getpid(), number)
         return step(self, batch, **rest)
 
-    monkeypatch.setattr(MomentumContrast, "step", stopped)
+    monkeypatch.setattr(Contrast, "step", stopped)
     with pytest.raises(Terminated, match="saved at step 1 of 6; give the same command again") as stop:
         run(tiny_config(), tmp_path)
     assert stop.value.exit_code == code
@@ -216,11 +216,19 @@ class Steps:
     state: TrainState
     watch: Watch
     batch: ViewBatch
+    accumulate: int = 1
 
     def take(self):
         precision = choose_precision("fp32", torch.device("cpu"))
         return train_step(
-            self.state, self.batch, learning_rate=0.03, precision=precision, ranks=Ranks(), watch=self.watch
+            self.state,
+            self.batch,
+            learning_rate=0.03,
+            momentum=0.9,
+            precision=precision,
+            ranks=Ranks(),
+            watch=self.watch,
+            accumulate=self.accumulate,
         )
 
 
@@ -292,14 +300,14 @@ def test_read_late_the_steps_are_the_same(whole_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(whole_run, tmp_path, monkeypatch, late):
     whole, _ = whole_run
-    step = MomentumContrast.step
+    step = Contrast.step
 
     def bad_in_the_fourth(self, batch, **rest):
         output = step(self, batch, **rest)
         return dataclasses.replace(output, loss=output.loss * float("nan")) if rest["step"] == 3 else output
 
     monkeypatch.setattr(train_module, "Watch", partial(Watch, late=late))
-    monkeypatch.setattr(MomentumContrast, "step", bad_in_the_fourth)
+    monkeypatch.setattr(Contrast, "step", bad_in_the_fourth)
     with pytest.raises(UserError, match="not finite at step 3 .*newest checkpoint is that of step 3 of 6"):
         run(whole_run[1], tmp_path / "run")
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -310,6 +318,34 @@ def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(who
     assert state_hash(path) == state_hash(checkpoint_path(whole / "checkpoints", 3))
     logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert logged == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["", "key network and queue once a micro-batch"])  # the fault of a published library
+def test_accumulated_micro_batches_are_one_step_of_the_whole_batch(steps, monkeypatch, fault):
+    """BatchNorm in evaluation mode, so that images do not see each other."""
+    after = MomentumContrast.after_step
+
+    def each(self, outputs, **rest):
+        for output in outputs:
+            after(self, [output], **rest)
+
+    states = []
+    for accumulate in (1, 2, 4):
+        tried = steps()
+        tried.accumulate = accumulate
+        tried.state.method.eval()
+        if fault:
+            monkeypatch.setattr(MomentumContrast, "after_step", each)
+        for _ in range(2):
+            figures = tried.take()
+        state = model_of(tried.state)
+        state["memory.features"] = state["memory.features"].sort(dim=0).values  # micro-batches queue in another order
+        del figures["key_std"]  # of the keys of a micro-batch
+        states.append({**state, **figures})
+    gaps = [max((state[name].double() - states[0][name]).abs().max().item() for name in state) for state in states[1:]]
+    assert int(states[0]["memory.pointer"]) == 16
+    assert (max(gaps) < 2e-6) == (fault == ""), gaps
 
 
 class Waits:
@@ -350,14 +386,14 @@ def test_a_step_between_log_entries_does_not_wait_for_the_device(steps, monkeypa
     waits = Waits(monkeypatch)
     with recorder:
         for _ in range(2):
-            output = tried.take()
-            recorder.record(tried.state.step, output.figures, epoch=0.0, learning_rate=0.03)
+            figures = tried.take()
+            recorder.record(tried.state.step, figures, epoch=0.0, learning_rate=0.03)
             tried.batch.to(torch.device("cpu"))
         assert waits.seen == []
-        recorder.record(10, output.figures, epoch=0.0, learning_rate=0.03)
+        recorder.record(10, figures, epoch=0.0, learning_rate=0.03)
     assert "tolist" in waits.seen  # control: a log entry does wait
     waits.seen.clear()
-    bool(torch.isfinite(output.loss)), torch.tensor([0.5], device="cpu"), torch.arange(3).to(torch.device("cpu"))
+    bool(torch.isfinite(figures["loss"])), torch.tensor([0.5], device="cpu"), torch.arange(3).to(torch.device("cpu"))
     assert waits.seen == ["__bool__", "tensor", "to"]  # control: what a step used to do
 
 
@@ -394,14 +430,14 @@ def test_a_run_with_a_queue_larger_than_its_images_warns(tiny_config, tmp_path, 
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_says_what_is_saved(tiny_config, tmp_path, monkeypatch):
-    step = MomentumContrast.after_step
+    step = Contrast.after_step
 
-    def stop_in_the_fourth(self, output, **rest):
+    def stop_in_the_fourth(self, outputs, **rest):
         if self.memory.pointer == 4:  # 24 keys in 20 rows
             raise KeyboardInterrupt
-        step(self, output, **rest)
+        step(self, outputs, **rest)
 
-    monkeypatch.setattr(MomentumContrast, "after_step", stop_in_the_fourth)
+    monkeypatch.setattr(Contrast, "after_step", stop_in_the_fourth)
     with pytest.raises(KeyboardInterrupt, match="step 3.* newest checkpoint is that of step 2 of 6"):
         run(tiny_config(), tmp_path / "run")
     monkeypatch.setattr(train_module, "open_stream", lambda *args, **rest: (_ for _ in ()).throw(KeyboardInterrupt))

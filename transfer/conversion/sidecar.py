@@ -65,7 +65,7 @@ def detectron2_settings(arch: str, contract: InputContract) -> dict[str, Any]:
         "MODEL.PIXEL_STD": [round(255 * value, 6) for value in contract.std],
         "MODEL.RESNETS.DEPTH": spec.depth,
         "MODEL.RESNETS.STRIDE_IN_1X1": contract.stride_in_1x1,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS": spec.base_channels,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": spec.stem_channels,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": spec.res2_channels,
         "MODEL.RESNETS.NUM_GROUPS": spec.groups,
         "MODEL.RESNETS.WIDTH_PER_GROUP": spec.res2_group_channels,

@@ -15,9 +15,9 @@ from pretrain.base.errors import DataError
 from pretrain.data.order import GlobalBatches
 from pretrain.data.source import ImageSource, some_of_each_class
 from pretrain.good_views.view_learning.config import GameConfig
-from pretrain.good_views.view_learning.estimator import require_enough_images
 from pretrain.good_views.view_learning.game import GameBatch
 from pretrain.good_views.view_learning.pixels import PixelSet, cut, draw_boxes, load_classes, load_images
+from pretrain.model.memory import require_enough_rows
 from pretrain.views.rng import CROPS_STREAM, sample_generator
 
 LABELLED_SEED = 2**32  # added to the seed: the labelled images have an order of their own
@@ -53,7 +53,10 @@ def load_game_images(
     unlabelled, fingerprint = load_images(data, side=side, skip_unreadable=skip, announce=announce)
     size = config.optimizer.batch_size
     GlobalBatches(len(unlabelled), size, seed=0)
-    require_enough_images(config.estimator, num_images=len(unlabelled), batch_size=size)
+    if config.estimator.bound == "memory_bank":
+        require_enough_rows(
+            num_negatives=config.estimator.num_negatives, num_images=len(unlabelled), key="estimator.num_negatives"
+        )
     if not config.uses_labels:
         return GameImages(unlabelled, None, fingerprint)
     try:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pretrain.base.errors import DataError
 from pretrain.good_views.encoders import VIEW_CHANNELS, build_view_encoder
-from pretrain.good_views.information import Scores, donsker_varadhan, in_batch, info_nce, with_memory
+from pretrain.good_views.information import Scores, donsker_varadhan, in_batch, info_nce
 from pretrain.good_views.view_learning.config import EstimatorConfig
-from pretrain.views.rng import NEGATIVES_STREAM, sample_generator
+from pretrain.model.loss import bank_logits
+from pretrain.model.memory import draw_others, move_rows
 
 
 class Estimator(nn.Module):
@@ -27,7 +26,7 @@ class Estimator(nn.Module):
     bank_2: Tensor
 
     def __init__(self, config: EstimatorConfig, *, num_images: int, seed: int) -> None:
-        """num_images: N, rows of the memory bank where there is one. Raises DataError if the bank has too few for K."""
+        """num_images: N, rows of the memory bank where there is one."""
         super().__init__()
         self.config = config
         self.seed = seed
@@ -58,11 +57,10 @@ class Estimator(nn.Module):
         one, two = embeddings
         config = self.config
         if config.bound == "memory_bank":
-            negatives = self._negatives(index, step)
-            banks = (self.bank_2, self.bank_1)
+            others = draw_others(len(self.bank_1), config.num_negatives, seed=self.seed, step=step, device=index.device)
             first, second = (
-                with_memory(query=query, key=bank[index], memory=bank[negatives], temperature=config.temperature)
-                for query, bank in zip((one, two), banks, strict=True)
+                Scores(*bank_logits(query=query, bank=bank, index=index, others=others, temperature=config.temperature))
+                for query, bank in ((one, self.bank_2), (two, self.bank_1))
             )
             return first, second
         # A dot product of D raw numbers is divided by sqrt(D), so that a fresh critic's values do not depend on D (ours).
@@ -89,25 +87,7 @@ class Estimator(nn.Module):
         if self.config.bound != "memory_bank":
             return
         for bank, new in zip((self.bank_1, self.bank_2), embeddings, strict=True):
-            mixed = self.config.bank_momentum * bank[index] + (1 - self.config.bank_momentum) * new
-            bank[index] = functional.normalize(mixed)
-
-    def _negatives(self, index: Tensor, step: int) -> Tensor:
-        """num_negatives rows drawn with replacement from the images that are not in this batch; a function of the step."""
-        others = np.setdiff1d(np.arange(self.bank_1.shape[0]), index.cpu().numpy())
-        rng = sample_generator(seed=self.seed, epoch=step, index=0, stream=NEGATIVES_STREAM)
-        return torch.from_numpy(rng.choice(others, self.config.num_negatives)).to(index.device)
-
-
-def require_enough_images(config: EstimatorConfig, *, num_images: int, batch_size: int) -> None:
-    """Raise DataError where a memory bank could not be drawn from: it needs more images than K and a batch together."""
-    if config.bound == "memory_bank" and num_images < config.num_negatives + batch_size:
-        most = max(num_images - batch_size, 0)
-        raise DataError(
-            f"a memory bank of {num_images} images cannot give {config.num_negatives} negatives beside a batch of "
-            f"{batch_size}; expected at least {config.num_negatives + batch_size} images: add some, or pass "
-            + (f"estimator.num_negatives={most}" if most else "optimizer.batch_size=" + str(max(num_images // 2, 2)))
-        )
+            move_rows(bank, new, index=index, momentum=self.config.bank_momentum)
 
 
 def gradient_penalty(joint: Tensor, views: tuple[Tensor, Tensor]) -> Tensor:

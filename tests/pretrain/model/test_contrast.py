@@ -28,7 +28,9 @@ def random_batch(count=4, size=32, patch=16):
 
 def method_of(**settings):
     config = MethodConfig(**{"queue_size": 50, "feature_dim": 16, **settings})
-    return build_method(encoder=EncoderConfig("resnet18"), config=config, contract=InputContract(), seed=3)
+    return build_method(
+        encoder=EncoderConfig("resnet18"), config=config, contract=InputContract(), seed=3, num_images=60
+    )
 
 
 def take_step(method, batch):
@@ -58,7 +60,7 @@ def test_a_step_is_the_formula_written_out():
 
     expected = (1 - beta) * nce(q) + beta * nce(q_jigsaw)  # the same key and queue for both
     torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(output.keys, k, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.remembered["RGB"], k, rtol=1e-4, atol=1e-5)
 
 
 def test_without_jigsaw_there_is_one_loss_and_no_patch_parameters():
@@ -77,9 +79,9 @@ def test_key_network_takes_no_gradient_and_follows_after_the_step():
     with torch.no_grad():
         method.query.head.layers[0].weight.add_(1.0)
     before = method.key.head.layers[0].weight.clone()
-    method.after_step(output, ranks=Ranks())
+    method.after_step([output], ranks=Ranks(), momentum=0.9)
     torch.testing.assert_close(method.key.head.layers[0].weight, before + 0.1, rtol=1e-4, atol=1e-4)
-    assert torch.equal(method.memory.features[:4], output.keys)
+    assert torch.equal(method.memory.features[:4], output.remembered["RGB"])
     assert method.memory.pointer == 4
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -52,13 +54,42 @@ def test_an_unknown_architecture_is_named():
         ResNetEncoder("resnet51")
 
 
+def own_shapes(arch, **options):
+    with torch.device("meta"):
+        state = ResNetEncoder(arch, **options).state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
 @pytest.mark.slow
 def test_shapes_by_arithmetic_are_the_network_s_own():
     for arch in ARCHITECTURES:
-        with torch.device("meta"):
-            state = ResNetEncoder(arch).state_dict()
-        wanted = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
-        assert list(backbone_shapes(arch).items()) == list(wanted.items()), arch
+        assert list(backbone_shapes(arch).items()) == list(own_shapes(arch).items()), arch
+
+
+def test_the_small_stem_keeps_every_name_and_every_pixel():
+    options = {"stem": "small", "in_channels": 2}
+    assert backbone_shapes("resnet18_half", **options) == own_shapes("resnet18_half", **options)
+    small = ResNetEncoder("resnet18_half", stem="small").eval()
+    assert list(small.state_dict()) == list(ResNetEncoder("resnet18_half").state_dict())
+    with torch.no_grad():
+        stages = small.stages(torch.zeros(1, 3, 32, 32))
+    assert [stages[name].shape[-1] for name in ("stem", "res2", "res5")] == [32, 32, 4]
+    assert small.conv1.weight.shape == (32, 3, 3, 3)
+
+
+def test_cmc_s_half_width_keeps_the_stem_s_64_channels():
+    """The reference: stem max(64 w, 64), every other layer w times as wide; two of them are the 12M of its table."""
+    half, whole = backbone_shapes("resnet50_half_stem64"), backbone_shapes("resnet50")
+    assert half == own_shapes("resnet50_half_stem64")
+    stem = {name for name in half if name.startswith(("conv1", "bn1"))}
+    assert all(half[name] == whole[name] if name in stem else 2 * half[name][0] == whole[name][0] for name in half)
+    towers = sum(
+        math.prod(shape)
+        for channels in (1, 2)
+        for name, shape in backbone_shapes("resnet50_half_stem64", in_channels=channels).items()
+        if "running" not in name
+    )
+    assert round(towers / 1e6) == 12
 
 
 def test_variants_of_torchvision_are_torchvision_s():

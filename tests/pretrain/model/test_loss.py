@@ -28,10 +28,10 @@ def test_loss_and_gradient_equal_the_textbook_form():
     fast_query = query.clone().requires_grad_()
     output = info_nce(query=fast_query, key=key, queue=queue, temperature=0.15)
     output.loss.backward()
-    torch.testing.assert_close(output.loss, expected.float(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(fast_query.grad, slow_query.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-12, atol=1e-12)  # float64 in, float64 out
+    torch.testing.assert_close(fast_query.grad, slow_query.grad, rtol=1e-12, atol=1e-12)
     assert output.accuracy == (logits.argmax(1) == 0).double().mean()
-    torch.testing.assert_close(output.positive, (query * key).sum(1).mean().float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.positive, (query * key).sum(1).mean(), rtol=1e-12, atol=1e-12)
 
 
 def test_equal_cosines_give_the_log_of_k_plus_one():

@@ -77,7 +77,10 @@ def test_unsupervised_games_see_no_label_and_need_no_class_folder(tmp_path: Path
         ({"optimizer": {"batch_size": 25}}, "24 images do not fill one batch of 25"),
         ({"optimizer": {"labelled_batch_size": 25}}, r"24 labelled images .*optimizer\.labelled_batch_size=24"),
         ({"labels_per_class": 1}, r"3 labelled images .*labelled_batch_size=3"),
-        ({"estimator": {"bound": "memory_bank", "num_negatives": 17}}, r"estimator\.num_negatives=16"),
+        (
+            {"estimator": {"bound": "memory_bank", "num_negatives": 24}},
+            r"at most 23 .*pass estimator\.num_negatives=23",
+        ),
     ],
 )
 def test_too_few_images_or_labels_are_refused(folder: Path, over: dict, message: str) -> None:

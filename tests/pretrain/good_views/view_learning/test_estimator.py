@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pretrain.base.errors import DataError
-from pretrain.good_views.view_learning.estimator import Estimator, gradient_penalty, require_enough_images
+from pretrain.good_views.view_learning.estimator import Estimator, gradient_penalty
+from pretrain.model.memory import draw_others
 from tests.pretrain.good_views.view_learning.tiny_game import game_config
 
 
@@ -52,12 +52,13 @@ def test_a_view_is_scored_against_the_other_view_s_bank() -> None:
     first, second = network.scores((one, two), index=index, step=7)
     assert torch.allclose(first.positive, (one * network.bank_2[index]).sum(1) / 0.3)
     assert torch.allclose(second.positive, (two * network.bank_1[index]).sum(1) / 0.3)
-    negatives = network._negatives(index, 7)
-    assert torch.allclose(first.negative, one @ network.bank_2[negatives].T / 0.3)
-    assert not set(negatives.tolist()) & set(index.tolist())
-    assert torch.equal(negatives, network._negatives(index, 7)) and not torch.equal(
-        negatives, network._negatives(index, 8)
-    )
+    others = draw_others(40, 12, seed=0, step=7, device=torch.device("cpu")).tolist()
+    for row, own in enumerate(index.tolist()):
+        drawn = [[i for i in range(40) if i != own][other] for other in others]
+        assert torch.allclose(first.negative[row], one[row] @ network.bank_2[drawn].T / 0.3)
+        assert torch.allclose(second.negative[row], two[row] @ network.bank_1[drawn].T / 0.3)
+    again, later = (network.scores((one, two), index=index, step=step)[0].negative for step in (7, 8))
+    assert torch.equal(first.negative, again) and not torch.equal(first.negative, later)
 
 
 def test_the_bank_s_rows_move_half_way_and_stay_of_unit_length() -> None:
@@ -75,15 +76,6 @@ def test_without_a_bank_there_are_no_rows() -> None:
     network = estimator(bound="dv")
     network.remember((torch.rand(2, 8), torch.rand(2, 8)), index=torch.arange(2))
     assert network.bank_1.shape == (0, 8)
-
-
-def test_too_few_images_for_the_bank_are_refused_with_what_would_do() -> None:
-    config = game_config(estimator={"bound": "memory_bank", "num_negatives": 100}).estimator
-    require_enough_images(config, num_images=108, batch_size=8)
-    with pytest.raises(DataError, match=r"bank of 107 images.*at least 108.*estimator\.num_negatives=99"):
-        require_enough_images(config, num_images=107, batch_size=8)
-    with pytest.raises(DataError, match=r"optimizer\.batch_size=2"):
-        require_enough_images(config, num_images=5, batch_size=8)
 
 
 def test_gradient_penalty_of_a_linear_critic_is_its_squared_slope() -> None:
