@@ -29,6 +29,7 @@ from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.batchnorm import synchronise_batchnorm
 from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
+from pretrain.model.encoder import ResNetEncoder
 from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
@@ -51,6 +52,9 @@ from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
 
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
+
+FEWEST_IMAGES_FOR_LARS = 512
+LARGEST_RATE_OF_ADAMW = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +127,11 @@ def build_state(
     num_images: rows of a memory bank.
     """
     device, batch_size = precision.device, config.optimizer.batch_size
-    groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
+    groups = batchnorm_groups(
+        config.method, batch_size=batch_size, world_size=ranks.world_size, accumulate=config.optimizer.accumulate
+    )
     if config.method.memory == "queue" and groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(config.method, batch_size)
+        _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
@@ -136,6 +142,8 @@ def build_state(
     ).to(device)
     if config.method.batchnorm == "synchronised":
         synchronise_batchnorm(method, ranks, device)
+    if config.runtime.compile:
+        compile_encoders(method)
     if use_channels_last(config.runtime.channels_last, precision):
         method = method.to(memory_format=torch.channels_last)
     method.train()
@@ -143,6 +151,13 @@ def build_state(
     if ranks.world_size > 1:
         forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
     return TrainState(method, forward, build_optimizer(method.trained, config.optimizer), precision.scaler())
+
+
+def compile_encoders(method: nn.Module) -> None:
+    """torch.compile of every encoder in place, so that no name of the state changes. Images and patches have a graph each."""
+    for module in method.modules():
+        if isinstance(module, ResNetEncoder):
+            module.compile(dynamic=False)
 
 
 def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
@@ -232,6 +247,41 @@ def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
     return precision
 
 
+def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> None:
+    """Refuse what cannot be trained on these ranks and warn of what can, but should not. Raises ConfigError."""
+    optimizer, method = config.optimizer, config.method
+    batchnorm_groups(
+        method, batch_size=optimizer.batch_size, world_size=ranks.world_size, accumulate=optimizer.accumulate
+    )
+    if method.shuffle_over == "node" and ranks.world_size % ranks.local_world_size:
+        raise ConfigError(
+            f"method.shuffle_over=node expects equally many ranks on every machine, found {ranks.local_world_size} of "
+            f"{ranks.world_size} on this one; pass method.shuffle_over=world"
+        )
+    if not ranks.is_main:
+        return
+    if config.runtime.compile and precision.device.type == "cpu":
+        logger.warning(
+            "runtime.compile=true on the CPU: minutes of compilation and no faster steps; pass runtime.compile=false"
+        )
+    if optimizer.name == "lars" and optimizer.batch_size < FEWEST_IMAGES_FOR_LARS:
+        logger.warning(
+            "optimizer.name=lars with optimizer.batch_size=%d: it is made for batches of %d and more; pass optimizer.name=sgd",
+            optimizer.batch_size,
+            FEWEST_IMAGES_FOR_LARS,
+        )
+    if optimizer.name == "adamw" and optimizer.learning_rate >= LARGEST_RATE_OF_ADAMW:
+        logger.warning(
+            "optimizer.learning_rate=%g with adamw, whose updates have the size of the rate: rates of 1e-4 to 1e-3 are usual",
+            optimizer.learning_rate,
+        )
+    if method.batchnorm == "synchronised" and precision.device.type == "cpu" and ranks.world_size > 1:
+        logger.warning(
+            "method.batchnorm=synchronised on the CPU: a substitute for torch's SyncBatchNorm, which needs a GPU; two small "
+            "reductions over ranks a layer, equal results, slow"
+        )
+
+
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
     """Run `config` to its end in `output_dir` (continuing what is there if `resume`) -> steps, epochs, checkpoint, final figures.
 
@@ -239,7 +289,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
     """
     on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
-    batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
+    require_trainable(config, precision, ranks)
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks)

@@ -53,9 +53,20 @@ class ViewBatch:
             permutation=None if self.permutation is None else change(self.permutation),
         )
 
-    def split(self, parts: int) -> list[ViewBatch]:
-        """Micro-batches of equal size: every `parts`-th image, so that each has its share of the images with patches in front."""
-        return [self.map(lambda rows, first=first: rows[first::parts]) for first in range(parts)]  # type: ignore[misc]
+    def split(self, count: int) -> list[ViewBatch]:
+        """Micro-batches of equal size, in order; `unreadable` goes with the first. Raises ValueError for unequal shares."""
+        if len(self.index) % count or (self.patches is not None and len(self.patches) % count):
+            patches = "" if self.patches is None else f" and {len(self.patches)} images' patches"
+            raise ValueError(f"{len(self.index)} images{patches} cannot be split into {count} equal micro-batches")
+        shares = zip(
+            self.index.chunk(count),
+            self.images.chunk(count),
+            [None] * count if self.patches is None else self.patches.chunk(count),
+            [None] * count if self.permutation is None else self.permutation.chunk(count),
+            (self.unreadable, *[()] * (count - 1)),
+            strict=True,
+        )
+        return [ViewBatch(*share) for share in shares]
 
     def to(self, device: torch.device) -> ViewBatch:
         """On `device`; a copy from pinned memory does not wait."""

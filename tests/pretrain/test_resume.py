@@ -6,6 +6,8 @@ what it has afterwards comes from the file. As control each part of the state is
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from pretrain import train as train_module
+from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.errors import Terminated
 from pretrain.base.signals import StopFlag
 from pretrain.base.strict import from_mapping, merge
@@ -29,7 +32,7 @@ from tests.pretrain.conftest import TINY
 
 CPU = torch.device("cpu")
 SMALL = {
-    "encoder": {"arch": "resnet18_half"},
+    "encoder": {"arch": "tiny"},
     "method": {"queue_size": 20, "bank_negatives": 12, "batchnorm_images": 4, "feature_dim": 16, "momentum": 0.9},
     "optimizer": {"batch_size": 8, "epochs": 20},  # 40 steps
     "runtime": {"checkpoint_every_steps": 1},
@@ -42,6 +45,12 @@ OTHERS = {
     },
     "accumulated, lars": {"optimizer": {"name": "lars", "accumulate": 2, "epochs": 3}},
 }
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """One block a stage, an eighth as wide: a checkpoint of a megabyte."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(bottleneck=False, layers=(1, 1, 1, 1), base_channels=8))
 
 
 def config_of(image_folder, name, more=None):
@@ -92,13 +101,13 @@ class Resumed:
 
     def step_from(self, checkpoint):
         """The state after the step that follows `checkpoint`."""
-        state, optimizer = self.state, self.config.optimizer
+        state = self.state
         with torch.no_grad():
             for tensor in state.method.state_dict().values():
                 tensor.fill_(3)
         state.optimizer.state.clear()
         state.step = -1
-        state.load_state_dict(checkpoint)
+        state.load_state_dict(copy.deepcopy(checkpoint))  # an optimiser keeps the tensors it is given
         return self.step()
 
     def step(self):
@@ -120,7 +129,9 @@ class Resumed:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*method_names(), *OTHERS])
-def test_at_every_step_of_forty_the_next_one_is_the_same_from_the_file(image_folder, tmp_path, monkeypatch, name):
+def test_at_every_step_of_forty_the_next_one_is_the_same_from_the_file(
+    image_folder, tmp_path, monkeypatch, tiny_encoder, name
+):
     config = config_of(image_folder, name if name in method_names() else "infomin", OTHERS.get(name))
     resumed, predicted, compared = Resumed(config), {}, []
 
@@ -142,18 +153,17 @@ def test_at_every_step_of_forty_the_next_one_is_the_same_from_the_file(image_fol
         assert total == 40
 
 
-def parts_of(state):
+def parts_of(state, *, key, features, pointer):
     """One name of each kind of thing that a checkpoint holds."""
+    names = list(state["model"])
     kinds = {
-        "query": next(name for name in state["model"] if name.endswith("conv1.weight") and name.startswith("query.")),
-        "head": next(name for name in state["model"] if "head" in name and name.startswith("query.")),
-        "key": next(
-            (name for name in state["model"] if name.endswith("conv1.weight") and name.startswith("key.")), None
-        ),
-        "memory": next((name for name in state["model"] if name.endswith(".features")), None),
-        "pointer": next((name for name in state["model"] if name.endswith(".pointer")), None),
+        "query": lambda name: name.startswith("query.") and name.endswith("conv1.weight"),
+        "head": lambda name: name.startswith("query.") and "head" in name,
+        **({"key": lambda name: name.startswith("key.") and name.endswith("conv1.weight")} if key else {}),
+        **({"features": lambda name: name.endswith(".features")} if features else {}),
+        **({"pointer": lambda name: name.endswith(".pointer")} if pointer else {}),
     }
-    return [f"model.{name}" for name in kinds.values() if name] + ["momentum", "progress.step"]
+    return [f"model.{next(filter(kind, names))}" for kind in kinds.values()] + ["momentum", "progress.step"]
 
 
 def altered(state, part):
@@ -173,21 +183,51 @@ def altered(state, part):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", method_names())
-def test_control_no_part_of_the_state_can_be_lost_unnoticed(image_folder, name):
+def test_control_no_part_of_the_state_can_be_lost_unnoticed(image_folder, tiny_encoder, name):
     resumed = Resumed(config_of(image_folder, name))
     for _ in range(4):
-        before = tensors_of(resumed.step())
-    wanted = tensors_of(resumed.step_from(before))
-    assert differing(tensors_of(resumed.step_from(before)), wanted) == set()
-    parts = parts_of(before)
-    assert ("key" in name or True) and len(parts) >= 4
-    for part in parts:
-        elsewhere = differing(resumed.step_from(altered(before, part)), wanted) - {part}
-        assert elsewhere, part
+        before = copy.deepcopy(resumed.step())
+    wanted = copy.deepcopy(resumed.step_from(before))
+    assert differing(resumed.step_from(before), wanted) == set()
+    memory = resumed.config.method.memory
+    for part in parts_of(before, key=memory == "queue", features=memory != "batch", pointer=memory == "queue"):
+        # Not only is it another value itself: it sends the rest elsewhere.
+        assert differing(resumed.step_from(altered(before, part)), wanted) - {part}, part
 
 
-def tensors_of(state):
-    """A copy of a state that later steps do not change."""
-    import copy
+@pytest.mark.slow
+def test_in_fp16_the_scale_of_the_loss_is_part_of_the_state(image_folder, tiny_encoder):
+    resumed = Resumed(config_of(image_folder, "moco_v2"), torch.float16)
+    before = copy.deepcopy(resumed.step())
+    wanted = copy.deepcopy(resumed.step_from(before))
+    assert differing(resumed.step_from(before), wanted) == set()
+    assert {"scaler.scale"} < differing(resumed.step_from(altered(before, "scaler")), wanted)
 
-    return copy.deepcopy(state)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["infomin", "cmc"])
+def test_five_stops_and_resumes_in_a_chain_end_as_the_run_that_nothing_stopped(
+    image_folder, tmp_path, monkeypatch, tiny_encoder, name
+):
+    config = config_of(image_folder, name, {"optimizer": {"epochs": 6}})
+    train(config, output_dir=tmp_path / "whole", resume=False, ranks=Ranks())
+    step, stops = train_module.train_step, [1, 2, 5, 8, 9]
+
+    def stopped(state, *args, **rest):
+        if stops and state.step + 1 == stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(state, *args, **rest)
+
+    monkeypatch.setattr(train_module, "train_step", stopped)
+    for at in (1, 2, 5, 8, 9):
+        with pytest.raises(Terminated, match=f"saved at step {at} of 12"):
+            train(config, output_dir=tmp_path / "chain", resume=True, ranks=Ranks())
+    train(config, output_dir=tmp_path / "chain", resume=True, ranks=Ranks())
+    whole, chain = (read_checkpoint(checkpoint_path(tmp_path / run / "checkpoints", 12)) for run in ("whole", "chain"))
+    assert differing(whole, chain) == set()
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "chain")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 12

@@ -324,7 +324,7 @@ def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(who
 @pytest.mark.parametrize("fault", ["", "key network and queue once a micro-batch"])  # the fault of a published library
 def test_accumulated_micro_batches_are_one_step_of_the_whole_batch(steps, monkeypatch, fault):
     """BatchNorm in evaluation mode, so that images do not see each other."""
-    after = MomentumContrast.after_step
+    after = Contrast.after_step
 
     def each(self, outputs, **rest):
         for output in outputs:
@@ -336,7 +336,7 @@ def test_accumulated_micro_batches_are_one_step_of_the_whole_batch(steps, monkey
         tried.accumulate = accumulate
         tried.state.method.eval()
         if fault:
-            monkeypatch.setattr(MomentumContrast, "after_step", each)
+            monkeypatch.setattr(Contrast, "after_step", each)
         for _ in range(2):
             figures = tried.take()
         state = model_of(tried.state)
