@@ -29,6 +29,7 @@ from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.batchnorm import synchronise_batchnorm
 from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
+from pretrain.model.convolution import multiply_small_maps
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.run.checkpoint import (
@@ -142,6 +143,8 @@ def build_state(
     ).to(device)
     if config.method.batchnorm == "synchronised":
         synchronise_batchnorm(method, ranks, device)
+    if device.type == "cpu" and precision.dtype is torch.bfloat16:
+        multiply_small_maps(method)
     if config.runtime.compile:
         compile_encoders(method)
     if use_channels_last(config.runtime.channels_last, precision):
