@@ -191,6 +191,10 @@ class MethodConfig:
         """Views that a step needs of an image."""
         return 1 if self.memory == "bank" else 2
 
+    def jigsaw_images(self, images: int) -> int:
+        """How many of a (micro-)batch of `images` take the jigsaw branch: its first ones, since its order is random."""
+        return max(1, round(self.jigsaw_fraction * images))
+
     @property
     def num_negatives(self) -> int | None:
         """Negatives of a query, K; None where the batch decides."""
@@ -289,6 +293,10 @@ class MonitorConfig:
         require(self.every_epochs >= 0, f"every_epochs expected at least 0, found {self.every_epochs}")
         require(self.max_images >= 10, f"max_images expected at least 10, found {self.max_images}")
         require(self.neighbours > 0, f"neighbours expected positive, found {self.neighbours}")
+        require(
+            self.labelled is None or self.every_epochs > 0,
+            "labelled is given, but every_epochs=0 never looks at it; pass every_epochs=1 (every epoch) or more",
+        )
 
 
 @dataclass(frozen=True)

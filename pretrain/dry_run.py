@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import statistics
@@ -37,7 +38,8 @@ from pretrain.train import (
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
-INPUT_IMAGES, INPUT_SECONDS = 16, 3.0  # of a batch that the loader is timed with, and for how long
+INPUT_IMAGES, INPUT_SECONDS = 16, 2.0  # of a batch that the loader is timed with, and for how long
+STEP_SECONDS = 3.0  # that steps are timed for
 DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read again
 
 
@@ -63,11 +65,13 @@ def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
     state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
     accumulate = config.optimizer.accumulate
+    micro = whole.split(accumulate)[0]
     if precision.device.type == "cpu":
-        batch, accumulate = whole.map(lambda rows: rows[:CPU_IMAGES]), 1
+        micro, accumulate = micro.map(lambda rows: rows[:CPU_IMAGES]), 1
+        batch = micro
     else:
         batch = whole.to(precision.device)
-    micro = batch.split(accumulate)[0] if accumulate > 1 else batch
+        micro = micro.to(precision.device)
     num_images, batch_size = len(batch.index), len(whole.index)
     with FlopCounterMode(display=False) as counter, precision.autocast():
         output = state.method.step(micro, forward=state.forward, ranks=ranks, step=0)
@@ -142,14 +146,14 @@ def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: f
     )
 
 
-def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20, budget: float = 5.0) -> float:
-    """Of `action`: `least` runs, and more until `budget` seconds are spent."""
+def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20) -> float:
+    """Of `action`: `least` runs, and more until STEP_SECONDS are spent."""
     seconds: list[float] = []
-    while len(seconds) < least or (len(seconds) < most and sum(seconds) < budget):
+    while len(seconds) < least or (len(seconds) < most and sum(seconds) < STEP_SECONDS):
         began = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - began)
-        if sum(seconds) > 4 * budget:  # a large network on a CPU: one look is enough
+        if sum(seconds) > 4 * STEP_SECONDS:  # a large network on a CPU: one look is enough
             break
     return statistics.median(seconds)
 
@@ -164,7 +168,11 @@ def input_seconds(stream: ViewStream, batch_size: int) -> float:
     keys = [(0, int(index)) for index in order]
     least = max(4, workers)
     batches = [[keys[(number * size + i) % len(keys)] for i in range(size)] for number in range(workers + 200 * least)]
-    loader = build_loader(stream.dataset, batches, num_workers=workers)
+    dataset = copy.copy(stream.dataset)
+    if dataset.jigsaw_images is not None:  # the same share of the images gets patches
+        share = dataset.jigsaw_images * dataset.micro_batches / batch_size
+        dataset.jigsaw_images, dataset.micro_batches = max(1, round(share * size)), 1
+    loader = build_loader(dataset, batches, num_workers=workers)
     for _ in range(max(1, workers)):
         next(loader)
     began, count, seconds = time.perf_counter(), 0, 0.0

@@ -40,7 +40,11 @@ def parse_arguments() -> argparse.Namespace:
         default="auto",
         help="auto (default): continue the run in --output-dir if there is one; never: refuse a folder that holds one",
     )
-    parser.add_argument("--dry-run", action="store_true", help="do one step, print what would run and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="do a few steps, print what would run and how long it will take, and stop",
+    )
     parser.add_argument(
         "--show-views", type=user_path, metavar="OUT.png", help="draw originals, views and patches, and stop"
     )

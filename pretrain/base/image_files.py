@@ -1,7 +1,10 @@
 """The image reader that pre-training, readout and detection share: one file in, one upright RGB array out.
 
-In: a path. Out: uint8 (H, W, 3) RGB, or a DataError that names the file and says why. Whatever the file holds, it is one
-or the other: no exception of the decoder's own. Source of the rules: docs/specification.md 7.1.
+In: a path, or a file's bytes and its name. Out: uint8 (H, W, 3) RGB, or a DataError that names the file and says why.
+Whatever the file holds, it is one or the other: no exception of the decoder's own. Source of the rules: docs/specification.md 7.1.
+
+Pillow reads every header and decodes; the pixels of RGB and grey JPEGs come from simplejpeg, which is faster and bit-equal
+where it has nothing to object to (tests/pretrain/base/test_image_zoo.py compares them). Whatever it objects to is Pillow's.
 
 | stored as                         | becomes                                                                    |
 |-----------------------------------|----------------------------------------------------------------------------|
@@ -23,13 +26,16 @@ flattest crop that covers a fifth of the image. `check_image` reports such a fil
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import simplejpeg
 from PIL import (
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
@@ -94,7 +100,13 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises DataError (path and reason) for a missing, empty, truncated or foreign file, a pixel format outside the table
     above, and, before anything is decoded, TooLargeError where the header says more than `max_pixels` pixels.
     """
-    return _decode(path, max_pixels)[0]
+    with _opened(path) as file:
+        return _decode(file, str(path), max_pixels)[0]
+
+
+def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """`read_image` of a file's bytes; `name` stands for its path in messages."""
+    return _decode(io.BytesIO(data), name, max_pixels)[0]
 
 
 def check_image(path: Path, *, max_pixels: int = MAX_PIXELS, decode: bool = False) -> CheckedImage:
@@ -104,27 +116,50 @@ def check_image(path: Path, *, max_pixels: int = MAX_PIXELS, decode: bool = Fals
     `read_image`'s own, and a truncated file is found; damage inside a file that is whole at both ends is not.
     decode: decode every file, which finds that too.
     """
+    with _opened(path) as file:
+        return check_open_image(file, name=str(path), max_pixels=max_pixels, decode=decode)
+
+
+def check_open_image(file: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS, decode: bool = False) -> CheckedImage:
+    """`check_image` of an open file that can seek; `name` stands for its path in messages."""
     try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-            _refuse_bomb(path, image, max_pixels)
+        with Image.open(file, formats=FORMATS) as image:
+            _refuse_bomb(name, image, max_pixels)
             found = CheckedImage(*_upright_size(image), _orientation(image) in _ORIENTATIONS_ON_THE_SIDE)
             whole = image.mode in _READABLE_MODES and _ends_well(file, image.format or "")
     except DataError:
         raise
-    except Exception as error:  # as in read_image
-        raise _refusal(path, error) from error
+    except Exception as error:  # as in _decode
+        raise _refusal(name, file, error) from error
     if whole and not decode:
         return found
-    return replace(found, incomplete=_decode(path, max_pixels)[1])
+    file.seek(0)
+    return replace(found, incomplete=_decode(file, name, max_pixels)[1])
 
 
-def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, str | None]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise DataError(f"{path}: cannot be opened ({getattr(error, 'strerror', error)})") from error
+    with file:
+        yield file
+
+
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> tuple[np.ndarray, str | None]:
     """(pixels, what a truncated JPEG lacks)."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _refuse_bomb(path, image, max_pixels)
-            image.load()  # the whole file; a missing row raises
-            return _upright(_to_rgb(path, image), _orientation(image)), None
+        with Image.open(file, formats=FORMATS) as image:
+            _refuse_bomb(name, image, max_pixels)
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                pixels = _fast_jpeg(_content(file))
+                if pixels is not None:
+                    return _upright(pixels, _orientation(image)), None
+            image.load()  # the whole file; a missing row raises. A TIFF is turned here and then says so
+            return _upright(_to_rgb(name, image), _orientation(image)), None
     except DataError:
         raise
     except MemoryError:
@@ -133,18 +168,38 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, str | None]:
         # Decoders leak OSError, SyntaxError, ValueError, struct.error, IndexError, ... on damaged files, and warnings
         # where the user turned them into errors. All of them mean: this file cannot be used, unless it is a JPEG that
         # lacks no more than its last bytes.
-        ended = _end_jpeg(path)
-        if ended is None:
-            raise _refusal(path, error) from error
         try:
-            return _decode_ended_jpeg(path, *ended)
+            ended = _end_jpeg(_content(file))
+        except OSError:  # the disk's trouble; what was said first counts
+            ended = None
+        if ended is None:
+            raise _refusal(name, file, error) from error
+        try:
+            return _decode_ended_jpeg(name, *ended)
         except (DataError, MemoryError):
             raise
         except Exception:
-            raise _refusal(path, error) from error
+            raise _refusal(name, file, error) from error
 
 
-def _decode_ended_jpeg(path: Path, ended: bytes, without_last_scan: bytes) -> tuple[np.ndarray, str]:
+def _fast_jpeg(content: bytes) -> np.ndarray | None:
+    """simplejpeg's pixels; None where it finds anything unusual, a missing or superfluous byte included."""
+    try:
+        return simplejpeg.decode_jpeg(content, "RGB", strict=True)
+    except ValueError:
+        return None
+
+
+def _content(file: BinaryIO) -> bytes:
+    """All bytes, and the position as it was."""
+    position = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(position)
+    return content
+
+
+def _decode_ended_jpeg(name: str, ended: bytes, without_last_scan: bytes) -> tuple[np.ndarray, str]:
     """Decode what `_end_jpeg` made. Raises DataError where more than MAX_INCOMPLETE of the rows are incomplete.
 
     Rows are stored from left to right: one is complete if the last scan changed its last pixel. A row whose last pixel happens
@@ -158,26 +213,22 @@ def _decode_ended_jpeg(path: Path, ended: bytes, without_last_scan: bytes) -> tu
         incomplete = height - int(np.flatnonzero(changed)[-1]) - 1 if changed.any() else height
         if incomplete > MAX_INCOMPLETE * height:
             raise DataError(
-                f"{path}: truncated: {incomplete} of its {height} rows are incomplete, at most {int(MAX_INCOMPLETE * height)} "
+                f"{name}: truncated: {incomplete} of its {height} rows are incomplete, at most {int(MAX_INCOMPLETE * height)} "
                 "may be"
             )
         lacking = (
             f"{incomplete} of its {height} rows are incomplete" if incomplete else "its last block may be incomplete"
         )
-        return _upright(_to_rgb(path, image), _orientation(image)), lacking
+        return _upright(_to_rgb(name, image), _orientation(image)), lacking
 
 
-def _end_jpeg(path: Path) -> tuple[bytes, bytes] | None:
+def _end_jpeg(content: bytes) -> tuple[bytes, bytes] | None:
     """A JPEG that lacks its last bytes, with an end marker, and the same without the data of its last scan.
 
     None for a file that is no JPEG, has its end marker, or ends before the last of its scans: a progressive JPEG stores
     the whole picture several times over, each scan finer, and is complete once every coefficient's last bit has a scan.
     (Pillow's LOAD_TRUNCATED_IMAGES adds the same end marker, for the whole process, and accepts anything.)
     """
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
     if not content.startswith(_JPEG_START):
         return None
     stored: dict[int, set[int]] = {}  # component -> coefficients of which a scan holds the last bit
@@ -221,14 +272,15 @@ def _ends_well(file: BinaryIO, kind: str) -> bool:
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of what `read_image` would return, from the header alone. Raises DataError as it does."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            _refuse_bomb(path, image, max_pixels)
-            return _upright_size(image)
-    except DataError:
-        raise
-    except Exception as error:  # as in read_image
-        raise _refusal(path, error) from error
+    with _opened(path) as file:
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                _refuse_bomb(str(path), image, max_pixels)
+                return _upright_size(image)
+        except DataError:
+            raise
+        except Exception as error:  # as in _decode
+            raise _refusal(str(path), file, error) from error
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -238,31 +290,29 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if on_the_side else (height, width)
 
 
-def _refuse_bomb(path: Path, image: Image.Image, max_pixels: int) -> None:
+def _refuse_bomb(name: str, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise TooLargeError(
-            f"{path}: its header says {width} x {height} = {width * height / 1e6:.0f} Mpx; "
+            f"{name}: its header says {width} x {height} = {width * height / 1e6:.0f} Mpx; "
             f"expected at most {max_pixels // 1_000_000} Mpx (shrink it or leave it out)"
         )
 
 
-def _refusal(path: Path, error: Exception) -> DataError:
+def _refusal(name: str, file: BinaryIO, error: Exception) -> DataError:
     """The user's error for the decoder's."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return TooLargeError(f"{path}: its header says more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} Mpx")
-    return DataError(f"{path}: {_reason(path, error)}")
+        return TooLargeError(f"{name}: its header says more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} Mpx")
+    return DataError(f"{name}: {_reason(file, error)}")
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(file: BinaryIO, error: Exception) -> str:
     """Why a file could not be read, in the user's words."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(256)
-    except FileNotFoundError:
-        return "no such file"
+        file.seek(0)
+        head = file.read(256)
     except OSError as failure:
-        return f"cannot be opened ({failure.strerror})"
+        return f"cannot be read ({failure.strerror})"
     if not head:
         return "the file is empty (0 bytes)"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -272,11 +322,11 @@ def _reason(path: Path, error: Exception) -> str:
     return f"damaged or truncated ({type(error).__name__}: {error})"
 
 
-def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
+def _to_rgb(name: str, image: Image.Image) -> np.ndarray:
     """The mode table of the module's docstring."""
     mode = image.mode
     if mode in _SIXTEEN_BIT_MODES or mode == "I":
-        return _from_16_bits(path, np.asarray(image), mode)
+        return _from_16_bits(name, np.asarray(image), mode)
     if mode in _ALPHA_MODES or (mode in _PLAIN_MODES and "transparency" in image.info):
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
@@ -285,13 +335,13 @@ def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
         return _from_cmyk(image)
     if mode in _PLAIN_MODES:
         return np.array(image.convert("RGB"))
-    raise DataError(f"{path}: pixels of mode {mode!r}, whose range is not known; convert it to 8-bit RGB")
+    raise DataError(f"{name}: pixels of mode {mode!r}, whose range is not known; convert it to 8-bit RGB")
 
 
-def _from_16_bits(path: Path, values: np.ndarray, mode: str) -> np.ndarray:
+def _from_16_bits(name: str, values: np.ndarray, mode: str) -> np.ndarray:
     """65535 / 257 = 255, so that 16-bit grey v becomes round(v / 257). "I" is how some formats open 16-bit files."""
     if values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{path}: integer pixels outside [0, 65535] (mode {mode!r}); convert it to 8-bit RGB")
+        raise DataError(f"{name}: integer pixels outside [0, 65535] (mode {mode!r}); convert it to 8-bit RGB")
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 

@@ -5,6 +5,7 @@ Nothing here draws at random.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import threading
@@ -16,13 +17,14 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pretrain.base.errors import DataError, UserError
 from pretrain.base.image_files import read_image
 from pretrain.base.signals import GROUP_SIGNALS, signals_wait
 from pretrain.data.order import Key
 from pretrain.data.source import ImageSource
+from pretrain.views.jigsaw import NUM_PATCHES
 from pretrain.views.pipeline import ViewMaker
 
 BATCH_TIMEOUT_SECONDS = 600
@@ -34,8 +36,8 @@ class ViewBatch:
 
     index: int64 (B,), the images' positions in the source.
     images: uint8 (B, V, 3, S, S).
-    patches: uint8 (B, 9, 3, P, P), or None.
-    permutation: int64 (B, 9), or None.
+    patches: uint8 (B', 9, 3, P, P) of the first B' <= B images (of every micro-batch, see `ViewDataset`), or None.
+    permutation: int64 (B', 9), or None.
     unreadable: (name, reason) of images that others stand in for, see `ViewDataset`.
     """
 
@@ -80,17 +82,30 @@ class ViewBatch:
 
 
 class ViewDataset(Dataset):
-    """A batch's keys -> ViewBatch. Each image is decoded once for all its views and patches.
+    """A batch's keys -> ViewBatch. Each image is decoded once for all its views and patches, which are written where they stay.
 
     skip_unreadable: an image that cannot be decoded is replaced by the next one of the source that can (the first one follows
     the last), in the views that the missing image would have had. So a batch depends on keys and files alone.
+    jigsaw_images: how many images get patches, the first ones of a batch (its order is random); None: all of them.
+    micro_batches: equal shares that a batch will be split into, each with `jigsaw_images` of its own.
     """
 
-    def __init__(self, source: ImageSource, views: ViewMaker, *, seed: int, skip_unreadable: bool = False) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        views: ViewMaker,
+        *,
+        seed: int,
+        skip_unreadable: bool = False,
+        jigsaw_images: int | None = None,
+        micro_batches: int = 1,
+    ) -> None:
         self.source = source
         self.views = views
         self.seed = seed
         self.skip_unreadable = skip_unreadable
+        self.jigsaw_images = jigsaw_images
+        self.micro_batches = micro_batches
 
     def __len__(self) -> int:
         return len(self.source)
@@ -98,23 +113,32 @@ class ViewDataset(Dataset):
     def __getitem__(self, keys: list[Key]) -> ViewBatch | DataError:
         """The DataError of a file that cannot be read is a value: an exception would reach the main process as a traceback."""
         unreadable: list[tuple[str, str]] = []
-        positions, views = [], []
+        positions = []
+        images = _empty(torch.uint8, len(keys), *self.views.views_shape)
+        patches, permutation, rows = None, None, {}
+        if self.views.patches_shape is not None:
+            rows = self._patch_rows(len(keys))
+            patches = _empty(torch.uint8, len(rows), *self.views.patches_shape)
+            permutation = _empty(torch.int64, len(rows), NUM_PATCHES)
         try:
-            for epoch, index in keys:
+            for place, (epoch, index) in enumerate(keys):
                 position, image = self.read(index, unreadable)
                 positions.append(position)
-                views.append(self.views(image, seed=self.seed, epoch=epoch, index=index))
+                drawn = {"seed": self.seed, "epoch": epoch, "index": index}
+                self.views.write(image, images[place].numpy(), **drawn)
+                if patches is not None and permutation is not None and place in rows:
+                    row = rows[place]
+                    self.views.write_patches(image, patches[row].numpy(), permutation[row].numpy(), **drawn)
         except DataError as error:
             return DataError(str(error))
-        patches = [sample.patches for sample in views if sample.patches is not None]
-        orders = [sample.permutation for sample in views if sample.permutation is not None]
-        return ViewBatch(
-            index=torch.tensor(positions),
-            images=torch.stack([sample.images for sample in views]),
-            patches=torch.stack(patches) if patches else None,
-            permutation=torch.stack(orders) if orders else None,
-            unreadable=tuple(unreadable),
-        )
+        return ViewBatch(torch.tensor(positions), images, patches, permutation, tuple(unreadable))
+
+    def _patch_rows(self, batch_size: int) -> dict[int, int]:
+        """Place in a batch -> row of its patches, for the images that get some."""
+        share = -(-batch_size // self.micro_batches)
+        count = share if self.jigsaw_images is None else self.jigsaw_images
+        places = [place for place in range(batch_size) if place % share < count]
+        return {place: row for row, place in enumerate(places)}
 
     def read(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[int, np.ndarray]:
         """(position, pixels) of the image at `index`, or of the one that stands in for it; what is wrong joins `unreadable`.
@@ -214,6 +238,16 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
         computing.wait_stream(copying)
         moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]
         yield moved
+
+
+def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Uninitialised; in a worker process in memory shared with the main one, so that nothing is copied on the way there."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(
+        math.prod(shape) * dtype.itemsize, device="cpu"
+    )  # as torch's own collate does
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -137,10 +137,11 @@ def open_stream(
     recorded: what an earlier start of the same run found; the folder must still be that, and is not looked through again.
     output_dir: where images.json lies, which records what turns out unreadable later.
     """
-    recipe = recipe_of(config.views.recipe, config.views.overrides)
+    recipe, accumulate = recipe_of(config.views.recipe, config.views.overrides), config.optimizer.accumulate
     views = ViewMaker(
         recipe,
         image_size=config.views.image_size,
+        num_views=config.method.num_views,
         patch_size=config.views.patch_size if config.method.jigsaw else None,
     )
     source, record = check_image_set(
@@ -156,7 +157,14 @@ def open_stream(
     batches = GlobalBatches(len(source), config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
     return ViewStream(
-        dataset=ViewDataset(source, views, seed=config.seed, skip_unreadable=config.data.skip_unreadable),
+        dataset=ViewDataset(
+            source,
+            views,
+            seed=config.seed,
+            skip_unreadable=config.data.skip_unreadable,
+            jigsaw_images=config.method.jigsaw_images(config.optimizer.batch_size // (ranks.world_size * accumulate)),
+            micro_batches=accumulate,
+        ),
         record=record,
         batches_of_run=batches,
         ranks=ranks,

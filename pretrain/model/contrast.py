@@ -271,8 +271,7 @@ class Contrast(nn.Module):
             return (inputs,)
         assert batch.patches is not None, "the loader was built without patches"
         assert batch.permutation is not None
-        # The order of a batch is random, and so are its first images.
-        count = jigsaw_images(len(batch.images), fraction=config.jigsaw_fraction)
+        count = config.jigsaw_images(len(batch.images))
         patches = batch.patches[:count].flatten(0, 1)
         return inputs, {tower: self._channels(patches, tower) for tower in config.towers}, batch.permutation[:count]
 
@@ -392,11 +391,6 @@ def _build_memory(config: MethodConfig, *, num_images: int, seed: int) -> Featur
     return None
 
 
-def jigsaw_images(batch_size: int, *, fraction: float) -> int:
-    """How many images of a rank's batch take the jigsaw branch."""
-    return max(1, round(fraction * batch_size))
-
-
 def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int, accumulate: int = 1) -> int:
     """Into how many groups a rank's share of a batch, or each of its micro-batches, is split for BatchNorm.
 
@@ -425,7 +419,7 @@ def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int, 
     # In a batch that is its own memory, groups would give the positive away: it is in its query's group, most negatives are not.
     together = config.memory == "batch" or config.batchnorm == "synchronised"
     groups = 1 if together else num_groups(images, images_per_group=config.batchnorm_images)
-    count = jigsaw_images(images, fraction=config.jigsaw_fraction)
+    count = config.jigsaw_images(images)
     # The encoder sees nine patches of a jigsaw image, the head with BatchNorm one row of it.
     least = 2 * groups if config.head == "mlp_bn" else math.ceil(2 * groups / NUM_PATCHES)
     if config.jigsaw and count < least:

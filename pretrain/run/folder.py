@@ -1,7 +1,8 @@
 """The run directory: what a run was, what it printed, what it left. One writer at a time.
 
-It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, tensorboard/, checkpoints/ and, of a Slurm job, slurm/. A folder of an older version
-has environment*.json, command.txt and result.json instead of the record; its run goes on, or counts as finished.
+It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, curves.png, tensorboard/, checkpoints/ and, with trackers,
+trackers.json, of a Slurm job slurm/, after a loss that is not finite nonfinite.json. A folder of an older version has
+environment*.json, command.txt and result.json instead of the record; its run goes on, or counts as finished.
 """
 
 from __future__ import annotations

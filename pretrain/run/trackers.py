@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,8 +88,10 @@ class Mlflow:
             self._client.log_param(self.id, key, str(value)[:500])
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        for name, value in figures.items():
-            self._client.log_metric(self.id, name, value, step=step)
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self._client.log_batch(self.id, metrics=[Metric(name, value, now, step) for name, value in figures.items()])
 
     def close(self, *, failed: bool) -> None:
         self._client.set_terminated(self.id, status="FAILED" if failed else "FINISHED")

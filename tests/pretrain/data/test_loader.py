@@ -131,8 +131,8 @@ def test_scan_names_and_counts_what_cannot_be_read(folder, monkeypatch):
 
 
 def test_scan_decodes_no_file_that_looks_whole(folder, monkeypatch):
-    def decode(path, max_pixels):
-        raise AssertionError(f"decoded {path}")
+    def decode(file, name, max_pixels):
+        raise AssertionError(f"decoded {name}")
 
     monkeypatch.setattr(image_files, "_decode", decode)
     assert scan_images(ImageSource(folder).paths).num_ok == 12

@@ -35,11 +35,10 @@ from pretrain.views.operations import (
     RandAugment,
     RandomResizedCrop,
     amount_of,
-    gaussian_blur,
-    gaussian_taps,
     resized_crop,
 )
 from pretrain.views.pipeline import ViewMaker
+from pretrain.views.pixels import gaussian_blur, gaussian_taps
 from pretrain.views.recipe_file import load_recipe, write_recipe
 from pretrain.views.recipes import RECIPES
 

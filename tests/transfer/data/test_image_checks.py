@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ def truncated(image) -> Path:
 def test_sound_images_pass_without_a_word_and_undecoded(image, monkeypatch) -> None:
     data = data_of(image("a.jpg"), image("b.png"), image("c.webp"), image("d.bmp"))
 
-    def decode(path: Path, max_pixels: int) -> None:
-        raise AssertionError(f"{path} was decoded")
+    def decode(file: BinaryIO, name: str, max_pixels: int) -> None:
+        raise AssertionError(f"{name} was decoded")
 
     monkeypatch.setattr(image_files, "_decode", decode)
     assert check(data) == (data, ())
