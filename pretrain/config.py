@@ -42,6 +42,11 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
+ADDED_KEYS = (
+    "method.towers",
+    "method.contrasts",
+    "method.memory",
+)  # no file of version 0.1 has them: all were of one kind
 # What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
 NOT_EXPERIMENT = ("seed", "runtime", "monitor", "data.root", "data.num_workers", "data.skip_unreadable")
 
@@ -361,7 +366,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
     file = find_config(path, *KINDS)
     chain = load_chain(file, *KINDS)
     for source, own in chain:
-        _refuse_bare_name(own, source)
+        _refuse_bare_name(own, source, alone=len(chain) == 1)
     values = merge_all(locate_generators(own, source.parent) for source, own in chain)
     if method is not None:
         values = merge(values, method_values(method, where="--method"))
@@ -390,13 +395,20 @@ def method_values(name: Any, *, where: str = METHOD_NAME) -> dict[str, Any]:
     return load_yaml(shipped_configs() / "pretrain" / "methods" / f"{name}.yaml")
 
 
-def _refuse_bare_name(own: Mapping[str, Any], source: Path) -> None:
-    """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do."""
+def _refuse_bare_name(own: Mapping[str, Any], source: Path, *, alone: bool) -> None:
+    """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do.
+
+    alone: the file has no base, as a config.yaml; one of an older version lacks the keys that did not exist then.
+    """
     given = flat(own)
     if METHOD_NAME not in given:
         return
     name = given[METHOD_NAME]
-    missing = [key for key in flat(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
+    standard = flat(method_values(name, where=f"{source}: `{METHOD_NAME}`"))
+    missing = [key for key in standard if key not in given]
+    if alone:
+        default = flat({"method": to_plain(MethodConfig())})
+        missing = [key for key in missing if key not in ADDED_KEYS or default[key] != standard[key]]
     if "views.recipe" in missing and any(key.startswith("views.recipe.") for key in given):
         missing.remove("views.recipe")  # a recipe that is written out
     if missing:
@@ -421,6 +433,7 @@ def method_label(values: Mapping[str, Any]) -> str:
         for key, value in standard.items()
         if given.get(key, value) != value or any(other.startswith(f"{key}.") for other in given)  # a recipe written out
     ]
+    changed += ["method.symmetric"] if given.get("method.symmetric") else []
     changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 

@@ -23,7 +23,7 @@ LEVELS: dict[str, list[tuple[set[str], bool]]] = {
         ({"config"}, False),
         ({"run", "data", "model"}, True),
         ({"train", "good_views"}, False),
-        ({"dry_run"}, False),
+        ({"dry_run", "profile"}, False),
     ],
     "transfer": [
         ({"conversion", "data", "demo_data"}, False),

@@ -46,6 +46,11 @@ def parse_arguments() -> argparse.Namespace:
         help="do a few steps, print what would run and how long it will take, and stop",
     )
     parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="take some steps, print where their time goes and stop; leaves nothing behind",
+    )
+    parser.add_argument(
         "--show-views", type=user_path, metavar="OUT.png", help="draw originals, views and patches, and stop"
     )
     add_slurm_options(parser)
@@ -87,7 +92,7 @@ def run_arguments() -> None:
     if arguments.dry_run or arguments.show_views:
         preview(config, arguments)
         return
-    if arguments.output_dir is None:
+    if arguments.output_dir is None and not arguments.profile:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
     if slurm is not None:
         workers = config.data.num_workers
@@ -99,6 +104,14 @@ def run_arguments() -> None:
     ranks = start_ranks(config.runtime.device, timeout_s=config.runtime.timeout_s)
     logging.basicConfig(level=logging.INFO if ranks.is_main else logging.WARNING, format="%(message)s")
     logging.getLogger(__name__).info("method %s", method_label(to_plain(config)))
+    if arguments.profile:
+        from pretrain.profile import profile
+
+        table = profile(config, ranks=ranks)
+        stop_ranks(ranks)
+        if ranks.is_main:
+            print(table)
+        return
     try:
         result = train(config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks)
     except Terminated:  # on every rank

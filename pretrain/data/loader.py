@@ -5,6 +5,7 @@ Nothing here draws at random.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import signal
@@ -221,11 +222,17 @@ def _next_in_time(loaded: Iterator[Any], workers: Collection[Any]) -> Any:
         clock.cancel()
 
 
-def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
+def on_device(
+    batches: Iterable[ViewBatch],
+    device: torch.device,
+    *,
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Iterator[ViewBatch]:
     """`batches` on `device`. On a GPU each is copied by a stream of its own, while the step before it is still being computed.
 
     The host asks for a batch as soon as it has handed out the step before it (nothing in a step waits for the device), so the
     copy is one step ahead of the device and no batch is read ahead of what a stop or a checkpoint would see.
+    around: a context for each copy, entered in its stream (pretrain/profile.py).
     """
     if device.type != "cuda":
         yield from batches
@@ -233,7 +240,7 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
     copying = torch.cuda.Stream(device)
     for batch in batches:
         computing = torch.cuda.current_stream(device)
-        with torch.cuda.stream(copying):
+        with torch.cuda.stream(copying), around():
             moved = batch.to(device)
         computing.wait_stream(copying)
         moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]

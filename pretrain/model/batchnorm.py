@@ -109,7 +109,7 @@ class GatheredBatchNorm(_BatchNorm):
             return super().forward(rows)
         dims = [0, *range(2, rows.dim())]
         shape = [1, -1, *(1 for _ in dims[1:])]
-        values = rows.float()
+        values = rows.to(torch.promote_types(rows.dtype, torch.float32))
         mean = _MeanOverRanks.apply(values.mean(dims))
         centred = values - mean.view(shape)
         variance = _MeanOverRanks.apply(centred.square().mean(dims))

@@ -147,12 +147,12 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Invert what is at or above `threshold`."""
-    return look_up(image, np.where(_RAMP < threshold, _RAMP, 255 - _RAMP).astype(np.uint8))
+    return look_up(image, np.where(threshold > _RAMP, _RAMP, 255 - _RAMP).astype(np.uint8))
 
 
 def solarize_add(image: np.ndarray, amount: int, *, below: int = 128) -> np.ndarray:
     """Add `amount`, clipped, to what is below `below`."""
-    return look_up(image, np.where(_RAMP < below, np.minimum(_RAMP + amount, 255), _RAMP).astype(np.uint8))
+    return look_up(image, np.where(below > _RAMP, np.minimum(_RAMP + amount, 255), _RAMP).astype(np.uint8))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:

@@ -82,7 +82,10 @@ def reference_view(name: str) -> T.Compose:
     start = [T.RandomResizedCrop(SIDE, scale=(0.2, 1.0)), T.RandomHorizontalFlip(), jitter]
     if name == "moco_v2":
         return T.Compose([*start, grey, T.RandomApply([PillowBlur()], p=0.5), *to_input()])
-    blur, augment = T.RandomApply([ConvolutionBlur()], p=0.5), rand_augment_transform("rand-m10-n2-mstd0.5", RANDAUGMENT)
+    blur, augment = (
+        T.RandomApply([ConvolutionBlur()], p=0.5),
+        rand_augment_transform("rand-m10-n2-mstd0.5", RANDAUGMENT),
+    )
     return T.Compose([*start, blur, augment, grey, *to_input()])
 
 
@@ -145,9 +148,7 @@ def measure(photos: Sequence[bytes], *, rounds: int = 9) -> dict[str, Any]:
     }
     for name in ("moco_v2", "infomin"):
         against = {"times_reference": f"{name}, reference", "times_decode": "decode"}
-        found[name] = {
-            key: _spread([_ratio(taken, name, other) for taken in times]) for key, other in against.items()
-        }
+        found[name] = {key: _spread([_ratio(taken, name, other) for taken in times]) for key, other in against.items()}
     return found
 
 

@@ -1,6 +1,6 @@
 """Speed of a training step on the CPU against the reference's own step, written out here.
 
-python tests/benchmarks/step_speed.py [--rounds 7] [--threads 1] [--out step_speed.json]
+python tests/benchmarks/step_speed.py [--rounds 7] [--threads 1] [--cpu-time] [--out step_speed.json]
 
 The reference (PyContrast, as written): float32 in NCHW, BatchNorm over the whole batch, one view through the query network and one
 through the key network in shuffled order, logits against a clone of the queue copied together with the positive, cross-entropy,
@@ -41,7 +41,7 @@ QUEUE, DIM = 65536, 128
 
 
 class ReferenceStep:
-    """The reference's step; `autocast` and `channels_last` for what a GPU's comparison needs."""
+    """The reference's step. autocast: torch.float16 on a GPU, with the reference's loss scaling."""
 
     def __init__(self, arch: str, device: torch.device, *, autocast: torch.dtype | None = None) -> None:
         torch.manual_seed(0)
@@ -60,7 +60,7 @@ class ReferenceStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """One step on float32 (B, 3, S, S) views, normalised by the workers."""
+        """One step on float32 (B, 3, S, S) views, normalised by the workers as the reference's are."""
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             q = F.normalize(self.query(first), dim=1)
             with torch.no_grad():
@@ -161,15 +161,22 @@ class Result:
 
 
 def step_speed(
-    *, rounds: int = 7, threads: int = 1, cases: dict[str, tuple[str, int, int]] | None = None
+    *,
+    rounds: int = 7,
+    threads: int = 1,
+    cases: dict[str, tuple[str, int, int]] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Case -> `Result` as a dictionary, of interleaved rounds on `threads` cores."""
+    """Case -> `Result` as a dictionary, of interleaved rounds on `threads` cores.
+
+    clock: time.process_time where others use the machine, with one thread.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     results = {}
     try:
         for name, (arch, size, batch) in (CASES if cases is None else cases).items():
-            taken = measure(arms(arch, size, batch), rounds=rounds)
+            taken = measure(arms(arch, size, batch), rounds=rounds, clock=clock)
             reference = next(iter(taken.values()))
             ratios = {arm: sorted(r / t for r, t in zip(reference, times, strict=True)) for arm, times in taken.items()}
             result = Result(
@@ -187,9 +194,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="of this process instead of the clock's, with one thread")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    text = json.dumps(step_speed(rounds=arguments.rounds, threads=arguments.threads), indent=1)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    text = json.dumps(step_speed(rounds=arguments.rounds, threads=arguments.threads, clock=clock), indent=1)
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")

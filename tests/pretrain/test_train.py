@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -503,3 +504,60 @@ def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, c
     values = {name.removeprefix("method."): float(value) for name, value in advised.items()}
     followed = dataclasses.replace(config.method, **{**values, "batchnorm_images": int(values["batchnorm_images"])})
     assert batchnorm_groups(followed, batch_size=config.optimizer.batch_size, world_size=1) > 1
+
+
+@pytest.mark.parametrize(
+    ("over", "ranks", "message"),
+    [
+        ({"accumulate": 3}, 1, r"8 is not divisible by 1 ranks x 3 micro-batches .*pass optimizer\.batch_size=6"),
+        ({"accumulate": 8}, 1, r"gives each of 8 micro-batches of 1 rank\(s\) one image.*batch_size=16 or more"),
+        ({"accumulate": 2}, 4, r"each of 2 micro-batches of 4 rank\(s\) one image"),
+        ({}, 3, r"8 is not divisible by 3 ranks; pass"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_config, over, ranks, message):
+    def ask(optimizer, world_size):
+        precision = choose_precision("fp32", torch.device("cpu"))
+        train_module.require_trainable(tiny_config(optimizer=optimizer), precision, Ranks(0, 0, world_size, world_size))
+
+    with pytest.raises(ConfigError, match=message):
+        ask(over, ranks)
+    ask({"accumulate": 2}, 2)  # control
+
+
+def test_ranks_of_unequal_machines_cannot_shuffle_over_the_node(tiny_config):
+    precision = choose_precision("fp32", torch.device("cpu"))
+    for over, refused in (("node", True), ("world", False)):
+        config = tiny_config(method={"shuffle_over": over, "batchnorm_images": 2}, optimizer={"batch_size": 15})
+        with (
+            pytest.raises(ConfigError, match="pass method.shuffle_over=world") if refused else contextlib.nullcontext()
+        ):
+            train_module.require_trainable(config, precision, Ranks(0, 0, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({}, None),
+        ({"runtime": {"compile": True}}, "runtime.compile=true on the CPU"),
+        ({"optimizer": {"name": "lars"}}, "made for batches of 512"),
+        ({"optimizer": {"name": "adamw"}}, "rates of 1e-4 to 1e-3"),
+        ({"optimizer": {"name": "adamw", "learning_rate": 1e-3}}, None),
+    ],
+)
+def test_what_can_run_but_should_not_is_warned_of(tiny_config, caplog, over, words):
+    train_module.require_trainable(tiny_config(**over), choose_precision("fp32", torch.device("cpu")), Ranks())
+    assert (caplog.text == "") == (words is None) and (words or "") in caplog.text
+
+
+def test_compiled_encoders_keep_their_names(tiny_config, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))
+    precision = choose_precision("fp32", torch.device("cpu"))
+    names = []
+    for compile_ in (False, True):
+        config = tiny_config(runtime={"compile": compile_})
+        state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
+        names.append(list(state.method.state_dict()))
+        assert len(compiled) == (2 if compile_ else 0)  # query and key
+    assert names[0] == names[1]

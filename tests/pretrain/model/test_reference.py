@@ -272,3 +272,27 @@ def test_gradients_of_the_weights_are_finite_differences_of_the_reference_s_loss
         flat[place] = before
         slope = (values[0] - values[1]) / (2 * step)
         assert parameter.grad.view(-1)[place].item() == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["instdis", "cmc", "cmc_v2", "moco_v2"])
+def test_micro_batches_are_remembered_as_their_whole_batch_would_be_and_keys_move_once(name):
+    config = preset(name, symmetric=name == "moco_v2", queue_size=17)
+    batch = batch_of(6, step=0)
+
+    def remembered(parts, *, at_once=True):
+        method = build(config).eval()  # BatchNorm does not depend on the parts
+        with torch.no_grad():  # so that the key network has somewhere to go
+            for parameter in method.trained.parameters():
+                parameter.add_(0.1)
+        outputs = [
+            method.step(part, forward=method.trained, ranks=Ranks(), step=step) for step, part in enumerate(parts)
+        ]
+        for together in [outputs] if at_once else [[output] for output in outputs]:
+            method.after_step(together, ranks=Ranks(), momentum=0.9)
+        return method.state_dict()
+
+    whole, parts = remembered([batch]), remembered(batch.split(3))
+    assert all(torch.allclose(whole[entry], parts[entry], rtol=0, atol=1e-12) for entry in whole)
+    if config.memory == "queue":  # control: a published library's fault
+        apart = remembered(batch.split(3), at_once=False)
+        assert not all(torch.allclose(whole[entry], apart[entry], rtol=0, atol=1e-12) for entry in whole)
