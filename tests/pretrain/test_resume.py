@@ -197,12 +197,13 @@ def test_control_no_part_of_the_state_can_be_lost_unnoticed(image_folder, tiny_e
 
 @pytest.mark.slow
 def test_in_fp16_the_scale_of_the_loss_comes_from_the_file(image_folder, tiny_encoder):
-    """Weights are not compared: convolutions of this number type are not repeatable on every CPU."""
+    """No step is compared: convolutions of this number type are not repeatable on every CPU."""
     resumed = Resumed(config_of(image_folder, "moco_v2"), torch.float16)
-    before = copy.deepcopy(resumed.step())
+    saved = copy.deepcopy(resumed.dict())
     resumed.state.scaler.update(2.0)  # another one than the file's
-    scales = [resumed.step_from(altered(before, part))["scaler"]["scale"] for part in ("momentum", "scaler")]
-    assert scales == [before["scaler"]["scale"], before["scaler"]["scale"] / 2]
+    for part, factor in (("momentum", 1), ("scaler", 0.5)):
+        resumed.state.load_state_dict(altered(saved, part))
+        assert resumed.dict()["scaler"]["scale"] == factor * saved["scaler"]["scale"]
 
 
 @pytest.mark.slow
