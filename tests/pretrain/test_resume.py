@@ -199,7 +199,7 @@ def test_control_no_part_of_the_state_can_be_lost_unnoticed(image_folder, tiny_e
 def test_in_fp16_the_scale_of_the_loss_comes_from_the_file(image_folder, tiny_encoder):
     """No step is compared: convolutions of this number type are not repeatable on every CPU."""
     resumed = Resumed(config_of(image_folder, "moco_v2"), torch.float16)
-    saved = copy.deepcopy(resumed.dict())
+    saved = copy.deepcopy(resumed.step())
     resumed.state.scaler.update(2.0)  # another one than the file's
     for part, factor in (("momentum", 1), ("scaler", 0.5)):
         resumed.state.load_state_dict(altered(saved, part))
