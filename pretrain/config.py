@@ -464,15 +464,30 @@ def to_plain(config: Any) -> dict[str, Any]:
 
     A run's recipe names its generators relative to the run's folder (`keep_generators`, `locate_generators`).
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(entry) for key, entry in value.items()}
-        if isinstance(value, (tuple, list)):
-            return [plain(entry) for entry in value]
-        return str(value) if isinstance(value, Path) else value
-
-    values = {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    values: dict[str, Any] = _plain(config)
     if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
         values["views"]["recipe"] = portable(values["views"]["recipe"])
     return values
+
+
+def default_values(config: Any) -> dict[str, Any]:
+    """The plain values that a configuration of this type has where nothing is given; keys that must be given are absent."""
+    values = {}
+    for entry in dataclasses.fields(config):
+        if entry.default is not dataclasses.MISSING:
+            values[entry.name] = _plain(entry.default)
+        elif entry.default_factory is not dataclasses.MISSING:
+            values[entry.name] = _plain(entry.default_factory())
+        elif dataclasses.is_dataclass(getattr(config, entry.name)):  # a group with a key that must be given
+            values[entry.name] = default_values(getattr(config, entry.name))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.base.atomic import write_json
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
@@ -38,6 +39,7 @@ from pretrain.run.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
+    warning_of_space,
     write_checkpoint,
 )
 from pretrain.run.descend import descend_sum
@@ -49,8 +51,9 @@ from pretrain.run.precision import Precision, check_patch_size, choose_precision
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
 from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
 from pretrain.run.trackers import require_trackers
-from pretrain.run.watch import Watch
+from pretrain.run.watch import NotFinite, Watch, what_ended
 
+NOT_FINITE = "nonfinite.json"  # of a run's folder
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
 
 FEWEST_IMAGES_FOR_LARS = 512
@@ -223,7 +226,7 @@ def train_step(
 
     def check(loss: Tensor, norm: Tensor | None) -> None:
         nonlocal sound
-        sound = watch.ask(loss, norm, explain=explain)
+        sound = watch.ask(loss, norm, explain=explain, samples=index)
 
     descend_sum(state.optimizer, losses(), check=check, scaler=state.scaler, done=done)
     state.method.after_step(outputs, ranks=ranks, momentum=momentum, sound=sound)
@@ -472,7 +475,13 @@ def _run_steps(
                 observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
             observation.draw()
     except UserError as error:
-        raise type(error)(f"{error}. {_what_is_saved(saved, total)}") from error
+        where = _write_batch(run, error.report, state.step) if isinstance(error, NotFinite) else ""
+        raise type(error)(f"{error}{where}. {_what_is_saved(saved, total)}") from error
+    except RuntimeError as error:
+        words = what_ended(error, timeout_s=config.runtime.timeout_s)
+        if words is None:
+            raise
+        raise UserError(f"{words}. {_what_is_saved(saved, total)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
     details: dict[str, Any] = {
@@ -493,9 +502,23 @@ def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images
     assert run is not None
     # First the cost: killed in between, the steps since the last checkpoint are spent and will be taken again.
     run.record.update(cost=run.record.spend(images=images, devices=ranks.world_size))
-    path = checkpoint_path(run.checkpoints, content["progress"]["step"])
-    write_checkpoint(path, content)
+    step = content["progress"]["step"]
+    first = not run.checkpoints.exists()
+    write_checkpoint(checkpoint_path(run.checkpoints, step), content)
+    if first:  # two, and one that is being written, and those kept for good
+        to_come = 2 + len([kept for kept in keep if kept > step])
+        warning = warning_of_space(run.checkpoints, content, to_come=to_come)
+        if warning is not None:
+            logger.warning(warning)
     prune_checkpoints(run.checkpoints, keep_steps=keep)
+
+
+def _write_batch(run: RunDir | None, report: list[dict[str, Any]], step: int) -> str:
+    """Leave in the folder which images each rank had in the step that was not finite."""
+    if run is None:
+        return ""
+    write_json(run.path / NOT_FINITE, {"at_or_before_step": step, "ranks": report})
+    return f"; the images of each rank are in {run.path / NOT_FINITE}, by their number in images.json"
 
 
 def _what_is_saved(step: int, total: int) -> str:

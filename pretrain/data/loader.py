@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from pretrain.base.errors import DataError
+from pretrain.base.errors import DataError, UserError
 from pretrain.base.image_files import decode_image
 from pretrain.base.signals import GROUP_SIGNALS, signals_wait
 from pretrain.data.index import LostSourceError, Source
@@ -172,14 +174,52 @@ def build_loader(
         num_workers=num_workers,
         pin_memory=pin_memory and torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        timeout=BATCH_TIMEOUT_SECONDS if num_workers else 0,
     )
+    others = set(multiprocessing.active_children())
     with signals_wait():
         loaded = iter(loader)  # starts the workers
-    for batch in loaded:
+    workers = set(multiprocessing.active_children()) - others
+    while True:
+        try:
+            batch = _next_in_time(loaded, workers)
+        except StopIteration:
+            return
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _next_in_time(loaded: Iterator[Any], workers: Collection[Any]) -> Any:
+    """The next batch. Raises UserError when none comes in time, RuntimeError ("DataLoader worker ...") when a worker is gone.
+
+    DataLoader's own timeout does not count while it fetches the memory of a batch from a worker that hangs. So the workers are
+    killed here, which wakes it; they hear no other signal, and this process would wait for them at its end.
+    """
+    if not workers:
+        return next(loaded)
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        for worker in workers:
+            worker.kill()
+
+    clock = threading.Timer(BATCH_TIMEOUT_SECONDS, end)
+    clock.daemon = True
+    clock.start()
+    try:
+        return next(loaded)
+    except (RuntimeError, EOFError, OSError) as error:
+        if late.is_set():
+            raise UserError(
+                f"no batch came from the {len(workers)} loader processes in {BATCH_TIMEOUT_SECONDS} s: the disk or network of the "
+                "images does not answer, or is far too slow; the same command goes on"
+            ) from error
+        if any(not worker.is_alive() for worker in workers):
+            raise RuntimeError(f"DataLoader worker is gone: {error}") from error
+        raise
+    finally:
+        clock.cancel()
 
 
 def on_device(
