@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 CODE := pretrain transfer tools tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test check format lint types layers fast-tests docs bench clean
+.PHONY: help setup demo study test check format lint types layers fast-tests docs bench soak clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,9 +45,11 @@ fast-tests: setup  ## the tests that are not marked slow
 docs: setup  ## build the documentation strictly into docs/_build/html
 	$(VENV)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
-bench: setup  ## how long each stage of the smallest whole study takes, from nothing
-	@rm -rf runs/bench
-	@$(VENV)/python tools/study.py --config-file configs/study/smoke.yaml --output-dir runs/bench
+bench: setup  ## input, step, conversion, evaluation, readout against their baselines, some 8 minutes; runs/bench.json
+	@OMP_NUM_THREADS=1 $(VENV)/python tests/benchmarks/bench.py --output runs/bench.json
+
+soak: setup  ## 200 random SIGKILLs over a two-process run, and what a plain save loses, some 15 minutes on 2 cores
+	@$(VENV)/python tests/benchmarks/soak.py --output runs/soak.json
 
 clean:  ## remove caches and build leftovers (runs/ and .venv stay)
 	rm -rf build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,6 +42,11 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
+ADDED_KEYS = (
+    "method.towers",
+    "method.contrasts",
+    "method.memory",
+)  # no file of version 0.1 has them: all were of one kind
 # What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
 NOT_EXPERIMENT = ("seed", "runtime", "monitor", "data.root", "data.num_workers", "data.skip_unreadable")
 
@@ -191,6 +196,10 @@ class MethodConfig:
         """Views that a step needs of an image."""
         return 1 if self.memory == "bank" else 2
 
+    def jigsaw_images(self, images: int) -> int:
+        """How many of a (micro-)batch of `images` take the jigsaw branch: its first ones, since its order is random."""
+        return max(1, round(self.jigsaw_fraction * images))
+
     @property
     def num_negatives(self) -> int | None:
         """Negatives of a query, K; None where the batch decides."""
@@ -289,6 +298,10 @@ class MonitorConfig:
         require(self.every_epochs >= 0, f"every_epochs expected at least 0, found {self.every_epochs}")
         require(self.max_images >= 10, f"max_images expected at least 10, found {self.max_images}")
         require(self.neighbours > 0, f"neighbours expected positive, found {self.neighbours}")
+        require(
+            self.labelled is None or self.every_epochs > 0,
+            "labelled is given, but every_epochs=0 never looks at it; pass every_epochs=1 (every epoch) or more",
+        )
 
 
 @dataclass(frozen=True)
@@ -353,7 +366,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, method: str | 
     file = find_config(path, *KINDS)
     chain = load_chain(file, *KINDS)
     for source, own in chain:
-        _refuse_bare_name(own, source)
+        _refuse_bare_name(own, source, alone=len(chain) == 1)
     values = merge_all(locate_generators(own, source.parent) for source, own in chain)
     if method is not None:
         values = merge(values, method_values(method, where="--method"))
@@ -382,13 +395,20 @@ def method_values(name: Any, *, where: str = METHOD_NAME) -> dict[str, Any]:
     return load_yaml(shipped_configs() / "pretrain" / "methods" / f"{name}.yaml")
 
 
-def _refuse_bare_name(own: Mapping[str, Any], source: Path) -> None:
-    """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do."""
+def _refuse_bare_name(own: Mapping[str, Any], source: Path, *, alone: bool) -> None:
+    """A file that sets the name must itself set all that it stands for, as a method's file and a run's config.yaml do.
+
+    alone: the file has no base, as a config.yaml; one of an older version lacks the keys that did not exist then.
+    """
     given = flat(own)
     if METHOD_NAME not in given:
         return
     name = given[METHOD_NAME]
-    missing = [key for key in flat(method_values(name, where=f"{source}: `{METHOD_NAME}`")) if key not in given]
+    standard = flat(method_values(name, where=f"{source}: `{METHOD_NAME}`"))
+    missing = [key for key in standard if key not in given]
+    if alone:
+        default = flat({"method": to_plain(MethodConfig())})
+        missing = [key for key in missing if key not in ADDED_KEYS or default[key] != standard[key]]
     if "views.recipe" in missing and any(key.startswith("views.recipe.") for key in given):
         missing.remove("views.recipe")  # a recipe that is written out
     if missing:
@@ -413,6 +433,7 @@ def method_label(values: Mapping[str, Any]) -> str:
         for key, value in standard.items()
         if given.get(key, value) != value or any(other.startswith(f"{key}.") for other in given)  # a recipe written out
     ]
+    changed += ["method.symmetric"] if given.get("method.symmetric") else []
     changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 
@@ -443,15 +464,30 @@ def to_plain(config: Any) -> dict[str, Any]:
 
     A run's recipe names its generators relative to the run's folder (`keep_generators`, `locate_generators`).
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(entry) for key, entry in value.items()}
-        if isinstance(value, (tuple, list)):
-            return [plain(entry) for entry in value]
-        return str(value) if isinstance(value, Path) else value
-
-    values = {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    values: dict[str, Any] = _plain(config)
     if isinstance(config, RunConfig) and isinstance(config.views.recipe, dict):
         values["views"]["recipe"] = portable(values["views"]["recipe"])
     return values
+
+
+def default_values(config: Any) -> dict[str, Any]:
+    """The plain values that a configuration of this type has where nothing is given; keys that must be given are absent."""
+    values = {}
+    for entry in dataclasses.fields(config):
+        if entry.default is not dataclasses.MISSING:
+            values[entry.name] = _plain(entry.default)
+        elif entry.default_factory is not dataclasses.MISSING:
+            values[entry.name] = _plain(entry.default_factory())
+        elif dataclasses.is_dataclass(getattr(config, entry.name)):  # a group with a key that must be given
+            values[entry.name] = default_values(getattr(config, entry.name))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,77 +1,207 @@
-"""What a run would be, seen in one real step: configuration, sizes, operations, rates, memory, time."""
+"""What a run would be, seen in a few real steps: configuration, sizes, operations, rates, memory, the time it will take."""
 
 from __future__ import annotations
 
-import math
+import copy
+import io
+import os
+import statistics
 import time
+from collections.abc import Callable
 
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.base.contract import InputContract
+from pretrain.base.signals import StopFlag
 from pretrain.config import RunConfig, method_label, to_plain
-from pretrain.data.loader import ViewBatch
+from pretrain.data.loader import ViewBatch, build_loader
 from pretrain.data.stream import ViewStream
-from pretrain.model.contrast import StepOutput
-from pretrain.run.descend import descend
+from pretrain.run.duration import Pace, in_words
+from pretrain.run.monitor import IMAGES_AT_ONCE, Monitor, MonitorImages
+from pretrain.run.precision import Precision
 from pretrain.run.ranks import Ranks
-from pretrain.train import build_state, contract_of, learning_rate_of, precision_of
+from pretrain.run.representation import information_ceiling
+from pretrain.run.trackers import require_trackers
+from pretrain.run.watch import Watch
+from pretrain.train import (
+    TrainState,
+    build_state,
+    contract_of,
+    images_of_monitor,
+    learning_rate_of,
+    monitor_encoder,
+    precision_of,
+    train_step,
+)
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
+INPUT_IMAGES, INPUT_SECONDS = 16, 2.0  # of a batch that the loader is timed with, and for how long
+STEP_SECONDS = 3.0  # that steps are timed for
+DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read again
 
 
 def describe(config: RunConfig, stream: ViewStream) -> str:
     """The text that `tools/pretrain.py --dry-run` prints."""
+    require_trackers(config.monitor.trackers)
+    one_step, needed = _steps(config, stream)
     sections = [
         ("resolved configuration", yaml.safe_dump(to_plain(config), sort_keys=False).rstrip()),
         ("data", f"{len(stream.source)} images, {stream.steps_per_epoch} steps an epoch"),
-        ("one step", _one_step(config, stream)),
+        ("one step", one_step),
+        ("time", needed),
         ("learning rate", _rates(config, stream.steps_per_epoch)),
     ]
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
 
 
-def _one_step(config: RunConfig, stream: ViewStream) -> str:
-    """Forward, backward and SGD on the first batch: once counted, once timed; the key encoder and the queue stay as they are."""
+def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
+    """The first batch's step, operations counted; then some more for the clock, and what a run of them takes. All on a state
+    that is thrown away."""
     ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
     state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
-    batch = whole.map(lambda rows: rows[:CPU_IMAGES]) if precision.device.type == "cpu" else whole
+    accumulate = config.optimizer.accumulate
+    micro = whole.split(accumulate)[0]
+    if precision.device.type == "cpu":
+        micro, accumulate = micro.map(lambda rows: rows[:CPU_IMAGES]), 1
+        batch = micro
+    else:
+        batch = whole.to(precision.device)
+        micro = micro.to(precision.device)
     num_images, batch_size = len(batch.index), len(whole.index)
+    with FlopCounterMode(display=False) as counter, precision.autocast():
+        output = state.method.step(micro, forward=state.forward, ranks=ranks, step=0)
+        output.loss.backward()  # type: ignore[no-untyped-call]
+    flops = counter.get_total_flops() * batch_size / len(micro.index)
 
-    def step() -> StepOutput:
-        with precision.autocast():
-            output = state.method.step(batch.to(precision.device), forward=state.forward, ranks=ranks, step=0)
-        descend(state.optimizer, output.loss, check=lambda loss, norm: None, scaler=state.scaler)
-        output.loss.item()  # waits for the device
-        return output
+    watch = Watch(StopFlag(), ranks, precision.device)
 
-    with FlopCounterMode(display=False) as counter:
-        output = step()
-    started = time.perf_counter()
-    step()
-    seconds = time.perf_counter() - started
-    flops = counter.get_total_flops() * batch_size / num_images
+    def step() -> None:
+        train_step(
+            state,
+            batch,
+            learning_rate=0.0,
+            momentum=config.method.momentum,
+            precision=precision,
+            ranks=ranks,
+            watch=watch,
+            accumulate=accumulate,
+        )
+        if precision.device.type == "cuda":
+            torch.cuda.synchronize(precision.device)
+
+    step()  # the optimiser's buffers, the libraries' choices of kernels
+    seconds = _median_seconds(step) * batch_size / num_images
+    part = "" if num_images == batch_size else f", scaled up from {num_images} of the batch's {batch_size} images"
     trained = [parameter.numel() for parameter in state.method.trained.parameters()]
-    momenta = [value for entry in state.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
-    stored = sum(tensor.nbytes for tensor in (*state.method.state_dict().values(), *momenta))
-    part = "" if num_images == batch_size else f", on {num_images} of the batch's {batch_size} images"
+    state_dict = state.state_dict(config, contract, stream.steps_per_epoch)
+    began = time.perf_counter()
+    torch.save(state_dict, written := io.BytesIO())
+    stored = written.tell()
+    saving = time.perf_counter() - began + stored / DISK_BYTES_PER_SECOND
+    guess = information_ceiling(config.method.num_negatives or 2 * len(micro.index) - 2)
     lines = [
         f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {sum(trained):,} trained parameters",
         f"device {precision.device}, precision {precision.name}",
         *_pixels(batch, contract),
         *(f"{name} {value.item():.4f}" for name, value in output.figures.items()),
-        f"loss of a uniform guess ln(K + 1) = {math.log((config.method.num_negatives or 2 * num_images - 2) + 1):.4f}",
+        f"loss of a uniform guess ln(K + 1) = {guess:.4f}",
         f"{flops / 1e9:.1f} GFLOP for the global batch of {batch_size}",
-        f"{seconds:.2f} s for the second step{part}",
+        f"{seconds:.2f} s a step{part}",
         f"{stored / 1e6:.0f} MB of state, the size of a checkpoint",
     ]
     if precision.device.type == "cuda":
         lines.append(f"{torch.cuda.max_memory_allocated(precision.device) / 1e9:.2f} GB of GPU memory at most")
-    return "\n".join(lines)
+    pace = Pace(
+        step=seconds,
+        input=input_seconds(stream, batch_size),
+        workers=stream.num_workers,
+        shares_cores=precision.device.type == "cpu",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+    )
+    monitor = _monitor_seconds(config, stream, state, precision)
+    return "\n".join(lines), _time_needed(config, stream.steps_per_epoch, pace, monitor, saving)
+
+
+def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: float, saving: float) -> str:
+    """monitor, saving: seconds of one measurement and of one checkpoint."""
+    epochs = config.optimizer.epochs
+    steps = epochs * steps_per_epoch
+    checkpoints = saving * -(-steps // (config.runtime.checkpoint_every_steps or steps_per_epoch))
+    every = config.monitor.every_epochs
+    measured = monitor * (1 + -(-epochs // every)) if every else 0.0
+    total = steps * pace.seconds + checkpoints + measured
+    parts = [f"checkpoints {in_words(checkpoints)} at {DISK_BYTES_PER_SECOND / 1e6:.0f} MB/s to disk (assumed)"]
+    if every:
+        parts.append(f"monitor {in_words(measured)}")
+    return (
+        f"about {in_words(total)} on this machine with one process: {steps} steps of {pace.seconds:.2f} s "
+        f"(step {pace.step:.2f} s, input {pace.input:.2f} s a batch with data.num_workers={pace.workers}; {pace.limit})\n"
+        f"of it {', '.join(parts)}"
+    )
+
+
+def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20) -> float:
+    """Of `action`: `least` runs, and more until STEP_SECONDS are spent."""
+    seconds: list[float] = []
+    while len(seconds) < least or (len(seconds) < most and sum(seconds) < STEP_SECONDS):
+        began = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - began)
+        if sum(seconds) > 4 * STEP_SECONDS:  # a large network on a CPU: one look is enough
+            break
+    return statistics.median(seconds)
+
+
+def input_seconds(stream: ViewStream, batch_size: int) -> float:
+    """Of the views of a whole batch, by the loader's own processes with nothing else running.
+
+    Measured on small batches, so that it is short; and from the time on at which every worker has delivered one.
+    """
+    workers, size = stream.num_workers, min(INPUT_IMAGES, batch_size)
+    order = stream.batches_of_run.batch(0)[1]
+    keys = [(0, int(index)) for index in order]
+    least = max(4, workers)
+    batches = [[keys[(number * size + i) % len(keys)] for i in range(size)] for number in range(workers + 200 * least)]
+    dataset = copy.copy(stream.dataset)
+    if dataset.jigsaw_images is not None:  # the same share of the images gets patches
+        share = dataset.jigsaw_images * dataset.micro_batches / batch_size
+        dataset.jigsaw_images, dataset.micro_batches = max(1, round(share * size)), 1
+    loader = build_loader(dataset, batches, num_workers=workers)
+    for _ in range(max(1, workers)):
+        next(loader)
+    began, count, seconds = time.perf_counter(), 0, 0.0
+    while (count < least or seconds < INPUT_SECONDS) and count < 199 * least:
+        next(loader)
+        count, seconds = count + 1, time.perf_counter() - began
+    loader.close()  # type: ignore[attr-defined]
+    return seconds / (count * size) * batch_size
+
+
+def _monitor_seconds(config: RunConfig, stream: ViewStream, state: TrainState, precision: Precision) -> float:
+    images = images_of_monitor(config, stream)
+    if images is None:
+        return 0.0
+    few = MonitorImages(min(IMAGES_AT_ONCE, images.count), images.read)
+    monitor = Monitor(
+        few,
+        encode=monitor_encoder(precision),
+        image_size=config.views.image_size,
+        neighbours=config.monitor.neighbours,
+        every_steps=1,
+        num_steps=1,
+        ranks=Ranks(),
+        stop=StopFlag(),
+        threads=config.data.num_workers,
+    )
+    began = time.perf_counter()
+    monitor.after_epoch(state.method, 1)
+    return (time.perf_counter() - began) * images.count / few.count
 
 
 def _pixels(batch: ViewBatch, contract: InputContract) -> list[str]:

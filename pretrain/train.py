@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.base.atomic import write_json
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, UserError
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
@@ -25,9 +26,12 @@ from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
 from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
+from pretrain.data.monitored import images_to_monitor
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.batchnorm import synchronise_batchnorm
 from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
+from pretrain.model.convolution import multiply_small_maps
+from pretrain.model.encoder import ResNetEncoder
 from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
@@ -35,18 +39,25 @@ from pretrain.run.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
+    warning_of_space,
     write_checkpoint,
 )
 from pretrain.run.descend import descend_sum
 from pretrain.run.folder import RunDir
+from pretrain.run.monitor import MonitorImages, Towers
+from pretrain.run.observation import Observation
 from pretrain.run.optimizers import build_optimizer, load_optimizer
 from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
-from pretrain.run.recorder import Recorder
 from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
-from pretrain.run.watch import Watch
+from pretrain.run.trackers import require_trackers
+from pretrain.run.watch import NotFinite, Watch, what_ended
 
+NOT_FINITE = "nonfinite.json"  # of a run's folder
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
+
+FEWEST_IMAGES_FOR_LARS = 512
+LARGEST_RATE_OF_ADAMW = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +130,11 @@ def build_state(
     num_images: rows of a memory bank.
     """
     device, batch_size = precision.device, config.optimizer.batch_size
-    groups = batchnorm_groups(config.method, batch_size=batch_size, world_size=ranks.world_size)
+    groups = batchnorm_groups(
+        config.method, batch_size=batch_size, world_size=ranks.world_size, accumulate=config.optimizer.accumulate
+    )
     if config.method.memory == "queue" and groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(config.method, batch_size)
+        _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
     method = build_method(
         encoder=config.encoder,
         config=config.method,
@@ -132,6 +145,10 @@ def build_state(
     ).to(device)
     if config.method.batchnorm == "synchronised":
         synchronise_batchnorm(method, ranks, device)
+    if device.type == "cpu" and precision.dtype is torch.bfloat16:
+        multiply_small_maps(method)
+    if config.runtime.compile:
+        compile_encoders(method)
     if use_channels_last(config.runtime.channels_last, precision):
         method = method.to(memory_format=torch.channels_last)
     method.train()
@@ -139,6 +156,13 @@ def build_state(
     if ranks.world_size > 1:
         forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
     return TrainState(method, forward, build_optimizer(method.trained, config.optimizer), precision.scaler())
+
+
+def compile_encoders(method: nn.Module) -> None:
+    """torch.compile of every encoder in place, so that no name of the state changes. Images and patches have a graph each."""
+    for module in method.modules():
+        if isinstance(module, ResNetEncoder):
+            module.compile(dynamic=False)
 
 
 def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
@@ -202,7 +226,7 @@ def train_step(
 
     def check(loss: Tensor, norm: Tensor | None) -> None:
         nonlocal sound
-        sound = watch.ask(loss, norm, explain=explain)
+        sound = watch.ask(loss, norm, explain=explain, samples=index)
 
     descend_sum(state.optimizer, losses(), check=check, scaler=state.scaler, done=done)
     state.method.after_step(outputs, ranks=ranks, momentum=momentum, sound=sound)
@@ -228,13 +252,51 @@ def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
     return precision
 
 
+def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> None:
+    """Refuse what cannot be trained on these ranks and warn of what can, but should not. Raises ConfigError."""
+    optimizer, method = config.optimizer, config.method
+    batchnorm_groups(
+        method, batch_size=optimizer.batch_size, world_size=ranks.world_size, accumulate=optimizer.accumulate
+    )
+    if method.shuffle_over == "node" and ranks.world_size % ranks.local_world_size:
+        raise ConfigError(
+            f"method.shuffle_over=node expects equally many ranks on every machine, found {ranks.local_world_size} of "
+            f"{ranks.world_size} on this one; pass method.shuffle_over=world"
+        )
+    if not ranks.is_main:
+        return
+    if config.runtime.compile and precision.device.type == "cpu":
+        logger.warning(
+            "runtime.compile=true on the CPU: minutes of compilation and no faster steps; pass runtime.compile=false"
+        )
+    if optimizer.name == "lars" and optimizer.batch_size < FEWEST_IMAGES_FOR_LARS:
+        logger.warning(
+            "optimizer.name=lars with optimizer.batch_size=%d: it is made for batches of %d and more; pass optimizer.name=sgd",
+            optimizer.batch_size,
+            FEWEST_IMAGES_FOR_LARS,
+        )
+    if optimizer.name == "adamw" and optimizer.learning_rate >= LARGEST_RATE_OF_ADAMW:
+        logger.warning(
+            "optimizer.learning_rate=%g with adamw, whose updates have the size of the rate: rates of 1e-4 to 1e-3 are usual",
+            optimizer.learning_rate,
+        )
+    if method.batchnorm == "synchronised" and precision.device.type == "cpu" and ranks.world_size > 1:
+        logger.warning(
+            "method.batchnorm=synchronised on the CPU: a substitute for torch's SyncBatchNorm, which needs a GPU; two small "
+            "reductions over ranks a layer, equal results, slow"
+        )
+
+
 def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
     """Run `config` to its end in `output_dir` (continuing what is there if `resume`) -> steps, epochs, checkpoint, final figures.
 
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
+    on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
-    batchnorm_groups(config.method, batch_size=config.optimizer.batch_size, world_size=ranks.world_size)  # or an error
+    require_trainable(config, precision, ranks)
+    if precision.device.type == "cuda":  # every step has the same shapes: let cuDNN try its kernels once
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
@@ -257,10 +319,30 @@ def _train_in(
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
     require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
+        watched = on_main(lambda: images_of_monitor(config, stream), ranks)
         on_main(lambda: _begin(run, config, stream, ranks), ranks)
         state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
-        return _run_steps(config, contract, state, stream, run, stop=stop, precision=precision, ranks=ranks)
+        return _run_steps(config, contract, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
+
+
+def images_of_monitor(config: RunConfig, stream: ViewStream) -> MonitorImages | None:
+    """What the monitor looks at, None where it is off. Raises DataError for a labelled folder that cannot serve."""
+    if config.monitor.every_epochs == 0:
+        return None
+    return images_to_monitor(
+        config.monitor, own=lambda index: stream.dataset.read(index, [])[1], num_own=len(stream.source)
+    )
+
+
+def monitor_encoder(precision: Precision) -> Callable[[nn.Module, Tensor], Towers]:
+    """How the monitor computes features and embeddings of uint8 images."""
+
+    def encode(network: nn.Module, images: Tensor) -> Towers:
+        with precision.autocast():
+            return cast(Contrast, network).tower_outputs(images.to(precision.device))
+
+    return encode
 
 
 def _require_its_images(config: RunConfig, output_dir: Path) -> None:
@@ -334,6 +416,7 @@ def _run_steps(
     state: TrainState,
     stream: ViewStream,
     run: RunDir | None,
+    watched: MonitorImages | None,
     *,
     stop: StopFlag,
     precision: Precision,
@@ -349,18 +432,21 @@ def _run_steps(
     def save_state(content: dict[str, Any]) -> None:
         _save(run, content, keep, images=(state.step - first) * config.optimizer.batch_size, ranks=ranks)
 
-    recorder = Recorder(
-        run.path if run else None,
+    observation = Observation(
+        run,
+        config,
+        watched,
+        encode=monitor_encoder(precision),
         from_step=state.step,
-        num_steps=total,
-        log_every=config.runtime.log_every_steps,
-        batch_size=config.optimizer.batch_size,
+        steps_per_epoch=stream.steps_per_epoch,
+        stop=stop,
         ranks=ranks,
     )
     try:
-        with recorder:
+        with observation:
+            observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
             watch = Watch(stop, ranks, precision.device)
-            batches = stream.batches(from_step=state.step, num_steps=total - state.step)
+            batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
             for batch in on_device(batches, precision.device):
                 rate = schedule(state.step)
                 figures = train_step(
@@ -374,10 +460,9 @@ def _run_steps(
                     accumulate=config.optimizer.accumulate,
                 )
                 save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
-                if save or recorder.is_due(state.step):
+                if save or observation.is_due(state.step):
                     watch.settle()  # nothing that is not finite is logged or saved
-                epoch = state.step / stream.steps_per_epoch
-                recorder.record(state.step, figures, epoch=epoch, learning_rate=rate)
+                observation.record(state.step, figures, learning_rate=rate)
                 if save:
                     content = state.state_dict(config, contract, stream.steps_per_epoch)
                     content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
@@ -387,18 +472,29 @@ def _run_steps(
                     raise stop.terminated(
                         f"saved at step {state.step} of {total}; give the same command again to continue"
                     )
+                observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
+            observation.draw()
     except UserError as error:
-        raise type(error)(f"{error}. {_what_is_saved(saved, total)}") from error
+        where = _write_batch(run, error.report, state.step) if isinstance(error, NotFinite) else ""
+        raise type(error)(f"{error}{where}. {_what_is_saved(saved, total)}") from error
+    except RuntimeError as error:
+        words = what_ended(error, timeout_s=config.runtime.timeout_s)
+        if words is None:
+            raise
+        raise UserError(f"{words}. {_what_is_saved(saved, total)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
-    details = {
+    details: dict[str, Any] = {
         "steps": total,
         "epochs": config.optimizer.epochs,
         "checkpoint": f"{CHECKPOINT_DIR}/{checkpoint_path(Path(), total).name}",
     }
+    if observation.findings:
+        details["findings"] = observation.findings
+    final = observation.recorder.last
     if run is not None:
-        run.record.finish(recorder.last, details=details)
-    return {**details, "final": recorder.last}
+        run.record.finish(final, details=details)
+    return {**details, "final": final}
 
 
 def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images: int, ranks: Ranks) -> None:
@@ -406,9 +502,23 @@ def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images
     assert run is not None
     # First the cost: killed in between, the steps since the last checkpoint are spent and will be taken again.
     run.record.update(cost=run.record.spend(images=images, devices=ranks.world_size))
-    path = checkpoint_path(run.checkpoints, content["progress"]["step"])
-    write_checkpoint(path, content)
+    step = content["progress"]["step"]
+    first = not run.checkpoints.exists()
+    write_checkpoint(checkpoint_path(run.checkpoints, step), content)
+    if first:  # two, and one that is being written, and those kept for good
+        to_come = 2 + len([kept for kept in keep if kept > step])
+        warning = warning_of_space(run.checkpoints, content, to_come=to_come)
+        if warning is not None:
+            logger.warning(warning)
     prune_checkpoints(run.checkpoints, keep_steps=keep)
+
+
+def _write_batch(run: RunDir | None, report: list[dict[str, Any]], step: int) -> str:
+    """Leave in the folder which images each rank had in the step that was not finite."""
+    if run is None:
+        return ""
+    write_json(run.path / NOT_FINITE, {"at_or_before_step": step, "ranks": report})
+    return f"; the images of each rank are in {run.path / NOT_FINITE}, by their number in images.json"
 
 
 def _what_is_saved(step: int, total: int) -> str:

@@ -23,7 +23,7 @@ LEVELS: dict[str, list[tuple[set[str], bool]]] = {
         ({"config"}, False),
         ({"run", "data", "model"}, True),
         ({"train", "good_views"}, False),
-        ({"dry_run", "gpu_check"}, False),
+        ({"dry_run", "profile", "gpu_check"}, False),
     ],
     "transfer": [
         ({"conversion", "data", "demo_data"}, False),

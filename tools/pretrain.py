@@ -2,6 +2,7 @@
 
 python tools/pretrain.py --config-file infomin_r50_200ep --output-dir runs/infomin data.root=IMAGES
 torchrun --nproc_per_node=8 tools/pretrain.py ... is the same run on eight devices.
+With --slurm PARTITION --nodes 2 --gpus-per-node 8 it is a job of Slurm.
 
 Without --config-file: a small run by the number and the size of the images; it is printed which.
 After Ctrl-C, SIGTERM or a crash the same command again continues the run.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.base.command_line import parse_with_overrides, user_path
 from pretrain.base.errors import ConfigError, Terminated, run_tool
+from pretrain.base.signals import ending_on_sigterm
 
 if TYPE_CHECKING:
     from pretrain.config import RunConfig
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 def parse_arguments() -> argparse.Namespace:
     from pretrain.config import method_names  # imports torch: after run_tool has begun to say "interrupted" for Ctrl-C
+    from pretrain.run.slurm import add_slurm_options
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -42,10 +45,20 @@ def parse_arguments() -> argparse.Namespace:
         default="auto",
         help="auto (default): continue the run in --output-dir if there is one; never: refuse a folder that holds one",
     )
-    parser.add_argument("--dry-run", action="store_true", help="do one step, print what would run and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="do a few steps, print what would run and how long it will take, and stop",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="take some steps, print where their time goes and stop; leaves nothing behind",
+    )
     parser.add_argument(
         "--show-views", type=user_path, metavar="OUT.png", help="draw originals, views and patches, and stop"
     )
+    add_slurm_options(parser)
     return parse_with_overrides(parser, example="data.root=IMAGES optimizer.epochs=10")
 
 
@@ -69,10 +82,18 @@ def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    with ending_on_sigterm():  # until there is something to save, and after it
+        run_arguments()
+
+
+def run_arguments() -> None:
+    """What the command line asks for."""
     arguments = parse_arguments()
     from pretrain.config import load_run_config, method_label, to_plain
     from pretrain.data.default_run import default_run
+    from pretrain.run.slurm import slurm_options, submit
 
+    slurm = slurm_options(arguments)
     if arguments.config_file is not None:
         config, why = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method), ""
     else:
@@ -82,8 +103,12 @@ def main() -> None:
             print(why)
         preview(config, arguments)
         return
-    if arguments.output_dir is None:
+    if arguments.output_dir is None and not arguments.profile:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
+    if slurm is not None:
+        workers = config.data.num_workers
+        print(submit(slurm, sys.argv, output_dir=arguments.output_dir, num_workers=workers))
+        return
     from pretrain.run.ranks import start_ranks, stop_ranks
     from pretrain.train import train
 
@@ -91,6 +116,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO if ranks.is_main else logging.WARNING, format="%(message)s")
     for line in filter(None, (why, f"method {method_label(to_plain(config))}")):
         logging.getLogger(__name__).info(line)
+    if arguments.profile:
+        from pretrain.profile import profile
+
+        table = profile(config, ranks=ranks)
+        stop_ranks(ranks)
+        if ranks.is_main:
+            print(table)
+        return
     try:
         result = train(config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks)
     except Terminated:  # on every rank

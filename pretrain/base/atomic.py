@@ -10,7 +10,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +23,11 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of atomic_file: .NAME.PID.tmp
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, check: Callable[[Path], None] | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary binary file beside `path`; publish it as `path` when the block ends without error.
 
+    check: called with the temporary file once it is on the disk; what it raises is raised, and nothing is published. It reads
+    what the disk has, not what is still in memory, where the system lets go of that.
     The temporary file is removed on any exception (also ENOSPC and KeyboardInterrupt). File mode follows the umask.
     Raises OSError as the file system raises it.
     """
@@ -35,6 +38,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if check is not None and hasattr(os, "posix_fadvise"):  # not on macOS
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if check is not None:
+            check(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -70,8 +77,8 @@ def write_json(path: Path, value: Any) -> None:
 def lock_folder(folder: Path, name: str) -> IO[str]:
     """Create `folder` and hold it by locking the file `name` in it, until the file that this returns is closed.
 
-    The kernel drops the lock however the process ends. Raises ConfigError when another process holds the folder or when it
-    cannot be written to.
+    The kernel drops the lock however the process ends, also where processes that it forked (loader workers) live on for a
+    moment. Raises ConfigError when another process holds the folder or when it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +95,20 @@ def lock_folder(folder: Path, name: str) -> IO[str]:
         raise ConfigError(
             f"the file system of {folder} has no file locks ({error.strerror or error}); name an output directory on another one"
         ) from None
+    _held.add(lock)
     return lock
+
+
+# A lock is of an open file, which a forked child has too: it would hold the folder of a parent that was killed.
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for lock in list(_held):
+        lock.close()  # of the child alone: the parent's lock stays
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager

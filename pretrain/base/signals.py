@@ -13,8 +13,9 @@ from typing import Any
 
 from pretrain.base.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
-# What a terminal or a scheduler (SIGUSR1: Slurm) sends to all processes of a run: the main one stops, its workers ignore it.
-STOP_SIGNALS = GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# What a terminal or a scheduler (SIGUSR1, SIGUSR2: Slurm) sends to all processes of a run: the main one stops, its workers
+# ignore it.
+STOP_SIGNALS = GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 SAME_KEYSTROKE_SECONDS = 1.0  # torchrun passes on the Ctrl-C that its processes have had from the terminal
 
 
@@ -57,7 +58,7 @@ class StopFlag:
 
 @contextmanager
 def ending_on_sigterm(advice: str = "give the same command again") -> Iterator[None]:
-    """SIGTERM ends the block with `Terminated`, as Ctrl-C does with KeyboardInterrupt: what it holds is closed, its record written.
+    """SIGTERM (or a scheduler's) ends the block with `Terminated`, as Ctrl-C with KeyboardInterrupt: what it holds is closed.
 
     For work that has nothing to save on the way. advice: how to go on. Other threads than the main one have no handlers, and nothing changes there.
     """
@@ -68,11 +69,12 @@ def ending_on_sigterm(advice: str = "give the same command again") -> Iterator[N
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in STOP_SIGNALS if number != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

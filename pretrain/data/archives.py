@@ -33,6 +33,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 _BLOCK = 512
 _ZIP_HEADER, _ZIP_MAGIC = 30, b"PK\x03\x04"  # of a member; its name and extra field follow
 _STORED, _DEFLATED = 0, 8
+_MAX_RATIO = 1032  # of what deflate can compress
 _ENCRYPTED = 0x1
 
 
@@ -234,17 +235,18 @@ class ArchiveSource(Source):
 
 
 class _Handle:
-    """Closes its file with the last reference to it, without a warning of Python's."""
+    """A file of its own descriptor, closed with the last reference to it."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        with file:
+            self._number = os.dup(file.fileno())
 
     def fileno(self) -> int:
         """For os.pread."""
-        return self._file.fileno()
+        return self._number
 
     def __del__(self) -> None:
-        self._file.close()
+        os.close(self._number)
 
 
 class _Part(io.RawIOBase):
@@ -375,6 +377,7 @@ def _zip_members(path: Path) -> Members:
     found = _Collected()
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            length = file.seek(0, io.SEEK_END)
             for member in archive.infolist():
                 kept = None if member.is_dir() else found.wanted(member.filename)
                 if kept is None:
@@ -388,8 +391,12 @@ def _zip_members(path: Path) -> Members:
                     raise DataError(
                         f"{path}: {kept} is compressed by method {member.compress_type}; write the archive stored or deflated"
                     )
-                if member.compress_type == _STORED and member.compress_size != member.file_size:
-                    raise DataError(f"{path}: {kept} has two sizes; the archive is damaged")
+                inside = 0 <= member.header_offset <= length - member.compress_size
+                most = member.compress_size * (1 if member.compress_type == _STORED else _MAX_RATIO)
+                if not inside or member.file_size > most:
+                    raise DataError(
+                        f"{path}: {kept} has a place or size that cannot be; the archive is damaged or cut off"
+                    )
                 found.add(
                     kept,
                     member.header_offset,

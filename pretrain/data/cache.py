@@ -7,7 +7,6 @@ any time. Where it cannot be written nothing is kept, and the work is done anew 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zipfile
 from pathlib import Path
@@ -45,8 +44,7 @@ def keep_arrays(kind: str, key: str, **arrays: np.ndarray) -> bool:
 def kept_arrays(kind: str, key: str) -> dict[str, np.ndarray] | None:
     """What was stored; None where nothing, or nothing readable, is."""
     try:
-        content = io.BytesIO(_path(kind, key).read_bytes())
-        with np.load(content, allow_pickle=False) as stored:
+        with open(_path(kind, key), "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, DataError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

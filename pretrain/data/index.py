@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import os
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,16 +54,18 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        blob, ends = bytearray(), array("Q", [0])
-        for name in names:
-            blob += os.fsencode(name)
-            ends.append(len(blob))
-        self._set(np.frombuffer(blob, dtype=np.uint8), np.frombuffer(ends, dtype=np.uint64))
+        blob, ends = bytearray(), [np.zeros(1, np.uint64)]
+        coming = map(os.fsencode, names)
+        while block := list(itertools.islice(coming, _CHUNK)):
+            lengths = np.fromiter(map(len, block), np.uint64, len(block))
+            ends.append(np.cumsum(lengths) + np.uint64(len(blob)))
+            blob += b"".join(block)
+        self._set(np.frombuffer(blob, dtype=np.uint8), np.concatenate(ends))
 
     @classmethod
     def from_arrays(cls, blob: np.ndarray, ends: np.ndarray) -> Names:
         """Inverse of `arrays`. Raises ValueError for arrays that no names have."""
-        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(blob) or (np.diff(ends.astype(np.int64)) < 0).any():
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(blob) or (ends[1:] < ends[:-1]).any():
             raise ValueError("ends do not fit the block of names")
         names = cls()
         names._set(blob, ends)
@@ -82,9 +83,13 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def encoded(self, index: int) -> bytes:
-        """The name's bytes."""
-        return self._blob[int(self._ends[index]) : int(self._ends[index + 1])].tobytes()
+    def encoded(self) -> Iterator[bytes]:
+        """The names' bytes, in order."""
+        for start in range(0, len(self), _CHUNK):
+            ends = self._ends[start : start + _CHUNK + 1].tolist()
+            block = self._blob[ends[0] : ends[-1]].tobytes()
+            for first, last in itertools.pairwise(ends):
+                yield block[first - ends[0] : last - ends[0]]
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -96,19 +101,21 @@ class Names(Sequence[str]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(index)
-        return os.fsdecode(self.encoded(position))
+        return os.fsdecode(self._blob[int(self._ends[position]) : int(self._ends[position + 1])].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _CHUNK):
-            ends = self._ends[start : start + _CHUNK + 1].tolist()
-            block = self._blob[ends[0] : ends[-1]].tobytes()
-            for first, last in itertools.pairwise(ends):
-                yield os.fsdecode(block[first - ends[0] : last - ends[0]])
+        return map(os.fsdecode, self.encoded())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Names):
             return NotImplemented
-        return np.array_equal(self._ends, other._ends) and np.array_equal(self._blob, other._blob)
+        if not np.array_equal(self._ends, other._ends):
+            return False
+        part = 1 << 24  # a comparison of all at once would take as much memory again
+        return all(
+            np.array_equal(self._blob[start : start + part], other._blob[start : start + part])
+            for start in range(0, len(self._blob), part)
+        )
 
     def __hash__(self) -> int:
         return hash((self._ends.tobytes(), self._blob.tobytes()))
@@ -189,8 +196,8 @@ class Source(ABC):
 def fingerprint_of(names: Names, sizes: np.ndarray) -> str:
     """`Source.fingerprint`."""
     digest = hashlib.sha256()
+    encoded = names.encoded()
     for start in range(0, len(names), _CHUNK):
-        stop = min(start + _CHUNK, len(names))
-        lines = zip(range(start, stop), sizes[start:stop].tolist(), strict=True)
-        digest.update(b"".join(b"%b\0%d\n" % (names.encoded(index), size) for index, size in lines))
+        block = sizes[start : start + _CHUNK].tolist()
+        digest.update(b"".join(b"%b\0%d\n" % (name, size) for size, name in zip(block, encoded, strict=False)))
     return digest.hexdigest()

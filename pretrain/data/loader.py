@@ -5,8 +5,12 @@ Nothing here draws at random.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +18,14 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from pretrain.base.errors import DataError
+from pretrain.base.errors import DataError, UserError
 from pretrain.base.image_files import decode_image
 from pretrain.base.signals import GROUP_SIGNALS, signals_wait
 from pretrain.data.index import LostSourceError, Source
 from pretrain.data.order import Key
+from pretrain.views.jigsaw import NUM_PATCHES
 from pretrain.views.pipeline import ViewMaker
 
 BATCH_TIMEOUT_SECONDS = 600
@@ -32,8 +37,8 @@ class ViewBatch:
 
     index: int64 (B,), the images' positions in the source.
     images: uint8 (B, V, 3, S, S).
-    patches: uint8 (B, 9, 3, P, P), or None.
-    permutation: int64 (B, 9), or None.
+    patches: uint8 (B', 9, 3, P, P) of the first B' <= B images (of every micro-batch, see `ViewDataset`), or None.
+    permutation: int64 (B', 9), or None.
     unreadable: (name, reason) of images that others stand in for, see `ViewDataset`.
     """
 
@@ -53,9 +58,20 @@ class ViewBatch:
             permutation=None if self.permutation is None else change(self.permutation),
         )
 
-    def split(self, parts: int) -> list[ViewBatch]:
-        """Micro-batches of equal size: every `parts`-th image, so that each has its share of the images with patches in front."""
-        return [self.map(lambda rows, first=first: rows[first::parts]) for first in range(parts)]  # type: ignore[misc]
+    def split(self, count: int) -> list[ViewBatch]:
+        """Micro-batches of equal size, in order; `unreadable` goes with the first. Raises ValueError for unequal shares."""
+        if len(self.index) % count or (self.patches is not None and len(self.patches) % count):
+            patches = "" if self.patches is None else f" and {len(self.patches)} images' patches"
+            raise ValueError(f"{len(self.index)} images{patches} cannot be split into {count} equal micro-batches")
+        shares = zip(
+            self.index.chunk(count),
+            self.images.chunk(count),
+            [None] * count if self.patches is None else self.patches.chunk(count),
+            [None] * count if self.permutation is None else self.permutation.chunk(count),
+            (self.unreadable, *[()] * (count - 1)),
+            strict=True,
+        )
+        return [ViewBatch(*share) for share in shares]
 
     def to(self, device: torch.device) -> ViewBatch:
         """On `device`; a copy from pinned memory does not wait."""
@@ -67,17 +83,30 @@ class ViewBatch:
 
 
 class ViewDataset(Dataset):
-    """A batch's keys -> ViewBatch. Each image is decoded once for all its views and patches.
+    """A batch's keys -> ViewBatch. Each image is decoded once for all its views and patches, which are written where they stay.
 
     skip_unreadable: an image that cannot be decoded is replaced by the next one of the source that can (the first one follows
     the last), in the views that the missing image would have had. So a batch depends on keys and files alone.
+    jigsaw_images: how many images get patches, the first ones of a batch (its order is random); None: all of them.
+    micro_batches: equal shares that a batch will be split into, each with `jigsaw_images` of its own.
     """
 
-    def __init__(self, source: Source, views: ViewMaker, *, seed: int, skip_unreadable: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        views: ViewMaker,
+        *,
+        seed: int,
+        skip_unreadable: bool = False,
+        jigsaw_images: int | None = None,
+        micro_batches: int = 1,
+    ) -> None:
         self.source = source
         self.views = views
         self.seed = seed
         self.skip_unreadable = skip_unreadable
+        self.jigsaw_images = jigsaw_images
+        self.micro_batches = micro_batches
 
     def __len__(self) -> int:
         return len(self.source)
@@ -85,23 +114,32 @@ class ViewDataset(Dataset):
     def __getitem__(self, keys: list[Key]) -> ViewBatch | DataError:
         """The DataError of a file that cannot be read is a value: an exception would reach the main process as a traceback."""
         unreadable: list[tuple[str, str]] = []
-        positions, views = [], []
+        positions = []
+        images = _empty(torch.uint8, len(keys), *self.views.views_shape)
+        patches, permutation, rows = None, None, {}
+        if self.views.patches_shape is not None:
+            rows = self._patch_rows(len(keys))
+            patches = _empty(torch.uint8, len(rows), *self.views.patches_shape)
+            permutation = _empty(torch.int64, len(rows), NUM_PATCHES)
         try:
-            for epoch, index in keys:
+            for place, (epoch, index) in enumerate(keys):
                 position, image = self.read(index, unreadable)
                 positions.append(position)
-                views.append(self.views(image, seed=self.seed, epoch=epoch, index=index))
+                drawn = {"seed": self.seed, "epoch": epoch, "index": index}
+                self.views.write(image, images[place].numpy(), **drawn)
+                if patches is not None and permutation is not None and place in rows:
+                    row = rows[place]
+                    self.views.write_patches(image, patches[row].numpy(), permutation[row].numpy(), **drawn)
         except DataError as error:
             return DataError(str(error))
-        patches = [sample.patches for sample in views if sample.patches is not None]
-        orders = [sample.permutation for sample in views if sample.permutation is not None]
-        return ViewBatch(
-            index=torch.tensor(positions),
-            images=torch.stack([sample.images for sample in views]),
-            patches=torch.stack(patches) if patches else None,
-            permutation=torch.stack(orders) if orders else None,
-            unreadable=tuple(unreadable),
-        )
+        return ViewBatch(torch.tensor(positions), images, patches, permutation, tuple(unreadable))
+
+    def _patch_rows(self, batch_size: int) -> dict[int, int]:
+        """Place in a batch -> row of its patches, for the images that get some."""
+        share = -(-batch_size // self.micro_batches)
+        count = share if self.jigsaw_images is None else self.jigsaw_images
+        places = [place for place in range(batch_size) if place % share < count]
+        return {place: row for row, place in enumerate(places)}
 
     def read(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[int, np.ndarray]:
         """(position, pixels) of the image at `index`, or of the one that stands in for it; what is wrong joins `unreadable`.
@@ -136,21 +174,65 @@ def build_loader(
         num_workers=num_workers,
         pin_memory=pin_memory and torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        timeout=BATCH_TIMEOUT_SECONDS if num_workers else 0,
     )
+    others = set(multiprocessing.active_children())
     with signals_wait():
         loaded = iter(loader)  # starts the workers
-    for batch in loaded:
+    workers = set(multiprocessing.active_children()) - others
+    while True:
+        try:
+            batch = _next_in_time(loaded, workers)
+        except StopIteration:
+            return
         if isinstance(batch, DataError):
             raise batch
         yield batch
 
 
-def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
+def _next_in_time(loaded: Iterator[Any], workers: Collection[Any]) -> Any:
+    """The next batch. Raises UserError when none comes in time, RuntimeError ("DataLoader worker ...") when a worker is gone.
+
+    DataLoader's own timeout does not count while it fetches the memory of a batch from a worker that hangs. So the workers are
+    killed here, which wakes it; they hear no other signal, and this process would wait for them at its end.
+    """
+    if not workers:
+        return next(loaded)
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        for worker in workers:
+            worker.kill()
+
+    clock = threading.Timer(BATCH_TIMEOUT_SECONDS, end)
+    clock.daemon = True
+    clock.start()
+    try:
+        return next(loaded)
+    except (RuntimeError, EOFError, OSError) as error:
+        if late.is_set():
+            raise UserError(
+                f"no batch came from the {len(workers)} loader processes in {BATCH_TIMEOUT_SECONDS} s: the disk or network of the "
+                "images does not answer, or is far too slow; the same command goes on"
+            ) from error
+        if any(not worker.is_alive() for worker in workers):
+            raise RuntimeError(f"DataLoader worker is gone: {error}") from error
+        raise
+    finally:
+        clock.cancel()
+
+
+def on_device(
+    batches: Iterable[ViewBatch],
+    device: torch.device,
+    *,
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Iterator[ViewBatch]:
     """`batches` on `device`. On a GPU each is copied by a stream of its own, while the step before it is still being computed.
 
     The host asks for a batch as soon as it has handed out the step before it (nothing in a step waits for the device), so the
     copy is one step ahead of the device and no batch is read ahead of what a stop or a checkpoint would see.
+    around: a context for each copy, entered in its stream (pretrain/profile.py).
     """
     if device.type != "cuda":
         yield from batches
@@ -158,11 +240,20 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
     copying = torch.cuda.Stream(device)
     for batch in batches:
         computing = torch.cuda.current_stream(device)
-        with torch.cuda.stream(copying):
+        with torch.cuda.stream(copying), around():
             moved = batch.to(device)
         computing.wait_stream(copying)
         moved.map(lambda tensor, computing=computing: tensor.record_stream(computing) or tensor)  # type: ignore[func-returns-value,misc]
         yield moved
+
+
+def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Uninitialised; in a worker process in memory shared with the main one, so that nothing is copied on the way there."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    size = math.prod(shape) * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(size, device="cpu")  # as torch's own collate does
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(dtype).view(shape)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -215,21 +215,29 @@ def _still_true(key: str, names: Names, sizes: np.ndarray, modified: np.ndarray)
     if kept is None:
         return empty, np.zeros(count, bool)
     old_names, old = kept
-    if old_names == names:
-        before = np.arange(count)
-    else:
-        position = {name: index for index, name in enumerate(old_names)}
-        before = np.fromiter((position.get(name, -1) for name in names), np.int64, count)
-    same = (before >= 0) & (sizes >= 0)
-    same[same] = (old.bytes[before[same]] == sizes[same]) & (old.modified[before[same]] == modified[same])
-    there = np.flatnonzero(same)
+    if old_names != names:
+        old = _moved(old, old_names, names)
+    same = (sizes >= 0) & (old.bytes == sizes) & (old.modified == modified)
     for mine, theirs in ((empty.height, old.height), (empty.width, old.width), (empty.mode, old.mode)):
-        mine[there] = theirs[before[there]]
-    if old.unreadable or old.truncated:
-        now = {int(before[index]): int(index) for index in there}
-        empty.unreadable.update({now[index]: reason for index, reason in old.unreadable.items() if index in now})
-        empty.truncated.update({now[index]: lacking for index, lacking in old.truncated.items() if index in now})
+        np.copyto(mine, theirs, where=same)
+    empty.unreadable.update({index: reason for index, reason in old.unreadable.items() if same[index]})
+    empty.truncated.update({index: lacking for index, lacking in old.truncated.items() if same[index]})
     return replace(empty, modes=old.modes), same
+
+
+def _moved(old: Manifest, old_names: Names, names: Names) -> Manifest:
+    """What `old` says of images that stand elsewhere now; sizes of -2 for those that it does not know."""
+    position = {name: index for index, name in enumerate(old_names)}
+    before = np.fromiter((position.get(name, -1) for name in names), np.int64, len(names))
+    now = {index: place for place, index in enumerate(before.tolist()) if index >= 0}
+    arrays = {field: getattr(old, field)[before] for field in _ARRAYS}
+    arrays["bytes"][before < 0] = -2
+    return replace(
+        old,
+        **arrays,
+        unreadable={now[index]: reason for index, reason in old.unreadable.items() if index in now},
+        truncated={now[index]: lacking for index, lacking in old.truncated.items() if index in now},
+    )
 
 
 def _keep(key: str, names: Names, manifest: Manifest) -> None:

@@ -43,10 +43,8 @@ class Batches(Protocol):
 
 @lru_cache(maxsize=2)
 def epoch_permutation(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch: a read-only permutation of range(num_samples), uint32: 40 MB for ten million."""
+    """The order of one epoch: a read-only int64 permutation of range(num_samples), 80 MB for ten million."""
     order = sample_generator(seed=seed, epoch=epoch, index=0, stream=ORDER_STREAM).permutation(num_samples)
-    if num_samples < 2**32:
-        order = order.astype(np.uint32)
     order.setflags(write=False)  # the cache hands the same array to everyone
     return order
 
@@ -78,7 +76,7 @@ class GlobalBatches:
         """(epoch, sample indices (batch_size,) int64) of the global step `step`, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = epoch_permutation(self.num_samples, seed=self.seed, epoch=epoch)
-        return epoch, order[position * self.batch_size : (position + 1) * self.batch_size].astype(np.int64)
+        return epoch, order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
 class ShardBatches:

@@ -242,6 +242,10 @@ class RemoteFile:
             if self.size >= 0 and done >= self.size:
                 done = 0
             with _request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
+                if _version(response) != self.version:
+                    raise LostSourceError(
+                        f"{self.url}: changed on the server since the run began; restore it, or start anew"
+                    )
                 mode = "ab" if done and response.status == 206 else "wb"
                 with open(part, mode) as file:
                     while block := response.read(1 << 20):
@@ -309,10 +313,14 @@ def ask_server(url: str) -> RemoteFile:
                 if ranges
                 else response.headers.get("Content-Length")
             )
-            version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        return RemoteFile(url, int(size) if size and size.isdigit() else -1, version, ranges)
+            return RemoteFile(url, int(size) if size and size.isdigit() else -1, _version(response), ranges)
 
     return _with_patience(url, attempt)
+
+
+def _version(response: http.client.HTTPResponse) -> str:
+    """What tells one content of an address from another; empty where the server does not say."""
+    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
 def _request(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:

@@ -148,6 +148,7 @@ def open_stream(
     views = ViewMaker(
         recipe,
         image_size=config.views.image_size,
+        num_views=config.method.num_views,
         patch_size=config.views.patch_size if config.method.jigsaw else None,
     )
     source, record = check_image_set(
@@ -162,8 +163,17 @@ def open_stream(
     require_one_batch(len(source), config.optimizer.batch_size, world_size=ranks.world_size)
     batches = global_batches(len(source), source.shard_ends, config.optimizer.batch_size, seed=config.seed)
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
+    micro_batch = config.optimizer.batch_size // (ranks.world_size * config.optimizer.accumulate)
+    dataset = ViewDataset(
+        source,
+        views,
+        seed=config.seed,
+        skip_unreadable=config.data.skip_unreadable,
+        jigsaw_images=config.method.jigsaw_images(micro_batch),
+        micro_batches=config.optimizer.accumulate,
+    )
     return ViewStream(
-        dataset=ViewDataset(source, views, seed=config.seed, skip_unreadable=config.data.skip_unreadable),
+        dataset=dataset,
         record=record,
         batches_of_run=batches,
         ranks=ranks,

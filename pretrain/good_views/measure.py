@@ -30,7 +30,7 @@ from pretrain.config import RunConfig, locate_generators, to_plain
 from pretrain.data.index import Source
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import read_record, refuse_small_images
-from pretrain.data.order import GlobalBatches, RankBatches
+from pretrain.data.order import RankBatches, global_batches
 from pretrain.data.source import open_source
 from pretrain.good_views.information import BOUNDS, MIN_PAIRS, Estimate, estimate, in_batch, saturation_warning
 from pretrain.model.contrast import Contrast, build_method, rows_of_memory
@@ -196,7 +196,7 @@ def _estimates(
 ) -> dict[str, Estimate]:
     """Every bound, by name."""
     views = ViewMaker(recipe, image_size=critic.config.views.image_size)
-    batches = GlobalBatches(len(source), request.batch_size, seed=request.seed)
+    batches = global_batches(len(source), source.shard_ends, request.batch_size, seed=request.seed)
     num_batches = request.passes * batches.steps_per_epoch
     used = batches.steps_per_epoch * request.batch_size
     announce(

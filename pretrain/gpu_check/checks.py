@@ -75,20 +75,20 @@ def speed(sizes: Sizes, device: torch.device) -> dict[str, Any]:
                 work()
         ways[name], memory[name] = work, peak.gib
 
-    for method in METHODS:
-        config = run_config(method, sizes, device=device.type)
-        batch = synthetic_batch(config, device=device)
-        add(method, lambda config=config, batch=batch: _bound(Trainer(config, device), batch))
-        reference = {"queue_size": sizes.queue_size, "temperature": config.method.temperature, "device": device}
-        add(
-            f"reference {method}",
-            lambda batch=batch, reference=reference: reference_step(
-                sizes.arch, batch.images, batch.patches, **reference
-            ),
-        )
-    precision = choose_precision("auto", device)
-    add("supervised", lambda: supervised_step(sizes.arch, batch.images[:, 0].contiguous(), precision))
-    with torch.backends.cudnn.flags(benchmark=True):  # as the reference sets it, for all
+    with cudnn(benchmark=True):  # as a run has it, and the reference
+        for method in METHODS:
+            config = run_config(method, sizes, device=device.type)
+            batch = synthetic_batch(config, device=device)
+            add(method, lambda config=config, batch=batch: _bound(Trainer(config, device), batch))
+            reference = {"queue_size": sizes.queue_size, "temperature": config.method.temperature, "device": device}
+            add(
+                f"reference {method}",
+                lambda batch=batch, reference=reference: reference_step(
+                    sizes.arch, batch.images, batch.patches, **reference
+                ),
+            )
+        precision = choose_precision("auto", device)
+        add("supervised", lambda: supervised_step(sizes.arch, batch.images[:, 0].contiguous(), precision))
         found = interleaved(ways, turns=sizes.turns, total_seconds=sizes.step_seconds, device=device)
     return {
         "batch_size": sizes.batch_size,
@@ -100,16 +100,27 @@ def speed(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def cudnn(*, benchmark: bool, deterministic: bool = False) -> Iterator[None]:
+    """How convolutions are chosen, for the block."""
+    flags = torch.backends.cudnn
+    before = flags.benchmark, flags.deterministic
+    flags.benchmark, flags.deterministic = benchmark, deterministic
+    try:
+        yield
+    finally:
+        flags.benchmark, flags.deterministic = before
+
+
 def _bound(trainer: Trainer, batch: ViewBatch) -> Work:
     return lambda: trainer.step(batch)
 
 
 def compiled(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     """MoCo v2 with torch.compile on and off, in turns. Where the sizes leave the compiler out, its networks run as they are."""
-    stance = "default" if sizes.compile else "force_eager"
     ways: dict[str, Work] = {}
     seconds = 0.0
-    with torch.compiler.set_stance(stance):
+    with cudnn(benchmark=True), torch.compiler.set_stance("default" if sizes.compile else "force_eager"):
         for name, on in (("off", False), ("on", True)):
             config = run_config("moco_v2", sizes, device=device.type, compile=on)
             batch = synthetic_batch(config, device=device)
@@ -142,9 +153,10 @@ def input_stall(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, A
             min(WARM_STEPS + config.data.num_workers * 2 // max(1, sizes.batch_size // 64), sizes.stream_steps // 4) + 1
         )
         batches = on_device(stream.batches(from_step=0, num_steps=warm + sizes.stream_steps), device)
-        for batch in itertools.islice(batches, warm):
-            trainer.step(batch)
-        idle, total = _idle_and_total(trainer, batches, device)
+        with cudnn(benchmark=True):
+            for batch in itertools.islice(batches, warm):
+                trainer.step(batch)
+            idle, total = _idle_and_total(trainer, batches, device)
         found[method] = {
             "stall": idle / total,
             "images_a_second": sizes.stream_steps * sizes.batch_size / total,
@@ -245,7 +257,7 @@ def deterministic() -> Iterator[list[str]]:
     messages: list[str] = []
     with (
         warnings.catch_warnings(record=True) as caught,
-        torch.backends.cudnn.flags(benchmark=False, deterministic=True),
+        cudnn(benchmark=False, deterministic=True),
     ):
         warnings.simplefilter("always")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -6,6 +6,7 @@ In: whether in miniature. Out: a JSON-ready dictionary. A part that fails is rec
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import tempfile
 import time
@@ -116,14 +117,14 @@ def targets(found: dict[str, Any], *, judged: bool) -> list[dict[str, Any]]:
         add(
             f"{method}, of the reference's step",
             f">= {OF_REFERENCE}",
-            lambda method=method: speed["of_reference"][method]["median"],
+            functools.partial(lambda name: speed["of_reference"][name]["median"], method),
             lambda value: value >= OF_REFERENCE,
             speed=True,
         )
         add(
             f"{method}, share of time without a batch",
             f"< {STALL}",
-            lambda method=method: stall[method]["stall"],
+            functools.partial(lambda name: stall[name]["stall"], method),
             lambda value: value < STALL,
             speed=True,
         )

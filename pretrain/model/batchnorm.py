@@ -49,9 +49,17 @@ class GroupedBatchNorm(_BatchNorm):
             F.batch_norm(
                 part, self.running_mean, self.running_var, self.weight, self.bias, True, self.group_momentum, self.eps
             )
-            for part in rows.tensor_split(min(self.groups, len(rows)))
+            for part in rows.split(
+                _sizes(len(rows), self.groups)
+            )  # whose gradients are joined once; tensor_split adds them up
         ]
         return torch.cat(parts)
+
+
+def _sizes(count: int, groups: int) -> list[int]:
+    """`count` rows in equal groups, the first ones longer by a row where they cannot be."""
+    groups = min(groups, count)
+    return [count // groups + (group < count % groups) for group in range(groups)]
 
 
 def group_batchnorm(module: nn.Module, *, groups: int) -> None:
@@ -101,7 +109,7 @@ class GatheredBatchNorm(_BatchNorm):
             return super().forward(rows)
         dims = [0, *range(2, rows.dim())]
         shape = [1, -1, *(1 for _ in dims[1:])]
-        values = rows.float()
+        values = rows.to(torch.promote_types(rows.dtype, torch.float32))
         mean = _MeanOverRanks.apply(values.mean(dims))
         centred = values - mean.view(shape)
         variance = _MeanOverRanks.apply(centred.square().mean(dims))

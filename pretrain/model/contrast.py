@@ -251,11 +251,13 @@ class Contrast(nn.Module):
             return query, self.key_networks[term.key](second)
         return query, self.query_networks[term.key](second).instance
 
-    def features(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> the query encoders' features before the heads, of all towers side by side."""
-        return torch.cat(
-            [network.encoder(self._channels(images, tower)) for tower, network in self.query_networks.items()], dim=1
-        )
+    def tower_outputs(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """uint8 (B, 3, S, S) -> of each tower its query encoder's features and its head's embeddings (B, D)."""
+        outputs = []
+        for tower, network in self.query_networks.items():
+            features = network.encoder(self._channels(images, tower))
+            outputs.append((features, network.head(features)))
+        return outputs
 
     def _inputs(self, batch: ViewBatch) -> tuple[Any, ...]:
         """Arguments of `Towers.forward`."""
@@ -269,8 +271,7 @@ class Contrast(nn.Module):
             return (inputs,)
         assert batch.patches is not None, "the loader was built without patches"
         assert batch.permutation is not None
-        # The order of a batch is random, and so are its first images.
-        count = jigsaw_images(len(batch.images), fraction=config.jigsaw_fraction)
+        count = config.jigsaw_images(len(batch.images))
         patches = batch.patches[:count].flatten(0, 1)
         return inputs, {tower: self._channels(patches, tower) for tower in config.towers}, batch.permutation[:count]
 
@@ -299,9 +300,12 @@ class Contrast(nn.Module):
             mean_output([against(embedded[tower][0].jigsaw, tower, other) for _, other in directions])
             for tower in (config.towers if config.jigsaw else ())
         ]
-        return Scored(
-            contrasts, jigsaw, {t: torch.cat([keys[view][t] for _, view in directions]) for t in config.towers}
-        )
+        # Image by image, so that the order in the queue does not depend on the number of ranks or of micro-batches.
+        remembered: dict[str, Tensor] = {
+            tower: torch.stack([keys[view][tower] for _, view in directions], dim=1).flatten(0, 1)
+            for tower in config.towers
+        }
+        return Scored(contrasts, jigsaw, remembered)
 
     @torch.no_grad()
     def _keys(self, images: Tensor, ranks: Ranks, step: int) -> dict[str, Tensor]:
@@ -387,26 +391,25 @@ def _build_memory(config: MethodConfig, *, num_images: int, seed: int) -> Featur
     return None
 
 
-def jigsaw_images(batch_size: int, *, fraction: float) -> int:
-    """How many images of a rank's batch take the jigsaw branch."""
-    return max(1, round(fraction * batch_size))
-
-
-def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int) -> int:
-    """Into how many groups a rank's share of a batch is split for BatchNorm.
+def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int, accumulate: int = 1) -> int:
+    """Into how many groups a rank's share of a batch, or each of its micro-batches, is split for BatchNorm.
 
     Raises ConfigError where the batch has no equal shares, or where an image would be alone in a group.
     """
-    images, rest = divmod(batch_size, world_size)
+    shares = world_size * accumulate
+    images, rest = divmod(batch_size, shares)
     if rest:
+        by = f"{world_size} ranks" + (f" x {accumulate} micro-batches (optimizer.accumulate)" if accumulate > 1 else "")
         raise ConfigError(
-            f"optimizer.batch_size {batch_size} is not divisible by {world_size} ranks; "
-            f"pass optimizer.batch_size={max(images, 2) * world_size}"
+            f"optimizer.batch_size {batch_size} is not divisible by {by}; "
+            f"pass optimizer.batch_size={max(images, 2) * shares}"
         )
     if images < 2:
+        each = f"each of {accumulate} micro-batches of " if accumulate > 1 else "each of "
         raise ConfigError(
-            f"optimizer.batch_size={batch_size} gives each of {world_size} rank(s) one image; BatchNorm expects at least 2: "
-            f"pass optimizer.batch_size={2 * world_size} or more"
+            f"optimizer.batch_size={batch_size} gives {each}{world_size} rank(s) one image; BatchNorm expects at least 2: "
+            f"pass optimizer.batch_size={2 * shares} or more"
+            + (", or a smaller optimizer.accumulate" if accumulate > 1 else "")
         )
     if config.batchnorm_images < 2:
         raise ConfigError(
@@ -416,7 +419,7 @@ def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int) 
     # In a batch that is its own memory, groups would give the positive away: it is in its query's group, most negatives are not.
     together = config.memory == "batch" or config.batchnorm == "synchronised"
     groups = 1 if together else num_groups(images, images_per_group=config.batchnorm_images)
-    count = jigsaw_images(images, fraction=config.jigsaw_fraction)
+    count = config.jigsaw_images(images)
     # The encoder sees nine patches of a jigsaw image, the head with BatchNorm one row of it.
     least = 2 * groups if config.head == "mlp_bn" else math.ceil(2 * groups / NUM_PATCHES)
     if config.jigsaw and count < least:

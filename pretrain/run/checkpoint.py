@@ -1,6 +1,6 @@
 """The checkpoint of a pre-training run, where pretrain/ ends and transfer/ begins; and any other saved state.
 
-`checkpoints/step_XXXXXXXX.pt` is whole or absent, versioned, readable with `torch.load(weights_only=True)`, and holds all that
+`checkpoints/step_XXXXXXXX.pt` is whole or absent, read back before it gets its name, versioned, without a value that is not finite, readable with `torch.load(weights_only=True)`, and holds all that
 resuming and converting need: format, version, arch, method, contract (how the encoder wants its input), model (query.*, key.*,
 memory.*), optimizer, scaler, progress {step, steps_per_epoch, images: their fingerprint}, config. There is no random state:
 everything random is drawn from (seed, epoch, sample index, view) or (seed, step).
@@ -8,23 +8,27 @@ everything random is drawn from (seed, epoch, sample index, view) or (seed, step
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import CheckpointError
-from pretrain.base.own_files import read_own_file
+from pretrain.base.own_files import check_own_file, read_own_file
 from pretrain.base.record import experiment_hash
 from pretrain.config import experiment_of
 
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 CHECKPOINT_DIR = "checkpoints"  # of a run
 DEFAULT_BRANCH = "query"  # the encoder that is read where nothing else is asked for
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit on files
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
 
 logger = logging.getLogger(__name__)
@@ -36,10 +40,30 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Publish a run's `state` at `path`. Raises CheckpointError as `write_state` does."""
+    """Publish a run's `state` at `path`. Raises CheckpointError as `write_state` does, and for a value that is not finite."""
     missing = set(KEYS) ^ {"format", "version", *state}
     assert not missing, sorted(missing)
+    bad = [name for name, tensor in _tensors(state) if not _is_finite(tensor)]
+    if bad:
+        raise CheckpointError(
+            f"did not write {path}: {len(bad)} of its tensors hold values that are not finite ({', '.join(bad[:3])}); "
+            "what was saved before is untouched"
+        )
     write_state(path, state, kind=CHECKPOINT)
+
+
+def _tensors(values: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """("model.key.head.weight", tensor) of everything nested in `values`."""
+    if isinstance(values, Tensor):
+        yield name, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is ten times as fast as a look at each value, and finite only if they all are; a large one may overflow.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -90,15 +114,48 @@ CHECKPOINT = Kind(FORMAT, VERSION, "checkpoint of tools/pretrain.py")
 
 
 def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
-    """Publish `state` at `path`: written, flushed, fsynced, renamed. Raises CheckpointError (disk full, no permission)."""
+    """Publish `state` at `path`: written, flushed, fsynced, read back and compared with its checksums, renamed.
+
+    Raises CheckpointError (disk full, no permission, a disk that does not give back what it was given).
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(path, check=check_own_file) as file:
             torch.save({"format": kind.format, "version": kind.version, **state}, file)
     except (OSError, RuntimeError) as error:
         # Of a full disk torch reports where its own writer stopped; the system's reason is the error before that.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise CheckpointError(f"could not write {path}: {reason}; what was saved before is untouched") from error
+        advice = _room(path.parent, state) if getattr(reason, "errno", None) in FULL else ""
+        raise CheckpointError(
+            f"could not write {path}: {reason}; what was saved before is untouched{advice}"
+        ) from error
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"could not write {path}: what the disk gives back is not what was written ({error}); "
+            "what was saved before is untouched"
+        ) from None
+
+
+def _room(folder: Path, state: Mapping[str, Any]) -> str:
+    """What a write to a full disk needed and found."""
+    needed, free = size_of(state), shutil.disk_usage(folder).free
+    return f". It needs {needed / 1e6:.0f} MB; the disk has {free / 1e6:.0f} MB free, less where a quota ends before it"
+
+
+def warning_of_space(folder: Path, state: Mapping[str, Any], *, to_come: int) -> str | None:
+    """What to say when the disk of `folder` is too small for `to_come` more checkpoints like `state`, None when it is not."""
+    needed, free = size_of(state) * to_come, shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return (
+        f"the disk of {folder} has {free / 1e9:.1f} GB free, and the {to_come} checkpoints that this run is yet to keep need "
+        f"{needed / 1e9:.1f} GB; make room, or raise runtime.keep_every_epochs"
+    )
+
+
+def size_of(state: Mapping[str, Any]) -> int:
+    """Bytes that `state` takes in a file, near enough: those of its tensors."""
+    return sum(tensor.nbytes for _, tensor in _tensors(state))
 
 
 def read_state(path: Path, *, kind: Kind) -> dict[str, Any]:
@@ -139,7 +196,10 @@ def newest_checkpoint(directory: Path, *, quarantine: bool) -> tuple[Path, dict[
 
 
 def prune_checkpoints(directory: Path, *, keep_steps: set[int], newest: int = 2) -> None:
-    """Delete all but the `newest` checkpoints and those whose step is in `keep_steps`."""
+    """Delete all but the `newest` checkpoints and those whose step is in `keep_steps`.
+
+    Called once the newest is written, which has been read back by then: two good ones are there at any time.
+    """
     paths = sorted(directory.glob("step_*.pt"))
     for path in paths[:-newest]:
         if int(path.stem.removeprefix("step_")) not in keep_steps:

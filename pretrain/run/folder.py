@@ -1,7 +1,8 @@
 """The run directory: what a run was, what it printed, what it left. One writer at a time.
 
-It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, tensorboard/ and checkpoints/. A folder of an older version
-has environment*.json, command.txt and result.json instead of the record; its run goes on, or counts as finished.
+It holds config.yaml, record.json (pretrain/base/record.py), log.jsonl, curves.png, tensorboard/, checkpoints/ and, with trackers,
+trackers.json, of a Slurm job slurm/, after a loss that is not finite nonfinite.json. A folder of an older version has
+environment*.json, command.txt and result.json instead of the record; its run goes on, or counts as finished.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from pretrain.base.atomic import LOCK, is_temporary, lock_folder, remove_tempora
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD, OpenRecord, Record, read_record
 from pretrain.base.same_run import require_same
-from pretrain.config import keep_generators, to_plain
+from pretrain.base.strict import merge
+from pretrain.config import default_values, keep_generators, to_plain
 from pretrain.run.checkpoint import CHECKPOINT_DIR
+from pretrain.run.slurm import FOLDER as SLURM
 
 # A resumed run may change these: they do not change what is computed (see RuntimeConfig).
 FREE_TO_CHANGE = ("runtime.", "monitor.", "data.num_workers", "data.root", "data.skip_unreadable")
@@ -99,7 +102,7 @@ class RunDir:
 
     def _enter(self, config: Any, *, resume: bool) -> None:
         path = self.path
-        existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK}
+        existing = {entry.name for entry in path.iterdir() if not is_temporary(entry)} - {LOCK, SLURM}
         self._begun = bool(existing)
         if existing and CONFIG not in existing:
             (path / LOCK).unlink()
@@ -117,7 +120,8 @@ class RunDir:
             write_text(path / CONFIG, yaml.safe_dump(to_plain(config), sort_keys=False))
 
     def _check_same(self, config: Any) -> None:
-        before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        # A key that is younger than the run was not asked about then: what was done is its default.
+        before = merge(default_values(config), yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")))
         require_same(before, to_plain(config), place=self.path, free=self._free)
 
     @property

@@ -1,4 +1,4 @@
-"""Ranks and what they exchange. One process without torchrun is rank 0 of 1 and never touches a process group."""
+"""Ranks and what they exchange. One process without torchrun or srun is rank 0 of 1 and never touches a process group."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.base.errors import ConfigError, UserError
+from pretrain.run.slurm import step_environment
 
 T = TypeVar("T")
 
@@ -51,11 +52,13 @@ class Ranks:
 
 
 def start_ranks(device: str, *, timeout_s: float) -> Ranks:
-    """Join the process group that torchrun describes, or be alone without torchrun.
+    """Join the process group that torchrun describes, or the tasks of Slurm's srun; without either be alone.
 
     device: "auto", "cpu" or "cuda", resolved as `pick_device` does; nccl where that is a GPU, gloo on the CPU. A peer that
     stops answering ends the job after `timeout_s` seconds instead of hanging for ever.
     """
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(step_environment(os.environ))
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
     try:

@@ -1,48 +1,99 @@
-"""What a run shows while it runs: the progress bar, log.jsonl and TensorBoard.
+"""What a run shows while it runs: the progress bar, log.jsonl and TensorBoard, and the trackers that were asked for.
 
-Figures are read from the device every `log_every` steps and at the last one, and at no other step.
+Figures are read from the device every `log_every` steps and at the last one, and at no other step. An entry of the log has step,
+epoch, the method's figures, learning_rate, and
+
+information_bound   ln(K + 1) - loss_instance, nats (pretrain/run/representation.py)
+images_per_second   of all ranks, without the monitor's time
+data_wait           share of the time in which a rank waited for its next batch, mean over ranks; on a GPU some of that wait may
+                    hide behind work that is still going on
+data_wait_ms        the same, milliseconds a step
+eta_seconds         until the last step, at the pace of this start
+
+or, where the monitor has measured, its figures. Warnings of pretrain/run/diagnosis.py are logged once.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretrain.base.atomic import write_text
 from pretrain.run.ranks import Ranks, mean_over_ranks
+from pretrain.run.representation import information_bound
+
+T = TypeVar("T")
+PASSING = ("eta_seconds", "data_wait_ms")  # say nothing of a run that has ended
+Entry = dict[str, float]
 
 
 class Recorder:
     """Records on the main rank and takes part in the averaging on all. A context: closes files and bar however it ends.
 
-    last: the newest averaged figures; after a resume, those that the log ends with.
+    last: the newest figures of each name; after a resume, those of the log.
+    entries: what the log held when this start began.
+    also: what else gets each entry after it is written, on the main rank.
     """
 
     def __init__(
-        self, path: Path | None, *, from_step: int, num_steps: int, log_every: int, batch_size: int, ranks: Ranks
+        self,
+        path: Path | None,
+        *,
+        from_step: int,
+        num_steps: int,
+        log_every: int,
+        batch_size: int,
+        ranks: Ranks,
+        num_negatives: int | None = None,
     ) -> None:
-        """path: the run directory, None on ranks that do not write. num_steps: of the whole run. batch_size: global."""
+        """path: the run directory, None on ranks that do not write. num_steps: of the whole run. batch_size: global.
+
+        num_negatives: K of the bound, None for none.
+        """
         self._every, self._num_steps, self._batch_size, self._ranks = log_every, num_steps, batch_size, ranks
+        self._num_negatives = num_negatives
+        self.also: list[Callable[[Entry], object]] = []
         self._log = StepLog(path, from_step=from_step) if path is not None else None
-        self.last: dict[str, float] = self._log.last if self._log is not None else {}
+        self.entries: list[Entry] = self._log.entries if self._log is not None else []
+        self.last: dict[str, float] = {}
+        for entry in self.entries:
+            self._keep(entry)
         self._bar = tqdm(
             total=num_steps, initial=from_step, unit="step", desc="pre-training", disable=not ranks.is_main
         )
-        self._clock, self._clock_step = time.perf_counter(), from_step
+        self._started, self._first_step = time.perf_counter(), from_step
+        self._clock, self._clock_step, self._waited = self._started, from_step, 0.0
 
     def __enter__(self) -> Recorder:
+        self._above_the_bar = logging_redirect_tqdm()  # what is logged meanwhile gets lines of its own
+        self._above_the_bar.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._above_the_bar.__exit__(None, None, None)
         self._bar.close()
         if self._log is not None:
             self._log.close()
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`, with the time noted that each was waited for."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield batch
 
     def is_due(self, step: int) -> bool:
         """True for the steps whose figures are averaged over ranks and logged."""
@@ -53,38 +104,70 @@ class Recorder:
         self._bar.update()
         if not self.is_due(step):
             return
-        values = mean_over_ranks(torch.stack([value.float() for value in figures.values()]), self._ranks)
-        self.last = dict(zip(figures, values.tolist(), strict=True))
+        names = [*figures, "data_wait_ms"]
+        values = [value.float() for value in figures.values()]
+        values.append(torch.full_like(values[0], 1000 * self._waited / (step - self._clock_step)))
+        averaged = mean_over_ranks(torch.stack(values), self._ranks)  # waits for the device
+        entry: Entry = dict(zip(names, averaged.tolist(), strict=True))
         now = time.perf_counter()
-        speed = (step - self._clock_step) * self._batch_size / (now - self._clock)
-        self._clock, self._clock_step = now, step
-        self.last |= {"learning_rate": learning_rate, "images_per_second": speed}
+        a_step = max(now - self._clock, 1e-9) / (step - self._clock_step)
+        if self._num_negatives is not None and "loss_instance" in entry:
+            entry["information_bound"] = information_bound(entry["loss_instance"], num_negatives=self._num_negatives)
+        entry |= {
+            "learning_rate": learning_rate,
+            "images_per_second": self._batch_size / a_step,
+            "data_wait": min(1.0, entry["data_wait_ms"] / 1000 / a_step),
+            "eta_seconds": (self._num_steps - step) * (now - self._started) / (step - self._first_step),
+        }
+        self._clock, self._clock_step, self._waited = now, step, 0.0
+        self._write({"step": step, "epoch": epoch, **entry})
+        shown: dict[str, str] = {name: f"{entry[name]:.3f}" for name in ("loss", "accuracy") if name in entry}
+        shown["img/s"] = f"{entry['images_per_second']:.3g}"
+        shown["data wait"] = f"{100 * entry['data_wait']:.0f} %"
+        self._bar.set_postfix(shown)
+
+    def add(self, step: int, figures: Mapping[str, float], *, epoch: float) -> None:
+        """An entry of figures that were measured after `step`, not in it; none where there are no figures."""
+        if figures:
+            self._write({"step": step, "epoch": epoch, **figures})
+
+    def pause(self, began: float) -> None:
+        """What has passed since `began` (time.perf_counter) was no training: it does not count in images_per_second."""
+        self._clock += time.perf_counter() - began
+
+    def _write(self, entry: Entry) -> None:
+        self._keep(entry)
         if self._log is not None:
-            self._log.write({"step": step, "epoch": epoch, **self.last})
-        self._bar.set_postfix({name: f"{self.last[name]:.3f}" for name in ("loss", "accuracy") if name in self.last})
+            self._log.write(entry)
+        if self._ranks.is_main:
+            for take in self.also:
+                take(entry)
+
+    def _keep(self, entry: Mapping[str, float]) -> None:
+        self.last |= {name: value for name, value in entry.items() if name not in ("step", "epoch", *PASSING)}
 
 
 class StepLog:
-    """log.jsonl and TensorBoard, continued from `from_step`: entries that a lost stretch of the run left are dropped."""
+    """log.jsonl and TensorBoard, continued from `from_step`: entries that a lost stretch of the run left are dropped.
+
+    entries: those that are kept.
+    """
 
     def __init__(self, path: Path, *, from_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the writing rank needs it
 
         self._path = path / "log.jsonl"
-        self.last: dict[str, float] = {}  # figures of the newest entry
+        self.entries: list[Entry] = []
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= from_step]
             write_text(self._path, "".join(f"{line}\n" for line in kept))
-            if kept:
-                self.last = {
-                    name: value for name, value in json.loads(kept[-1]).items() if name not in ("step", "epoch")
-                }
+            self.entries = [json.loads(line) for line in kept]
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, entry: Mapping[str, float]) -> None:
-        """Append one step's figures; `entry` holds "step"."""
+        """Append one entry; it holds "step"."""
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         for name, value in entry.items():

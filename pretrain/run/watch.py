@@ -8,13 +8,42 @@ updated the networks, but not the queue, and `settle` reads the flags before any
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.base.errors import UserError
 from pretrain.base.signals import StopFlag
-from pretrain.run.ranks import Ranks, max_over_ranks
+from pretrain.run.ranks import Ranks, gather_values, max_over_ranks
+
+# What gloo says, in errors without a type of their own, of a rank that has ended or does not answer.
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is not finite. report: of each rank what was not, and the positions of its images."""
+
+    def __init__(self, message: str, report: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(message)
+        self.report = report or []
+
+
+def what_ended(error: RuntimeError, *, timeout_s: float) -> str | None:
+    """In words: a rank or a loader process that is gone or hangs. None for any other error."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        return (
+            f"a loader process was killed ({text.splitlines()[0]:.120}), often for lack of memory: lower data.num_workers, and "
+            "give the same command again"
+        )
+    if isinstance(error, dist.DistError) or any(words in text for words in LOST_RANK):
+        return (
+            f"another rank has ended, or has not answered for runtime.timeout_s={timeout_s:g} s; what it printed says why. "
+            "Give the same command again"
+        )
+    return None
 
 
 class Watch:
@@ -28,12 +57,20 @@ class Watch:
         self._late = device.type == "cuda" if late is None else late
         self._flags = torch.zeros(2, dtype=torch.int32, pin_memory=device.type == "cuda")  # on the host: bad, stop
         self._arrived = torch.cuda.Event() if device.type == "cuda" else None
-        self._asked: tuple[Tensor, Tensor | None, Callable[[str | None], str]] | None = None
+        self._asked: tuple[Tensor, Tensor | None, Callable[[str | None], str], Tensor | None] | None = None
 
-    def ask(self, loss: Tensor, norm: Tensor | None, *, explain: Callable[[str | None], str]) -> Tensor:
-        """True (0-d, on the device) where loss and gradient norm are finite on every rank. Raises UserError as `settle` does.
+    def ask(
+        self,
+        loss: Tensor,
+        norm: Tensor | None,
+        *,
+        explain: Callable[[str | None], str],
+        samples: Tensor | None = None,
+    ) -> Tensor:
+        """True (0-d, on the device) where loss and gradient norm are finite on every rank. Raises NotFinite as `settle` does.
 
         explain: "loss", "gradient", or None where only another rank's are not finite -> the message.
+        samples: positions of this rank's images.
         """
         self.settle()
         finite = torch.isfinite(loss) if norm is None else torch.isfinite(loss) & torch.isfinite(norm)
@@ -42,20 +79,29 @@ class Watch:
         self._flags.copy_(flags, non_blocking=True)
         if self._arrived is not None:
             self._arrived.record()
-        self._asked = (loss, norm, explain)
+        self._asked = (loss, norm, explain, samples)
         if not self._late:
             self.settle()
         return flags[0] == 0
 
     def settle(self) -> None:
-        """Read the flags of the last step asked about, if they have not been read. Raises UserError if it was not finite."""
+        """Read the flags of the last step asked about, if they have not been read. Raises NotFinite if it was not finite."""
         if self._asked is None:
             return
-        (loss, norm, explain), self._asked = self._asked, None
+        (loss, norm, explain, samples), self._asked = self._asked, None
         if self._arrived is not None:
             self._arrived.synchronize()
         bad, stop = self._flags.numpy()
         self.stopping |= bool(stop)
         if bad:
             what = None if norm is None or torch.isfinite(norm) else "gradient"
-            raise UserError(explain(what if torch.isfinite(loss) else "loss"))
+            what = what if torch.isfinite(loss) else "loss"
+            own = {
+                "rank": self._ranks.rank,
+                "not_finite": what,
+                "loss": str(loss.item()),
+                "images": [] if samples is None else samples.tolist(),
+            }
+            raise NotFinite(
+                explain(what), gather_values(own, self._ranks)
+            )  # every rank is here: the flags are one for all

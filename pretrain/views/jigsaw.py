@@ -12,6 +12,7 @@ import numpy as np
 
 from pretrain.base.errors import ConfigError
 from pretrain.views.operations import Crop, Frame, HorizontalFlip, RandomResizedCrop
+from pretrain.views.pixels import planes_into
 
 GRID = 3
 NUM_PATCHES = GRID * GRID
@@ -56,17 +57,17 @@ class JigsawSpec:
         mirrored = self.flip.draw(rng, frame) is not None
         return PatchCut(crop, mirrored, rng.integers(cell - patch_size + 1, size=(NUM_PATCHES, 2)), patch_size)
 
-    def apply(self, cut: PatchCut, image: np.ndarray) -> np.ndarray:
-        """Cut the patches: uint8 (9, P, P, 3), row by row."""
+    def apply(self, cut: PatchCut, image: np.ndarray, out: np.ndarray) -> None:
+        """Cut the patches into `out`: uint8 (9, 3, P, P), row by row."""
         board = self.crop.apply(cut.crop, image)
         if cut.mirrored:
             board = self.flip.apply(True, board)
+        planes = np.empty((3, cut.crop.size, cut.crop.size), dtype=np.uint8)
+        planes_into(planes, board)
         cell, side = cut.crop.size // GRID, cut.patch_size
-        patches = np.empty((NUM_PATCHES, side, side, 3), dtype=np.uint8)
-        for position, (y, x) in enumerate(cut.offsets):
+        for position, (y, x) in enumerate(cut.offsets.tolist()):
             top, left = (position // GRID) * cell + y, (position % GRID) * cell + x
-            patches[position] = board[top : top + side, left : left + side]
-        return patches
+            out[position] = planes[:, top : top + side, left : left + side]
 
 
 def draw_permutation(rng: np.random.Generator) -> np.ndarray:

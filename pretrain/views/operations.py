@@ -5,7 +5,7 @@ To add an augmentation: write a frozen dataclass below `Operation` in this file 
 give the two views of an image different halves of it are in paired.py and written the same way.
 
 Semantics: torchvision's RandomResizedCrop, Resize, CenterCrop, ColorJitter and Grayscale on PIL images (8-bit rounding and
-clipping after every step, hue in 8-bit HSV). InfoMin's blur is an exact Gaussian, MoCo v2's is Pillow's box approximation.
+clipping after every step, hue in 8-bit HSV), timm's RandAugment. pixels.py has how each is computed and how near to those it is.
 Source of the defaults: docs/specification.md 1.6 and 1.7.
 """
 
@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from pretrain.base.errors import ConfigError
+from pretrain.views import pixels
 
 Range = tuple[float, float]
 Parameters = TypeVar("Parameters")
@@ -71,14 +71,6 @@ def check_probability(name: str, field: str, value: float) -> None:
         raise ConfigError(f"{name}: expected {field} in [0, 1], found {value}")
 
 
-def _picture(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(image))
-
-
-def _resize(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
-    return np.asarray(_picture(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
 # --- crops and the flip -----------------------------------------------------------------------------------------------
 
 CROP_TRIES = 10
@@ -97,7 +89,7 @@ class Crop(NamedTuple):
 def resized_crop(crop: Crop, image: np.ndarray) -> np.ndarray:
     """Cut, then resize: the filter sees nothing outside the box, as in torchvision."""
     box = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    return _resize(box, height=crop.size, width=crop.size)
+    return pixels.resize(box, height=crop.size, width=crop.size)
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,8 @@ class CenterCrop(Operation[CentreBox]):
 
     def apply(self, parameters: CentreBox, image: np.ndarray, view: int = 0) -> np.ndarray:
         height, width, top, left, size = parameters
-        return _resize(image, height=height, width=width)[top : top + size, left : left + size]
+        resized = pixels.resize(image, height=height, width=width)
+        return np.ascontiguousarray(resized[top : top + size, left : left + size])
 
 
 @dataclass(frozen=True)
@@ -195,8 +188,10 @@ class HorizontalFlip(Operation[Literal[True]]):
         return True if rng.random() < self.p else None
 
     def apply(self, parameters: Literal[True], image: np.ndarray, view: int = 0) -> np.ndarray:
-        return image[:, ::-1]
+        return pixels.mirror(image)
 
+
+TAIL_SIGMAS = 4  # a Gaussian's taps end where 6e-5 of its weight is left out
 
 # --- colour and blur --------------------------------------------------------------------------------------------------
 
@@ -248,42 +243,16 @@ class ColorJitter(Operation[Jitter]):
         return Jitter(order, brightness, contrast, saturation, rng.uniform(-self.hue, self.hue))
 
     def apply(self, parameters: Jitter, image: np.ndarray, view: int = 0) -> np.ndarray:
-        picture = _picture(image)
         for step in parameters.order:
             if step == "brightness":
-                picture = ImageEnhance.Brightness(picture).enhance(parameters.brightness)
+                image = pixels.brightness(image, parameters.brightness)
             elif step == "contrast":
-                picture = ImageEnhance.Contrast(picture).enhance(parameters.contrast)
+                image = pixels.contrast(image, parameters.contrast)
             elif step == "saturation":
-                picture = ImageEnhance.Color(picture).enhance(parameters.saturation)
+                image = pixels.saturation(image, parameters.saturation)
             else:
-                picture = _shift_hue(picture, parameters.hue)
-        return np.asarray(picture)
-
-
-def _shift_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Hue is a circle of 256 steps in 8-bit HSV; the shift is cut to whole steps towards zero, as torchvision does."""
-    hue, saturation, value = picture.convert("HSV").split()
-    shifted = np.asarray(hue) + np.uint8(int(turns * 255) % 256)  # bytes wrap around, as the circle does
-    return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
-
-
-def gaussian_taps(kernel: int, sigma: float) -> np.ndarray:
-    """Normalised Gaussian sampled at whole pixels, float64 (kernel,)."""
-    offsets = np.arange(kernel) - kernel // 2
-    taps = np.exp(-(offsets**2) / (2 * sigma**2))
-    return taps / taps.sum()
-
-
-def gaussian_blur(image: np.ndarray, *, kernel: int, sigma: float) -> np.ndarray:
-    """Separable convolution in float32, mirrored border without repeating the edge, rounded to nearest.
-
-    cv2.GaussianBlur on bytes quantises its taps to 8 bits and is off by up to 1.4 levels; this is off by 0.5.
-    DEVIATION: the reference truncates to bytes, which darkens a blurred image by half a level on average.
-    """
-    taps = gaussian_taps(kernel, sigma).astype(np.float32)
-    floats = cv2.sepFilter2D(image, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REFLECT_101)
-    return cv2.convertScaleAbs(floats)
+                image = pixels.shift_hue(image, parameters.hue)
+        return image
 
 
 @dataclass(frozen=True)
@@ -308,14 +277,15 @@ class GaussianBlur(Operation[float]):
         return rng.uniform(*self.sigma) if rng.random() < self.p else None
 
     def apply(self, parameters: float, image: np.ndarray, view: int = 0) -> np.ndarray:
-        return gaussian_blur(image, kernel=self.kernel, sigma=parameters)
+        return pixels.gaussian_blur(image, kernel=self.kernel, sigma=parameters)
 
 
 @dataclass(frozen=True)
 class PillowBlur(Operation[float]):
-    """Pillow's GaussianBlur (a box approximation): MoCo v2's blur.
+    """MoCo v2's blur: Pillow's GaussianBlur, which repeats the edge.
 
-    radius: in pixels, uniform in this range.
+    DEVIATION: the Gaussian itself; Pillow approximates it by three boxes (see pixels.py for the difference).
+    radius: its standard deviation in pixels, uniform in this range.
     p: probability.
     """
 
@@ -327,7 +297,8 @@ class PillowBlur(Operation[float]):
         return rng.uniform(*self.radius) if rng.random() < self.p else None
 
     def apply(self, parameters: float, image: np.ndarray, view: int = 0) -> np.ndarray:
-        return np.asarray(_picture(image).filter(ImageFilter.GaussianBlur(parameters)))
+        kernel = 2 * math.ceil(TAIL_SIGMAS * parameters) + 1
+        return pixels.gaussian_blur(image, kernel=kernel, sigma=parameters, border=cv2.BORDER_REPLICATE)
 
 
 @dataclass(frozen=True)
@@ -340,7 +311,7 @@ class Grayscale(Operation[Literal[True]]):
         return True if rng.random() < self.p else None
 
     def apply(self, parameters: Literal[True], image: np.ndarray, view: int = 0) -> np.ndarray:
-        return np.repeat(np.asarray(_picture(image).convert("L"))[:, :, None], 3, axis=2)
+        return pixels.grey(image)
 
 
 # --- RandAugment [specification 1.6] ----------------------------------------------------------------------------------
@@ -360,17 +331,17 @@ MAX_MAGNITUDE = 10.0
 SIGNED_SPANS = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": 0.45, "TranslateYRel": 0.45}
 WHOLE_SPANS = {"Posterize": 4, "Solarize": 256, "SolarizeAdd": 110}
 ENHANCERS = {
-    "Color": ImageEnhance.Color,
-    "Contrast": ImageEnhance.Contrast,
-    "Brightness": ImageEnhance.Brightness,
-    "Sharpness": ImageEnhance.Sharpness,
+    "Color": pixels.saturation,
+    "Contrast": pixels.contrast,
+    "Brightness": pixels.brightness,
+    "Sharpness": pixels.sharpness,
 }
-RECOLOURS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "AutoContrast": ImageOps.autocontrast,
-    "Equalize": ImageOps.equalize,
-    "Invert": ImageOps.invert,
+THRESHOLDS = {"Posterize": pixels.posterize, "Solarize": pixels.solarize, "SolarizeAdd": pixels.solarize_add}
+RECOLOURS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "AutoContrast": pixels.autocontrast,
+    "Equalize": pixels.equalize,
+    "Invert": pixels.invert,
 }
-SOLARIZE_ADD_BELOW = 128
 RAND_AUGMENT_OPS = (  # the order is part of the draw
     "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
     "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
@@ -431,7 +402,7 @@ class RandAugment(Operation[tuple[Change, ...]]):
         for _ in range(self.num_ops):
             name = self.ops[int(rng.integers(len(self.ops)))]
             applied, negative, bicubic = rng.random(3) < (self.p_each, 0.5, 0.5)
-            magnitude = float(np.clip(rng.normal(self.magnitude, self.magnitude_std), 0.0, MAX_MAGNITUDE))
+            magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
             if applied:
                 changes.append(Change(name, amount_of(name, magnitude, negative=bool(negative)), bool(bicubic)))
         return tuple(changes)
@@ -445,32 +416,23 @@ class RandAugment(Operation[tuple[Change, ...]]):
         name, amount, _ = change
         if name == "Identity":
             return image
-        if name == "Posterize":
-            return image & np.uint8(0xFF & ~(0xFF >> int(amount)))
-        if name == "SolarizeAdd":
-            lifted = np.minimum(image, 255 - np.uint8(amount)) + np.uint8(amount)
-            return np.where(image < SOLARIZE_ADD_BELOW, lifted, image)
-        picture = _picture(image)
         if name in SIGNED_SPANS:
-            return np.asarray(self._warp(change, picture))
+            return self._warp(change, image)
         if name in ENHANCERS:
-            return np.asarray(ENHANCERS[name](picture).enhance(amount))
-        return np.asarray(RECOLOURS[name](picture) if name in RECOLOURS else ImageOps.solarize(picture, int(amount)))
+            return ENHANCERS[name](image, amount)
+        return THRESHOLDS[name](image, int(amount)) if name in THRESHOLDS else RECOLOURS[name](image)
 
-    def _warp(self, change: Change, picture: Image.Image) -> Image.Image:
-        """Rotate about the centre; shear and translate move the content by -amount (PIL maps output to input)."""
+    def _warp(self, change: Change, image: np.ndarray) -> np.ndarray:
+        """Rotate about the centre; shear and translate move the content by -amount (a warp maps output to input)."""
         name, amount, bicubic = change
-        resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-        if name == "Rotate":
-            return picture.rotate(amount, resample=resample, fillcolor=self.fill)
-        matrices = {
-            "ShearX": (1, amount, 0, 0, 1, 0),
-            "ShearY": (1, 0, 0, amount, 1, 0),
-            "TranslateXRel": (1, 0, amount * picture.width, 0, 1, 0),
-            "TranslateYRel": (1, 0, 0, 0, 1, amount * picture.height),
-        }
-        size, affine = picture.size, Image.Transform.AFFINE
-        return picture.transform(size, affine, matrices[name], resample=resample, fillcolor=self.fill)
+        height, width = image.shape[:2]
+        if name == "TranslateXRel":
+            return pixels.translate(image, amount * width, axis=1, bicubic=bicubic, fill=self.fill)
+        if name == "TranslateYRel":
+            return pixels.translate(image, amount * height, axis=0, bicubic=bicubic, fill=self.fill)
+        shears: dict[str, pixels.Affine] = {"ShearX": (1, amount, 0, 0, 1, 0), "ShearY": (1, 0, 0, amount, 1, 0)}
+        matrix = shears[name] if name in shears else pixels.rotation(amount, height=height, width=width)
+        return pixels.warp(image, matrix, bicubic=bicubic, fill=self.fill)
 
 
 # Every class of this file that a recipe may name.

@@ -27,18 +27,18 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.views.colour import ColourSpace, colour_space
 from pretrain.views.generator_file import FrozenGenerator, referenced_generator
 from pretrain.views.operations import (
+    TAIL_SIGMAS,
     Crop,
     Frame,
     Operation,
     Parameters,
     check_probability,
-    gaussian_blur,
     resized_crop,
 )
+from pretrain.views.pixels import gaussian_blur
 
 MAX_SPLIT_SIGMA = 100.0
 MID_GREY = 128
-TAIL_SIGMAS = 4  # a Gaussian's taps end where 6e-5 of its weight is left out
 
 
 class PairedOperation(Operation[Parameters]):

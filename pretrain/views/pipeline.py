@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError
-from pretrain.views.jigsaw import draw_permutation
+from pretrain.views.jigsaw import NUM_PATCHES, draw_permutation
 from pretrain.views.operations import Frame
+from pretrain.views.pixels import planes_into
 from pretrain.views.recipes import Recipe
 from pretrain.views.rng import PAIR_STREAM, PATCHES_STREAM, PERMUTATION_STREAM, sample_generator
 
@@ -64,28 +65,52 @@ class ViewMaker:
         self.patch_size = patch_size
 
     def __call__(self, image: np.ndarray, *, seed: int, epoch: int, index: int) -> SampleViews:
-        """image: uint8 (H, W, 3). Every view, the pair, the patches and the permutation draw from a generator of their own.
+        """The views of one image in arrays of their own, see `write`."""
+        images = torch.empty(self.views_shape, dtype=torch.uint8)
+        self.write(image, images.numpy(), seed=seed, epoch=epoch, index=index)
+        if self.patches_shape is None:
+            return SampleViews(images, None, None)
+        patches = torch.empty(self.patches_shape, dtype=torch.uint8)
+        permutation = torch.empty(NUM_PATCHES, dtype=torch.int64)
+        self.write_patches(image, patches.numpy(), permutation.numpy(), seed=seed, epoch=epoch, index=index)
+        return SampleViews(images, patches, permutation)
 
+    @property
+    def views_shape(self) -> tuple[int, int, int, int]:
+        """(V, 3, S, S)."""
+        return (self.num_views, 3, self.image_size, self.image_size)
+
+    @property
+    def patches_shape(self) -> tuple[int, int, int, int] | None:
+        """(9, 3, P, P), None where no patches are made."""
+        return None if self.patch_size is None else (NUM_PATCHES, 3, self.patch_size, self.patch_size)
+
+    def write(self, image: np.ndarray, out: np.ndarray, *, seed: int, epoch: int, index: int) -> None:
+        """Write the views of `image`, uint8 (H, W, 3), into `out`, uint8 of `views_shape`.
+
+        Every view, the pair, the patches and the permutation draw from a generator of their own.
         Raises DataError for an image that is smaller than `recipe.smallest_side`.
         """
-        height, width = image.shape[:2]
-        frame = Frame(height, width, self.image_size)
+        frame = Frame(image.shape[0], image.shape[1], self.image_size)
         once: Drawn = ()
         if self.recipe.is_paired:
             rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PAIR_STREAM)
             once = draw_once(self.recipe, rng, frame)
-        views = []
         for view in range(self.num_views):
             rng = sample_generator(seed=seed, epoch=epoch, index=index, view=view)
-            views.append(apply_view(self.recipe, draw_view(self.recipe, rng, frame, once), image, view))
-        images = _to_tensor(np.stack(views))
-        if self.patch_size is None:
-            return SampleViews(images, None, None)
+            planes_into(out[view], apply_view(self.recipe, draw_view(self.recipe, rng, frame, once), image, view))
+
+    def write_patches(
+        self, image: np.ndarray, out: np.ndarray, permutation: np.ndarray, *, seed: int, epoch: int, index: int
+    ) -> None:
+        """Write the patches of `image` into `out`, uint8 of `patches_shape`, and their order into `permutation` (9,)."""
+        assert self.patch_size is not None
+        height, width = image.shape[:2]
         rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PATCHES_STREAM)
         cut = self.recipe.patches.draw(rng, height=height, width=width, patch_size=self.patch_size)
+        self.recipe.patches.apply(cut, image, out)
         order = sample_generator(seed=seed, epoch=epoch, index=index, stream=PERMUTATION_STREAM)
-        permutation = torch.from_numpy(draw_permutation(order))
-        return SampleViews(images, _to_tensor(self.recipe.patches.apply(cut, image)), permutation)
+        permutation[:] = draw_permutation(order)
 
 
 def draw_once(recipe: Recipe, rng: np.random.Generator, frame: Frame) -> Drawn:
@@ -104,11 +129,6 @@ def apply_view(recipe: Recipe, drawn: Drawn, image: np.ndarray, view: int = 0) -
         if parameters is not None:
             image = op.apply(parameters, image, view)
     return image
-
-
-def _to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) -> contiguous (N, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def normalize(

@@ -40,7 +40,60 @@ def test_a_method_is_its_values_by_base_by_flag_and_by_default(tmp_path):
     assert core(load_run_config(write(tmp_path, "base: methods/moco_v2.yaml\n"))) == MOCO_V2
     assert core(load_run_config(Path("infomin_r50_200ep"), method="moco_v2")) == MOCO_V2
     assert core(load_run_config(Path("moco_v2_r50_200ep"), method="infomin")) == INFOMIN
-    assert method_names() == ("infomin", "moco_v2")
+
+
+# The reference's table [specification 1.1] and SimCLR: towers, memory, head, jigsaw branch, temperature, recipe.
+PRESETS = {
+    "cmc": (("Y", "DbDr"), "bank", "linear", False, 0.07, "cmc"),
+    "cmc_v2": (("Y", "DbDr"), "queue", "mlp", False, 0.2, "cmc_v2"),
+    "infomin": (("RGB",), "queue", "mlp", True, 0.15, "infomin"),
+    "instdis": (("RGB",), "bank", "linear", False, 0.07, "instdis"),
+    "moco_v1": (("RGB",), "queue", "linear", False, 0.07, "moco_v1"),
+    "moco_v2": (("RGB",), "queue", "mlp", False, 0.2, "moco_v2"),
+    "pirl": (("RGB",), "bank", "linear", True, 0.07, "instdis"),
+    "simclr": (("RGB",), "batch", "mlp_bn", False, 0.1, "simclr"),
+}
+
+
+def test_the_shipped_methods_are_the_reference_s_table_and_have_their_own_name():
+    assert method_names() == tuple(PRESETS)
+    for name, values in PRESETS.items():
+        config = load_run_config(Path("infomin_r50_200ep"), method=name)
+        method = config.method
+        found = (method.towers, method.memory, method.head, method.jigsaw, method.temperature, config.views.recipe)
+        assert found == values and method_label(to_plain(config)) == name
+        crossed = {("Y", "DbDr"), ("DbDr", "Y")} if "Y" in method.towers else {("RGB", "RGB")}
+        assert {(term.query, term.key) for term in method.contrasts} == crossed
+        assert method.num_views == (1 if method.memory == "bank" else 2)
+
+
+def test_a_changed_contrast_is_reported(tmp_path):
+    one_way = "method.contrasts=[{query: Y, key: DbDr, weight: 1.0}, {query: DbDr, key: Y, weight: 0.5}]"
+    run = load_run_config(write(tmp_path, "base: methods/cmc.yaml\n"), [one_way])
+    assert method_label(to_plain(run)) == "cmc (changed: method.contrasts)"
+
+
+def test_a_config_of_the_version_before_towers_and_memories_is_the_same_run(tmp_path):
+    values = to_plain(load_run_config(Path("moco_v2_r50_200ep")))
+    now = from_mapping(RunConfig, values, where="now")
+    for group, keys in {
+        "method": ("towers", "contrasts", "memory", "bank_negatives", "bank_momentum", "momentum_end", "symmetric"),
+        "encoder": ("stem",),
+        "optimizer": ("name", "accumulate"),
+        "runtime": ("compile",),
+    }.items():
+        for key in keys:
+            del values[group][key]
+    del values["monitor"], values["method"]["batchnorm"], values["method"]["shuffle_over"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert load_run_config(path) == now
+    values["method"]["name"] = "cmc"  # control: of a method that needs them they must be given
+    values["method"] |= {"head": "linear", "temperature": 0.07}
+    values["views"]["recipe"] = "cmc"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"without its values \(method.towers, method.contrasts, method.memory\)"):
+        load_run_config(path)
 
 
 @pytest.mark.parametrize(("file", "name"), [("infomin_r50_200ep", "moco_v2"), ("moco_v2_r50_200ep", "infomin")])

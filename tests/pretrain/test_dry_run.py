@@ -66,11 +66,18 @@ def counted_by_hand(config):
 
 
 def test_the_operations_of_a_step_are_those_counted_by_hand_and_a_part_of_the_batch_is_scaled_up(tiny, monkeypatch):
+    monkeypatch.setattr(dry_run, "INPUT_SECONDS", 0.1)
+    monkeypatch.setattr(dry_run, "STEP_SECONDS", 0.1)
     text = described(tiny)
     whole = gigaflops(text)
     assert whole == pytest.approx(counted_by_hand(tiny) / 1e9, abs=0.051)  # printed with one decimal
-    assert "for the second step\n" in text
+    assert " s a step\n" in text
+    assert re.search(
+        r"about \d.* on this machine with one process: 6 steps of [\d.]+ s \(step [\d.]+ s, input [\d.]+ s a batch with "
+        r"data.num_workers=0; the views are made between the steps: data.num_workers=0\)\nof it checkpoints .* \(assumed\)\n",
+        text,
+    )
     assert "method infomin (changed: method.temperature, views.blur_kernel), encoder resnet18" in text
     monkeypatch.setattr(dry_run, "CPU_IMAGES", 4)
     part = described(tiny)
-    assert gigaflops(part) == whole and "for the second step, on 4 of the batch's 8 images" in part
+    assert gigaflops(part) == whole and " s a step, scaled up from 4 of the batch's 8 images" in part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,7 +25,7 @@ from pretrain.base.record import experiment_hash, read_record
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
 from pretrain.model.contrast import Contrast, batchnorm_groups
-from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint, write_checkpoint
+from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
@@ -79,46 +80,6 @@ def cut_at(whole, step, directory):
         if path != checkpoint_path(directory / "checkpoints", step):
             path.unlink()
     return directory
-
-
-@pytest.mark.slow
-def test_resuming_at_every_step_is_bit_exact(whole_run, tmp_path):
-    whole, config = whole_run
-    config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, checkpoint_every_steps=None))
-    for step in range(1, STEPS):
-        part = cut_at(whole, step, tmp_path / f"cut{step}")
-        run(config, part, resume=True)
-        assert final_hash(part) == final_hash(whole), step
-        steps = [json.loads(line)["step"] for line in (part / "log.jsonl").read_text().splitlines()]
-        assert steps == list(range(1, STEPS + 1))  # the lost stretch is not logged twice
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "field",
-    [
-        "memory.features",
-        "memory.pointer",
-        "key.encoder.conv1.weight",
-        "query.encoder.bn1.running_mean",
-        "momentum",
-        "step",
-    ],
-)
-def test_dropping_a_part_of_the_state_shows(whole_run, tmp_path, field):
-    whole, config = whole_run
-    part = cut_at(whole, 3, tmp_path / "cut")
-    path = checkpoint_path(part / "checkpoints", 3)
-    state = read_checkpoint(path)
-    if field == "momentum":
-        state["optimizer"]["state"] = {}
-    elif field == "step":
-        state["progress"]["step"] = 2
-    else:
-        state["model"][field].zero_()
-    write_checkpoint(path, {name: value for name, value in state.items() if name not in ("format", "version")})
-    run(config, part, resume=True)
-    assert final_hash(part) != final_hash(whole)
 
 
 @pytest.mark.slow
@@ -320,6 +281,34 @@ def test_a_run_that_meets_a_bad_loss_names_its_last_checkpoint_and_leaves_it(who
     assert logged == [1, 2, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["", "key network and queue once a micro-batch"])  # the fault of a published library
+def test_accumulated_micro_batches_are_one_step_of_the_whole_batch(steps, monkeypatch, fault):
+    """BatchNorm in evaluation mode, so that images do not see each other."""
+    after = Contrast.after_step
+
+    def each(self, outputs, **rest):
+        for output in outputs:
+            after(self, [output], **rest)
+
+    states = []
+    for accumulate in (1, 2, 4):
+        tried = steps()
+        tried.accumulate = accumulate
+        tried.state.method.eval()
+        if fault:
+            monkeypatch.setattr(Contrast, "after_step", each)
+        for _ in range(2):
+            figures = tried.take()
+        state = model_of(tried.state)
+        state["memory.features"] = state["memory.features"].sort(dim=0).values  # micro-batches queue in another order
+        del figures["key_std"]  # of the keys of a micro-batch
+        states.append({**state, **figures})
+    gaps = [max((state[name].double() - states[0][name]).abs().max().item() for name in state) for state in states[1:]]
+    assert int(states[0]["memory.pointer"]) == 16
+    assert (max(gaps) < 2e-6) == (fault == ""), gaps
+
+
 class Waits:
     """Counts what makes the host of a GPU wait for it: values read from tensors, constants and batches copied in pageable memory."""
 
@@ -515,3 +504,60 @@ def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, c
     values = {name.removeprefix("method."): float(value) for name, value in advised.items()}
     followed = dataclasses.replace(config.method, **{**values, "batchnorm_images": int(values["batchnorm_images"])})
     assert batchnorm_groups(followed, batch_size=config.optimizer.batch_size, world_size=1) > 1
+
+
+@pytest.mark.parametrize(
+    ("over", "ranks", "message"),
+    [
+        ({"accumulate": 3}, 1, r"8 is not divisible by 1 ranks x 3 micro-batches .*pass optimizer\.batch_size=6"),
+        ({"accumulate": 8}, 1, r"gives each of 8 micro-batches of 1 rank\(s\) one image.*batch_size=16 or more"),
+        ({"accumulate": 2}, 4, r"each of 2 micro-batches of 4 rank\(s\) one image"),
+        ({}, 3, r"8 is not divisible by 3 ranks; pass"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_config, over, ranks, message):
+    def ask(optimizer, world_size):
+        precision = choose_precision("fp32", torch.device("cpu"))
+        train_module.require_trainable(tiny_config(optimizer=optimizer), precision, Ranks(0, 0, world_size, world_size))
+
+    with pytest.raises(ConfigError, match=message):
+        ask(over, ranks)
+    ask({"accumulate": 2}, 2)  # control
+
+
+def test_ranks_of_unequal_machines_cannot_shuffle_over_the_node(tiny_config):
+    precision = choose_precision("fp32", torch.device("cpu"))
+    for over, refused in (("node", True), ("world", False)):
+        config = tiny_config(method={"shuffle_over": over, "batchnorm_images": 2}, optimizer={"batch_size": 15})
+        with (
+            pytest.raises(ConfigError, match="pass method.shuffle_over=world") if refused else contextlib.nullcontext()
+        ):
+            train_module.require_trainable(config, precision, Ranks(0, 0, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({}, None),
+        ({"runtime": {"compile": True}}, "runtime.compile=true on the CPU"),
+        ({"optimizer": {"name": "lars"}}, "made for batches of 512"),
+        ({"optimizer": {"name": "adamw"}}, "rates of 1e-4 to 1e-3"),
+        ({"optimizer": {"name": "adamw", "learning_rate": 1e-3}}, None),
+    ],
+)
+def test_what_can_run_but_should_not_is_warned_of(tiny_config, caplog, over, words):
+    train_module.require_trainable(tiny_config(**over), choose_precision("fp32", torch.device("cpu")), Ranks())
+    assert (caplog.text == "") == (words is None) and (words or "") in caplog.text
+
+
+def test_compiled_encoders_keep_their_names(tiny_config, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))
+    precision = choose_precision("fp32", torch.device("cpu"))
+    names = []
+    for compile_ in (False, True):
+        config = tiny_config(runtime={"compile": compile_})
+        state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
+        names.append(list(state.method.state_dict()))
+        assert len(compiled) == (2 if compile_ else 0)  # query and key
+    assert names[0] == names[1]

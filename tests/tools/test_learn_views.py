@@ -68,7 +68,7 @@ def test_learned_views_pre_train_an_encoder_that_converts_like_any_other(images:
         (["--labels-per-class", "99", *TINY], "expected at least labels_per_class=99"),
         (
             ["estimator.bound=memory_bank", *TINY[:1], *TINY[3:]],
-            "a memory bank of 24 images cannot give 4096 negatives",
+            "estimator.num_negatives expected at most 23",
         ),
     ],
 )

@@ -135,15 +135,24 @@ def pretraining_curves(run: Run) -> Picture | None:
                 _draw_noisy(axis, x, y, line={"color": COLOURS["infomin"], "linewidth": 1.5})
             elif y:
                 axis.plot(x, y, color=COLOURS["infomin"])
-        queue = run.setting("method.queue_size")
-        if isinstance(queue, int) and queue > 0:
-            chance = math.log(queue + 1)
+        negatives = _negatives(run)
+        if isinstance(negatives, int) and negatives > 0:
+            chance = math.log(negatives + 1)
             axes[0].axhline(chance, color=QUIET, linestyle="--", linewidth=1, label=f"ln(K + 1) = {chance:.2f}")
             axes[0].legend(loc="best")
         axes[2].set_ylim(bottom=0)
         axes[1].set_ylim(0, max(1.0, axes[1].get_ylim()[1]) if axes[1].get_ylim()[1] > 0.5 else None)
         caption = "Faint: as logged. Solid: running mean. Accuracy: how often the positive key scores highest of K + 1."
         return _svg(figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption)
+
+
+def _negatives(run: Run) -> Any:
+    """K of a pre-training run's memory. Runs of the time before there were other memories have a queue."""
+    memory = run.setting("method.memory") or "queue"
+    if memory == "batch":
+        batch, accumulate = run.setting("optimizer.batch_size"), run.setting("optimizer.accumulate") or 1
+        return 2 * (batch // accumulate) - 2 if isinstance(batch, int) else None
+    return run.setting({"queue": "method.queue_size", "bank": "method.bank_negatives"}.get(memory, ""))
 
 
 def detection_curves(experiment: Experiment) -> Picture | None:

@@ -237,7 +237,7 @@ def _pretraining_plan(config_file: Path | None, overrides: Sequence[str], data: 
         "base": recipe_of(run.views.recipe, run.views.overrides),
         "image_size": run.views.image_size,
         "batch_size": run.optimizer.batch_size,
-        "queue_size": run.method.queue_size,
+        "queue_size": run.method.queue_size if run.method.memory == "queue" else None,
         "unset": tuple(key for key in FOLDED if getattr(run.views, key) is not None),
         "arch": run.encoder.arch,
         "skip_unreadable": run.data.skip_unreadable,

@@ -180,12 +180,14 @@ def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | Non
         encoders = load_encoders(Path(weights), branch=branch)
         contract, sha256 = encoders.contract, encoders.sha256
         module = _built(encoders, weights)
-    module.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+    module.requires_grad_(False).eval()
+    module = module.to(device).to(memory_format=torch.channels_last)
     return FrozenEncoder(module, contract, precision, sha256)
 
 
 def _built(encoders: Encoders, weights: str) -> ResNetEncoder | TowerEncoders:
-    contract, modules = encoders.contract, {}
+    contract = encoders.contract
+    modules: dict[str, ResNetEncoder] = {}
     if contract.stem not in ("basic", "small"):
         raise CheckpointError(
             f"{weights}: the readout expects a ResNet with the basic or the small stem, found stem={contract.stem!r}"

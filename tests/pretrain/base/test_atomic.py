@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
+import signal
 
 import pytest
 
@@ -38,6 +40,39 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot write to the output directory"):
         lock_folder(tmp_path / "file", "run.lock")
+
+
+def test_a_lock_is_free_at_once_when_its_holder_is_killed_and_a_process_that_it_forked_lives_on(tmp_path):
+    def forked(action):
+        child = os.fork()
+        if child == 0:
+            action()
+            os._exit(0)
+        return child
+
+    said, say = os.pipe()
+
+    def work():
+        os.write(say, os.getpid().to_bytes(4, "big"))
+        signal.pause()
+
+    def hold():
+        lock = lock_folder(tmp_path, "run.lock")
+        forked(work)
+        signal.pause()
+        lock.close()
+
+    holder = forked(hold)
+    worker = int.from_bytes(os.read(said, 4), "big")
+    try:
+        with pytest.raises(ConfigError, match="in use"):  # control: it is held, and the worker did not let go of it
+            lock_folder(tmp_path, "run.lock")
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        lock_folder(tmp_path, "run.lock").close()
+        os.kill(worker, 0)  # it does live on
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_only_what_a_killed_write_left_is_removed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -17,7 +18,7 @@ from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
 from pretrain.data import loader as data
 from pretrain.data import source
-from pretrain.data.loader import ViewDataset, build_loader
+from pretrain.data.loader import ViewBatch, ViewDataset, build_loader, on_device
 from pretrain.data.order import GlobalBatches, RankBatches
 from pretrain.data.source import ClassFolders, ImageSource, list_images, scan_images
 from pretrain.views.pipeline import ViewMaker
@@ -278,3 +279,57 @@ def test_real_photographs_all_decode_to_pillows_pixels(shared_data):
     assert len(source) >= 200 and scan_images(source.paths).bad == ()
     for path in source.paths[:5]:
         np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
+
+
+class FakeStream:
+    """What `on_device` asks of a stream of a GPU, written down."""
+
+    def __init__(self, name, said):
+        self.name, self.said = name, said
+
+    def wait_stream(self, other):
+        self.said.append(f"{self.name} waits for {other.name}")
+
+
+def test_on_a_gpu_a_batch_is_copied_by_its_own_stream_after_the_step_before_was_handed_out(monkeypatch):
+    said = []
+    computing, copying = FakeStream("computing", said), FakeStream("copying", said)
+
+    @contextlib.contextmanager
+    def entered(stream):
+        said.append(f"{stream.name} begins")
+        yield
+        said.append(f"{stream.name} ends")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: copying)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(ViewBatch, "to", lambda batch, device: said.append("copy") or batch)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: said.append(f"kept for {stream.name}"))
+    batch = ViewBatch(torch.arange(2), torch.zeros(2, 1, 3, 4, 4, dtype=torch.uint8))
+    for _ in on_device([batch, batch], torch.device("cuda", 0)):
+        said.append("step handed out")
+    one = ["copying begins", "copy", "copying ends", "computing waits for copying", *["kept for computing"] * 2]
+    assert said == [*one, "step handed out"] * 2
+    said.clear()
+    assert list(on_device([batch], torch.device("cpu"))) == [batch] and not said  # on the CPU there is nothing to do
+
+
+def test_only_the_images_that_take_the_jigsaw_get_patches_and_micro_batches_are_whole(folder):
+    """The first two images of each of two micro-batches; their patches are those of a loader that cuts all of them."""
+    keys = [(0, index) for index in (7, 3, 1, 11, 0, 5)]
+    every = dataset_of(folder)[keys]
+    dataset = ViewDataset(ImageSource(folder), every_views(), seed=SEED, jigsaw_images=2, micro_batches=2)
+    some = dataset[keys]
+    assert torch.equal(some.images, every.images) and torch.equal(some.index, every.index)
+    rows = [0, 1, 3, 4]
+    assert torch.equal(some.patches, every.patches[rows]) and torch.equal(some.permutation, every.permutation[rows])
+    first, second = some.split(2)
+    assert second.index.tolist() == [11, 0, 5] and torch.equal(second.images, every.images[3:])
+    assert torch.equal(first.patches, every.patches[:2]) and torch.equal(second.patches, every.patches[3:5])
+    with pytest.raises(ValueError, match="cannot be split into 4"):
+        some.split(4)
+
+
+def every_views():
+    return ViewMaker(RECIPES["infomin"], image_size=32, patch_size=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from pretrain.base.errors import DataError
 from pretrain.data import manifest as image_set_module
-from pretrain.data.manifest import ImageSetRecord, check_image_set, read_record, write_record
+from pretrain.data.manifest import ImageSetRecord, check_image_set, read_record, refuse_small_images, write_record
 from pretrain.data.source import ImageSource
 from pretrain.run.ranks import Ranks
 
@@ -105,7 +106,11 @@ def test_each_rank_looks_at_its_share_and_all_know_the_whole(folder, monkeypatch
 
 
 def test_ranks_that_see_different_folders_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(image_set_module, "gather_values", lambda value, ranks: [value, (4, "other") if isinstance(value, tuple) else value])
+    monkeypatch.setattr(
+        image_set_module,
+        "gather_values",
+        lambda value, ranks: [value, (4, "other") if isinstance(value, tuple) else value],
+    )
     with pytest.raises(DataError, match="rank 1 lists 4 images, rank 0 lists 19"):
         check(folder, ranks=Ranks(rank=0, world_size=2))
 
@@ -130,3 +135,92 @@ def test_truncated_jpegs_are_announced_once_with_their_count_and_names(folder):
     assert "1 of 21 JPEGs lack their last bytes" in messages[1] and "cut.jpg: " in messages[1]
     check_image_set(folder, recorded=record, **options)  # the run goes on
     assert len(messages) == 2
+
+
+@pytest.fixture
+def looked_at(folder, tmp_path, monkeypatch):
+    """Names that are looked at, with a manifest for any number of images in a cache of the test's own."""
+    monkeypatch.setattr(image_set_module, "MIN_KEPT", 1)
+    monkeypatch.setenv("INFOMIN_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(256, size=(512, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-20])
+    names: list[str] = []
+    real = image_set_module.look_at
+    monkeypatch.setattr(
+        image_set_module, "look_at", lambda source, index: names.append(source.name(index)) or real(source, index)
+    )
+    return names
+
+
+def told_by(folder):
+    """(messages, record, the listing) of a check."""
+    messages: list[str] = []
+    source, record = check_image_set(
+        folder, skip_unreadable=True, recorded=None, ranks=Ranks(), announce=messages.append
+    )
+    return messages, record, source.names
+
+
+def test_a_second_run_looks_at_no_image_again_and_says_the_same(folder, looked_at):
+    before = sorted(path.name for path in folder.iterdir())
+    first = told_by(folder)
+    assert len(looked_at) == 20 and "bad.png" in first[0][0] and "cut.jpg" in first[0][1]
+    looked_at.clear()
+    assert told_by(folder) == first and looked_at == []
+    with pytest.raises(DataError, match=r"1 of 20 images cannot be read:\n.*bad\.png: not an image"):
+        check(folder, skip_unreadable=False)
+    refuse_small_images(ImageSource(folder).less(["bad.png"]), 40, Ranks())
+    with pytest.raises(
+        DataError, match=r"has 41 px or more; 18 of 19 are smaller, down to 40 px \(.*000\.png: 40 x 48"
+    ):
+        refuse_small_images(ImageSource(folder).less(["bad.png"]), 41, Ranks())
+    assert looked_at == [] and sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("change", ["touched", "resized", "added", "renamed", "lost", "repaired"])
+def test_what_changed_since_is_looked_at_again_and_nothing_else(folder, looked_at, change):
+    told_by(folder)
+    looked_at.clear()
+    some, time = folder / "004.png", (folder / "004.png").stat().st_mtime_ns
+    changed = {
+        "touched": lambda: os.utime(some, ns=(time, time + 1)),
+        "resized": lambda: some.write_bytes(b"no image") and os.utime(some, ns=(time, time)),
+        "added": lambda: shutil.copy(some, folder / "000a.png"),
+        "renamed": lambda: some.rename(folder / "000a.png"),
+        "lost": some.unlink,
+        "repaired": lambda: shutil.copy(some, folder / "bad.png"),
+    }
+    changed[change]()
+    messages, record, names = told_by(folder)
+    assert looked_at == {"touched": ["004.png"], "resized": ["004.png"], "lost": [], "repaired": ["bad.png"]}.get(
+        change, ["000a.png"]
+    )
+    assert record.unreadable == {"resized": ("004.png", "bad.png"), "repaired": ()}.get(change, ("bad.png",))
+    assert "cut.jpg" in messages[-1] and "cut.jpg" in names
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 50, None])
+def test_a_damaged_manifest_is_made_anew(folder, looked_at, tmp_path, damage):
+    first = told_by(folder)
+    (kept,) = (tmp_path / "cache" / "manifests").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-40] if damage is None else damage)
+    looked_at.clear()
+    assert told_by(folder) == first and len(looked_at) == 20
+    looked_at.clear()
+    assert told_by(folder) == first and looked_at == []
+
+
+def test_without_a_place_for_it_every_run_looks_again(folder, looked_at, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    first = told_by(folder)
+    looked_at.clear()
+    assert told_by(folder) == first and len(looked_at) == 20
+
+
+def test_an_archive_is_checked_as_its_folder_is(folder, looked_at, tmp_path):
+    shutil.make_archive(str(tmp_path / "images"), "zip", folder)
+    (_, unpacked, names), (messages, record, packed) = told_by(folder), told_by(tmp_path / "images.zip")
+    assert (record, packed) == (unpacked, names) and f"{tmp_path}/images.zip/bad.png: not an image" in messages[0]
+    continued = check(tmp_path / "images.zip", recorded=unpacked)  # a run that began with the folder
+    assert continued[0].names == names

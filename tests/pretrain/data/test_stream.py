@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +104,28 @@ def test_an_image_that_turns_out_damaged_is_refused_by_name_or_replaced_reported
         assert torch.equal(batch.images, before.images)
     assert len(messages) == 3 and read_record(tmp_path).replaced == ("005.png",)  # known: not reported again
     stream.draw_sheet(tmp_path / "views.png")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "shards", "list"])
+def test_a_damaged_image_of_any_source_is_refused_by_name_or_replaced(tiny_config, damaged_folder, tmp_path, kind):
+    if kind == "list":
+        root = damaged_folder / "some.txt"
+        root.write_text("".join(f"{number:03d}.png\n" for number in range(18)))
+    else:
+        root = Path(shutil.make_archive(str(tmp_path / "shard"), "zip" if kind == "zip" else "tar", damaged_folder))
+    if kind == "shards":
+        root = tmp_path / "shar{d,D}.tar"
+        shutil.copy(tmp_path / "shard.tar", tmp_path / "sharD.tar")
+
+    def opened(skip):
+        config = tiny_config(data={"root": str(root), "skip_unreadable": skip})
+        return open_stream(config, ranks=Ranks(), announce=print, output_dir=tmp_path)
+
+    with pytest.raises(DataError, match=r"005\.png: damaged.*data\.skip_unreadable=true"):
+        list(opened(False).batches(from_step=0, num_steps=6))
+    batches = list(opened(True).batches(from_step=0, num_steps=6))
+    found = {name.rpartition("/")[2] for name in read_record(tmp_path).replaced}
+    assert len(batches) == 6 and found == {"005.png"}
 
 
 @pytest.mark.slow

@@ -16,10 +16,13 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.image_files import read_image
 from pretrain.base.record import read_record
+from pretrain.config import method_values
+from pretrain.data.loader import ViewBatch
 from pretrain.data.manifest import check_image_set, write_record
 from pretrain.data.order import GlobalBatches
 from pretrain.good_views import measure as measure_module
 from pretrain.good_views.measure import MeasureRequest, describe, load_critic, measure_views
+from pretrain.model.channels import channels_of
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
@@ -34,7 +37,7 @@ CPU = choose_precision("fp32", torch.device("cpu"))
 
 def write_run(folder, config):
     """The checkpoint of an untrained run: its critic is as good as any to be read."""
-    state = build_state(config, InputContract(), precision=CPU, ranks=Ranks())
+    state = build_state(config, InputContract(), num_images=18, precision=CPU, ranks=Ranks())
     path = checkpoint_path(folder / "checkpoints", 0)
     write_checkpoint(path, state.state_dict(config, InputContract(), 2))
     return path
@@ -81,6 +84,26 @@ def test_i_nce_is_the_definition_on_the_run_s_own_views(run, image_folder):
     assert (information["num_pairs"], information["num_negatives"]) == (18, 5)
     assert set(record.figures) == set(record.details["bounds"]) == {"info_nce", "donsker_varadhan", "nwj", "smile"}
     assert "18 of 18 images, 3 batches of 6 pairs, recipe infomin" in messages[-1]
+
+
+@pytest.mark.parametrize("name", ["instdis", "cmc", "cmc_v2", "simclr"])
+def test_the_critic_of_every_memory_is_that_of_its_first_contrast(tiny_config, image_folder, tmp_path, name):
+    values = method_values(name)["method"]
+    config = tiny_config(method={**values, "bank_negatives": 9}, views={"recipe": "moco_v2"})
+    critic = load_critic(write_run(tmp_path / "run", config), CPU)
+    method, two = critic.method, "cmc" in name
+    images = torch.stack([torch.from_numpy(read_image(path)) for path in sorted(image_folder.iterdir())[:5]])
+    images = images.permute(0, 3, 1, 2)
+    batch = ViewBatch(torch.arange(5), torch.stack([images, images.flip(-1)], dim=1))
+    query, key = critic.embed(batch)
+    towers = (method.query.Y, method.query.DbDr) if two else (method.query, method.query)
+    other = method.key.DbDr if name == "cmc_v2" else None
+    first, second = (channels_of(view, tower, InputContract()) for view, tower in zip((images, images.flip(-1)), ("Y", "DbDr") if two else ("RGB", "RGB"), strict=True))  # fmt: skip
+    with torch.no_grad():
+        torch.testing.assert_close(query, towers[0](first).instance)
+        torch.testing.assert_close(key, other(second) if other else towers[1](second).instance)
+    record, _ = measure(write_run(tmp_path / "again", config), image_folder)
+    assert math.isfinite(record.figures["info_nce"])
 
 
 def test_the_record_names_the_run_and_its_subject_is_out_of_the_hash(run, tiny_config, image_folder, plain, tmp_path):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from pretrain.base.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
 from pretrain.base.errors import ConfigError
-from pretrain.config import EncoderConfig, MethodConfig
+from pretrain.config import ContrastConfig, DataConfig, EncoderConfig, MethodConfig, OptimizerConfig, RunConfig
 from pretrain.data.loader import ViewBatch
-from pretrain.model.contrast import batchnorm_groups, build_method
+from pretrain.model.contrast import batchnorm_groups, build_method, rows_of_memory
 from pretrain.run.ranks import Ranks
 
 
@@ -146,3 +146,54 @@ def test_what_is_refused_could_not_have_been_computed():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         take_step(alone, batch)
     take_step(together, batch)  # control
+
+
+def test_a_tower_that_asks_nothing_is_refused():
+    contrasts = (ContrastConfig("Y", "DbDr"),)
+    with pytest.raises(ValueError, match="queries of every tower.*found none of DbDr"):
+        MethodConfig(towers=("Y", "DbDr"), contrasts=contrasts)
+    MethodConfig(towers=("Y", "DbDr"), contrasts=(*contrasts, ContrastConfig("DbDr", "DbDr")))  # control
+
+
+def test_a_symmetric_queue_holds_the_keys_of_both_views():
+    batch, method = random_batch(), method_of(symmetric=True, jigsaw=False)
+    output = take_step(method, batch)
+    swapped = take_step(method_of(symmetric=True, jigsaw=False), replace(batch, images=batch.images.flip(1)))
+    torch.testing.assert_close(output.loss, swapped.loss)  # either view may come first
+    plain = take_step(method_of(jigsaw=False), batch)
+    assert not torch.allclose(output.loss, plain.loss)  # control
+    assert torch.equal(output.remembered["RGB"][::2], plain.remembered["RGB"])
+    method.after_step([output], ranks=Ranks(), momentum=0.9)
+    assert method.memory.pointer == 8
+    with pytest.raises(ValueError, match="twice with method.symmetric"):
+        RunConfig(
+            data=DataConfig("images"),
+            method=MethodConfig(symmetric=True, queue_size=10),
+            optimizer=OptimizerConfig(batch_size=8),
+        )
+
+
+def test_state_of_one_tower_keeps_its_names_and_that_of_two_has_theirs():
+    one = method_of().state_dict()
+    assert {name.split(".")[0] for name in one} == {"query", "key", "memory"}
+    assert {"query.encoder.conv1.weight", "query.jigsaw_head.mix.weight", "key.head.layers.0.bias"} <= set(one)
+    assert {"memory.features", "memory.pointer"} <= set(one)
+    contrasts = (ContrastConfig("Y", "DbDr"), ContrastConfig("DbDr", "Y"))
+    two = method_of(towers=("Y", "DbDr"), contrasts=contrasts, memory="bank", bank_negatives=9)
+    shapes = {name: tuple(value.shape) for name, value in two.state_dict().items()}
+    assert {name.split(".")[0] for name in shapes} == {"query", "memory"}  # no key network
+    assert shapes["query.Y.encoder.conv1.weight"][1:] == (1, 7, 7)
+    assert shapes["query.DbDr.encoder.conv1.weight"][1:] == (2, 7, 7)
+    assert shapes["memory.Y.features"] == shapes["memory.DbDr.features"] == (60, 16)
+    assert rows_of_memory(two.state_dict()) == 60 and rows_of_memory(one) == 50
+    assert not torch.equal(two.state_dict()["memory.Y.features"], two.state_dict()["memory.DbDr.features"])
+    two.load_state_dict(two.state_dict())
+    assert {id(p) for p in two.trained.parameters()} == {id(p) for p in two.query.parameters()}
+
+
+def test_a_batch_that_is_its_own_memory_shares_its_statistics():
+    """A query's positive must not be the only other embedding that its BatchNorm group has normalised."""
+    config = MethodConfig(memory="batch", batchnorm_images=4, jigsaw=False)
+    assert batchnorm_groups(config, batch_size=32, world_size=2) == 1
+    assert batchnorm_groups(replace(config, memory="queue"), batch_size=32, world_size=2) == 4
+    assert batchnorm_groups(replace(config, memory="queue", batchnorm="synchronised"), batch_size=32, world_size=2) == 1

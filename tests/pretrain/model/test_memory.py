@@ -1,13 +1,15 @@
-"""The queue is a ring: newest keys replace oldest, the pointer is part of the state."""
+"""The queue is a ring: newest keys replace oldest, the pointer is part of the state. The bank has a row an image."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pretrain.base.errors import ConfigError
-from pretrain.model.memory import FeatureQueue, warning_of_own_keys
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.config import MethodConfig
+from pretrain.model.memory import FeatureBank, FeatureQueue, memory_warnings, require_memory, warning_of_own_keys
 
 
 def batches(count, size, dim=4):
@@ -64,3 +66,65 @@ def test_a_queue_larger_than_the_image_set_is_warned_of_with_a_number_that_fits(
     rng = np.random.default_rng(0)  # the share by trying: how many keys lie between two turns of one image
     apart = 1000 - rng.integers(0, 1000, 100_000) + rng.integers(0, 1000, 100_000)
     assert 100 * (apart < 248).mean() == pytest.approx(3, abs=0.3)
+
+
+def unit(*shape, seed):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_rows_of_the_bank_move_half_way_and_stay_of_unit_length():
+    bank = FeatureBank(9, 4, momentum=0.5, seed=0)
+    before, new, index = bank.features.clone(), unit(3, 4, seed=1), torch.tensor([7, 0, 4])
+    bank.update(new, index=index)
+    torch.testing.assert_close(bank.features[index], F.normalize(before[index] + new, dim=1))
+    others = [row for row in range(9) if row not in (7, 0, 4)]
+    assert torch.equal(bank.features[others], before[others])
+    torch.testing.assert_close(bank.features.norm(dim=1), torch.ones(9))
+
+
+def test_of_an_image_that_comes_twice_the_last_embedding_counts_once():
+    index, new = torch.tensor([3, 1, 3, 8, 3, 1]), unit(6, 4, seed=1)
+    first, second = (FeatureBank(9, 4, momentum=0.5, seed=0) for _ in range(2))
+    before = first.features.clone()
+    first.update(new, index=index)
+    second.update(new[[4, 5, 3]], index=torch.tensor([3, 1, 8]))
+    assert torch.equal(first.features, second.features)
+    torch.testing.assert_close(first.features[3], F.normalize(before[3] + new[4], dim=0))
+
+
+def test_embeddings_of_a_step_that_was_not_finite_do_not_enter_the_bank():
+    bank, index = FeatureBank(9, 4, momentum=0.5, seed=0), torch.tensor([2, 5])
+    before = bank.features.clone()
+    bank.update(torch.full((2, 4), float("nan")), index=index, sound=torch.tensor(False))
+    assert torch.equal(bank.features, before)
+    bank.update(unit(2, 4, seed=1), index=index, sound=torch.tensor(True))  # control
+    assert not torch.equal(bank.features, before)
+
+
+def test_a_bank_of_fewer_images_than_negatives_is_refused_with_what_fits():
+    config = MethodConfig(memory="bank", bank_negatives=64)
+    require_memory(config, num_images=65)
+    with pytest.raises(DataError, match=r"bank_negatives expected at most 63 .*64 images\), found 64; pass .*=63"):
+        require_memory(config, num_images=64)
+    require_memory(MethodConfig(memory="batch", bank_negatives=64), num_images=2)  # without a bank it does not matter
+
+
+@pytest.mark.parametrize(
+    ("over", "settings", "message"),
+    [
+        ({"queue_size": 2000}, {}, "queue_size=232"),
+        ({"queue_size": 2000, "symmetric": True}, {}, None),  # keys of both views: 2000 of 1000 images
+        ({"queue_size": 2001, "symmetric": True}, {}, "queue_size=464"),
+        ({"memory": "bank"}, {"epochs": 1}, "every positive is a random vector"),
+        ({"memory": "bank"}, {"epochs": 2}, None),
+        ({"memory": "batch"}, {"batch_size": 63}, "a batch of 63 gives a query 124 negatives"),
+        ({"memory": "batch"}, {"batch_size": 256, "accumulate": 8}, "a micro-batch of 32 gives a query 62 negatives"),
+        ({"memory": "batch"}, {"batch_size": 64}, None),
+        ({"memory": "batch"}, {"batch_size": 64, "world_size": 2}, "batchnorm=synchronised"),
+        ({"memory": "batch", "batchnorm": "synchronised"}, {"batch_size": 64, "world_size": 2}, None),
+    ],
+)
+def test_a_memory_that_cannot_do_what_it_should_is_warned_of(over, settings, message):
+    given = {"num_images": 1000, "batch_size": 58, "accumulate": 1, "epochs": 10, "world_size": 1, **settings}
+    found = memory_warnings(MethodConfig(**over), **given)
+    assert len(found) == (message is not None) and all(message in text for text in found)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 
 import pytest
+import yaml
 
 from pretrain.base import record as record_module
 from pretrain.base.errors import ConfigError, Terminated
@@ -52,6 +53,42 @@ def test_how_a_run_is_computed_may_change_on_resume(tiny_config, tmp_path):
     RunDir(tmp_path, tiny_config(data={"num_workers": 3}, runtime={"log_every_steps": 5}), resume=True).close()
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate"):
         RunDir(tmp_path, tiny_config(optimizer={"learning_rate": 0.1}), resume=True)
+
+
+# The keys of a run's config.yaml before there were other memories, towers, optimisers, stems and a monitor.
+FIRST_KEYS = {
+    "data": ("root", "num_workers", "skip_unreadable"),
+    "seed": (),
+    "views": ("recipe", "image_size", "patch_size", "crop_scale", "blur_kernel", "blur_sigma", "jitter_strength"),
+    "encoder": ("arch",),
+    "method": (
+        *("name", "head", "feature_dim", "queue_size", "temperature", "momentum", "jigsaw", "jigsaw_weight"),
+        *("jigsaw_fraction", "batchnorm_images"),
+    ),
+    "optimizer": (
+        *("batch_size", "epochs", "learning_rate", "momentum", "weight_decay", "schedule", "decay", "milestones"),
+        *("warmup_epochs", "warmup_start"),
+    ),
+    "runtime": ("device", "precision", "channels_last", "log_every_steps", "keep_every_epochs", "timeout_s"),
+}
+
+
+def as_first_written(values):
+    """Plain values of a run as its first version wrote them."""
+    return {
+        group: {key: values[group][key] for key in keys} if keys else values[group]
+        for group, keys in FIRST_KEYS.items()
+    }
+
+
+def test_a_run_of_a_version_with_fewer_keys_goes_on_with_their_defaults(tiny_config, tmp_path):
+    config = tiny_config()
+    RunDir(tmp_path, config, resume=False).close()
+    first = as_first_written(yaml.safe_load((tmp_path / "config.yaml").read_text()))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
+    RunDir(tmp_path, config, resume=True).close()
+    with pytest.raises(ConfigError, match="optimizer.name: 'sgd' there, 'lars' now"):  # control
+        RunDir(tmp_path, tiny_config(optimizer={"name": "lars"}), resume=True)
 
 
 def test_every_start_that_has_something_to_do_keeps_what_it_ran_on(tiny_config, tmp_path, monkeypatch):

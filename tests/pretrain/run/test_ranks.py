@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.errors import ConfigError
 from pretrain.base.signals import StopFlag
 from pretrain.model.momentum import shuffled_forward
 from pretrain.run.ranks import Ranks, gather_rows, on_main, pick_device, start_ranks, stop_ranks
-from pretrain.run.watch import Watch
+from pretrain.run.watch import NotFinite, Watch
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):
@@ -105,10 +105,13 @@ def shuffle_in_process(rank, port, queue):
     for late in (False, True):
         watch = Watch(stop, ranks, torch.device("cpu"), late=late)
         try:
-            watch.ask(loss, None, explain=lambda what: f"not finite here: {what}")
+            watch.ask(
+                loss, None, explain=lambda what: f"not finite here: {what}", samples=torch.tensor([rank, rank + 10])
+            )
             watch.settle()
-        except UserError as error:
-            heard.append((watch.stopping, str(error)))
+        except NotFinite as error:
+            batches = [(entry["rank"], entry["not_finite"], entry["images"]) for entry in error.report]
+            heard.append((watch.stopping, str(error), batches))
     queue.put((rank, keys.flatten().tolist(), seen, agreed, heard))
     stop_ranks(ranks)
 
@@ -128,6 +131,7 @@ def test_shuffled_keys_return_to_their_images_over_two_processes(free_port):
         assert keys == [2 * (value + 10 * rank) for value in range(4)]  # own order
         assert agreed == [None if rank else 0, "a foreign folder"]  # the main rank's error is raised on both
         # Rank 0 has the stop signal and rank 1 the bad loss: both learn of both, at once or late.
-        assert heard == [(True, f"not finite here: {'loss' if rank == 1 else None}")] * 2
+        message = f"not finite here: {'loss' if rank == 1 else None}"
+        assert heard == [(True, message, [(0, None, [0, 10]), (1, "loss", [1, 11])])] * 2
         assert set(seen) != {value + 10.0 * rank for value in range(4)}  # each rank computed others' images too
     assert sorted(results[0][1] + results[1][1]) == [0, 1, 2, 3, 10, 11, 12, 13]

@@ -1,13 +1,26 @@
-"""What a run writes while it runs: figures averaged, logged at the asked steps, without lost stretches."""
+"""What a run writes while it runs: figures averaged, logged at the asked steps, without lost stretches; how long it waits."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 
+import pytest
 import torch
 
+from pretrain.run import recorder as recorder_module
 from pretrain.run.ranks import Ranks
 from pretrain.run.recorder import Recorder, StepLog
+
+
+def entries_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def recorder(folder, **changed):
+    settings = {"from_step": 0, "num_steps": 5, "log_every": 1, "batch_size": 8, "ranks": Ranks()}
+    return Recorder(folder, **{**settings, **changed})
 
 
 def test_log_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path):
@@ -20,14 +33,78 @@ def test_log_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     log = StepLog(tmp_path, from_step=3)
     log.write({"step": 4, "loss": 0.5})
     log.close()
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in entries_of(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_figures_are_logged_every_few_steps_and_at_the_last(tmp_path):
-    with Recorder(tmp_path, from_step=0, num_steps=5, log_every=2, batch_size=8, ranks=Ranks()) as recorder:
+    with recorder(tmp_path, log_every=2) as record:
         for step in range(1, 6):
-            recorder.record(step, {"loss": torch.tensor(1.0 / step)}, epoch=step / 5, learning_rate=0.1)
-    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+            record.record(step, {"loss": torch.tensor(1.0 / step)}, epoch=step / 5, learning_rate=0.1)
+    entries = entries_of(tmp_path)
     assert [entry["step"] for entry in entries] == [2, 4, 5]
     assert entries[1]["loss"] == 0.25
-    assert recorder.last["images_per_second"] > 0
+    assert record.last["images_per_second"] > 0
+
+
+class Clock:
+    """time.perf_counter that moves only where the test moves it."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_speed_wait_and_time_left_are_those_of_the_clock(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(recorder_module, "time", clock)
+
+    def loader():
+        while True:
+            clock.now += 0.5  # the batch is waited for
+            yield None
+
+    with recorder(tmp_path, log_every=2, num_steps=6) as record:
+        for step, _ in zip(range(1, 5), record.timed(loader()), strict=False):
+            clock.now += 1.5  # the step
+            record.record(step, {"loss": torch.tensor(1.0)}, epoch=0, learning_rate=0.1)
+            if step == 2:
+                began = clock.now
+                clock.now += 60  # the monitor
+                record.add(step, {"knn": 20.0}, epoch=0)
+                record.pause(began)
+    first, probe, second = entries_of(tmp_path)
+    assert probe == {"step": 2, "epoch": 0, "knn": 20.0}
+    assert first["images_per_second"] == pytest.approx(8 / 2)
+    assert second["images_per_second"] == pytest.approx(8 / 2)  # the monitor's minute does not count
+    for entry in (first, second):
+        assert entry["data_wait_ms"] == pytest.approx(500, rel=1e-6) and entry["data_wait"] == pytest.approx(0.25)
+    assert first["eta_seconds"] == pytest.approx(4 * 2)
+    assert second["eta_seconds"] == pytest.approx(2 * (4 * 2 + 60) / 4)  # here it does
+
+
+def test_the_bound_is_logged_beside_the_loss_of_the_images(tmp_path):
+    with recorder(tmp_path, num_negatives=99) as record:
+        record.record(1, {"loss_instance": torch.tensor(3.0)}, epoch=0, learning_rate=0.1)
+    assert entries_of(tmp_path)[0]["information_bound"] == pytest.approx(math.log(100) - 3)
+
+
+def test_a_resumed_recorder_knows_the_newest_of_every_figure(tmp_path):
+    with recorder(tmp_path) as record:
+        record.add(0, {"knn": 20.0}, epoch=0)
+        record.record(1, {"loss": torch.tensor(3.0)}, epoch=0, learning_rate=0.1)
+    with recorder(tmp_path, from_step=1) as record:
+        assert record.last["knn"] == 20 and record.last["loss"] == 3
+        assert "eta_seconds" not in record.last  # says nothing of a run that has ended
+        assert [entry["step"] for entry in record.entries] == [0, 1]
+
+
+def test_the_bar_shows_loss_accuracy_speed_and_wait(tmp_path, capsys):
+    with recorder(tmp_path) as record:
+        time.sleep(0.01)
+        figures = {"loss": torch.tensor(3.0), "accuracy": torch.tensor(0.25)}
+        record.record(1, figures, epoch=0, learning_rate=0.1)
+        record.record(2, figures, epoch=0, learning_rate=0.1)
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("loss=3.000", "accuracy=0.250", "img/s=", "data wait=0 %", "<"))

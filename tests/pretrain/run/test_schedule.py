@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pretrain.run.schedule import LearningRate, paper_warmup_epochs
+from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
 
 
 def test_cosine_follows_the_reference_to_its_floor():
@@ -39,3 +39,11 @@ def test_warmup_rule_of_the_reference():
     assert paper_warmup_epochs(batch_size=256, epochs=800, asked=False) == 0
     assert paper_warmup_epochs(batch_size=256, epochs=800, asked=True) == 10
     assert paper_warmup_epochs(batch_size=512, epochs=200, asked=False) == 5
+
+
+def test_momentum_is_constant_or_byol_s_curve():
+    assert [Momentum(0.999, None, 100)(step) for step in (0, 50, 99)] == [0.999] * 3
+    rising = Momentum(0.99, 1.0, 100)
+    for step in (0, 1, 50, 99, 100):
+        assert rising(step) == pytest.approx(1 - (1 - 0.99) * (math.cos(math.pi * step / 100) + 1) / 2, rel=1e-12)
+    assert (Momentum(0.9, 0.95, 10)(0), Momentum(0.9, 0.95, 10)(10)) == pytest.approx((0.9, 0.95))

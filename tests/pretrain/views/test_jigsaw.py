@@ -29,14 +29,14 @@ def test_cells_keep_the_papers_proportion(patch, cell):
 def test_patches_are_cut_from_their_cells_row_by_row(flipped):
     offsets = np.array([(position, 2 * position) for position in range(9)])
     cut = PatchCut(Crop(0, 0, 255, 255, 255), flipped, offsets, 64)
-    patches = JigsawSpec().apply(cut, coordinates(255))
-    assert patches.shape == (9, 64, 64, 3)
+    patches = np.empty((9, 3, 64, 64), dtype=np.uint8)
+    JigsawSpec().apply(cut, coordinates(255), patches)
     for position, (y, x) in enumerate(offsets):
         row, column = divmod(position, 3)
         top, left = 85 * row + y, 85 * column + x
         rows, columns = np.arange(top, top + 64), np.arange(left, left + 64)
-        np.testing.assert_array_equal(patches[position, :, 0, 0], rows)
-        np.testing.assert_array_equal(patches[position, 0, :, 1], 254 - columns if flipped else columns)
+        np.testing.assert_array_equal(patches[position, 0, :, 0], rows)
+        np.testing.assert_array_equal(patches[position, 1, 0], 254 - columns if flipped else columns)
 
 
 def test_offsets_crop_and_flip_are_drawn_as_specified():

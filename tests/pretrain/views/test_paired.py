@@ -13,9 +13,10 @@ from skimage import color
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.views.colour import colour_space
-from pretrain.views.operations import CenterCrop, ColorJitter, Frame, HorizontalFlip, RandomResizedCrop, gaussian_blur
+from pretrain.views.operations import CenterCrop, ColorJitter, Frame, HorizontalFlip, RandomResizedCrop
 from pretrain.views.paired import ChannelSplit, FrequencySplit, PatchDistance, keep_channels, split_kernel
 from pretrain.views.pipeline import ViewMaker
+from pretrain.views.pixels import gaussian_blur
 from pretrain.views.recipes import Recipe
 from pretrain.views.rng import PAIR_STREAM, sample_generator
 

@@ -6,6 +6,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.views.operations import (
+    CMC_OPS,
     CenterCrop,
     ColorJitter,
     GaussianBlur,
@@ -36,6 +37,13 @@ def test_the_other_recipes_in_order():
     v2 = (*start, ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), Grayscale(0.2), PillowBlur((0.1, 2.0), 0.5))
     assert RECIPES["moco_v2"].ops == v2
     assert RECIPES["moco_v1"].ops == (*start, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))
+    bank = (RandomResizedCrop((0.08, 1.0)), HorizontalFlip(0.5))
+    assert RECIPES["instdis"].ops == (*bank, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), Grayscale(0.2))
+    assert RECIPES["cmc"].ops == (*bank, ColorJitter(0.4, 0.4, 0.4, 0.1, p=1.0))
+    weak, blur = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), GaussianBlur(23, (0.1, 2.0), p=0.5)
+    assert RECIPES["cmc_v2"].ops == (*start, weak, blur, RandAugment(ops=CMC_OPS))
+    strong = ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8)
+    assert RECIPES["simclr"].ops == (*bank, strong, Grayscale(0.2), blur)
     assert RECIPES["linear"].ops == start
     assert RECIPES["linear_randaugment"].ops == (*start, RandAugment())
     assert RECIPES["center"].ops == (CenterCrop(256 / 224),)

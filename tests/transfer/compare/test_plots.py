@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from dataclasses import replace
 
@@ -108,6 +109,24 @@ def test_pretraining_shows_loss_accuracy_and_rate_over_steps(pretraining, drawn)
 @pytest.mark.parametrize("queue", ["many", -1])
 def test_pretraining_without_a_known_queue_is_drawn_without_its_line(pretraining, queue):
     assert pretraining_curves(with_record(pretraining, config={"method": {"queue_size": queue}})) is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "chance"),
+    [
+        ({"queue_size": 4096}, math.log(4097)),
+        ({"memory": "queue", "queue_size": 512, "bank_negatives": 9}, math.log(513)),
+        ({"memory": "bank", "queue_size": 512, "bank_negatives": 9}, math.log(10)),
+        ({"memory": "batch", "queue_size": 512}, math.log(2 * 64 - 1)),
+    ],
+)
+def test_the_loss_that_knows_nothing_is_that_of_the_run_s_memory(pretraining, method, chance, monkeypatch):
+    config = {"method": method, "optimizer": {"batch_size": 128, "accumulate": 2}}
+    labels = []
+    monkeypatch.setattr(Axes, "axhline", lambda self, y, **rest: labels.append((y, rest["label"])))
+    monkeypatch.setattr(Axes, "legend", lambda self, **rest: None)
+    pretraining_curves(with_record(pretraining, config=config))
+    assert labels == [(chance, f"ln(K + 1) = {chance:.2f}")]
 
 
 def test_nothing_logged_is_no_picture(pretraining, detection, linear):

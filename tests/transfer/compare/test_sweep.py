@@ -365,7 +365,7 @@ def test_the_run_that_a_command_describes_has_the_setting_s_views(plan_bench, tm
         words = StageFolder(tmp_path).command(point.stages[0])
         run = load_run_config(config.pretrain_config, [word for word in words if "=" in word])
         assert recipe_of(run.views.recipe, run.views.overrides) == config.recipe(point.setting)
-        assert (run.seed, run.optimizer.epochs, run.data.root) == (3, 7, plan_bench.data / "train")
+        assert (run.seed, run.optimizer.epochs, run.data.root) == (3, 7, str(plan_bench.data / "train"))
         assert run.views.crop_scale is None and run.views.blur_kernel is None
 
 

@@ -112,6 +112,12 @@ def test_one_class_is_no_readout(bench, tmp_path):
         bench.config(data=tmp_path)
 
 
+def test_a_method_without_a_queue_is_not_asked_for_one(bench):
+    for memory, queue in (("queue", 16), ("bank", None), ("batch", None)):
+        overrides = [f"method.memory={memory}", f"method.queue_size={16 if queue else 65536}"]
+        assert bench.config(overrides=overrides).queue_size == queue
+
+
 @pytest.mark.parametrize(
     ("over", "message"),
     [

@@ -20,7 +20,13 @@ from transfer.conversion.source_contracts import contract_of, refuse_shards
 
 PATH = Path("x.pth")
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
-SELF_SAID = ("infomin-transfer", "infomin-transfer-converted", "detectron2-converted", "detectron2-detector")
+SELF_SAID = (
+    "infomin-transfer",
+    "infomin-transfer-towers",
+    "infomin-transfer-converted",
+    "detectron2-converted",
+    "detectron2-detector",
+)
 OTHER_THAN_RGB = {"simclr-v1", "simclr-port", "simclr-spijkervet", "simclr-sthalles", "caffe2"}
 
 

@@ -1,0 +1,249 @@
+"""What the augmentations do to bytes: uint8 (H, W, 3) RGB in, a new array of the same kind out; nothing is drawn here.
+
+The definitions are Pillow's, 8-bit rounding and clipping after every step included; the means are matrices and filters of
+OpenCV, tables of 256 bytes and torch's antialiased resize. The table says how far that may be from Pillow on photographs, in
+grey levels of 255: the mean over a picture, and the largest. tests/pretrain/views/test_pixels.py reads and holds it; the rest
+(invert, posterize, solarize, solarize_add) is equal to the bit. Where Pillow cuts to bytes, so does this, blur and warps apart.
+
+| function                    | Pillow's counterpart           | mean  | largest                                    |
+|-----------------------------|--------------------------------|-------|--------------------------------------------|
+| resize, an axis shrinking   | resize, bilinear               | 0.2   | 1                                          |
+| resize, both axes enlarging | the same                       | 0.25  | 1                                          |
+| brightness                  | ImageEnhance.Brightness        | 0.01  | 1                                          |
+| contrast                    | ImageEnhance.Contrast          | 0.1   | 1                                          |
+| saturation                  | ImageEnhance.Color             | 0.6   | 1                                          |
+| sharpness                   | ImageEnhance.Sharpness         | 0.01  | 1                                          |
+| grey                        | convert("L")                   | 0.01  | 1                                          |
+| shift_hue                   | HSV in bytes                   | 1     | 12                                         |
+| autocontrast, equalize      | ImageOps                       | 0     | 0                                          |
+| gaussian_blur               | GaussianBlur, three boxes      | 0.7   | 35                                         |
+| translate                   | transform                      | 0.05  | 1                                          |
+| warp, bilinear              | transform, rotate              | 0.6   | 1                                          |
+| warp, bicubic               | the same, a = -1 for -0.75     | 1.5   | 20                                         |
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import torch
+
+# A view is too small to be shared among threads, and the loader's processes do that. Here and not only in a worker: a process
+# that is forked from one with a pool of threads waits for ever when it ends the pool.
+cv2.setNumThreads(0)
+
+_LUMA = (0.299, 0.587, 0.114)
+_IDENTITY = np.eye(3, 4)
+_GREY = np.array([(*_LUMA, 0.0)] * 3)
+_RAMP = np.arange(256, dtype=np.float32)
+# Added before OpenCV rounds to nearest, where Pillow cuts. A little less than a half: whole numbers must stay themselves.
+_CUT = -0.4999
+_NEGLIGIBLE = 2e-4  # a tap of a blur, as a share of the largest: what is left out is worth 0.03 levels
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13  # Pillow's SMOOTH
+
+Affine = tuple[float, float, float, float, float, float]
+
+
+def resize(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
+    """Bilinear with antialiasing: a triangle as wide as the step between samples, one pixel at least.
+
+    torch has Pillow's own algorithm in SIMD, three times as fast; where nothing shrinks no antialiasing is needed.
+    """
+    if (height, width) == image.shape[:2]:
+        return image
+    if height >= image.shape[0] and width >= image.shape[1]:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    box = np.ascontiguousarray(image if image.flags.writeable else image.copy())  # torch warns of what is read-only
+    # `view` gives the batch axis the stride of a whole image; with another one torch works by planes, twice as long.
+    pixels = torch.from_numpy(box).view(1, *box.shape).permute(0, 3, 1, 2)
+    # Rows first: the columns, which cost more, are then filtered in fewer of them. Pillow takes the columns first.
+    for size in ((height, image.shape[1]), (height, width)):
+        pixels = torch.ops.aten._upsample_bilinear2d_aa(pixels, size, False)  # F.interpolate without its checks
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1)[0].numpy())
+
+
+def planes_into(out: np.ndarray, image: np.ndarray) -> None:
+    """uint8 (H, W, 3) -> `out`, uint8 (3, H, W) whose rows are contiguous: the layout of a batch."""
+    cv2.split(image, list(out))
+
+
+def mirror(image: np.ndarray) -> np.ndarray:
+    """Left and right exchanged."""
+    return cv2.flip(image, 1)
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+
+
+def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """table: uint8 (256,) for all channels or (256, 3)."""
+    return cv2.LUT(image, table if table.ndim == 1 else table[:, None])
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with black; factors above 1 lighten."""
+    return _multiply(image, factor * _IDENTITY, 0.0)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the mean of the grey image, rounded."""
+    red, green, blue, _ = cv2.mean(image)
+    mean = int(_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 0.5)
+    return _multiply(image, factor * _IDENTITY, (1 - factor) * mean)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the grey image."""
+    return _multiply(image, factor * _IDENTITY + (1 - factor) * _GREY, 0.0)
+
+
+def _multiply(image: np.ndarray, matrix: np.ndarray, offset: float) -> np.ndarray:
+    """matrix (3, 4) whose last column is zero, times each pixel, plus `offset`: clipped and cut to bytes."""
+    matrix[:, 3] = offset + _CUT
+    return cv2.transform(image, matrix)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Luma (ITU-R 601-2) in all three channels."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
+    """Turn the hue of 8-bit HSV, cut to whole steps of 1/255 turn towards zero, as torchvision does.
+
+    Pillow cuts hue and saturation to bytes, which OpenCV rounds: a shift of nothing changes colours there, and not here.
+    """
+    steps = int(turns * 255) % 256
+    if steps == 0:
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    rows = hsv.reshape(len(hsv), -1)
+    rows += np.tile(np.array((steps, 0, 0), dtype=np.uint8), image.shape[1])  # bytes wrap around, as the circle does
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def autocontrast(image: np.ndarray) -> np.ndarray:
+    """Stretch every channel from its smallest and largest value to 0 and 255."""
+    table = np.empty((256, 3), dtype=np.uint8)
+    for channel, plane in enumerate(cv2.split(image)):
+        low, high, _, _ = cv2.minMaxLoc(plane)
+        scale = 255.0 / (high - low) if high > low else 1.0
+        offset = -low * scale if high > low else 0.0
+        table[:, channel] = np.clip(np.arange(256) * scale + offset, 0, 255)
+    return look_up(image, table)
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Make the histogram of every channel as flat as Pillow does."""
+    table = np.empty((256, 3), dtype=np.uint8)
+    for channel in range(3):
+        counts = cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+        below = np.cumsum(counts) - counts
+        table[:, channel] = np.arange(256) if step == 0 else np.minimum((below + step // 2) // step, 255)
+    return look_up(image, table)
+
+
+def invert(image: np.ndarray) -> np.ndarray:
+    """255 minus every byte."""
+    return cv2.bitwise_not(image)
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+    """Keep the highest `bits` of every byte."""
+    return image & np.uint8(0xFF & ~(0xFF >> bits))
+
+
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
+    """Invert what is at or above `threshold`."""
+    return look_up(image, np.where(threshold > _RAMP, _RAMP, 255 - _RAMP).astype(np.uint8))
+
+
+def solarize_add(image: np.ndarray, amount: int, *, below: int = 128) -> np.ndarray:
+    """Add `amount`, clipped, to what is below `below`."""
+    return look_up(image, np.where(below > _RAMP, np.minimum(_RAMP + amount, 255), _RAMP).astype(np.uint8))
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the image smoothed by a 3 x 3 filter; the outermost pixels stay as they are."""
+    result = cv2.addWeighted(image, factor, cv2.filter2D(image, -1, _SMOOTH), 1 - factor, _CUT)
+    result[[0, -1]] = image[[0, -1]]
+    result[:, [0, -1]] = image[:, [0, -1]]
+    return result
+
+
+# --- blur and warps ---------------------------------------------------------------------------------------------------
+
+
+def gaussian_taps(kernel: int, sigma: float) -> np.ndarray:
+    """Normalised Gaussian sampled at whole pixels, float64 (kernel,)."""
+    offsets = np.arange(kernel) - kernel // 2
+    taps = np.exp(-(offsets**2) / (2 * sigma**2))
+    return taps / taps.sum()
+
+
+def gaussian_blur(image: np.ndarray, *, kernel: int, sigma: float, border: int = cv2.BORDER_REFLECT_101) -> np.ndarray:
+    """Separable convolution in float32, rounded to nearest; by default the border is mirrored without repeating the edge.
+
+    Taps that count for nothing are left out: of 23 taps, 5 matter at sigma 0.5, and multiplying by numbers too small for
+    float32's normal range takes ten times as long. cv2.GaussianBlur on bytes quantises its taps to 8 bits and is off by up
+    to 1.4 levels; this is off by 0.6.
+    DEVIATION: the reference truncates to bytes, which darkens a blurred image by half a level on average.
+    """
+    taps = gaussian_taps(kernel, sigma)
+    taps = taps[taps > _NEGLIGIBLE * taps.max()]
+    if len(taps) == 1:
+        return image
+    taps /= taps.sum()
+    # OpenCV takes its 8-bit way where both filters are positive and sum to one; a hair more and less, it stays in float32.
+    across, down = ((taps * hair).astype(np.float32) for hair in (1.0005, 1 / 1.0005))
+    return cv2.sepFilter2D(image, -1, across, down, borderType=border)
+
+
+def warp(image: np.ndarray, matrix: Affine, *, bicubic: bool, fill: tuple[int, int, int]) -> np.ndarray:
+    """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f), matrix (a, b, c, d, e, f), of centres at halves.
+
+    That is Pillow's convention. DEVIATION: the outermost pixel mixes with the fill; Pillow's seam is hard.
+    """
+    a, b, c, d, e, f = matrix
+    whole = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV's centres are whole numbers
+    flags = (cv2.INTER_CUBIC if bicubic else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+    height, width = image.shape[:2]
+    return cv2.warpAffine(image, whole, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+
+def translate(
+    image: np.ndarray, distance: float, *, axis: int, bicubic: bool, fill: tuple[int, int, int]
+) -> np.ndarray:
+    """`warp` by whole and broken pixels along `axis`: the pixel at x comes from x + distance. Equal to Pillow's but for rounding."""
+    whole = round(distance)
+    rest = distance - whole
+    offsets = np.abs(np.arange(-2, 3) - rest)
+    if bicubic:  # Pillow's has a = -1
+        near, far = offsets**3 - 2 * offsets**2 + 1, -(offsets**3) + 5 * offsets**2 - 8 * offsets + 4
+        taps = np.where(offsets < 1, near, np.where(offsets < 2, far, 0.0))
+    else:
+        taps = np.maximum(1 - offsets, 0.0)
+    one = np.ones(1)
+    across, down = (one, taps) if axis == 0 else (taps, one)
+    moved = cv2.sepFilter2D(image, -1, across, down, delta=_CUT, borderType=cv2.BORDER_REPLICATE) if rest else image
+    result = np.empty_like(image)
+    result[:] = fill
+    side = image.shape[axis]
+    first, last = max(0, -whole), min(side, side - whole)
+    if first < last:
+        kept = [slice(None), slice(None)]
+        source = list(kept)
+        kept[axis], source[axis] = slice(first, last), slice(first + whole, last + whole)
+        result[tuple(kept)] = moved[tuple(source)]
+    return result
+
+
+def rotation(degrees: float, *, height: int, width: int) -> Affine:
+    """The matrix for `warp` that turns an image counter-clockwise about its centre."""
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    x, y = width / 2, height / 2
+    return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
