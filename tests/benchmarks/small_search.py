@@ -159,7 +159,11 @@ def run_trial(trial: Trial, *, seed: int, shared: Path, work: Path, output: Path
         entry["trained"] = judge(run, trial, labelled, seed=seed, work=work / "runs")
         encoder = encoder_of(trial, overrides)
         entry["random"] = next(
-            (other["random"] for other in load(output)["trials"] if other.get("encoder") == encoder and other["seed"] == seed),
+            (
+                other["random"]
+                for other in load(output)["trials"]
+                if other.get("encoder") == encoder and other["seed"] == seed
+            ),
             None,
         ) or judge(
             random_weights(trial, overrides, number=number, path=work / "runs" / f"{trial.name}_{seed}_random.pt"),
