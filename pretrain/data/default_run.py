@@ -60,9 +60,13 @@ def default_run(
     config = load_run_config(Path(name), [*sized, *overrides], method=method)
     detector = "; no detector takes the small stem" if config.encoder.stem == "small" else ""
     return config, (
-        f"no --config-file: {len(images):,} images of about {side} px, so {' '.join([f'{name}.yaml', *sized])}: "
+        f"no --config-file: {len(images):,} images of {_size(side)} px, so {' '.join([f'{name}.yaml', *sized])}: "
         f"{_summary(config)}{detector}. To choose another: --config-file NAME{_what_else(len(images))}"
     )
+
+
+def _size(side: int) -> str:
+    return f"{side} or more" if side == LARGEST_SIDE else f"about {side}"
 
 
 def _is_given(key: str, given: Sequence[str]) -> bool:
