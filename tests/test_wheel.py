@@ -24,7 +24,7 @@ DISTRIBUTIONS = {
     "skimage": "scikit-image",
     "yaml": "PyYAML",
 }
-OPTIONAL = {"detectron2", "timm", "transformers", "onnx", "onnxruntime", "onnxscript", "fvcore"}
+OPTIONAL = {"detectron2", "wandb", "mlflow", "timm", "transformers", "onnx", "onnxruntime", "onnxscript", "fvcore"}
 
 pytestmark = pytest.mark.slow
 
