@@ -46,6 +46,7 @@ ADDED_KEYS = (
     "method.towers",
     "method.contrasts",
     "method.memory",
+    "method.batchnorm",
 )  # no file of version 0.1 has them: all were of one kind
 # What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
 NOT_EXPERIMENT = ("seed", "runtime", "monitor", "data.root", "data.num_workers", "data.skip_unreadable")
