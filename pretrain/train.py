@@ -26,7 +26,7 @@ from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
 from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
-from pretrain.data.monitored import images_to_monitor
+from pretrain.data.monitored import images_to_monitor, labelled_folders
 from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.batchnorm import synchronise_batchnorm
 from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
@@ -316,6 +316,8 @@ def _train_in(
     announce = logger.info if ranks.is_main else logger.debug
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
+    if config.monitor.labelled is not None:  # a mistyped folder is refused before a long look at the images
+        on_main(lambda: labelled_folders(config.monitor), ranks)
     stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
     require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it

@@ -213,7 +213,8 @@ def _build(cls: type[T], values: Any, where: Origin, prefix: str) -> T:
     try:
         return typing.cast(T, cls(**arguments))
     except ValueError as error:
-        raise ConfigError(f"{where.of_group(prefix)}: {prefix.rstrip('.') or cls.__name__}: {error}") from None
+        group = f"{prefix.rstrip('.')}: " if prefix else ""
+        raise ConfigError(f"{where.of_group(prefix)}: {group}{error}") from None
 
 
 def _nearest_key(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any], prefix: str) -> str:

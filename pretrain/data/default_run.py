@@ -15,7 +15,7 @@ import torch
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import check_open_image
 from pretrain.base.strict import overridden_keys, parse_overrides
-from pretrain.config import RunConfig, load_run_config, method_label, to_plain
+from pretrain.config import RunConfig, fitting_queue_size, load_run_config, method_label, to_plain
 from pretrain.data.index import Source
 from pretrain.data.source import open_source
 from pretrain.run.folder import CONFIG
@@ -49,15 +49,17 @@ def default_run(
             "neither --config-file nor data.root given; pass data.root=IMAGES, by whose number a small run is chosen, "
             f"or --config-file {PAPER}"
         )
-    load_run_config(
-        Path(LARGEST_FILE), overrides, method=method
-    )  # a mistyped override is refused before a long listing
+    _refuse_what_no_file_takes(overrides, method)
     images = open_source(str(root))
     name = next((name for limit, name in FILES if len(images) < limit), LARGEST_FILE)
     side = usual_side(images)
     given = overridden_keys(overrides)
     sized = [word for word in FOR_SMALL_IMAGES if side < SMALL_IMAGES and not _is_given(word.partition("=")[0], given)]
     config = load_run_config(Path(name), [*sized, *overrides], method=method)
+    fitted = [word for word in memory_of(config, len(images)) if not _is_given(word.partition("=")[0], given)]
+    if fitted:
+        sized += fitted
+        config = load_run_config(Path(name), [*sized, *overrides], method=method)
     detector = "; no detector takes the small stem" if config.encoder.stem == "small" else ""
     return config, (
         f"no --config-file: {len(images):,} images of {_size(side)} px, so {' '.join([f'{name}.yaml', *sized])}: "
@@ -67,6 +69,32 @@ def default_run(
 
 def _size(side: int) -> str:
     return f"{side} or more" if side == LARGEST_SIDE else f"about {side}"
+
+
+def _refuse_what_no_file_takes(overrides: Sequence[str], method: str | None) -> None:
+    """A mistyped override ends the command before a long listing; one that fits some of the files only waits for it."""
+    errors: list[ConfigError] = []
+    for name in (*(name for _, name in FILES), LARGEST_FILE):
+        try:
+            load_run_config(Path(name), overrides, method=method)
+            return
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def memory_of(config: RunConfig, num_images: int) -> list[str]:
+    """Overrides that make a queue or a bank no larger than `num_images` can fill; the methods' own are made for ImageNet."""
+    method = config.method
+    keys_per_image = 2 if method.symmetric else 1
+    if method.memory == "queue" and method.queue_size > num_images * keys_per_image:
+        size = fitting_queue_size(
+            num_images=num_images, batch_size=config.optimizer.batch_size, keys_per_image=keys_per_image
+        )
+        return [f"method.queue_size={size}"]
+    if method.memory == "bank" and method.bank_negatives >= num_images:
+        return [f"method.bank_negatives={max(1, num_images // 2)}"]
+    return []
 
 
 def _is_given(key: str, given: Sequence[str]) -> bool:

@@ -27,7 +27,7 @@ def images_to_monitor(config: MonitorConfig, *, own: Callable[[int], np.ndarray]
     if config.labelled is None:
         chosen = torch.linspace(0, num_own - 1, min(num_own, config.max_images)).round().long().tolist()
         return MonitorImages(len(chosen), partial(_read_at, own, chosen))
-    folders = ClassFolders.load(config.labelled.expanduser())
+    folders = labelled_folders(config)
     if len(folders.classes) < 2:
         raise DataError(
             f"{SWITCH} {config.labelled}: a probe needs two classes or more, found only {folders.classes[0]!r}"
@@ -45,6 +45,15 @@ def images_to_monitor(config: MonitorConfig, *, own: Callable[[int], np.ndarray]
     if report.bad:
         raise DataError(f"{SWITCH} {config.labelled}: {report.describe(advice='repair or remove them')}")
     return MonitorImages(len(paths), partial(_read_file, paths), labels)
+
+
+def labelled_folders(config: MonitorConfig) -> ClassFolders:
+    """The listing of `config.labelled`, which is given. Raises DataError that names the key."""
+    assert config.labelled is not None
+    try:
+        return ClassFolders.load(config.labelled.expanduser())
+    except DataError as error:
+        raise DataError(f"{SWITCH}: {error}") from None
 
 
 def _read_at(own: Callable[[int], np.ndarray], chosen: list[int], position: int) -> np.ndarray:

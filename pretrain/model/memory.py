@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.config import MethodConfig
+from pretrain.config import MethodConfig, fitting_queue_size
 from pretrain.views.rng import NEGATIVES_STREAM, sample_generator
 
 
@@ -162,7 +162,7 @@ def warning_of_own_keys(*, queue_size: int, num_images: int, batch_size: int, ke
     """
     if queue_size <= num_images * keys_per_image:
         return None
-    fitting = max(num_images // 4 // batch_size, 1) * batch_size * keys_per_image
+    fitting = fitting_queue_size(num_images=num_images, batch_size=batch_size, keys_per_image=keys_per_image)
     return (
         f"method.queue_size={queue_size} holds more keys than there are images ({num_images}), so that older keys of an image "
         f"are among its negatives. Pass method.queue_size={fitting} "

@@ -225,3 +225,10 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(t
     with pytest.raises(ConfigError, match="pip install wandb"):
         run(tiny_config(monitor={"trackers": ["wandb"]}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistyped_labelled_folder_is_named_before_the_images_are_looked_through(tiny_config, monkeypatch, tmp_path):
+    monkeypatch.setattr("pretrain.train.open_stream", lambda *arguments, **options: pytest.fail("looked through"))
+    config = tiny_config(monitor={"every_epochs": 1, "labelled": str(tmp_path / "nowhere")})
+    with pytest.raises(DataError, match=r"^monitor.labelled: .*nowhere: expected a folder with one folder a class"):
+        train(config, output_dir=tmp_path / "run", resume=True, ranks=Ranks())

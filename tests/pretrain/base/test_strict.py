@@ -95,7 +95,7 @@ def test_overrides_nest_and_win():
         ("inner={epoch: 3}", "command line: unknown key `inner.epoch`"),
         ("inner.milestones=[a]", "command line: `inner.milestones[0]` expected int"),
         ("limit.low=1", "command line: `limit` expected int"),
-        ("limit=13", "run.yaml and the command line: Outer: limit must not be 13"),
+        ("limit=13", "run.yaml and the command line: limit must not be 13"),
         ("flag=true", "run.yaml: unknown key `modes`"),  # the control: the file's own mistake
     ],
 )

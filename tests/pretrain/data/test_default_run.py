@@ -46,6 +46,29 @@ def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monke
 
 
 @pytest.mark.parametrize(
+    ("method", "word"),
+    [("instdis", "method.bank_negatives=5"), ("cmc_v2", "method.queue_size=4"), ("simclr", None)],
+)
+def test_a_memory_made_for_imagenet_is_made_as_small_as_the_images_and_it_is_said(images, method, word):
+    overrides = [f"data.root={images}", "optimizer.batch_size=4"]
+    config, why = default_run(overrides, method=method)
+    assert (word in why) if word else ("method." not in why)
+    assert config.method.num_negatives == (int(word.partition("=")[2]) if word else None)
+    given, _ = default_run([*overrides, "method.queue_size=8", "method.bank_negatives=8"], method=method)
+    assert given.method.num_negatives == (8 if word else None)
+
+
+def test_a_value_that_fits_the_chosen_file_alone_is_taken_and_one_that_fits_none_is_refused_before_the_listing(
+    images, monkeypatch
+):
+    config, _ = default_run([f"data.root={images}", "method.queue_size=128"], method="moco_v2")
+    assert config.method.queue_size == config.optimizer.batch_size == 128  # the larger files have batches of 256
+    monkeypatch.setattr(module, "open_source", lambda root: pytest.fail("listed"))
+    with pytest.raises(ConfigError, match=r"queue_size 100 expected at least .*batch_size 128"):
+        default_run([f"data.root={images}", "method.queue_size=100"], method="moco_v2")
+
+
+@pytest.mark.parametrize(
     ("cuda", "count", "said"), [(False, 10, False), (True, 10, True), (False, MANY_IMAGES + 1, True)]
 )
 def test_the_papers_run_is_named_where_it_fits(images, monkeypatch, cuda, count, said):

@@ -42,7 +42,7 @@ def test_without_labels_the_runs_own_images_are_taken_evenly():
     [
         ({"one": 8}, "two classes or more, found only 'one'"),
         ({"one": 4, "two": 3}, "expected at least one class of 5 images.*largest of 2 classes has 4"),
-        ({}, "one folder a class"),
+        ({}, "^monitor.labelled: .*one folder a class"),
     ],
 )
 def test_a_folder_that_is_no_probe_is_refused_with_what_was_expected(tmp_path, counts, message):
