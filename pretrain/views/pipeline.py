@@ -96,9 +96,12 @@ class ViewMaker:
         if self.recipe.is_paired:
             rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PAIR_STREAM)
             once = draw_once(self.recipe, rng, frame)
+        drawn = []  # of all views before the first pixel: what Python needs for it then stays in the processor's caches
         for view in range(self.num_views):
             rng = sample_generator(seed=seed, epoch=epoch, index=index, view=view)
-            planes_into(out[view], apply_view(self.recipe, draw_view(self.recipe, rng, frame, once), image, view))
+            drawn.append(draw_view(self.recipe, rng, frame, once))
+        for view, parameters in enumerate(drawn):
+            planes_into(out[view], apply_view(self.recipe, parameters, image, view))
 
     def write_patches(
         self, image: np.ndarray, out: np.ndarray, permutation: np.ndarray, *, seed: int, epoch: int, index: int

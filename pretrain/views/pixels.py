@@ -91,7 +91,7 @@ def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with black; factors above 1 lighten."""
-    return _multiply(image, factor * _IDENTITY, 0.0)
+    return cv2.convertScaleAbs(image, alpha=factor, beta=_CUT)
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
