@@ -67,7 +67,7 @@ def resize(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
     pixels = torch.from_numpy(box.reshape(1, *box.shape).transpose(0, 3, 1, 2))
     # Rows first: the columns, which cost more, are then filtered in fewer of them. Pillow takes the columns first.
     for size in ((height, image.shape[1]), (height, width)):
-        pixels = _filter(pixels, size, False)
+        pixels = _filter(pixels, size, False, None)
     return np.ascontiguousarray(pixels.numpy()[0].transpose(1, 2, 0))
 
 

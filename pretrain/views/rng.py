@@ -44,7 +44,8 @@ def sample_generator(
     if min(seed, epoch, index, view, stream) < 0 or max(seed, epoch, index, view, stream) >= _WORD:
         raise ValueError(f"expected integers in [0, 2^64), found {seed=}, {epoch=}, {index=}, {view=}, {stream=}")
     counter = np.array((0, view, index, epoch), dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(_Key(seed, stream), counter=counter))
+    bits = np.random.Philox(_Key(seed, stream), counter=counter)  # type: ignore[arg-type]  # the stubs know SeedSequence alone
+    return np.random.Generator(bits)
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
