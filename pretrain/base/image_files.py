@@ -71,6 +71,9 @@ _JPEG_MARKER = re.compile(
     rb"\xff+([^\x00\xff\xd0-\xd7])"
 )  # but for restart markers, which belong to the data of a scan
 _JPEG_SCAN, _JPEG_NOT_FRAMES = 0xDA, (0xC4, 0xC8, 0xCC)
+_JPEG_SCAN_MARKER = bytes([_JPEG_SCAN])
+# JFIF, comment, tables, restart interval, frames of Huffman codes: nothing of an orientation, of Adobe's or of more pictures.
+_JPEG_PLAIN = frozenset(bytes([kind]) for kind in (0xE0, 0xFE, 0xDB, 0xC4, 0xDD, 0xC0, 0xC1, 0xC2))
 
 
 class TooLargeError(DataError):
@@ -106,7 +109,8 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """`read_image` of a file's bytes; `name` stands for its path in messages."""
-    return _decode(io.BytesIO(data), name, max_pixels)[0]
+    pixels = _plain_jpeg(data, max_pixels)
+    return _decode(io.BytesIO(data), name, max_pixels)[0] if pixels is None else pixels
 
 
 def check_image(path: Path, *, max_pixels: int = MAX_PIXELS, decode: bool = False) -> CheckedImage:
@@ -179,6 +183,24 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> tuple[np.ndarray, str
             raise
         except Exception:
             raise _refusal(name, file, error) from error
+
+
+def _plain_jpeg(content: bytes, max_pixels: int) -> np.ndarray | None:
+    """Pixels of a JPEG without a segment that Pillow would have to look at, a tenth sooner; None for anything else."""
+    position = len(_JPEG_START)
+    if not content.startswith(_JPEG_START):
+        return None
+    while (kind := content[position + 1 : position + 2]) != _JPEG_SCAN_MARKER:
+        if content[position : position + 1] != b"\xff" or kind not in _JPEG_PLAIN:
+            return None
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    if space not in ("YCbCr", "Gray") or height * width > min(max_pixels, MAX_PIXELS):
+        return None
+    return _fast_jpeg(content)
 
 
 def _fast_jpeg(content: bytes) -> np.ndarray | None:

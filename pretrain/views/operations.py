@@ -23,6 +23,7 @@ import numpy as np
 
 from pretrain.base.errors import ConfigError
 from pretrain.views import pixels
+from pretrain.views.rng import uniform
 
 Range = tuple[float, float]
 Parameters = TypeVar("Parameters")
@@ -118,8 +119,8 @@ class RandomResizedCrop(Operation[Crop]):
         height, width, size = frame
         low, high = self.ratio
         for _ in range(CROP_TRIES):
-            area = height * width * rng.uniform(*self.scale)
-            ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+            area = height * width * uniform(rng, *self.scale)
+            ratio = math.exp(uniform(rng, math.log(low), math.log(high)))
             box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < box_width <= width and 0 < box_height <= height:
                 top = int(rng.integers(height - box_height + 1))
@@ -235,12 +236,12 @@ class ColorJitter(Operation[Jitter]):
     def draw(self, rng: np.random.Generator, frame: Frame) -> Jitter | None:
         if rng.random() >= self.p:
             return None
-        order = tuple(JITTER_STEPS[step] for step in rng.permutation(len(JITTER_STEPS)))
+        order = tuple(JITTER_STEPS[step] for step in rng.permutation(len(JITTER_STEPS)).tolist())
         brightness, contrast, saturation = (
-            rng.uniform(max(0.0, 1 - strength), 1 + strength)
+            uniform(rng, max(0.0, 1 - strength), 1 + strength)
             for strength in (self.brightness, self.contrast, self.saturation)
         )
-        return Jitter(order, brightness, contrast, saturation, rng.uniform(-self.hue, self.hue))
+        return Jitter(order, brightness, contrast, saturation, uniform(rng, -self.hue, self.hue))
 
     def apply(self, parameters: Jitter, image: np.ndarray, view: int = 0) -> np.ndarray:
         for step in parameters.order:
@@ -274,7 +275,7 @@ class GaussianBlur(Operation[float]):
             raise ConfigError(f"the blur's kernel: expected an odd number of taps, found {self.kernel}")
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> float | None:
-        return rng.uniform(*self.sigma) if rng.random() < self.p else None
+        return uniform(rng, *self.sigma) if rng.random() < self.p else None
 
     def apply(self, parameters: float, image: np.ndarray, view: int = 0) -> np.ndarray:
         return pixels.gaussian_blur(image, kernel=self.kernel, sigma=parameters)
@@ -294,7 +295,7 @@ class PillowBlur(Operation[float]):
     overrides: ClassVar[Mapping[str, str]] = {"blur_sigma": "radius"}
 
     def draw(self, rng: np.random.Generator, frame: Frame) -> float | None:
-        return rng.uniform(*self.radius) if rng.random() < self.p else None
+        return uniform(rng, *self.radius) if rng.random() < self.p else None
 
     def apply(self, parameters: float, image: np.ndarray, view: int = 0) -> np.ndarray:
         kernel = 2 * math.ceil(TAIL_SIGMAS * parameters) + 1
@@ -401,10 +402,10 @@ class RandAugment(Operation[tuple[Change, ...]]):
         changes = []
         for _ in range(self.num_ops):
             name = self.ops[int(rng.integers(len(self.ops)))]
-            applied, negative, bicubic = rng.random(3) < (self.p_each, 0.5, 0.5)
+            applied, negative, bicubic = rng.random(3).tolist()
             magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
-            if applied:
-                changes.append(Change(name, amount_of(name, magnitude, negative=bool(negative)), bool(bicubic)))
+            if applied < self.p_each:
+                changes.append(Change(name, amount_of(name, magnitude, negative=negative < 0.5), bicubic < 0.5))
         return tuple(changes)
 
     def apply(self, parameters: tuple[Change, ...], image: np.ndarray, view: int = 0) -> np.ndarray:

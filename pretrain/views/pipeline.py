@@ -6,6 +6,7 @@ The same image and (seed, epoch, index) give the same views anywhere.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +97,12 @@ class ViewMaker:
         if self.recipe.is_paired:
             rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PAIR_STREAM)
             once = draw_once(self.recipe, rng, frame)
+        drawn = []  # of all views before the first pixel: what Python needs for it then stays in the processor's caches
         for view in range(self.num_views):
             rng = sample_generator(seed=seed, epoch=epoch, index=index, view=view)
-            planes_into(out[view], apply_view(self.recipe, draw_view(self.recipe, rng, frame, once), image, view))
+            drawn.append(draw_view(self.recipe, rng, frame, once))
+        for planes, pixels in zip(out, apply_views(self.recipe, drawn, image), strict=True):
+            planes_into(planes, pixels)
 
     def write_patches(
         self, image: np.ndarray, out: np.ndarray, permutation: np.ndarray, *, seed: int, epoch: int, index: int
@@ -123,12 +127,17 @@ def draw_view(recipe: Recipe, rng: np.random.Generator, frame: Frame, once: Draw
     return tuple(once[position] if op.shared else op.draw(rng, frame) for position, op in enumerate(recipe.ops))
 
 
-def apply_view(recipe: Recipe, drawn: Drawn, image: np.ndarray, view: int = 0) -> np.ndarray:
-    """Apply what was drawn, in order: uint8 (H, W, 3) -> uint8 (S, S, 3)."""
-    for op, parameters in zip(recipe.ops, drawn, strict=True):
-        if parameters is not None:
-            image = op.apply(parameters, image, view)
-    return image
+def apply_views(recipe: Recipe, drawn: Sequence[Drawn], image: np.ndarray) -> list[np.ndarray]:
+    """Apply what was drawn for each view, in the recipe's order: uint8 (H, W, 3) -> uint8 (S, S, 3) for each.
+
+    One operation after the other, each for all views: its code is then still in the processor's caches for the second one.
+    """
+    views = [image] * len(drawn)
+    for position, op in enumerate(recipe.ops):
+        for view, parameters in enumerate(drawn):
+            if parameters[position] is not None:
+                views[view] = op.apply(parameters[position], views[view], view)
+    return views
 
 
 def normalize(

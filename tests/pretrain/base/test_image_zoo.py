@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from pretrain.base import image_files
 from pretrain.base.errors import DataError
@@ -94,3 +95,22 @@ def test_what_the_fast_decoder_objects_to_is_read_as_pillow_reads_it():
         objected += image_files._fast_jpeg(bytes(damaged)) is None
         np.testing.assert_array_equal(decode_image(bytes(damaged), name="x"), expected)
     assert objected > 5
+
+
+@pytest.mark.parametrize("before", [b"\xff\xdb", b"\xff\xc0", b"\xff\xc4"], ids=["tables", "frame", "codes"])
+def test_an_orientation_anywhere_before_the_pixels_counts(before, tmp_path):
+    """A plain JPEG is decoded without Pillow's look at its header: one with an orientation must never count as plain."""
+    buffer = io.BytesIO()
+    gradient = np.linspace(0, 255, 40 * 24).reshape(40, 24).astype(np.uint8)
+    Image.fromarray(gradient).convert("RGB").save(buffer, "JPEG")
+    plain = buffer.getvalue()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes()
+    segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
+    place = plain.index(before)
+    turned = plain[:place] + segment + plain[place:]
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    found = decode_image(turned, name="turned.jpg")
+    np.testing.assert_array_equal(found, read_image(tmp_path / "turned.jpg"))
+    np.testing.assert_array_equal(found, np.rot90(decode_image(plain, name="plain.jpg"), -1))
