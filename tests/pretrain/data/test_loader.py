@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,6 +257,53 @@ def test_workers_ignore_the_signals_of_their_group(folder):
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
     assert sum(1 for _ in stream) == 38
+
+
+_kept = []  # what an error report, or pytest, holds of frames that have ended
+
+
+def _end_with_a_loader(dataset, ending):
+    """One batch, then the process ends while the loader's iterator is still referred to."""
+    loader = build_loader(dataset, itertools.repeat([(0, 0)], 50), num_workers=1)
+    _kept.append(loader)
+    next(loader)
+    raise ending
+
+
+class HangingReader(ViewDataset):
+    """Reads one image, then nothing more."""
+
+    reads = 0
+
+    def read(self, index, unreadable):
+        self.reads += 1
+        if self.reads > 1:
+            time.sleep(600)
+        return super().read(index, unreadable)
+
+
+@pytest.mark.parametrize("kind", [ViewDataset, HangingReader])
+@pytest.mark.parametrize("ending", [RuntimeError("a bug"), SystemExit(2), KeyboardInterrupt()], ids=repr)
+def test_a_process_that_ends_with_a_loader_open_does_not_wait_for_its_workers(folder, kind, ending, capfd):
+    known = dataset_of(folder)
+    dataset = kind(known.source, known.views, seed=SEED)
+    process = multiprocessing.get_context("fork").Process(target=_end_with_a_loader, args=(dataset, ending))
+    process.start()
+    process.join(20)
+    try:
+        assert process.exitcode in (1, 2)
+        assert "DataLoader worker" not in capfd.readouterr().err
+    finally:
+        for worker in _children_of(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        process.kill()
+
+
+def _children_of(number):
+    try:
+        return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def test_dataset_travels_to_workers_that_do_not_fork(folder):
