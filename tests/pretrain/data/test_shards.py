@@ -307,3 +307,22 @@ def test_a_kept_index_that_is_damaged_is_made_anew(folder, cache):
     with np.load(kept[0]) as stored:
         changed = {name: stored[name] for name in stored.files}
     assert {"stamp", "blob", "ends", "offsets", "sizes"} <= set(changed)
+
+
+def test_a_password_in_an_address_is_refused_without_repeating_it():
+    with pytest.raises(DataError, match=r"http://server/train-000000.tar: .*netrc") as refused:
+        open_source("http://me:secret@server/train-000000.tar")
+    assert "secret" not in str(refused.value)
+
+
+def test_the_password_of_netrc_goes_to_its_server_and_to_no_other(tmp_path, monkeypatch):
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    for machine, expected in (("127.0.0.1", "Basic bWU6c2VjcmV0"), ("elsewhere.example", None)):
+        file.write_text(f"machine {machine} login me password secret\n")
+        request = {}
+        monkeypatch.setattr(
+            shards.urllib.request, "urlopen", lambda asked, timeout, seen=request: seen.update(asked.unredirected_hdrs)
+        )
+        shards._request("http://127.0.0.1/train-000000.tar", {})
+        assert request.get("Authorization") == expected
