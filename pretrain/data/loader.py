@@ -178,7 +178,7 @@ def build_loader(
     )
     others = set(multiprocessing.active_children())
     with signals_wait():
-        loaded = iter(loader)  # starts the workers
+        loaded: Any = iter(loader)  # starts the workers
     workers = set(multiprocessing.active_children()) - others
     # At its end multiprocessing sends SIGTERM, which the workers ignore, and waits for them: kill them before that.
     at_exit = multiprocessing.util.Finalize(None, _kill_at_exit, args=(workers,), exitpriority=0)

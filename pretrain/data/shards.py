@@ -123,6 +123,7 @@ def open_remote_shards(pattern: str) -> ArchiveSource:
         raise DataError(
             f"{pattern}: a server cannot be asked for all names that fit; name them: train-{{000000..000099}}.tar"
         )
+    cache_gigabytes()  # refused now, not after the first shard
     urls = expand_braces(pattern)
     _require_tar_names(pattern, [url.rpartition("/")[2] for url in urls])
     containers = in_threads(ask_server, urls, what="asking for shards", unit="shard", show_progress=True)
@@ -386,9 +387,18 @@ def _used(path: Path) -> BinaryIO:
     return file
 
 
+def cache_gigabytes() -> float:
+    """How much the cache may hold. Raises DataError for an environment that does not name a number."""
+    text = os.environ.get(CACHE_SIZE_VARIABLE) or str(CACHE_GIGABYTES)
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"{CACHE_SIZE_VARIABLE}={text}: expected a number of gigabytes, for example 100") from None
+
+
 def _drop_oldest(folder: Path, *, kept: Path) -> None:
     """Shards above the limit, those longest unused; one that a process has open stays readable for it."""
-    limit = float(os.environ.get(CACHE_SIZE_VARIABLE) or CACHE_GIGABYTES) * 1e9
+    limit = cache_gigabytes() * 1e9
     entries = sorted((file.stat().st_mtime_ns, file.stat().st_size, file) for file in folder.glob("*.tar"))
     total = sum(size for _, size, _ in entries)
     for _, size, file in entries:

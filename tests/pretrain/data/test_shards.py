@@ -326,3 +326,9 @@ def test_the_password_of_netrc_goes_to_its_server_and_to_no_other(tmp_path, monk
         )
         shards._request("http://127.0.0.1/train-000000.tar", {})
         assert request.get("Authorization") == expected
+
+
+def test_a_cache_size_that_is_no_number_is_refused_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setenv("INFOMIN_CACHE_GB", "100GB")
+    with pytest.raises(DataError, match="INFOMIN_CACHE_GB=100GB: expected a number of gigabytes"):
+        open_source("http://127.0.0.1:9/train-000000.tar")

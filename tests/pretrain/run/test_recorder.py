@@ -114,7 +114,7 @@ def test_the_bar_shows_loss_accuracy_speed_and_wait(tmp_path, capsys):
 def test_a_full_disk_names_the_log_and_leaves_no_second_error(tmp_path):
     with pytest.raises(OSError, match="No space left on device.*log.jsonl"), recorder(tmp_path) as recording:
         recording._log._file.close()
-        recording._log._file = open("/dev/full", "a")
+        recording._log._file = open("/dev/full", "a")  # noqa: SIM115 - the recorder closes it
         recording.record(1, {"loss": torch.tensor(1.0)}, epoch=0.5, learning_rate=0.1)
 
 
