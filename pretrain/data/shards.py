@@ -399,7 +399,12 @@ def cache_gigabytes() -> float:
 def _drop_oldest(folder: Path, *, kept: Path) -> None:
     """Shards above the limit, those longest unused; one that a process has open stays readable for it."""
     limit = cache_gigabytes() * 1e9
-    entries = sorted((file.stat().st_mtime_ns, file.stat().st_size, file) for file in folder.glob("*.tar"))
+    entries = []
+    for file in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):  # another run has dropped it since
+            status = file.stat()
+            entries.append((status.st_mtime_ns, status.st_size, file))
+    entries.sort()
     total = sum(size for _, size, _ in entries)
     for _, size, file in entries:
         if total > limit and file != kept:

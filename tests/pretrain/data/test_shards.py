@@ -242,6 +242,13 @@ def test_the_cache_keeps_to_its_limit_and_a_shard_in_use_stays_readable(serve, c
     assert [source.read(index) for index in (0, 17, 5)] == [expected[index] for index in (0, 17, 5)]
 
 
+def test_a_shard_that_another_run_drops_meanwhile_ends_no_run(serve, cache):
+    source = open_source(f"{serve().url}/{PATTERN}")
+    (cache / "shards").mkdir()
+    (cache / "shards" / "gone.tar").symlink_to("nowhere")  # listed, and not there
+    assert content_of(source)
+
+
 def test_a_cache_that_cannot_be_written_is_told_with_what_to_pass(serve, cache):
     source = open_source(f"{serve().url}/{PATTERN}")
     for path in sorted(cache.rglob("*"), reverse=True):
