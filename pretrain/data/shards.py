@@ -12,7 +12,8 @@ Run: a shard on a server is fetched whole into the cache when its first image is
 the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last. All
 machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
 number of machines. A connection that breaks is taken up again where it broke; after ATTEMPTS the run ends with the address.
-Headers of images are not looked at before a run that reads from a server.
+Headers of images are not looked at before a run that reads from a server. A name and password for it stand in ~/.netrc, never in
+the address, which is recorded.
 """
 
 from __future__ import annotations
