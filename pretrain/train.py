@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.atomic import write_json
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import CheckpointError, ConfigError, UserError
+from pretrain.base.errors import CheckpointError, ConfigError, UserError, full_disk
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
@@ -300,6 +300,11 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
+    except RuntimeError as error:
+        words = what_ended(error, timeout_s=config.runtime.timeout_s)
+        if words is None:
+            raise
+        raise UserError(f"{words}. It was before the first step; nothing was saved by this start") from error
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(*(stop.args or ("before the first step; nothing was saved by this start",))) from None
 
@@ -479,6 +484,11 @@ def _run_steps(
     except UserError as error:
         where = _write_batch(run, error.report, state.step) if isinstance(error, NotFinite) else ""
         raise type(error)(f"{error}{where}. {_what_is_saved(saved, total)}") from error
+    except OSError as error:
+        words = full_disk(error)
+        if words is None:
+            raise
+        raise UserError(f"{words}. {_what_is_saved(saved, total)}") from error
     except RuntimeError as error:
         words = what_ended(error, timeout_s=config.runtime.timeout_s)
         if words is None:
@@ -519,7 +529,10 @@ def _write_batch(run: RunDir | None, report: list[dict[str, Any]], step: int) ->
     """Leave in the folder which images each rank had in the step that was not finite."""
     if run is None:
         return ""
-    write_json(run.path / NOT_FINITE, {"at_or_before_step": step, "ranks": report})
+    try:
+        write_json(run.path / NOT_FINITE, {"at_or_before_step": step, "ranks": report})
+    except OSError as error:  # a full disk: what is not finite counts
+        return f"; the images of each rank could not be written ({error.strerror or error})"
     return f"; the images of each rank are in {run.path / NOT_FINITE}, by their number in images.json"
 
 

@@ -94,6 +94,9 @@ def run_arguments() -> None:
     from pretrain.run.slurm import slurm_options, submit
 
     slurm = slurm_options(arguments)
+    here = [f"--{name}" for name in ("dry-run", "show-views", "profile") if getattr(arguments, name.replace("-", "_"))]
+    if slurm is not None and here:
+        raise ConfigError(f"{here[0]} runs here, not as a job of Slurm; leave out --slurm, or {here[0]}")
     if arguments.config_file is not None:
         config, why = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method), ""
     else:

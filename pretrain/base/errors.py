@@ -6,12 +6,14 @@ Our own bugs (AssertionError, TypeError, ...) are not caught: they keep their tr
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit on files
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -41,6 +43,14 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or weight file that cannot be read, recognised or trusted."""
+
+
+def full_disk(error: OSError) -> str | None:
+    """In words: nothing more can be written. None for any other error."""
+    if error.errno not in FULL:
+        return None
+    name = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+    return f"could not write{name}: {error.strerror}; make room, and give the same command again"
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.4) -> str | None:
@@ -93,6 +103,12 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
         code = EXIT_BROKEN_PIPE
+    except OSError as error:
+        words = full_disk(error)
+        if words is None:
+            raise
+        sys.stderr.write(f"error: {words}\n")
+        code = EXIT_USER_ERROR
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"interrupted: {stop}\n" if stop.args else "interrupted\n")
         code = EXIT_INTERRUPTED

@@ -25,10 +25,11 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import SUFFIXES, open_file
+from pretrain.base.image_files import MAX_PIXELS, SUFFIXES, open_file
 from pretrain.data.index import LostSourceError, Names, Source
 
 MAX_OPEN = 64  # archives that a process keeps open
+MAX_BYTES = 10 * MAX_PIXELS  # of a member: uncompressed, four channels of 16 bits take 8 a pixel
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = 512
 _ZIP_HEADER, _ZIP_MAGIC = 30, b"PK\x03\x04"  # of a member; its name and extra field follow
@@ -148,7 +149,7 @@ class ArchiveSource(Source):
     def read(self, index: int) -> bytes:
         """See `Source`. Raises LostSourceError where the archive is gone or shorter than its index says."""
         file = self._file(self.container_of(index))
-        offset, size = int(self.members.offsets[index]), int(self.members.sizes[index])
+        offset, size = int(self.members.offsets[index]), self._size(index)
         if self.members.packed is None:
             return self._bytes(file, index, offset, size)
         offset, packed = self._zip_place(file, index, offset)
@@ -165,8 +166,15 @@ class ArchiveSource(Source):
         if self.members.packed is not None:
             return io.BytesIO(self.read(index))
         file = self._file(self.container_of(index))
-        part = _Part(file, int(self.members.offsets[index]), int(self.members.sizes[index]))
+        part = _Part(file, int(self.members.offsets[index]), self._size(index))
         return io.BufferedReader(part, buffer_size=4096)
+
+    def _size(self, index: int) -> int:
+        """In bytes. Raises DataError for a member that would fill the memory, whatever is in it."""
+        size = int(self.members.sizes[index])
+        if size > MAX_BYTES:
+            raise DataError(f"{self.where(index)}: {size:,} bytes; an image has at most {MAX_BYTES:,}")
+        return size
 
     def _zip_place(self, file: _Handle, index: int, offset: int) -> tuple[int, int]:
         header = self._bytes(file, index, offset, _ZIP_HEADER)

@@ -38,8 +38,12 @@ def in_threads(
 ) -> list[T]:
     """`check` of every item, in order: threads wait for the disk together, and decoders release Python's lock."""
     with ThreadPoolExecutor(min(SCAN_THREADS, 2 * (os.cpu_count() or 1))) as pool:
-        results = pool.map(check, items)
-        return list(tqdm(results, total=len(items), desc=what, unit=unit, delay=2, disable=not show_progress))
+        try:
+            results = pool.map(check, items)
+            return list(tqdm(results, total=len(items), desc=what, unit=unit, delay=2, disable=not show_progress))
+        except BaseException:  # a stop signal: without the items that no thread has begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class LostSourceError(DataError):

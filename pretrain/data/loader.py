@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
+import multiprocessing.util
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -177,16 +178,36 @@ def build_loader(
     )
     others = set(multiprocessing.active_children())
     with signals_wait():
-        loaded = iter(loader)  # starts the workers
+        loaded: Any = iter(loader)  # starts the workers
     workers = set(multiprocessing.active_children()) - others
-    while True:
-        try:
-            batch = _next_in_time(loaded, workers)
-        except StopIteration:
-            return
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    # At its end multiprocessing sends SIGTERM, which the workers ignore, and waits for them: kill them before that.
+    at_exit = multiprocessing.util.Finalize(None, _kill_at_exit, args=(workers,), exitpriority=0)
+    try:
+        while True:
+            try:
+                batch = _next_in_time(loaded, workers)
+            except StopIteration:
+                return
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    finally:
+        if workers:
+            loaded._shutdown_workers()  # torch asks them to end, and waits 10 s at most for each
+        _kill(workers)
+        at_exit.cancel()
+
+
+def _kill(workers: Collection[Any]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+def _kill_at_exit(workers: Collection[Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each
+    _kill(workers)
 
 
 def _next_in_time(loaded: Iterator[Any], workers: Collection[Any]) -> Any:

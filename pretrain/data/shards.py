@@ -12,11 +12,13 @@ Run: a shard on a server is fetched whole into the cache when its first image is
 the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last. All
 machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
 number of machines. A connection that breaks is taken up again where it broke; after ATTEMPTS the run ends with the address.
-Headers of images are not looked at before a run that reads from a server.
+Headers of images are not looked at before a run that reads from a server. A name and password for it stand in ~/.netrc, never in
+the address, which is recorded.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import fnmatch
@@ -24,11 +26,13 @@ import hashlib
 import http.client
 import io
 import itertools
+import netrc
 import os
 import re
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -107,6 +111,11 @@ def open_shards(root: Path, paths: Sequence[Path]) -> ArchiveSource:
 def open_remote_shards(pattern: str) -> ArchiveSource:
     """Shards on a server. Raises DataError for addresses of other kinds, shards that are not there, a server that fails."""
     scheme, _, rest = pattern.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise DataError(
+            f"{scheme}://{rest.rpartition('@')[2]}: found a name or password in the address, which would stand in the records of the "
+            "run; put it into ~/.netrc (machine SERVER login NAME password WORD)"
+        )
     if scheme not in ("http", "https"):
         raise DataError(
             f"{pattern}: expected http:// or https://, or a folder, found {scheme}://; mount or copy the files"
@@ -115,6 +124,7 @@ def open_remote_shards(pattern: str) -> ArchiveSource:
         raise DataError(
             f"{pattern}: a server cannot be asked for all names that fit; name them: train-{{000000..000099}}.tar"
         )
+    cache_gigabytes()  # refused now, not after the first shard
     urls = expand_braces(pattern)
     _require_tar_names(pattern, [url.rpartition("/")[2] for url in urls])
     containers = in_threads(ask_server, urls, what="asking for shards", unit="shard", show_progress=True)
@@ -325,10 +335,25 @@ def _version(response: http.client.HTTPResponse) -> str:
 
 def _request(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     # The scheme is one of http and https (open_remote_shards), so that no local file is opened.
-    response: http.client.HTTPResponse = urllib.request.urlopen(
-        urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
-    )
+    request = urllib.request.Request(url, headers=headers)
+    known = _login(urllib.parse.urlsplit(url).hostname)
+    if known is not None:
+        word = base64.b64encode(":".join(known).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {word}")  # another server does not get it
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     return response
+
+
+def _login(host: str | None) -> tuple[str, str] | None:
+    """Name and password of ~/.netrc, or of the file that NETRC names. Raises DataError for one that cannot be read."""
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        found = netrc.netrc(path).authenticators(host or "")
+    except FileNotFoundError:
+        return None
+    except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read for the password of {host} ({type(error).__name__})") from error
+    return None if found is None else (found[0], found[2] or "")
 
 
 def _with_patience(url: str, attempt: Callable[[], T]) -> T:
@@ -342,12 +367,18 @@ def _with_patience(url: str, attempt: Callable[[], T]) -> T:
             reason = f"the server answered {error.code} {error.reason}"
             error.close()
             if error.code < 500 and error.code not in (408, 429):
-                raise LostSourceError(f"{url}: {reason}; pass the address of a shard that is there") from error
+                raise LostSourceError(f"{url}: {reason}; {_what_to_do(error.code)}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _Cut) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         except ValueError as error:
             raise LostSourceError(f"{url}: not an address ({error})") from error
     raise LostSourceError(f"{url}: {reason}, {ATTEMPTS} times; is the server there?")
+
+
+def _what_to_do(code: int) -> str:
+    if code in (401, 403):
+        return "name and password for it are looked for in ~/.netrc"
+    return "pass the address of a shard that is there"
 
 
 def _used(path: Path) -> BinaryIO:
@@ -357,10 +388,24 @@ def _used(path: Path) -> BinaryIO:
     return file
 
 
+def cache_gigabytes() -> float:
+    """How much the cache may hold. Raises DataError for an environment that does not name a number."""
+    text = os.environ.get(CACHE_SIZE_VARIABLE) or str(CACHE_GIGABYTES)
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"{CACHE_SIZE_VARIABLE}={text}: expected a number of gigabytes, for example 100") from None
+
+
 def _drop_oldest(folder: Path, *, kept: Path) -> None:
     """Shards above the limit, those longest unused; one that a process has open stays readable for it."""
-    limit = float(os.environ.get(CACHE_SIZE_VARIABLE) or CACHE_GIGABYTES) * 1e9
-    entries = sorted((file.stat().st_mtime_ns, file.stat().st_size, file) for file in folder.glob("*.tar"))
+    limit = cache_gigabytes() * 1e9
+    entries = []
+    for file in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):  # another run has dropped it since
+            status = file.stat()
+            entries.append((status.st_mtime_ns, status.st_size, file))
+    entries.sort()
     total = sum(size for _, size, _ in entries)
     for _, size, file in entries:
         if total > limit and file != kept:

@@ -4,7 +4,7 @@ classes."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -125,14 +125,6 @@ class ImageSource(Source):
     def take(self, positions: np.ndarray) -> ImageSource:
         """See `Source`."""
         return ImageSource(self.root, self.names.take(positions))
-
-    def without(self, paths: Iterable[Path]) -> ImageSource:
-        """The same listing less `paths`. Raises DataError if nothing is left."""
-        dropped = {Path(path) for path in paths}
-        kept = [index for index, path in enumerate(self.paths) if path not in dropped]
-        if not kept:
-            raise DataError(f"{self.root}: none of the {len(self)} images can be read")
-        return self.take(np.array(kept))
 
 
 def open_source(root: Path | str) -> Source:

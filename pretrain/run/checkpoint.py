@@ -8,7 +8,6 @@ everything random is drawn from (seed, epoch, sample index, view) or (seed, step
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pretrain.base.atomic import atomic_file
-from pretrain.base.errors import CheckpointError
+from pretrain.base.errors import FULL, CheckpointError
 from pretrain.base.own_files import check_own_file, read_own_file
 from pretrain.base.record import experiment_hash
 from pretrain.config import experiment_of
@@ -28,7 +27,6 @@ from pretrain.config import experiment_of
 FORMAT, VERSION = "infomin-transfer/checkpoint", 1
 CHECKPOINT_DIR = "checkpoints"  # of a run
 DEFAULT_BRANCH = "query"  # the encoder that is read where nothing else is asked for
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit on files
 KEYS = ("format", "version", "arch", "method", "contract", "model", "optimizer", "scaler", "progress", "config")
 
 logger = logging.getLogger(__name__)

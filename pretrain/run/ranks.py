@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -13,9 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.errors import EXIT_USER_ERROR, ConfigError, UserError, full_disk
 from pretrain.run.slurm import step_environment
 
+# What gloo says, in errors without a type of their own, of a rank that has ended or does not answer.
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
 T = TypeVar("T")
 
 
@@ -71,12 +75,51 @@ def start_ranks(device: str, *, timeout_s: float) -> Ranks:
         ) from None
     if ranks.world_size > 1:
         own = pick_device(device, ranks)
-        dist.init_process_group(
-            "nccl" if own.type == "cuda" else "gloo",
-            timeout=datetime.timedelta(seconds=timeout_s),
-            device_id=own if own.type == "cuda" else None,  # nccl: a barrier without it guesses a device by the rank
-        )
+        with _in_time(timeout_s):
+            dist.init_process_group(
+                "nccl" if own.type == "cuda" else "gloo",
+                timeout=datetime.timedelta(seconds=timeout_s),
+                device_id=own
+                if own.type == "cuda"
+                else None,  # nccl: a barrier without it guesses a device by the rank
+            )
     return ranks
+
+
+@contextlib.contextmanager
+def _in_time(timeout_s: float) -> Iterator[None]:
+    """The ranks meet within `timeout_s`, or this process ends with what is wrong.
+
+    torch asks a first rank that is gone again and again, some times as long as its timeout (20 and 50 s were seen for 10), and
+    hears nothing meanwhile.
+    """
+
+    def end() -> None:
+        os.write(2, f"error: {_NOT_THERE.format(timeout_s)}\n".encode())
+        os._exit(EXIT_USER_ERROR)
+
+    clock = threading.Timer(timeout_s + 1, end)
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise UserError(_NOT_THERE.format(timeout_s)) from error
+    finally:
+        clock.cancel()
+
+
+_NOT_THERE = (
+    "the other ranks did not come within runtime.timeout_s={:g} s, or have ended; what they printed says why. Nothing was begun; "
+    "give the same command again"
+)
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether `error` says that another rank has ended or does not answer."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST_RANK)
 
 
 def stop_ranks(ranks: Ranks) -> None:
@@ -157,13 +200,22 @@ def gather_values(value: T, ranks: Ranks) -> list[T]:
 
 
 def on_main(action: Callable[[], T], ranks: Ranks) -> T | None:
-    """`action()` on the main rank while the others wait: its value there, None elsewhere. A UserError of it is raised on all."""
-    value, error = None, None
+    """`action()` on the main rank while the others wait: its value there, None elsewhere.
+
+    A UserError of it is raised on all, and so is a full disk.
+    """
+    value: T | None = None
+    error: UserError | None = None
     if ranks.is_main:
         try:
             value = action()
         except UserError as found:
             error = found
+        except OSError as found:
+            words = full_disk(found)
+            if words is None:
+                raise
+            error = UserError(words)
     error = gather_values(error, ranks)[0]
     if error is not None:
         raise error

@@ -15,7 +15,9 @@ or, where the monitor has measured, its figures. Warnings of pretrain/run/diagno
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -77,11 +79,14 @@ class Recorder:
         self._above_the_bar.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._above_the_bar.__exit__(None, None, None)
         self._bar.close()
         if self._log is not None:
-            self._log.close()
+            with (
+                contextlib.nullcontext() if kind is None else contextlib.suppress(Exception)
+            ):  # what ended the run counts
+                self._log.close()
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """`batches`, with the time noted that each was waited for."""
@@ -164,19 +169,31 @@ class StepLog:
             write_text(self._path, "".join(f"{line}\n" for line in kept))
             self.entries = [json.loads(line) for line in kept]
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._hook, threading.excepthook = threading.excepthook, self._without_traceback
         self._board = SummaryWriter(str(path / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, entry: Mapping[str, float]) -> None:
         """Append one entry; it holds "step"."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         for name, value in entry.items():
-            self._board.add_scalar(name, value, int(entry["step"]))
+            self._board.add_scalar(name, value, int(entry["step"]))  # raises what its thread has met since
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+        finally:
+            threading.excepthook = self._hook
+            self._board.close()
+
+    def _without_traceback(self, ended: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread prints what `write` raises in its turn."""
+        if not isinstance(ended.exc_value, OSError):
+            self._hook(ended)
 
 
 def _step_of(line: str) -> float:

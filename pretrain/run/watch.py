@@ -11,15 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.base.errors import UserError
 from pretrain.base.signals import StopFlag
-from pretrain.run.ranks import Ranks, gather_values, max_over_ranks
-
-# What gloo says, in errors without a type of their own, of a rank that has ended or does not answer.
-LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+from pretrain.run.ranks import Ranks, gather_values, is_lost_rank, max_over_ranks
 
 
 class NotFinite(UserError):
@@ -38,7 +34,7 @@ def what_ended(error: RuntimeError, *, timeout_s: float) -> str | None:
             f"a loader process was killed ({text.splitlines()[0]:.120}), often for lack of memory: lower data.num_workers, and "
             "give the same command again"
         )
-    if isinstance(error, dist.DistError) or any(words in text for words in LOST_RANK):
+    if is_lost_rank(error):
         return (
             f"another rank has ended, or has not answered for runtime.timeout_s={timeout_s:g} s; what it printed says why. "
             "Give the same command again"

@@ -173,7 +173,8 @@ def run_trial(trial: Trial, *, seed: int, shared: Path, work: Path, output: Path
             work=work / "runs",
         )
         entry["encoder"] = encoder
-        last = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][-1]
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        last = [line for line in lines if "loss" in line][-1]  # the monitor's lines have none
         entry["log"] = {key: round(last[key], 4) for key in ("loss", "accuracy", "key_std") if key in last}
     entry["machine"] = {
         "cores": os.cpu_count(),

@@ -193,7 +193,9 @@ def figures(output: Path) -> dict[int, dict[str, float]]:
     """What the log says of each step, without what is timed."""
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     return {
-        line["step"]: {k: v for k, v in line.items() if k in ("loss", "accuracy", "learning_rate")} for line in lines
+        line["step"]: {k: v for k, v in line.items() if k in ("loss", "accuracy", "learning_rate")}
+        for line in lines
+        if "loss" in line  # not the monitor's
     }
 
 

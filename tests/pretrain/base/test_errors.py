@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pretrain.base.errors import DataError, Terminated, nearest, run_tool
@@ -14,6 +16,11 @@ from pretrain.base.errors import DataError, Terminated, nearest, run_tool
         (Terminated("saved"), 143, "terminated: saved\n"),
         (Terminated("saved at step 3", exit_code=130), 130, "interrupted: saved at step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/log.jsonl"),
+            2,
+            "error: could not write runs/log.jsonl: No space left on device; make room, and give the same command again\n",
+        ),
         (KeyboardInterrupt("nothing was saved"), 130, "interrupted: nothing was saved\n"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pretrain.base.errors import DataError
 from pretrain.base.image_files import check_open_image
 from pretrain.data import archives
 from pretrain.data.index import LostSourceError
-from pretrain.data.source import ImageSource, open_source
+from pretrain.data.source import ImageSource, look_at, open_source
 from tests.pretrain.conftest import write_images
 
 
@@ -264,3 +265,19 @@ def test_few_archives_stay_open(folder, tmp_path, monkeypatch):
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert [source.read(index) for index in range(18)] == [content for _, content in members]
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 2
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_member_that_would_fill_the_memory_is_an_unreadable_image(folder, tmp_path, kind, monkeypatch):
+    path = shutil.make_archive(str(tmp_path / "images"), kind, folder)
+    images = open_source(path)
+    largest = int(images.stats()[0].max())
+    monkeypatch.setattr(archives, "MAX_BYTES", largest)
+    for index in range(len(images)):
+        images.read(index)
+    monkeypatch.setattr(archives, "MAX_BYTES", largest - 1)
+    index = int(images.stats()[0].argmax())
+    for read in (images.read, images.open):
+        with pytest.raises(DataError, match=f"{largest:,} bytes; an image has at most"):
+            read(index)
+    assert "an image has at most" in look_at(images, index)

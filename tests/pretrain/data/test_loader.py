@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,10 +99,10 @@ def test_source_is_a_frozen_listing(folder):
     assert len(source) == 12 and source[3] == source.paths[3] == list_images(folder)[3]
     (folder / "later.png").touch()
     assert len(source) == 12
-    less = source.without({source[3]})
+    less = source.less([source.name(3)])
     assert len(less) == 11 and source[3] not in less.paths
     with pytest.raises(DataError, match="none of the 12 images"):
-        source.without(source.paths)
+        source.less(source.names)
 
 
 def test_fingerprint_follows_names_and_sizes(folder):
@@ -128,7 +131,7 @@ def test_scan_names_and_counts_what_cannot_be_read(folder, monkeypatch):
     text = report.describe()
     assert "2 of 12 images cannot be read" in text and "01.png: the file is empty" in text
     assert "and 1 more" in text and "data.skip_unreadable=true" in text
-    assert scan_images(ImageSource(folder).without([path for path, _ in report.bad]).paths).bad == ()
+    assert scan_images([path for path in ImageSource(folder).paths if path not in dict(report.bad)]).bad == ()
 
 
 def test_scan_decodes_no_file_that_looks_whole(folder, monkeypatch):
@@ -254,6 +257,53 @@ def test_workers_ignore_the_signals_of_their_group(folder):
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
     assert sum(1 for _ in stream) == 38
+
+
+_kept = []  # what an error report, or pytest, holds of frames that have ended
+
+
+def _end_with_a_loader(dataset, ending):
+    """One batch, then the process ends while the loader's iterator is still referred to."""
+    loader = build_loader(dataset, itertools.repeat([(0, 0)], 50), num_workers=1)
+    _kept.append(loader)
+    next(loader)
+    raise ending
+
+
+class HangingReader(ViewDataset):
+    """Reads one image, then nothing more."""
+
+    reads = 0
+
+    def read(self, index, unreadable):
+        self.reads += 1
+        if self.reads > 1:
+            time.sleep(600)
+        return super().read(index, unreadable)
+
+
+@pytest.mark.parametrize("kind", [ViewDataset, HangingReader])
+@pytest.mark.parametrize("ending", [RuntimeError("a bug"), SystemExit(2), KeyboardInterrupt()], ids=repr)
+def test_a_process_that_ends_with_a_loader_open_does_not_wait_for_its_workers(folder, kind, ending, capfd):
+    known = dataset_of(folder)
+    dataset = kind(known.source, known.views, seed=SEED)
+    process = multiprocessing.get_context("fork").Process(target=_end_with_a_loader, args=(dataset, ending))
+    process.start()
+    process.join(20)
+    try:
+        assert process.exitcode in (1, 2)
+        assert "DataLoader worker" not in capfd.readouterr().err
+    finally:
+        for worker in _children_of(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        process.kill()
+
+
+def _children_of(number):
+    try:
+        return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def test_dataset_travels_to_workers_that_do_not_fork(folder):

@@ -242,6 +242,13 @@ def test_the_cache_keeps_to_its_limit_and_a_shard_in_use_stays_readable(serve, c
     assert [source.read(index) for index in (0, 17, 5)] == [expected[index] for index in (0, 17, 5)]
 
 
+def test_a_shard_that_another_run_drops_meanwhile_ends_no_run(serve, cache):
+    source = open_source(f"{serve().url}/{PATTERN}")
+    (cache / "shards").mkdir()
+    (cache / "shards" / "gone.tar").symlink_to("nowhere")  # listed, and not there
+    assert content_of(source)
+
+
 def test_a_cache_that_cannot_be_written_is_told_with_what_to_pass(serve, cache):
     source = open_source(f"{serve().url}/{PATTERN}")
     for path in sorted(cache.rglob("*"), reverse=True):
@@ -307,3 +314,28 @@ def test_a_kept_index_that_is_damaged_is_made_anew(folder, cache):
     with np.load(kept[0]) as stored:
         changed = {name: stored[name] for name in stored.files}
     assert {"stamp", "blob", "ends", "offsets", "sizes"} <= set(changed)
+
+
+def test_a_password_in_an_address_is_refused_without_repeating_it():
+    with pytest.raises(DataError, match=r"http://server/train-000000.tar: .*netrc") as refused:
+        open_source("http://me:secret@server/train-000000.tar")
+    assert "secret" not in str(refused.value)
+
+
+def test_the_password_of_netrc_goes_to_its_server_and_to_no_other(tmp_path, monkeypatch):
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    for machine, expected in (("127.0.0.1", "Basic bWU6c2VjcmV0"), ("elsewhere.example", None)):
+        file.write_text(f"machine {machine} login me password secret\n")
+        request = {}
+        monkeypatch.setattr(
+            shards.urllib.request, "urlopen", lambda asked, timeout, seen=request: seen.update(asked.unredirected_hdrs)
+        )
+        shards._request("http://127.0.0.1/train-000000.tar", {})
+        assert request.get("Authorization") == expected
+
+
+def test_a_cache_size_that_is_no_number_is_refused_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setenv("INFOMIN_CACHE_GB", "100GB")
+    with pytest.raises(DataError, match="INFOMIN_CACHE_GB=100GB: expected a number of gigabytes"):
+        open_source("http://127.0.0.1:9/train-000000.tar")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from pretrain.base.errors import DataError
+from pretrain.data import index
 from pretrain.data.index import Names
 from pretrain.data.source import ImageSource, open_source, read_list
 from tests.pretrain.conftest import write_images
@@ -128,3 +130,19 @@ def test_files_that_may_not_be_opened_are_named(folder):
     (folder / "000.png").mkdir()
     with pytest.raises(DataError, match=r"000\.png: cannot be opened"):
         source.read(0)
+
+
+def test_a_stop_signal_drops_the_items_that_no_thread_has_begun(monkeypatch):
+    begun = []
+
+    def check(item):
+        begun.append(item)
+        time.sleep(0.01)
+
+    def stopped(results, **_):
+        raise KeyboardInterrupt  # outside of what concurrent.futures would clean up
+
+    monkeypatch.setattr(index, "tqdm", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        index.in_threads(check, range(1000))
+    assert len(begun) < 100

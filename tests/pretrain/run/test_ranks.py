@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
+import os
+
 import pytest
 import torch
 import torch.multiprocessing as mp
 
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, UserError, run_tool
 from pretrain.base.signals import StopFlag
 from pretrain.model.momentum import shuffled_forward
 from pretrain.run.ranks import Ranks, gather_rows, on_main, pick_device, start_ranks, stop_ranks
@@ -93,11 +97,15 @@ def shuffle_in_process(rank, port, queue):
     def refuse():
         raise ConfigError("a foreign folder")
 
+    def fill_the_disk():
+        raise OSError(errno.ENOSPC, "No space left on device", "images.json")
+
     agreed = [on_main(lambda: rank, ranks)]  # 0 on the main rank, None elsewhere
-    try:
-        on_main(refuse, ranks)
-    except ConfigError as error:
-        agreed.append(str(error))
+    for action in (refuse, fill_the_disk):
+        try:
+            on_main(action, ranks)
+        except UserError as error:
+            agreed.append(str(error).partition(";")[0])
     stop = StopFlag()
     stop.is_set = rank == 0
     loss = torch.tensor(float("nan") if rank == 1 else 1.0)
@@ -129,9 +137,32 @@ def test_shuffled_keys_return_to_their_images_over_two_processes(free_port):
     for rank in range(2):
         keys, seen, agreed, heard = results[rank]
         assert keys == [2 * (value + 10 * rank) for value in range(4)]  # own order
-        assert agreed == [None if rank else 0, "a foreign folder"]  # the main rank's error is raised on both
+        assert agreed == [  # the main rank's errors are raised on both
+            None if rank else 0,
+            "a foreign folder",
+            "could not write images.json: No space left on device",
+        ]
         # Rank 0 has the stop signal and rank 1 the bad loss: both learn of both, at once or late.
         message = f"not finite here: {'loss' if rank == 1 else None}"
         assert heard == [(True, message, [(0, None, [0, 10]), (1, "loss", [1, 11])])] * 2
         assert set(seen) != {value + 10.0 * rank for value in range(4)}  # each rank computed others' images too
     assert sorted(results[0][1] + results[1][1]) == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+def join_alone(port):
+    os.environ.update(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    run_tool(lambda: start_ranks("cpu", timeout_s=2))
+
+
+@pytest.mark.slow
+def test_a_rank_whose_first_one_never_comes_ends_in_time_and_says_so(free_port, capfd):
+    """torch alone asks again and again: 20 and 50 s were seen with a timeout of 10."""
+    process = multiprocessing.get_context("fork").Process(target=join_alone, args=(free_port,))
+    process.start()
+    process.join(2 + 1 + 2)
+    code = process.exitcode
+    process.kill()
+    assert code == 2
+    said = capfd.readouterr().err
+    assert "error: the other ranks did not come within runtime.timeout_s=2 s" in said
+    assert "Traceback" not in said

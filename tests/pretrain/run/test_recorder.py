@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -108,3 +109,22 @@ def test_the_bar_shows_loss_accuracy_speed_and_wait(tmp_path, capsys):
         record.record(2, figures, epoch=0, learning_rate=0.1)
     shown = capsys.readouterr().err
     assert all(word in shown for word in ("loss=3.000", "accuracy=0.250", "img/s=", "data wait=0 %", "<"))
+
+
+def test_a_full_disk_names_the_log_and_leaves_no_second_error(tmp_path):
+    with pytest.raises(OSError, match="No space left on device.*log.jsonl"), recorder(tmp_path) as recording:
+        recording._log._file.close()
+        recording._log._file = open("/dev/full", "a")  # noqa: SIM115 - the recorder closes it
+        recording.record(1, {"loss": torch.tensor(1.0)}, epoch=0.5, learning_rate=0.1)
+
+
+def test_a_full_disk_under_tensorboard_ends_the_run_without_a_traceback_of_its_thread(tmp_path, capfd):
+    log = StepLog(tmp_path, from_step=0)
+    with open("/dev/full", "wb", buffering=0) as full:
+        log._board._get_file_writer().event_writer._async_writer._writer._writer = full
+        with pytest.raises(OSError, match="No space left on device"):
+            for step in range(10_000):
+                log.write({"step": step, "loss": 1.0})
+    with contextlib.suppress(OSError):
+        log.close()
+    assert "Traceback" not in capfd.readouterr().err

@@ -138,6 +138,9 @@ def test_without_slurm_or_with_a_mistake_nothing_is_submitted(image_folder, tmp_
         "pretrain.py", *words_of(image_folder, tmp_path / "run", "--slurm", "g", "optimizer.epoch=1")
     )
     assert mistaken.returncode == 2 and "unknown key" in mistaken.stderr
+    for word in ("--dry-run", "--profile"):
+        here = run_tool_here("pretrain.py", *words_of(image_folder, tmp_path / "run", "--slurm", "g", word))
+        assert here.returncode == 2 and f"{word} runs here" in here.stderr
     (cluster / "sbatch").write_text("#!/bin/sh\necho no such partition: g >&2; exit 1\n")
     refused = run_tool_here("pretrain.py", *words_of(image_folder, tmp_path / "run", "--slurm", "g"))
     assert refused.returncode == 2 and "no such partition: g" in refused.stderr
