@@ -42,12 +42,8 @@ from pretrain.views.recipes import OVERRIDES
 
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
-ADDED_KEYS = (
-    "method.towers",
-    "method.contrasts",
-    "method.memory",
-    "method.batchnorm",
-)  # no file of version 0.1 has them: all were of one kind
+# No config.yaml of version 0.1 has them: all its methods were of one kind.
+ADDED_KEYS = ("method.towers", "method.contrasts", "method.memory", "method.batchnorm")
 # What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
 NOT_EXPERIMENT = ("seed", "runtime", "monitor", "data.root", "data.num_workers", "data.skip_unreadable")
 
@@ -163,7 +159,8 @@ class MethodConfig:
     symmetric: each view is once the query and once the key; the loss is the mean of both. Memory "queue" only; "batch" is
         symmetric by nature.
     batchnorm: how query and key come to have different BatchNorm statistics. "shuffled": keys are computed in batches mixed
-        over ranks (ShuffleBN). "synchronised": statistics of the whole batch (SyncBatchNorm), so that they tell nothing.
+        over ranks (ShuffleBN). "synchronised": statistics of the batch of all ranks (SyncBatchNorm): with memory "batch"
+        they tell nothing, with a queue the less the larger the batch.
     shuffle_over: "world" mixes over all ranks, as MoCo does; "node" over the ranks of a machine, as the reference.
     jigsaw: whether there is the branch of nine patches.
     jigsaw_weight: beta of loss = (1 - beta) L_inst + beta L_jig.

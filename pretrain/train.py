@@ -167,11 +167,13 @@ def compile_encoders(method: nn.Module) -> None:
 
 def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
     fewer = max(2, images // 4)
+    shuffled = dataclasses.replace(method, batchnorm="shuffled", batchnorm_images=fewer)
+    also = "" if method.batchnorm == "shuffled" else "method.batchnorm=shuffled with "
     try:
-        batchnorm_groups(dataclasses.replace(method, batchnorm_images=fewer), batch_size=images, world_size=1)
-        advice = f"method.batchnorm_images={fewer}, or a larger optimizer.batch_size"
+        batchnorm_groups(shuffled, batch_size=images, world_size=1)
+        advice = f"{also}method.batchnorm_images={fewer}, or a larger optimizer.batch_size"
     except ConfigError:  # too few images of the batch go through the jigsaw branch for so many groups
-        advice = f"a larger optimizer.batch_size, or method.batchnorm_images={fewer} with method.jigsaw_fraction=1"
+        advice = f"a larger optimizer.batch_size, or {also}method.batchnorm_images={fewer}, method.jigsaw_fraction=1"
     logger.warning(
         "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss then falls "
         "without anything being learned. Pass %s",

@@ -76,21 +76,6 @@ def in_batch(matrix: Tensor) -> Scores:
     return Scores(matrix.diagonal(), negative, within_batch=True)
 
 
-def with_memory(*, query: Tensor, key: Tensor, memory: Tensor, temperature: float) -> Scores:
-    """Memory-bank form: f = q.k / temperature; query (B, D) with its own key (B, D) and all of memory (K, D), float32.
-
-    No row of memory may be a key of this batch: such a positive among the negatives pulls the estimate down.
-    """
-    if query.shape != key.shape or query.ndim != 2 or memory.ndim != 2 or memory.shape[1] != query.shape[1]:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (query, key, memory))
-        raise DataError(f"with_memory: expected query (B, D), key (B, D), memory (K, D), found {shapes}")
-    if temperature <= 0:
-        raise ConfigError(f"temperature: expected a number above 0, found {temperature}")
-    with torch.autocast(query.device.type, enabled=False):
-        scaled = query.float() / temperature
-        return Scores((scaled * key.float()).sum(dim=1), scaled @ memory.float().T)
-
-
 # Every bound is a function of the positives (B,) and of log mean exp over each row's negatives (B,), with the weight (..., B)
 # of each row: ones for a value, a row of counts for each resample of a bootstrap.
 RowBound = Callable[[Tensor, Tensor, Tensor, int], Tensor]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,7 +39,7 @@ from pretrain.train import TrainState, build_state, contract_of, precision_of, t
 
 METHODS = ("moco_v2", "infomin")
 WARM_STEPS = 2  # the libraries choose their kernels, the allocator its blocks
-RANK_SECONDS = 180
+RANK_SECONDS = 120
 
 
 class Trainer:
@@ -156,40 +158,42 @@ def input_stall(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, A
         with cudnn(benchmark=True):
             for batch in itertools.islice(batches, warm):
                 trainer.step(batch)
-            idle, total = _idle_and_total(trainer, batches, device)
+            idle, total, steps = _idle_and_total(trainer, batches, device, at_most=sizes.stream_seconds)
         found[method] = {
             "stall": idle / total,
-            "images_a_second": sizes.stream_steps * sizes.batch_size / total,
+            "steps": steps,
+            "images_a_second": steps * sizes.batch_size / total,
             "loader_processes": config.data.num_workers,
         }
     return found
 
 
-def _idle_and_total(trainer: Trainer, batches: Iterator[ViewBatch], device: torch.device) -> tuple[float, float]:
-    """Seconds without a batch, and of everything, over what is left of `batches`."""
-    if device.type != "cuda":
-        idle, started = 0.0, time.perf_counter()
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            idle += time.perf_counter() - asked
-            if batch is None:
-                return idle, time.perf_counter() - started
-            trainer.step(batch)
-    marks = [_mark(device)]
-    for batch in batches:
-        marks.append(_mark(device))  # behind the copy of the batch, which the step waits for
+def _idle_and_total(
+    trainer: Trainer, batches: Iterator[ViewBatch], device: torch.device, *, at_most: float
+) -> tuple[float, float, int]:
+    """Seconds without a batch, seconds of everything, and steps, over what is left of `batches` or `at_most` seconds of it."""
+    started, marks = time.perf_counter(), [_mark(device)]
+    while time.perf_counter() - started < at_most and (batch := next(batches, None)) is not None:
+        marks.append(_mark(device))  # on a GPU behind the copy of the batch, which the step waits for
         trainer.step(batch)
         marks.append(_mark(device))
-    torch.cuda.synchronize(device)
-    gaps = [marks[i].elapsed_time(marks[i + 1]) for i in range(0, len(marks) - 1, 2)]
-    return sum(gaps) / 1000, marks[0].elapsed_time(marks[-1]) / 1000
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    gaps = [_between(marks[i], marks[i + 1]) for i in range(0, len(marks) - 1, 2)]
+    return sum(gaps), _between(marks[0], marks[-1]), len(gaps)
 
 
-def _mark(device: torch.device) -> torch.cuda.Event:
+def _mark(device: torch.device) -> Any:
+    """A point in time: of the clock, or in the current stream of a GPU."""
+    if device.type != "cuda":
+        return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event
+
+
+def _between(start: Any, end: Any) -> float:
+    return float(start.elapsed_time(end) / 1000) if isinstance(start, torch.cuda.Event) else float(end - start)
 
 
 def number_types(sizes: Sizes, device: torch.device) -> dict[str, Any]:
@@ -283,6 +287,13 @@ def _different(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     )
 
 
+def _error_of(printed: str) -> str:
+    """The line of the process's own error in what torchrun printed, before its report of many lines."""
+    lines = [line.strip() for line in printed.splitlines()]
+    own = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]*(Error|Exception): ", line)]
+    return (own or lines or [""])[0 if own else -1][:300]
+
+
 def one_rank(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any]:
     """torchrun with one process: the process group of the device's own backend, its collectives, and a step through DDP."""
     answer = folder / "rank.json"
@@ -293,7 +304,15 @@ def one_rank(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any]
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path[:1]]),
     }
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RANK_SECONDS, env=environment)
-    if done.returncode != 0 or not answer.exists():
-        return {"ok": False, "error": done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]}
+    # In a session of its own: torchrun that is killed for its time leaves its process, and with it the device's memory.
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as launched:
+        try:
+            _, printed = launched.communicate(timeout=RANK_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(launched.pid, signal.SIGKILL)
+            return {"ok": False, "error": f"no answer within {RANK_SECONDS} s"}
+    if launched.returncode != 0 or not answer.exists():
+        return {"ok": False, "error": _error_of(printed) or f"exit code {launched.returncode}"}
     return dict(json.loads(answer.read_text()))

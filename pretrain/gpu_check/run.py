@@ -11,16 +11,16 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pretrain.base.environment import environment
-from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.errors import ConfigError
 from pretrain.gpu_check import checks
-from pretrain.gpu_check.sizes import GIB, MINIATURE, Sizes, batch_that_fits
+from pretrain.gpu_check.sizes import GIB, MINIATURE, Sizes, batch_that_fits, sizes_of
 
 TOTAL_SECONDS = 480.0
 LEAST_SECONDS = {"compiled": 120.0, "one_rank": 40.0}  # a part is left out when less than this is left
@@ -39,7 +39,7 @@ def pick(*, miniature: bool, batch_size: int | None) -> tuple[Sizes, torch.devic
         )
     device = torch.device("cuda", 0)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return replace(Sizes(), batch_size=batch_size or batch_that_fits(memory)), device
+    return sizes_of(batch_size or batch_that_fits(memory)), device
 
 
 def gpu_check(sizes: Sizes, device: torch.device, *, announce: Callable[[str], None]) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def gpu_check(sizes: Sizes, device: torch.device, *, announce: Callable[[str], N
             before = time.monotonic()
             try:
                 found[part] = work()
-            except (RuntimeError, UserError, OSError, ValueError) as error:  # an exhausted device is a RuntimeError
-                found[part] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+            except Exception as error:  # whatever it is, minutes of other figures must not be lost for it
+                found[part] = {"error": ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])}
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             found[part]["seconds"] = time.monotonic() - before

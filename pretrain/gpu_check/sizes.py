@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ class Sizes:
 
     batch_size: images a step. queue_size: keys.
     turns: of the interleaved timing; step_seconds: what all its steps together may take.
-    loss_steps, loss_batch: of the comparison of number types.
+    loss_steps, loss_batch: of the comparison of number types, float32 among them, and of the exact resume.
     resume_steps: of the run that is cut in the middle.
-    num_jpegs, jpeg_side: that the input is measured on; stream_steps: how long.
+    num_jpegs, jpeg_side: that the input is measured on; stream_steps, stream_seconds: how long at most, for each method.
     compile: whether the compiler works or the networks run as they are (its path is walked all the same).
     """
 
@@ -43,6 +43,7 @@ class Sizes:
     num_jpegs: int = 1024
     jpeg_side: int = 500
     stream_steps: int = 40
+    stream_seconds: float = 40.0
     compile: bool = True
 
 
@@ -70,6 +71,12 @@ def batch_that_fits(memory: int) -> int:
         if memory >= least * GIB:
             return images
     return 32
+
+
+def sizes_of(batch_size: int) -> Sizes:
+    """Of a GPU that takes `batch_size` images of InfoMin in half precision: float32 takes half as many."""
+    whole = Sizes()
+    return replace(whole, batch_size=batch_size, loss_batch=min(whole.loss_batch, batch_size // 2))
 
 
 def run_config(method: str, sizes: Sizes, *, device: str, root: Path | None = None, **runtime: Any) -> RunConfig:

@@ -39,7 +39,8 @@ class ResNetEncoder(ResNet):
         """arch: a key of ARCHITECTURES, ConfigError otherwise. stride_in_1x1: the first caffe/MSRA placement of the stride.
 
         in_channels: 1 and 2 for encoders of one view each. stem "small": a 3x3 convolution of stride 1 without max-pooling, for
-        images of about 32 px. max_pool False leaves the pooling alone out, for about 64 px. zero_init_residual: the last BatchNorm of every block starts at 0 [specification 4]. Names stay the same.
+        images of about 32 px. max_pool False leaves the pooling alone out, for about 64 px. zero_init_residual: the last
+        BatchNorm of every block starts at 0 [specification 4]. Names stay the same.
         """
         if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")

@@ -1,4 +1,4 @@
-"""Speed of a training step on the CPU against the reference's own step, written out here.
+"""Speed of a training step on the CPU against the reference's own step (pretrain/gpu_check/baselines.py).
 
 python tests/benchmarks/step_speed.py [--rounds 7] [--threads 1] [--cpu-time] [--out step_speed.json]
 
@@ -11,7 +11,6 @@ K = 65536, the same sizes, all arms one after the other in every round; figures 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import statistics
@@ -21,119 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-import torchvision
-from torch import Tensor, nn
 
-from pretrain.base.contract import InputContract
-from pretrain.base.signals import StopFlag
-from pretrain.base.strict import from_mapping
-from pretrain.config import RunConfig
-from pretrain.data.loader import ViewBatch
-from pretrain.run.precision import choose_precision
-from pretrain.run.ranks import Ranks
-from pretrain.run.watch import Watch
-from pretrain.train import build_state, train_step
-from pretrain.views.pipeline import normalize
+from pretrain.gpu_check.baselines import Work, reference_step
+from pretrain.gpu_check.checks import Trainer
+from pretrain.gpu_check.sizes import Sizes, run_config, synthetic_batch
 
 CASES = {"resnet18 64 px": ("resnet18", 64, 64), "resnet50 96 px": ("resnet50", 96, 64)}
-QUEUE, DIM = 65536, 128
+CPU = torch.device("cpu")
 
 
-class ReferenceStep:
-    """The reference's step. autocast: torch.float16 on a GPU, with the reference's loss scaling."""
-
-    def __init__(self, arch: str, device: torch.device, *, autocast: torch.dtype | None = None) -> None:
-        torch.manual_seed(0)
-        self.device, self.autocast = device, autocast
-        encoder = getattr(torchvision.models, arch)(weights=None)
-        width = encoder.fc.in_features
-        encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, DIM))
-        self.query = encoder.to(device).train()
-        self.key = copy.deepcopy(self.query).train()
-        self.queue = F.normalize(torch.randn(QUEUE, DIM, device=device), dim=1)
-        self.pointer = 0
-        self.optimizer = torch.optim.SGD(
-            self.query.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4, foreach=False, fused=False
-        )
-        self.criterion = nn.CrossEntropyLoss()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
-
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """One step on float32 (B, 3, S, S) views, normalised by the workers as the reference's are."""
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            q = F.normalize(self.query(first), dim=1)
-            with torch.no_grad():
-                order = torch.randperm(len(second), device=self.device)
-                k = F.normalize(self.key(second[order]), dim=1)[torch.argsort(order)]
-            positive = (q * k).sum(dim=1, keepdim=True)
-            negative = q @ self.queue.clone().detach().T.to(q.dtype)
-            logits = torch.cat([positive, negative], dim=1) / 0.2
-            loss = self.criterion(logits.float(), torch.zeros(len(q), dtype=torch.long, device=self.device))
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        with torch.no_grad():
-            for own, slow in zip(self.query.parameters(), self.key.parameters(), strict=True):
-                slow.data.mul_(0.999).add_(own.data, alpha=0.001)
-            rows = (self.pointer + torch.arange(len(k), device=self.device)) % QUEUE
-            self.queue[rows] = k.float()
-            self.pointer = (self.pointer + len(k)) % QUEUE
-        return loss.detach()
-
-
-def our_step(arch: str, size: int, batch: int, device: torch.device, **over: Any) -> Callable[[], Tensor]:
-    """`train_step` of MoCo v2 on a fixed batch of bytes; over: nested configuration values."""
-    values: dict[str, Any] = {
-        "data": {"root": "none"},
-        "encoder": {"arch": arch},
-        "method": {"name": "moco_v2", "temperature": 0.2, "jigsaw": False, "queue_size": QUEUE, "feature_dim": DIM},
-        "views": {"recipe": "moco_v2", "image_size": size},
-        "optimizer": {"batch_size": batch},
-        "runtime": {"device": device.type},
-    }
-    for group, changed in over.items():
-        values[group] = {**values[group], **changed}
-    config = from_mapping(RunConfig, values, where="benchmark")
-    precision, ranks = choose_precision(config.runtime.precision, device), Ranks()
-    state = build_state(config, InputContract(), precision=precision, ranks=ranks)
-    watch = Watch(StopFlag(), ranks, device)
-    views = pictures(batch, size).to(device)
-
-    def step() -> Tensor:
-        figures = train_step(
-            state,
-            views,
-            learning_rate=0.03,
-            momentum=0.999,
-            precision=precision,
-            ranks=ranks,
-            watch=watch,
-            accumulate=config.optimizer.accumulate,
-        )
-        return figures["loss"]
-
-    return step
-
-
-def pictures(batch: int, size: int) -> ViewBatch:
-    """Two views of random bytes."""
-    generator = torch.Generator().manual_seed(0)
-    return ViewBatch(
-        torch.arange(batch), torch.randint(0, 256, (batch, 2, 3, size, size), dtype=torch.uint8, generator=generator)
-    )
-
-
-def arms(arch: str, size: int, batch: int) -> dict[str, Callable[[], Tensor]]:
+def arms(arch: str, size: int, batch: int) -> dict[str, Work]:
     """Name -> one step on the CPU."""
-    device = torch.device("cpu")
-    reference = ReferenceStep(arch, device)
-    first, second = (normalize(pictures(batch, size).images[:, view], InputContract()) for view in range(2))
+    sizes = Sizes(arch, image_size=size, batch_size=batch)
+
+    def ours(precision: str) -> Work:
+        config = run_config("moco_v2", sizes, device="cpu", precision=precision)
+        trainer, views = Trainer(config, CPU), synthetic_batch(config, device=CPU)
+        return lambda: trainer.step(views)
+
+    config = run_config("moco_v2", sizes, device="cpu")
+    views, temperature = synthetic_batch(config, device=CPU).images, config.method.temperature
     return {
-        "reference, float32 NCHW": lambda: reference(first, second),
-        "ours": our_step(arch, size, batch, device),
-        "ours, float32": our_step(arch, size, batch, device, runtime={"device": "cpu", "precision": "fp32"}),
+        "reference, float32 NCHW": reference_step(
+            arch, views, None, queue_size=sizes.queue_size, temperature=temperature, device=CPU
+        ),
+        "ours": ours("auto"),
+        "ours, float32": ours("fp32"),
     }
 
 

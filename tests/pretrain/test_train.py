@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,14 @@ import torch
 import torch.multiprocessing as mp
 
 from pretrain import train as train_module
+from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import experiment_hash, read_record
+from pretrain.config import method_values
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
+from pretrain.model.batchnorm import GatheredBatchNorm
 from pretrain.model.contrast import Contrast, batchnorm_groups
 from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
@@ -34,6 +38,7 @@ from pretrain.train import TrainState, build_state, train, train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 6
+CPU = torch.device("cpu")
 
 
 def state_hash(path):
@@ -506,6 +511,14 @@ def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, c
     assert batchnorm_groups(followed, batch_size=config.optimizer.batch_size, world_size=1) > 1
 
 
+def test_advice_against_synchronised_statistics_with_a_queue_is_to_shuffle(tiny_config, caplog):
+    for batchnorm, advised in (("synchronised", True), ("shuffled", False)):
+        caplog.clear()
+        method = tiny_config(method={"batchnorm": batchnorm, "batchnorm_images": 32}).method
+        train_module._warn_of_shared_statistics(method, 8)
+        assert ("method.batchnorm=shuffled with method.batchnorm_images=2" in caplog.text) == advised and caplog.text
+
+
 @pytest.mark.parametrize(
     ("over", "ranks", "message"),
     [
@@ -548,6 +561,88 @@ def test_ranks_of_unequal_machines_cannot_shuffle_over_the_node(tiny_config):
 def test_what_can_run_but_should_not_is_warned_of(tiny_config, caplog, over, words):
     train_module.require_trainable(tiny_config(**over), choose_precision("fp32", torch.device("cpu")), Ranks())
     assert (caplog.text == "") == (words is None) and (words or "") in caplog.text
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """One block a stage, an eighth as wide."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(bottleneck=False, layers=(1, 1, 1, 1), base_channels=8))
+
+
+@pytest.mark.parametrize("name", ["simclr", "infomin"])
+def test_batchnorm_is_synchronised_over_ranks_where_the_method_says_so(tiny_config, tiny_encoder, monkeypatch, name):
+    monkeypatch.setattr(train_module, "DistributedDataParallel", lambda module, **options: module)
+    values = {**method_values(name), "encoder": {"arch": "tiny"}}
+    state = build_state(
+        tiny_config(**values), InputContract(), precision=choose_precision("fp32", CPU), ranks=Ranks(0, 0, 2, 2)
+    )
+    layers = [layer for layer in state.method.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    assert layers and {isinstance(layer, GatheredBatchNorm) for layer in layers} == {name == "simclr"}
+
+
+def test_the_networks_are_built_as_the_configuration_says(tiny_config, tiny_encoder):
+    def built(stem, channels_last):
+        over = {"encoder": {"arch": "tiny", "stem": stem}, "runtime": {"channels_last": channels_last}}
+        config = tiny_config(**over)
+        contract = train_module.contract_of(config)
+        state = build_state(config, contract, precision=choose_precision("fp32", CPU), ranks=Ranks())
+        weights = [network.encoder.conv1.weight for network in (state.method.query, state.method.key)]
+        formats = {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
+        return {tuple(weight.shape[2:]) for weight in weights}, contract.stem, formats
+
+    assert built("imagenet", False) == ({(7, 7)}, "basic", {False})
+    assert built("small", True) == ({(3, 3)}, "small", {True})
+
+
+def test_every_micro_batch_of_the_run_has_a_number_of_its_own(tiny_config, tiny_encoder, monkeypatch):
+    """ShuffleBN and the bank's draws are functions of it."""
+    numbers, honest = [], Contrast.step
+    monkeypatch.setattr(
+        Contrast, "step", lambda self, batch, **rest: (numbers.append(rest["step"]), honest(self, batch, **rest))[1]
+    )
+    config = tiny_config(encoder={"arch": "tiny"}, method={"batchnorm_images": 2}, optimizer={"accumulate": 2})
+    state = build_state(config, InputContract(), precision=choose_precision("fp32", CPU), ranks=Ranks())
+    batch = next(open_stream(config, ranks=Ranks(), announce=lambda text: None).batches(from_step=0, num_steps=1))
+    steps = Steps(state, Watch(train_module.StopFlag(), Ranks(), CPU), batch, accumulate=2)
+    for _ in range(2):
+        steps.take()
+    assert numbers == [0, 1, 2, 3]
+
+
+def test_the_key_network_moves_along_the_ramp(tiny_config, tiny_encoder, tmp_path, monkeypatch):
+    moved, honest = [], Contrast.after_step
+
+    def watched(self, outputs, *, momentum, **rest):
+        moved.append(momentum)
+        honest(self, outputs, momentum=momentum, **rest)
+
+    monkeypatch.setattr(Contrast, "after_step", watched)
+    method = {"momentum_end": 1.0, "jigsaw": False}
+    config = tiny_config(encoder={"arch": "tiny"}, method=method, optimizer={"epochs": 1})
+    run(config, tmp_path / "run")
+    assert moved == pytest.approx([0.9, 0.95])  # half a cosine over two steps, at its start and in its middle
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(tiny_config, tiny_encoder):
+    losses, states = [], []
+    for compiled in (False, True):
+        config = tiny_config(
+            encoder={"arch": "tiny"}, method={"jigsaw": False, "memory": "batch"}, runtime={"compile": compiled}
+        )
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own
+            state = build_state(config, InputContract(), precision=choose_precision("fp32", CPU), ranks=Ranks())
+            stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
+            batch = next(stream.batches(from_step=0, num_steps=1))
+            steps = Steps(state, Watch(train_module.StopFlag(), Ranks(), CPU), batch)
+            losses.append([float(steps.take()["loss"]) for _ in range(2)])
+        states.append(state.method.state_dict())
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == compiled
+    assert list(states[0]) == list(states[1]) and losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_compiled_encoders_keep_their_names(tiny_config, monkeypatch):

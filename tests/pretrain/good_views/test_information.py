@@ -24,7 +24,6 @@ from pretrain.good_views.information import (
     nwj,
     saturation_warning,
     smile,
-    with_memory,
 )
 from pretrain.model import loss
 from tests.pretrain.gaussians import draw, ideal_batches, log_ratio, true_information
@@ -198,25 +197,7 @@ def test_an_untrained_critic_finds_nothing():
     assert all(figure.nats < 0.5 * true_information(2, 0.6) for figure in found.values())
 
 
-# (iii) The memory form
-
-
-def test_memory_form_equals_the_in_batch_form_when_the_memory_is_the_other_keys():
-    generator = torch.Generator().manual_seed(0)
-    query, key = F.normalize(torch.randn(2, 12, 8, generator=generator), dim=2)
-    within = in_batch(query @ key.T / 0.2)
-    positive, negative = [], []
-    for row in range(12):
-        others = torch.cat([key[:row], key[row + 1 :]])
-        alone = with_memory(query=query[[row, row]], key=key[[row, row]], memory=others, temperature=0.2)
-        positive.append(alone.positive[0])
-        negative.append(alone.negative[0])
-        torch.testing.assert_close(within.negative[row], alone.negative[0])
-    gathered = Scores(torch.stack(positive), torch.stack(negative))
-    for name, bound in BOUNDS.items():
-        torch.testing.assert_close(bound(gathered), bound(within), rtol=1e-5, atol=1e-6, msg=name)
-    with_own_key = with_memory(query=query, key=key, memory=key, temperature=0.2)
-    assert info_nce(with_own_key) < info_nce(within) - 0.01  # control: the positive among the negatives shows
+# (iii) The training loss
 
 
 def test_info_nce_is_log_k_plus_one_minus_the_training_loss():
@@ -224,7 +205,7 @@ def test_info_nce_is_log_k_plus_one_minus_the_training_loss():
     query, key = F.normalize(torch.randn(2, 6, 8, generator=generator), dim=2)
     memory = F.normalize(torch.randn(50, 8, generator=generator), dim=1)
     trained = loss.info_nce(query=query, key=key, queue=memory, temperature=0.15).loss
-    bound = info_nce(with_memory(query=query, key=key, memory=memory, temperature=0.15))
+    bound = info_nce(Scores((query * key).sum(dim=1) / 0.15, query @ memory.T / 0.15))
     assert float(bound) == pytest.approx(math.log(51) - float(trained), abs=1e-5)
 
 
@@ -382,12 +363,6 @@ def test_estimate_is_plain_and_counts_its_pairs():
         (lambda: estimate("info_nce", [in_batch(torch.zeros(4, 4))]), "at least 8 held-out pairs, found 4"),
         (lambda: estimate("nwj", [in_batch(torch.zeros(n, n)) for n in (9, 8)]), "drop_last"),
         (lambda: estimate("nwj", [in_batch(torch.full((9, 9), math.nan))]), "finite"),
-        (
-            lambda: with_memory(
-                query=torch.zeros(4, 3), key=torch.zeros(4, 3), memory=torch.zeros(9, 2), temperature=1
-            ),
-            "memory",
-        ),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(make, message):
@@ -401,7 +376,5 @@ def test_unknown_bounds_and_settings_are_refused():
         estimate("infonce", [scores])
     with pytest.raises(ConfigError, match="clip"):
         smile(scores, clip=0)
-    with pytest.raises(ConfigError, match="temperature"):
-        with_memory(query=torch.zeros(4, 3), key=torch.zeros(4, 3), memory=torch.zeros(9, 3), temperature=0)
     with pytest.raises(ConfigError, match="rate"):
         MineObjective(rate=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from pretrain.base.errors import ConfigError
 from pretrain.gpu_check import checks, run
 from pretrain.gpu_check.baselines import reference_step
-from pretrain.gpu_check.sizes import MINIATURE, batch_that_fits, run_config, synthetic_batch
+from pretrain.gpu_check.sizes import MINIATURE, batch_that_fits, run_config, sizes_of, synthetic_batch
 from pretrain.gpu_check.timing import interleaved
 from tests.tools.in_process import run_tool_here
 
@@ -83,16 +84,48 @@ def test_each_target_can_be_missed(spoil):
     assert [row["passed"] for row in run.targets(found, judged=True)].count(False) == 1
 
 
-def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("out of memory\nand much more"), "OutOfMemoryError: out of memory"),
+        (TypeError("an argument of another torch"), "TypeError: an argument of another torch"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, error, words):
     def fails(*arguments):
-        raise torch.OutOfMemoryError("out of memory\nand much more")
+        raise error
 
     for name in ("speed", "input_stall", "exact_resume", "number_types", "one_rank", "compiled"):
         monkeypatch.setattr(checks, name, lambda *arguments: {})
     monkeypatch.setattr(checks, "speed", fails)
     found = run.gpu_check(MINIATURE, CPU, announce=lambda text: None)
-    assert found["speed"]["error"] == "OutOfMemoryError: out of memory" and "seconds" in found["compiled"]
-    assert "speed: OutOfMemoryError" in run.table(found)
+    assert found["speed"]["error"] == words and "seconds" in found["compiled"]
+    assert f"speed: {words}" in run.table(found)
+
+
+def test_a_process_that_does_not_answer_is_ended_and_recorded(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "RANK_SECONDS", 0.5)
+    monkeypatch.setattr(checks.sys, "executable", str(_program(tmp_path, "sleep 60 & echo $! > child; wait")))
+    monkeypatch.chdir(tmp_path)
+    assert checks.one_rank(MINIATURE, CPU, tmp_path) == {"ok": False, "error": "no answer within 0.5 s"}
+    status = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"  # its own child is gone too
+
+
+def test_an_error_under_torchrun_is_told_by_its_own_line(monkeypatch, tmp_path):
+    printed = "Traceback\n  File x\n[rank0]: torch.OutOfMemoryError: CUDA out of memory\nE1127 a report of the launcher\n======"
+    program = _program(tmp_path, f"printf '{printed}' >&2; exit 1")
+    monkeypatch.setattr(checks.sys, "executable", str(program))
+    found = checks.one_rank(MINIATURE, CPU, tmp_path)
+    assert found == {"ok": False, "error": "[rank0]: torch.OutOfMemoryError: CUDA out of memory"}
+
+
+def _program(folder, script):
+    path = folder / "program"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
 
 
 def test_a_slow_source_shows_as_a_stall():
@@ -102,8 +135,13 @@ def test_a_slow_source_shows_as_a_stall():
             yield number
 
     trainer = SimpleNamespace(step=lambda batch: time.sleep(0.02))
-    shares = [idle / total for idle, total in (checks._idle_and_total(trainer, batches(w), CPU) for w in (0.0, 0.02))]
+
+    def measured(wait, at_most=60.0):
+        return checks._idle_and_total(trainer, batches(wait), CPU, at_most=at_most)
+
+    shares = [idle / total for idle, total, _ in (measured(0.0), measured(0.02))]
     assert shares[0] < 0.1 and 0.4 < shares[1] < 0.6
+    assert measured(0.0)[2] == 4 and measured(0.02, at_most=0.05)[2] == 2  # a slow source costs its time and no more
 
 
 def test_turns_are_interleaved_and_each_way_is_timed_alone():
@@ -125,6 +163,12 @@ def test_the_reference_step_learns_and_remembers():
 
 def test_the_batch_follows_the_memory():
     assert [batch_that_fits(gib * 2**30) for gib in (80, 40, 16, 8)] == [256, 128, 64, 32]
+    assert [sizes_of(images).loss_batch for images in (256, 128, 64, 32)] == [
+        64,
+        64,
+        32,
+        16,
+    ]  # float32 takes twice the memory
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")

@@ -14,6 +14,7 @@ from pretrain.config import ContrastConfig, DataConfig, EncoderConfig, MethodCon
 from pretrain.data.loader import ViewBatch
 from pretrain.model.contrast import batchnorm_groups, build_method, rows_of_memory
 from pretrain.run.ranks import Ranks
+from tests.pretrain.model.tiny_methods import batch_of, build, preset, use_tiny_encoders
 
 
 def random_batch(count=4, size=32, patch=16):
@@ -29,7 +30,7 @@ def random_batch(count=4, size=32, patch=16):
 def method_of(**settings):
     config = MethodConfig(**{"queue_size": 50, "feature_dim": 16, **settings})
     return build_method(
-        encoder=EncoderConfig("resnet18"), config=config, contract=InputContract(), seed=3, num_images=60
+        encoder=EncoderConfig("resnet18_half"), config=config, contract=InputContract(), seed=3, num_images=60
     )
 
 
@@ -197,3 +198,16 @@ def test_a_batch_that_is_its_own_memory_shares_its_statistics():
     assert batchnorm_groups(config, batch_size=32, world_size=2) == 1
     assert batchnorm_groups(replace(config, memory="queue"), batch_size=32, world_size=2) == 4
     assert batchnorm_groups(replace(config, memory="queue", batchnorm="synchronised"), batch_size=32, world_size=2) == 1
+
+
+@pytest.mark.parametrize("name", ["cmc_v2", "cmc"])
+def test_a_step_that_is_not_sound_is_remembered_nowhere(name, monkeypatch):
+    """On a GPU the loop learns of it one step later (pretrain/run/watch.py): what the memory holds must be sound by then."""
+    use_tiny_encoders(monkeypatch)
+    for sound in (False, True):  # True: control
+        method, batch = build(preset(name)), batch_of(4, step=0)
+        before = {tower: memory.features.clone() for tower, memory in method.memories.items()}
+        output = method.step(batch, forward=method.trained, ranks=Ranks(), step=0)
+        method.after_step([output], ranks=Ranks(), momentum=0.9, sound=torch.tensor(sound))
+        for tower, memory in method.memories.items():
+            assert torch.equal(memory.features, before[tower]) != sound, tower
