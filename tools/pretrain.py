@@ -102,13 +102,11 @@ def run_arguments() -> None:
     else:
         config, why = default_run(arguments.overrides, method=arguments.method, output_dir=arguments.output_dir)
     if arguments.dry_run or arguments.show_views:
-        for line in filter(
-            None, ("--slurm: nothing is submitted for --dry-run and --show-views" if slurm else "", why)
-        ):
-            print(line)
+        if why:
+            print(why)
         preview(config, arguments)
         return
-    if arguments.output_dir is None and (slurm is not None or not arguments.profile):
+    if arguments.output_dir is None and not arguments.profile:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
     if slurm is not None:
         workers = config.data.num_workers
