@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pretrain.base.atomic import atomic_file
 from pretrain.base.errors import DataError
 
 VARIABLE = "INFOMIN_CACHE"
+# numpy reads an array's header with Python's own parser, which two threads of Python 3.11 may not use at once (SystemError).
+_ONE_READER = threading.Lock()
 
 
 def cache_dir(kind: str) -> Path:
@@ -44,7 +47,7 @@ def keep_arrays(kind: str, key: str, **arrays: np.ndarray) -> bool:
 def kept_arrays(kind: str, key: str) -> dict[str, np.ndarray] | None:
     """What was stored; None where nothing, or nothing readable, is."""
     try:
-        with open(_path(kind, key), "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with _ONE_READER, open(_path(kind, key), "rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, DataError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

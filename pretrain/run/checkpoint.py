@@ -114,24 +114,40 @@ CHECKPOINT = Kind(FORMAT, VERSION, "checkpoint of tools/pretrain.py")
 def write_state(path: Path, state: dict[str, Any], *, kind: Kind) -> None:
     """Publish `state` at `path`: written, flushed, fsynced, read back and compared with its checksums, renamed.
 
-    Raises CheckpointError (disk full, no permission, a disk that does not give back what it was given).
+    Raises CheckpointError (disk full, no permission, a disk that does not give back what it was given). The DataLoader's error
+    about a lost process that comes in between is raised as it is: no disk is to blame for it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, check=check_own_file) as file:
             torch.save({"format": kind.format, "version": kind.version, **state}, file)
-    except (OSError, RuntimeError) as error:
-        # Of a full disk torch reports where its own writer stopped; the system's reason is the error before that.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        advice = _room(path.parent, state) if getattr(reason, "errno", None) in FULL else ""
-        raise CheckpointError(
-            f"could not write {path}: {reason}; what was saved before is untouched{advice}"
-        ) from error
-    except CheckpointError as error:
-        raise CheckpointError(
+    except (OSError, RuntimeError, CheckpointError) as error:
+        lost = _loss_of_a_worker(error)
+        if lost is not None:
+            raise lost from None
+        raise _not_written(path, error, state) from error
+
+
+def _loss_of_a_worker(error: BaseException) -> RuntimeError | None:
+    """The DataLoader's error about a process of its own: its signal handler raises it wherever the main process happens to be."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, RuntimeError) and "DataLoader worker" in str(found):
+            return found
+        found = found.__context__
+    return None
+
+
+def _not_written(path: Path, error: Exception, state: Mapping[str, Any]) -> CheckpointError:
+    if isinstance(error, CheckpointError):
+        return CheckpointError(
             f"could not write {path}: what the disk gives back is not what was written ({error}); "
             "what was saved before is untouched"
-        ) from None
+        )
+    # Of a full disk torch reports where its own writer stopped; the system's reason is the error before that.
+    reason = error.__context__ if isinstance(error.__context__, OSError) else error
+    advice = _room(path.parent, state) if getattr(reason, "errno", None) in FULL else ""
+    return CheckpointError(f"could not write {path}: {reason}; what was saved before is untouched{advice}")
 
 
 def _room(folder: Path, state: Mapping[str, Any]) -> str:

@@ -211,3 +211,21 @@ def test_a_disk_too_small_for_the_run_is_told_beforehand(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 0, 60_000))
     assert warning_of_space(tmp_path, state(), to_come=3) is None  # 20,000 bytes each
     assert "the 4 checkpoints that this run is yet to keep" in warning_of_space(tmp_path, state(), to_come=4)
+
+
+@pytest.mark.parametrize("place", ["save", "check_own_file"])
+def test_a_loader_process_that_is_lost_during_a_save_is_not_blamed_on_the_disk(tmp_path, monkeypatch, place):
+    """torch's handler of SIGCHLD raises in the middle of whatever the main process does."""
+
+    def lost(*_):
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError:
+            if place == "save":
+                raise
+            raise CheckpointError("cut short, damaged or not written by this program") from None
+
+    monkeypatch.setattr(torch if place == "save" else checkpoint_module, place, lost)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        checkpoint_module.write_state(tmp_path / "state.pt", {}, kind=checkpoint_module.CHECKPOINT)
+    assert list(tmp_path.iterdir()) == []
