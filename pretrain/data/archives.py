@@ -56,7 +56,7 @@ class Container(Protocol):
         ...
 
     def open_headers(self) -> BinaryIO:
-        """The same bytes for who reads a few of them here and there."""
+        """The same bytes, opened for short reads at scattered places."""
         ...
 
     def stamp(self) -> tuple[int, int]:

@@ -40,6 +40,7 @@ def measure(device: torch.device, sizes: Sizes) -> dict[str, object]:
 
 
 def main() -> None:
+    """What torchrun starts: DEVICE MINIATURE ANSWER on the command line; the findings go to the file ANSWER as JSON."""
     kind, miniature, answer = sys.argv[1:]
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", device_id=device if kind == "cuda" else None)
