@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
+from pretrain.config import load_run_config
 from pretrain.run.diagnosis import (
     RULES,
     Diagnosis,
@@ -17,6 +19,7 @@ from pretrain.run.diagnosis import (
     positives_given_away,
     worse_than_random,
 )
+from pretrain.run.observation import run_facts
 
 FACTS = RunFacts(
     num_negatives=1024,
@@ -154,3 +157,12 @@ def test_a_healthy_run_of_many_steps_has_no_findings():
 @pytest.mark.parametrize("rule", RULES)
 def test_no_rule_speaks_before_there_is_a_log(rule):
     assert rule([], FACTS) is None
+
+
+def test_a_symmetric_loss_fills_the_queue_twice_as_fast():
+    words = ["data.root=images", "method.queue_size=64"]
+    once, twice = (
+        run_facts(load_run_config(Path("smoke"), [*words, *more]), steps_per_epoch=4).keys_per_step
+        for more in ([], ["method.symmetric=true"])
+    )
+    assert (once, twice) == (16, 32)
