@@ -49,7 +49,7 @@ from pretrain.views.recipes import RECIPES  # noqa: E402
 SIDE, CELL, PATCH, GRID = 224, 85, 64, 3
 RANDAUGMENT = {"translate_const": 100, "img_mean": (124, 116, 104)}
 TURN = 16  # images that a chain takes before the next has its turn: caches hold what they hold in a run
-Chain = Callable[[Sequence[bytes]], Any]
+Chain = Callable[[range], Any]  # positions of the photographs that it takes
 
 
 class Photos(Source):
@@ -124,7 +124,7 @@ def reference_patches() -> Callable[[Image.Image], Tensor]:
     return cut
 
 
-def reference(name: str) -> Chain:
+def reference(name: str, photos: Sequence[bytes]) -> Chain:
     """Bytes -> two views, and with `infomin` nine patches."""
     view, cut = reference_view(name), reference_patches()
 
@@ -132,27 +132,27 @@ def reference(name: str) -> Chain:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         return view(picture), view(picture), cut(picture) if name == "infomin" else None
 
-    return each(one)
+    return each(one, photos)
 
 
-def ours(name: str) -> Chain:
+def ours(name: str, photos: Sequence[bytes]) -> Chain:
     """The same, a batch at a time."""
     views = ViewMaker(RECIPES[name], image_size=SIDE, patch_size=PATCH if name == "infomin" else None)
-    turns = itertools.count()
+    dataset, turns = ViewDataset(Photos(photos), views, seed=0), itertools.count()
 
-    def chain(photos: Sequence[bytes]) -> None:
+    def chain(positions: range) -> None:
         epoch = next(turns)
-        ViewDataset(Photos(photos), views, seed=0)[[(epoch, index) for index in range(len(photos))]]
+        dataset[[(epoch, position) for position in positions]]
 
     return chain
 
 
-def each(one: Callable[[bytes], Any]) -> Chain:
+def each(one: Callable[[bytes], Any], photos: Sequence[bytes]) -> Chain:
     """`one` of every photograph, of which nothing is kept."""
 
-    def chain(photos: Sequence[bytes]) -> None:
-        for data in photos:
-            one(data)
+    def chain(positions: range) -> None:
+        for position in positions:
+            one(photos[position])
 
     return chain
 
@@ -164,10 +164,13 @@ def measure(photos: Sequence[bytes], *, rounds: int = 9) -> dict[str, Any]:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    chains: dict[str, Chain] = {"decode": each(simplejpeg.decode_jpeg), "decode, PIL": each(_decode_by_pillow)}
+    chains: dict[str, Chain] = {
+        "decode": each(simplejpeg.decode_jpeg, photos),
+        "decode, PIL": each(_decode_by_pillow, photos),
+    }
     for name in ("moco_v2", "infomin"):
-        chains |= {f"{name}, reference": reference(name), f"{name}, ours": ours(name)}
-    times = [_round(chains, photos) for _ in range(rounds + 1)][1:]  # the first one warms up
+        chains |= {f"{name}, reference": reference(name, photos), f"{name}, ours": ours(name, photos)}
+    times = [_round(chains, len(photos)) for _ in range(rounds + 1)][1:]  # the first one warms up
     found: dict[str, Any] = {
         "images": len(photos),
         "bytes_an_image": round(statistics.mean(len(data) for data in photos)),
@@ -189,14 +192,14 @@ def _decode_by_pillow(data: bytes) -> None:
     Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def _round(chains: dict[str, Chain], photos: Sequence[bytes]) -> dict[str, float]:
+def _round(chains: dict[str, Chain], num_photos: int) -> dict[str, float]:
     total = dict.fromkeys(chains, 0.0)
-    for first in range(0, len(photos), TURN):
+    for first in range(0, num_photos, TURN):
         for name, chain in chains.items():
             start = time.thread_time()
-            chain(photos[first : first + TURN])
+            chain(range(first, min(first + TURN, num_photos)))
             total[name] += time.thread_time() - start
-    return {name: 1000 * seconds / len(photos) for name, seconds in total.items()}
+    return {name: 1000 * seconds / num_photos for name, seconds in total.items()}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
