@@ -19,7 +19,7 @@ from pretrain.base.errors import ConfigError
 from pretrain.views.jigsaw import NUM_PATCHES, draw_permutation
 from pretrain.views.operations import Frame
 from pretrain.views.pixels import planes_into
-from pretrain.views.recipes import Recipe
+from pretrain.views.recipes import Op, Recipe
 from pretrain.views.rng import PAIR_STREAM, PATCHES_STREAM, PERMUTATION_STREAM, sample_generator
 
 # One entry an operation of the recipe: its parameters, None where it does nothing to this view.
@@ -67,14 +67,15 @@ class ViewMaker:
 
     def __call__(self, image: np.ndarray, *, seed: int, epoch: int, index: int) -> SampleViews:
         """The views of one image in arrays of their own, see `write`."""
-        images = torch.empty(self.views_shape, dtype=torch.uint8)
-        self.write(image, images.numpy(), seed=seed, epoch=epoch, index=index)
+        images = torch.empty(1, *self.views_shape, dtype=torch.uint8)
+        keys = [(epoch, index)]
+        self.write([image], images.numpy(), seed=seed, keys=keys)
         if self.patches_shape is None:
-            return SampleViews(images, None, None)
-        patches = torch.empty(self.patches_shape, dtype=torch.uint8)
-        permutation = torch.empty(NUM_PATCHES, dtype=torch.int64)
-        self.write_patches(image, patches.numpy(), permutation.numpy(), seed=seed, epoch=epoch, index=index)
-        return SampleViews(images, patches, permutation)
+            return SampleViews(images[0], None, None)
+        patches = torch.empty(1, *self.patches_shape, dtype=torch.uint8)
+        permutation = torch.empty(1, NUM_PATCHES, dtype=torch.int64)
+        self.write_patches([image], patches.numpy(), permutation.numpy(), seed=seed, keys=keys)
+        return SampleViews(images[0], patches[0], permutation[0])
 
     @property
     def views_shape(self) -> tuple[int, int, int, int]:
@@ -86,35 +87,62 @@ class ViewMaker:
         """(9, 3, P, P), None where no patches are made."""
         return None if self.patch_size is None else (NUM_PATCHES, 3, self.patch_size, self.patch_size)
 
-    def write(self, image: np.ndarray, out: np.ndarray, *, seed: int, epoch: int, index: int) -> None:
-        """Write the views of `image`, uint8 (H, W, 3), into `out`, uint8 of `views_shape`.
+    def write(
+        self, images: Sequence[np.ndarray], out: np.ndarray, *, seed: int, keys: Sequence[tuple[int, int]]
+    ) -> None:
+        """Write the views of B images, uint8 (H, W, 3) each, into `out`, uint8 (B, *views_shape). keys: their (epoch, index).
 
-        Every view, the pair, the patches and the permutation draw from a generator of their own.
+        Every view, the pair, the patches and the permutation draw from a generator of their own, so B changes no pixel; but
+        of several images all parameters are drawn first, then all boxes are resized, and last each view is finished: a stage's
+        code, and then a view's pixels, stay in the processor's caches.
         Raises DataError for an image that is smaller than `recipe.smallest_side`.
         """
+        drawn = [
+            parameters
+            for image, (epoch, index) in zip(images, keys, strict=True)
+            for parameters in self._draw(image, seed=seed, epoch=epoch, index=index)
+        ]
+        crop, *others = self.recipe.ops
+        places = list(np.ndindex(len(images), self.num_views))
+        boxes = [
+            crop.apply(parameters[0], images[place], view)
+            for (place, view), parameters in zip(places, drawn, strict=True)
+        ]
+        for (place, view), parameters, box in zip(places, drawn, boxes, strict=True):
+            planes_into(out[place, view], apply_ops(others, parameters[1:], box, view))
+
+    def _draw(self, image: np.ndarray, *, seed: int, epoch: int, index: int) -> list[Drawn]:
+        """Parameters of each view of one image."""
         frame = Frame(image.shape[0], image.shape[1], self.image_size)
         once: Drawn = ()
         if self.recipe.is_paired:
             rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PAIR_STREAM)
             once = draw_once(self.recipe, rng, frame)
-        drawn = []  # of all views before the first pixel: what Python needs for it then stays in the processor's caches
-        for view in range(self.num_views):
-            rng = sample_generator(seed=seed, epoch=epoch, index=index, view=view)
-            drawn.append(draw_view(self.recipe, rng, frame, once))
-        for planes, pixels in zip(out, apply_views(self.recipe, drawn, image), strict=True):
-            planes_into(planes, pixels)
+        return [
+            draw_view(self.recipe, sample_generator(seed=seed, epoch=epoch, index=index, view=view), frame, once)
+            for view in range(self.num_views)
+        ]
 
     def write_patches(
-        self, image: np.ndarray, out: np.ndarray, permutation: np.ndarray, *, seed: int, epoch: int, index: int
+        self,
+        images: Sequence[np.ndarray],
+        out: np.ndarray,
+        permutations: np.ndarray,
+        *,
+        seed: int,
+        keys: Sequence[tuple[int, int]],
     ) -> None:
-        """Write the patches of `image` into `out`, uint8 of `patches_shape`, and their order into `permutation` (9,)."""
+        """Write the patches of B images into `out`, uint8 (B, *patches_shape), and their orders into `permutations` (B, 9)."""
         assert self.patch_size is not None
-        height, width = image.shape[:2]
-        rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PATCHES_STREAM)
-        cut = self.recipe.patches.draw(rng, height=height, width=width, patch_size=self.patch_size)
-        self.recipe.patches.apply(cut, image, out)
-        order = sample_generator(seed=seed, epoch=epoch, index=index, stream=PERMUTATION_STREAM)
-        permutation[:] = draw_permutation(order)
+        spec, cuts = self.recipe.patches, []
+        for image, permutation, (epoch, index) in zip(images, permutations, keys, strict=True):
+            height, width = image.shape[:2]
+            rng = sample_generator(seed=seed, epoch=epoch, index=index, stream=PATCHES_STREAM)
+            cuts.append(spec.draw(rng, height=height, width=width, patch_size=self.patch_size))
+            order = sample_generator(seed=seed, epoch=epoch, index=index, stream=PERMUTATION_STREAM)
+            permutation[:] = draw_permutation(order)
+        for cut, image, patches in zip(cuts, images, out, strict=True):
+            spec.apply(cut, image, patches)
 
 
 def draw_once(recipe: Recipe, rng: np.random.Generator, frame: Frame) -> Drawn:
@@ -127,17 +155,12 @@ def draw_view(recipe: Recipe, rng: np.random.Generator, frame: Frame, once: Draw
     return tuple(once[position] if op.shared else op.draw(rng, frame) for position, op in enumerate(recipe.ops))
 
 
-def apply_views(recipe: Recipe, drawn: Sequence[Drawn], image: np.ndarray) -> list[np.ndarray]:
-    """Apply what was drawn for each view, in the recipe's order: uint8 (H, W, 3) -> uint8 (S, S, 3) for each.
-
-    One operation after the other, each for all views: its code is then still in the processor's caches for the second one.
-    """
-    views = [image] * len(drawn)
-    for position, op in enumerate(recipe.ops):
-        for view, parameters in enumerate(drawn):
-            if parameters[position] is not None:
-                views[view] = op.apply(parameters[position], views[view], view)
-    return views
+def apply_ops(ops: Sequence[Op], drawn: Drawn, image: np.ndarray, view: int = 0) -> np.ndarray:
+    """Apply what was drawn for `ops`, in their order: uint8 (H, W, 3) -> uint8 (H, W, 3)."""
+    for op, parameters in zip(ops, drawn, strict=True):
+        if parameters is not None:
+            image = op.apply(parameters, image, view)
+    return image
 
 
 def normalize(

@@ -1,21 +1,23 @@
 """How fast a JPEG becomes views, against the reference's own transforms and against bare decoding, one thread.
 
-    python tests/benchmarks/input_speed.py --images FOLDER [--num-images 60] [--rounds 9] [--output input.json]
+    python tests/benchmarks/input_speed.py --images FOLDER [--num-images 64] [--rounds 9] [--output input.json]
 
 In: a folder of photographs (JPEG). Out: milliseconds an image (median, [smallest-largest] of the rounds) and ratios. A round
 takes every image through bare decoding, the reference and ours, in turns of a few images, so that whatever else the machine does
-is shared; a ratio is one round's, and its median over the rounds is what counts. Times are the thread's on the processor.
+is shared; a ratio is one round's, and its median over the rounds is what counts. Times are the thread's on the processor. Bare
+decoding is simplejpeg's of the whole picture to RGB, into an array that the next one reuses.
 
 The reference is PyContrast's datasets/util.py written out from its description [specification 1.4, 1.6]: PIL decodes once, each
 view is torchvision's transforms on PIL images, then ToTensor and Normalize. `moco_v2` blurs by Pillow; `infomin` by a 23-tap
-convolution, with timm's RandAugment (where the reference has its own from) and nine patches. Ours ends in bytes: the device
-normalises.
+convolution, with timm's RandAugment (where the reference has its own from) and nine patches. Ours is what a loader process runs,
+`ViewDataset` of a batch's keys, and ends in bytes: the device normalises.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import random
 import statistics
@@ -23,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -39,14 +41,34 @@ from timm.data.auto_augment import rand_augment_transform  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from pretrain.base.contract import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
-from pretrain.base.image_files import decode_image  # noqa: E402
+from pretrain.data.index import Names, Source  # noqa: E402
+from pretrain.data.loader import ViewDataset  # noqa: E402
 from pretrain.views.pipeline import ViewMaker  # noqa: E402
 from pretrain.views.recipes import RECIPES  # noqa: E402
 
 SIDE, CELL, PATCH, GRID = 224, 85, 64, 3
 RANDAUGMENT = {"translate_const": 100, "img_mean": (124, 116, 104)}
-TURN = 10  # images that a chain takes before the next has its turn: caches hold what they hold in a run
-Chain = Callable[[bytes], Any]
+TURN = 16  # images that a chain takes before the next has its turn: caches hold what they hold in a run
+Chain = Callable[[range], Any]  # positions of the photographs that it takes
+
+
+class Photos(Source):
+    """JPEGs in memory."""
+
+    root = "memory"
+
+    def __init__(self, contents: Sequence[bytes]) -> None:
+        self.contents = contents
+        self.names = Names(str(number) for number in range(len(contents)))
+
+    def open(self, index: int) -> BinaryIO:
+        return io.BytesIO(self.contents[index])
+
+    def stats(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([len(data) for data in self.contents]), np.zeros(len(self), np.int64)
+
+    def take(self, positions: np.ndarray) -> Source:
+        return Photos([self.contents[position] for position in positions])
 
 
 class PillowBlur:
@@ -102,30 +124,35 @@ def reference_patches() -> Callable[[Image.Image], Tensor]:
     return cut
 
 
-def reference(name: str) -> Chain:
+def reference(name: str, photos: Sequence[bytes]) -> Chain:
     """Bytes -> two views, and with `infomin` nine patches."""
     view, cut = reference_view(name), reference_patches()
 
-    def chain(data: bytes) -> Any:
+    def one(data: bytes) -> Any:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         return view(picture), view(picture), cut(picture) if name == "infomin" else None
+
+    return each(one, photos)
+
+
+def ours(name: str, photos: Sequence[bytes]) -> Chain:
+    """The same, a batch at a time."""
+    views = ViewMaker(RECIPES[name], image_size=SIDE, patch_size=PATCH if name == "infomin" else None)
+    dataset, turns = ViewDataset(Photos(photos), views, seed=0), itertools.count()
+
+    def chain(positions: range) -> None:
+        epoch = next(turns)
+        dataset[[(epoch, position) for position in positions]]
 
     return chain
 
 
-def ours(name: str) -> Chain:
-    """The same, into arrays that a batch owns."""
-    make = ViewMaker(RECIPES[name], image_size=SIDE, patch_size=PATCH if name == "infomin" else None)
-    images, patches = np.empty((2, 3, SIDE, SIDE), np.uint8), np.empty((GRID * GRID, 3, PATCH, PATCH), np.uint8)
-    permutation, count = np.empty(GRID * GRID, np.int64), 0
+def each(one: Callable[[bytes], Any], photos: Sequence[bytes]) -> Chain:
+    """`one` of every photograph, of which nothing is kept."""
 
-    def chain(data: bytes) -> None:
-        nonlocal count
-        count += 1
-        image = decode_image(data, name="benchmark")
-        make.write(image, images, seed=0, epoch=0, index=count)
-        if make.patch_size is not None:
-            make.write_patches(image, patches, permutation, seed=0, epoch=0, index=count)
+    def chain(positions: range) -> None:
+        for position in positions:
+            one(photos[position])
 
     return chain
 
@@ -137,10 +164,13 @@ def measure(photos: Sequence[bytes], *, rounds: int = 9) -> dict[str, Any]:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    chains: dict[str, Chain] = {"decode": simplejpeg.decode_jpeg, "decode, PIL": _decode_by_pillow}
+    chains: dict[str, Chain] = {
+        "decode": each(simplejpeg.decode_jpeg, photos),
+        "decode, PIL": each(_decode_by_pillow, photos),
+    }
     for name in ("moco_v2", "infomin"):
-        chains |= {f"{name}, reference": reference(name), f"{name}, ours": ours(name)}
-    times = [_round(chains, photos) for _ in range(rounds + 1)][1:]  # the first one warms up
+        chains |= {f"{name}, reference": reference(name, photos), f"{name}, ours": ours(name, photos)}
+    times = [_round(chains, len(photos)) for _ in range(rounds + 1)][1:]  # the first one warms up
     found: dict[str, Any] = {
         "images": len(photos),
         "bytes_an_image": round(statistics.mean(len(data) for data in photos)),
@@ -162,15 +192,14 @@ def _decode_by_pillow(data: bytes) -> None:
     Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def _round(chains: dict[str, Chain], photos: Sequence[bytes]) -> dict[str, float]:
+def _round(chains: dict[str, Chain], num_photos: int) -> dict[str, float]:
     total = dict.fromkeys(chains, 0.0)
-    for first in range(0, len(photos), TURN):
+    for first in range(0, num_photos, TURN):
         for name, chain in chains.items():
             start = time.thread_time()
-            for data in photos[first : first + TURN]:
-                chain(data)
+            chain(range(first, min(first + TURN, num_photos)))
             total[name] += time.thread_time() - start
-    return {name: 1000 * seconds / len(photos) for name, seconds in total.items()}
+    return {name: 1000 * seconds / num_photos for name, seconds in total.items()}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -193,7 +222,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared" / "data" / "coco" / "train2017")
-    parser.add_argument("--num-images", type=int, default=60)
+    parser.add_argument("--num-images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, help="also write the figures there, as JSON")
     arguments = parser.parse_args()

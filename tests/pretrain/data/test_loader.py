@@ -178,6 +178,32 @@ def test_batch_holds_the_views_of_its_samples_in_order(folder):
         assert torch.equal(batch.permutation[row], expected.permutation)
 
 
+@pytest.mark.parametrize("limit", [{"GROUP_IMAGES": 2}, {"GROUP_BYTES": 2 * 40 * 50 * 3}, {"GROUP_BYTES": 1}, {}])
+def test_how_many_images_are_decoded_together_changes_no_byte_and_is_limited(folder, monkeypatch, limit):
+    """Batches of 11 whose patches are those of images 0 to 2 and 6 to 8: groups begin and end inside of both shares."""
+    dataset = ViewDataset(ImageSource(folder), every_views(), seed=SEED, jigsaw_images=3, micro_batches=2)
+    keys = [(1, index) for index in (7, 3, 1, 11, 0, 5, 2, 9, 4, 8, 10)]
+    for name, value in limit.items():
+        monkeypatch.setattr(data, name, value)
+    together, write = [], ViewMaker.write
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            ViewMaker,
+            "write",
+            lambda self, images, *a, **k: together.append(len(images)) or write(self, images, *a, **k),
+        )
+        batch = dataset[keys]
+    assert max(together) == {2: 2, 2 * 40 * 50 * 3: 2, 1: 1}.get(next(iter(limit.values()), None), 8)
+    assert sum(together) == 11
+    alone = [
+        dataset.views(read_image(dataset.source[index]), seed=SEED, epoch=epoch, index=index) for epoch, index in keys
+    ]
+    assert torch.equal(batch.images, torch.stack([one.images for one in alone]))
+    with_patches = [alone[place] for place in (0, 1, 2, 6, 7, 8)]
+    assert torch.equal(batch.patches, torch.stack([one.patches for one in with_patches]))
+    assert torch.equal(batch.permutation, torch.stack([one.permutation for one in with_patches]))
+
+
 def test_batches_without_patches_carry_none(folder):
     batch = batches_of(dataset_of(folder, patch_size=None), num_steps=1)[0].to(torch.device("cpu"))
     assert batch.patches is None and batch.permutation is None

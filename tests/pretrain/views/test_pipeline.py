@@ -11,7 +11,7 @@ from PIL import Image
 from pretrain.base.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
 from pretrain.base.errors import ConfigError
 from pretrain.views.operations import CenterCrop, ColorJitter, Frame, Grayscale, HorizontalFlip, RandomResizedCrop
-from pretrain.views.pipeline import ViewMaker, apply_views, draw_view, normalize
+from pretrain.views.pipeline import ViewMaker, apply_ops, draw_view, normalize
 from pretrain.views.recipes import RECIPES, Recipe
 from pretrain.views.rng import sample_generator
 
@@ -91,7 +91,7 @@ def test_a_moco_view_is_torchvisions_functions_in_sequence():
                         expected = adjust[step](expected, getattr(parameters, step))
                 case Grayscale():
                     expected = F.to_grayscale(expected, 3)
-        difference = np.abs(apply_views(recipe, [drawn], smooth())[0].astype(int) - np.asarray(expected))
+        difference = np.abs(apply_ops(recipe.ops, drawn, smooth()).astype(int) - np.asarray(expected))
         assert difference.mean() < 1.5, f"image {index}"
         orders.add(tuple(parameters is not None for parameters in drawn))
     assert len(orders) > 3  # the control: not every operation was applied every time

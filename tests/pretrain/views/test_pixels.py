@@ -156,6 +156,27 @@ def test_grey_is_pillows_luma(views):
     assert_within("grey", compared(views, pixels.grey, lambda picture: F.to_grayscale(picture, 3)))
 
 
+def test_a_grey_view_is_one_plane_and_every_operation_takes_it_for_three(views):
+    """Whatever follows grey in a recipe gives the bytes that it gives of three planes of their own, and writes into neither."""
+    shared = pixels.grey(views[0])
+    assert shared.strides[2] == 0 and not shared.flags.writeable
+    copied = shared.copy()
+    changes = [
+        Change(name, amount_of(name, 7.0, negative=True), bicubic) for name in RAND_AUGMENT_OPS for bicubic in (0, 1)
+    ]
+    steps = [lambda x, c=change: RandAugment().apply((c,), x) for change in changes]
+    steps += [pixels.mirror, pixels.grey, lambda x: pixels.shift_hue(x, 0.1)]
+    steps += [lambda x, s=sigma: pixels.gaussian_blur(x, kernel=23, sigma=s) for sigma in (0.1, 0.7, 2.0)]
+    for step in steps:
+        np.testing.assert_array_equal(step(shared), step(copied))
+    np.testing.assert_array_equal(shared, copied)
+    planes = np.empty((2, 3, 224, 224), dtype=np.uint8)
+    pixels.planes_into(planes[0], shared)
+    pixels.planes_into(planes[1], copied)
+    np.testing.assert_array_equal(planes[0], planes[1])
+    assert pixels.gaussian_blur(shared, kernel=23, sigma=1.0).strides[2] == 0  # the blur's work is one plane's
+
+
 @pytest.mark.parametrize(
     ("row", "reference"), [("autocontrast", ImageOps.autocontrast), ("equalize", ImageOps.equalize)]
 )
