@@ -44,6 +44,8 @@ KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pre
 METHOD_NAME = "method.name"
 # No config.yaml of version 0.1 has them: all its methods were of one kind.
 ADDED_KEYS = ("method.towers", "method.contrasts", "method.memory", "method.batchnorm")
+# Set by no method's file, and with another value than this, which is the default, it is another method (`method_label`).
+UNLISTED = {"method.symmetric": False, "method.momentum_end": None, "method.shuffle_over": "world"}
 # What two runs of one experiment may differ in: the seed, where the images lie, how they are read and on what it runs.
 NOT_EXPERIMENT = ("seed", "runtime", "monitor", "data.root", "data.num_workers", "data.skip_unreadable")
 
@@ -436,7 +438,7 @@ def method_label(values: Mapping[str, Any]) -> str:
         for key, value in standard.items()
         if given.get(key, value) != value or any(other.startswith(f"{key}.") for other in given)  # a recipe written out
     ]
-    changed += ["method.symmetric"] if given.get("method.symmetric") else []
+    changed += [key for key, value in UNLISTED.items() if given.get(key, value) != value]
     changed += [f"views.{key}" for key in OVERRIDES if given.get(f"views.{key}") is not None]
     return f"{name} (changed: {', '.join(changed)})" if changed else str(name)
 

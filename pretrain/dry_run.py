@@ -8,9 +8,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.base.contract import InputContract
@@ -33,6 +35,7 @@ from pretrain.train import (
     learning_rate_of,
     monitor_encoder,
     precision_of,
+    require_trainable,
     train_step,
 )
 from pretrain.views.pipeline import normalize
@@ -43,10 +46,14 @@ STEP_SECONDS = 3.0  # that steps are timed for
 DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read again
 
 
-def describe(config: RunConfig, stream: ViewStream) -> str:
-    """The text that `tools/pretrain.py --dry-run` prints."""
+def describe(config: RunConfig, stream: ViewStream, *, ranks: Ranks) -> str:
+    """The text that `tools/pretrain.py --dry-run` prints. This process alone takes the steps, whatever the ranks of the run.
+
+    ranks: of the run. Raises ConfigError for what they could not train.
+    """
     require_trackers(config.monitor.trackers)
-    one_step, needed = _steps(config, stream)
+    require_trainable(config, precision_of(config, ranks), ranks)
+    one_step, needed = _steps(config, stream, world_size=ranks.world_size)
     sections = [
         ("resolved configuration", yaml.safe_dump(to_plain(config), sort_keys=False).rstrip()),
         ("data", f"{len(stream.source)} images, {stream.steps_per_epoch} steps an epoch"),
@@ -57,14 +64,14 @@ def describe(config: RunConfig, stream: ViewStream) -> str:
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
 
 
-def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
+def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[str, str]:
     """The first batch's step, operations counted; then some more for the clock, and what a run of them takes. All on a state
     that is thrown away."""
     ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
     state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
-    accumulate = config.optimizer.accumulate
+    batch_size, accumulate = len(whole.index), config.optimizer.accumulate
     micro = whole.split(accumulate)[0]
     if precision.device.type == "cpu":
         micro, accumulate = micro.map(lambda rows: rows[:CPU_IMAGES]), 1
@@ -72,12 +79,54 @@ def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
     else:
         batch = whole.to(precision.device)
         micro = micro.to(precision.device)
-    num_images, batch_size = len(batch.index), len(whole.index)
-    with FlopCounterMode(display=False) as counter, precision.autocast():
-        output = state.method.step(micro, forward=state.forward, ranks=ranks, step=0)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-    flops = counter.get_total_flops() * batch_size / len(micro.index)
+    flops, figures = _operations(state, micro, precision)
+    seconds = _step_seconds(state, batch, config, precision, accumulate=accumulate) * batch_size / len(batch.index)
+    stored, saving = _checkpoint(state.state_dict(config, contract, stream.steps_per_epoch))
+    part = (
+        ""
+        if len(batch.index) == batch_size
+        else f", scaled up from {len(batch.index)} of the batch's {batch_size} images"
+    )
+    trained = sum(parameter.numel() for parameter in state.method.trained.parameters())
+    guess = information_ceiling(config.method.num_negatives or 2 * len(micro.index) - 2)
+    lines = [
+        f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {trained:,} trained parameters",
+        f"device {precision.device}, precision {precision.name}",
+        *_pixels(batch, contract),
+        *(f"{name} {value.item():.4f}" for name, value in figures.items()),
+        f"loss of a uniform guess ln(K + 1) = {guess:.4f}",
+        f"{flops * batch_size / len(micro.index) / 1e9:.1f} GFLOP for the global batch of {batch_size}",
+        f"{seconds:.2f} s a step{part}",
+        f"{stored / 1e6:.0f} MB of state, the size of a checkpoint",
+    ]
+    if precision.device.type == "cuda":
+        lines.append(f"{torch.cuda.max_memory_allocated(precision.device) / 1e9:.2f} GB of GPU memory at most")
+    pace = Pace(
+        step=seconds,
+        input=input_seconds(stream, batch_size),
+        workers=stream.num_workers,
+        shares_cores=precision.device.type == "cpu",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+    )
+    monitor = _monitor_seconds(config, stream, state, precision)
+    needed = _time_needed(config, stream.steps_per_epoch, pace, monitor, saving)
+    return "\n".join(lines), f"{needed}\n{_what_was_measured(batch_size, world_size)}"
 
+
+def _operations(state: TrainState, batch: ViewBatch, precision: Precision) -> tuple[int, dict[str, Tensor]]:
+    """(operations of `batch` forward and back, the method's figures)."""
+    with FlopCounterMode(display=False) as counter, precision.autocast():
+        output = state.method.step(batch, forward=state.forward, ranks=Ranks(), step=0)
+        output.loss.backward()  # type: ignore[no-untyped-call]
+    return counter.get_total_flops(), output.figures
+
+
+def _step_seconds(
+    state: TrainState, batch: ViewBatch, config: RunConfig, precision: Precision, *, accumulate: int
+) -> float:
+    """Median time of a step on `batch`."""
+    ranks = Ranks()
     watch = Watch(StopFlag(), ranks, precision.device)
 
     def step() -> None:
@@ -95,37 +144,25 @@ def _steps(config: RunConfig, stream: ViewStream) -> tuple[str, str]:
             torch.cuda.synchronize(precision.device)
 
     step()  # the optimiser's buffers, the libraries' choices of kernels
-    seconds = _median_seconds(step) * batch_size / num_images
-    part = "" if num_images == batch_size else f", scaled up from {num_images} of the batch's {batch_size} images"
-    trained = [parameter.numel() for parameter in state.method.trained.parameters()]
-    state_dict = state.state_dict(config, contract, stream.steps_per_epoch)
+    return _median_seconds(step)
+
+
+def _checkpoint(state_dict: dict[str, Any]) -> tuple[int, float]:
+    """(bytes, seconds to write) of a checkpoint."""
     began = time.perf_counter()
     torch.save(state_dict, written := io.BytesIO())
     stored = written.tell()
-    saving = time.perf_counter() - began + stored / DISK_BYTES_PER_SECOND
-    guess = information_ceiling(config.method.num_negatives or 2 * len(micro.index) - 2)
-    lines = [
-        f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {sum(trained):,} trained parameters",
-        f"device {precision.device}, precision {precision.name}",
-        *_pixels(batch, contract),
-        *(f"{name} {value.item():.4f}" for name, value in output.figures.items()),
-        f"loss of a uniform guess ln(K + 1) = {guess:.4f}",
-        f"{flops / 1e9:.1f} GFLOP for the global batch of {batch_size}",
-        f"{seconds:.2f} s a step{part}",
-        f"{stored / 1e6:.0f} MB of state, the size of a checkpoint",
-    ]
-    if precision.device.type == "cuda":
-        lines.append(f"{torch.cuda.max_memory_allocated(precision.device) / 1e9:.2f} GB of GPU memory at most")
-    pace = Pace(
-        step=seconds,
-        input=input_seconds(stream, batch_size),
-        workers=stream.num_workers,
-        shares_cores=precision.device.type == "cpu",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
+    return stored, time.perf_counter() - began + stored / DISK_BYTES_PER_SECOND
+
+
+def _what_was_measured(batch_size: int, world_size: int) -> str:
+    measured = f"measured: one process that takes whole batches of {batch_size} images"
+    if world_size == 1:
+        return measured
+    return (
+        f"{measured}; of the {world_size} ranks asked for each takes {batch_size // world_size} images of a batch. Where each has "
+        f"a device and cores of its own, at best 1/{world_size} of the time; what they exchange was not measured"
     )
-    monitor = _monitor_seconds(config, stream, state, precision)
-    return "\n".join(lines), _time_needed(config, stream.steps_per_epoch, pace, monitor, saving)
 
 
 def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: float, saving: float) -> str:

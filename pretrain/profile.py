@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.signals import StopFlag
 from pretrain.config import RunConfig
+from pretrain.data.index import Source
 from pretrain.data.loader import on_device
 from pretrain.data.stream import open_stream
 from pretrain.run.ranks import Ranks
@@ -86,12 +87,15 @@ class Timer:
         return {name: value / num_steps for name, value in sums.items()}
 
 
-def profile(config: RunConfig, *, ranks: Ranks, steps: int = STEPS) -> str:
-    """Take `steps` steps after a few that do not count -> a table. Raises ConfigError/DataError as a run would."""
+def profile(config: RunConfig, *, ranks: Ranks, steps: int = STEPS, listed: Source | None = None) -> str:
+    """Take `steps` steps after a few that do not count -> a table. Raises ConfigError/DataError as a run would.
+
+    listed: the images of config.data.root, where they have been listed already.
+    """
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
     announce = logger.info if ranks.is_main else logger.debug
-    stream = open_stream(config, ranks=ranks, announce=announce)
+    stream = open_stream(config, ranks=ranks, announce=announce, listed=listed)
     state = build_state(config, contract_of(config), num_images=len(stream.source), precision=precision, ranks=ranks)
     timer = Timer(precision.device)
     if isinstance(state.forward, DistributedDataParallel):

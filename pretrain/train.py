@@ -24,6 +24,7 @@ from pretrain.base.errors import CheckpointError, ConfigError, UserError, full_d
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
+from pretrain.data.index import Source
 from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.monitored import images_to_monitor, labelled_folders
@@ -289,9 +290,12 @@ def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> 
         )
 
 
-def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) -> dict[str, Any]:
+def train(
+    config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks, listed: Source | None = None
+) -> dict[str, Any]:
     """Run `config` to its end in `output_dir` (continuing what is there if `resume`) -> steps, epochs, checkpoint, final figures.
 
+    listed: the images of config.data.root, where they have been listed already.
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
     on_main(lambda: require_trackers(config.monitor.trackers), ranks)
@@ -301,7 +305,7 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
-            return _train_in(run, config, output_dir, precision=precision, ranks=ranks)
+            return _train_in(run, config, output_dir, precision=precision, ranks=ranks, listed=listed)
     except RuntimeError as error:
         words = what_ended(error, timeout_s=config.runtime.timeout_s)
         if words is None:
@@ -312,7 +316,13 @@ def train(config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks) ->
 
 
 def _train_in(
-    run: RunDir | None, config: RunConfig, output_dir: Path, *, precision: Precision, ranks: Ranks
+    run: RunDir | None,
+    config: RunConfig,
+    output_dir: Path,
+    *,
+    precision: Precision,
+    ranks: Ranks,
+    listed: Source | None,
 ) -> dict[str, Any]:
     contract = contract_of(config)
     done = run.result if run else None
@@ -325,7 +335,9 @@ def _train_in(
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
     if config.monitor.labelled is not None:  # a mistyped folder is refused before a long look at the images
         on_main(lambda: labelled_folders(config.monitor), ranks)
-    stream = open_stream(config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir)
+    stream = open_stream(
+        config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir, listed=listed
+    )
     require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
         watched = on_main(lambda: images_of_monitor(config, stream), ranks)
@@ -441,6 +453,9 @@ def _run_steps(
     def save_state(content: dict[str, Any]) -> None:
         _save(run, content, keep, images=(state.step - first) * config.optimizer.batch_size, ranks=ranks)
 
+    def where_it_stands() -> tuple[int, str]:
+        return state.step, _what_is_saved(saved, total)
+
     observation = Observation(
         run,
         config,
@@ -451,53 +466,35 @@ def _run_steps(
         stop=stop,
         ranks=ranks,
     )
-    try:
-        with observation:
-            observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
-            watch = Watch(stop, ranks, precision.device)
-            batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
-            for batch in on_device(batches, precision.device):
-                rate = schedule(state.step)
-                figures = train_step(
-                    state,
-                    batch,
-                    learning_rate=rate,
-                    momentum=momentum(state.step),
-                    precision=precision,
-                    ranks=ranks,
-                    watch=watch,
-                    accumulate=config.optimizer.accumulate,
-                )
-                save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
-                if save or observation.is_due(state.step):
-                    watch.settle()  # nothing that is not finite is logged or saved
-                observation.record(state.step, figures, learning_rate=rate)
-                if save:
-                    content = state.state_dict(config, contract, stream.steps_per_epoch)
-                    content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
-                    on_main(lambda content=content: save_state(content), ranks)  # type: ignore[misc]
-                    saved = state.step
-                if save and watch.stopping and state.step < total:
-                    raise stop.terminated(
-                        f"saved at step {state.step} of {total}; give the same command again to continue"
-                    )
-                observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
-            observation.draw()
-    except UserError as error:
-        where = _write_batch(run, error.report, state.step) if isinstance(error, NotFinite) else ""
-        raise type(error)(f"{error}{where}. {_what_is_saved(saved, total)}") from error
-    except OSError as error:
-        words = full_disk(error)
-        if words is None:
-            raise
-        raise UserError(f"{words}. {_what_is_saved(saved, total)}") from error
-    except RuntimeError as error:
-        words = what_ended(error, timeout_s=config.runtime.timeout_s)
-        if words is None:
-            raise
-        raise UserError(f"{words}. {_what_is_saved(saved, total)}") from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"at step {state.step}. {_what_is_saved(saved, total)}") from None
+    with _errors_in_words(run, where_it_stands, timeout_s=config.runtime.timeout_s), observation:
+        observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
+        watch = Watch(stop, ranks, precision.device)
+        batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
+        for batch in on_device(batches, precision.device):
+            rate = schedule(state.step)
+            figures = train_step(
+                state,
+                batch,
+                learning_rate=rate,
+                momentum=momentum(state.step),
+                precision=precision,
+                ranks=ranks,
+                watch=watch,
+                accumulate=config.optimizer.accumulate,
+            )
+            save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
+            if save or observation.is_due(state.step):
+                watch.settle()  # nothing that is not finite is logged or saved
+            observation.record(state.step, figures, learning_rate=rate)
+            if save:
+                content = state.state_dict(config, contract, stream.steps_per_epoch)
+                content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
+                on_main(lambda content=content: save_state(content), ranks)  # type: ignore[misc]
+                saved = state.step
+            if save and watch.stopping and state.step < total:
+                raise stop.terminated(f"saved at step {state.step} of {total}; give the same command again to continue")
+            observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
+        observation.draw()
     details: dict[str, Any] = {
         "steps": total,
         "epochs": config.optimizer.epochs,
@@ -509,6 +506,35 @@ def _run_steps(
     if run is not None:
         run.record.finish(final, details=details)
     return {**details, "final": final}
+
+
+@contextlib.contextmanager
+def _errors_in_words(
+    run: RunDir | None, where_it_stands: Callable[[], tuple[int, str]], *, timeout_s: float
+) -> Iterator[None]:
+    """What ends the steps becomes an error that also says which checkpoint there is.
+
+    where_it_stands: -> (steps taken, what is saved in words).
+    """
+    try:
+        yield
+    except UserError as error:
+        step, saved = where_it_stands()
+        where = _write_batch(run, error.report, step) if isinstance(error, NotFinite) else ""
+        raise type(error)(f"{error}{where}. {saved}") from error
+    except OSError as error:
+        words = full_disk(error)
+        if words is None:
+            raise
+        raise UserError(f"{words}. {where_it_stands()[1]}") from error
+    except RuntimeError as error:
+        words = what_ended(error, timeout_s=timeout_s)
+        if words is None:
+            raise
+        raise UserError(f"{words}. {where_it_stands()[1]}") from error
+    except KeyboardInterrupt:
+        step, saved = where_it_stands()
+        raise KeyboardInterrupt(f"at step {step}. {saved}") from None
 
 
 def _save(run: RunDir | None, content: dict[str, Any], keep: set[int], *, images: int, ranks: Ranks) -> None:

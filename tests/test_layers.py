@@ -7,6 +7,7 @@ room does. Each rule is also tried on a planted violation, so that a checker gon
 from __future__ import annotations
 
 import ast
+import functools
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -61,11 +62,17 @@ def read_tree(root: Path) -> dict[str, Path]:
     }
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All of a file's syntax tree, parsed once."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports_of(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
     """Dotted names that a module imports anywhere in its text, also inside functions; `from a import b` may mean a.b."""
     found: set[str] = set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -112,7 +119,7 @@ def text_findings(name: str, path: Path) -> list[str]:
     if BANNED_NAMES & set(name.split(".")):
         findings.append(f"{name}: name a module after what it holds")
     if not name.startswith("tools"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 findings.append(f"{name}:{node.lineno}: print() outside tools/")
     return findings

@@ -79,6 +79,7 @@ def test_too_little_space_says_how_much_is_free(setup_env: ModuleType) -> None:
     setup_env.check_space(Path("/x"), 10, "Move it", disk_usage=lambda path: Usage(0, 0, 10e9))
 
 
+@pytest.mark.slow
 def test_a_failing_pip_shows_its_last_lines_and_names_its_log(setup_env: ModuleType, tmp_path: Path) -> None:
     environment = setup_env.Environment(tmp_path)
     environment.python = Path(sys.executable)

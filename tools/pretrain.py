@@ -25,6 +25,7 @@ from pretrain.base.signals import ending_on_sigterm
 
 if TYPE_CHECKING:
     from pretrain.config import RunConfig
+    from pretrain.data.index import Source
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,23 +63,28 @@ def parse_arguments() -> argparse.Namespace:
     return parse_with_overrides(parser, example="data.root=IMAGES optimizer.epochs=10")
 
 
-def preview(config: RunConfig, arguments: argparse.Namespace) -> None:
-    """What --show-views and --dry-run ask for; the images are looked through once."""
+def preview(config: RunConfig, arguments: argparse.Namespace, why: str, listed: Source | None) -> None:
+    """What --show-views and --dry-run ask for, by the first rank alone; the images are looked through once."""
     from pretrain.data.stream import open_stream
-    from pretrain.run.ranks import Ranks
+    from pretrain.run.ranks import Ranks, described_ranks
 
+    ranks = described_ranks()
+    if not ranks.is_main:
+        return
+    if why:
+        print(why)
     if arguments.show_views and not arguments.show_views.parent.is_dir():
         raise ConfigError(
             f"--show-views {arguments.show_views}: no folder {arguments.show_views.parent}; name one that exists"
         )
-    stream = open_stream(config, ranks=Ranks(), announce=print)
+    stream = open_stream(config, ranks=Ranks(), announce=print, listed=listed)
     if arguments.show_views:
         stream.draw_sheet(arguments.show_views)
         print(f"wrote {arguments.show_views}")
     if arguments.dry_run:
         from pretrain.dry_run import describe
 
-        print(describe(config, stream))
+        print(describe(config, stream, ranks=ranks))
 
 
 def main() -> None:
@@ -99,12 +105,11 @@ def run_arguments() -> None:
         raise ConfigError(f"{here[0]} runs here, not as a job of Slurm; leave out --slurm, or {here[0]}")
     if arguments.config_file is not None:
         config, why = load_run_config(arguments.config_file, arguments.overrides, method=arguments.method), ""
+        listed = None
     else:
-        config, why = default_run(arguments.overrides, method=arguments.method, output_dir=arguments.output_dir)
+        config, why, listed = default_run(arguments.overrides, method=arguments.method, output_dir=arguments.output_dir)
     if arguments.dry_run or arguments.show_views:
-        if why:
-            print(why)
-        preview(config, arguments)
+        preview(config, arguments, why, listed)
         return
     if arguments.output_dir is None and not arguments.profile:
         raise ConfigError("no --output-dir given; name a folder for the run, for example --output-dir runs/infomin")
@@ -122,13 +127,15 @@ def run_arguments() -> None:
     if arguments.profile:
         from pretrain.profile import profile
 
-        table = profile(config, ranks=ranks)
+        table = profile(config, ranks=ranks, listed=listed)
         stop_ranks(ranks)
         if ranks.is_main:
             print(table)
         return
     try:
-        result = train(config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks)
+        result = train(
+            config, output_dir=arguments.output_dir, resume=arguments.resume == "auto", ranks=ranks, listed=listed
+        )
     except Terminated:  # on every rank
         stop_ranks(ranks)
         raise

@@ -1,7 +1,7 @@
 """The run that fits where the user names no configuration file: a small one by the number of images and by their size.
 
-In: the overrides, which say where the images lie, and the run's folder. Out: `RunConfig`, and one line that says which file it is,
-what else was set and how to choose another. A run that was begun goes on by the values in its folder, whatever the images are
+In: the overrides, which say where the images lie, and the run's folder. Out: `RunConfig`, one line that says which file it is,
+what else was set and how to choose another, and the images as they were listed for that. A run that was begun goes on by the values in its folder, whatever the images are
 now. The files and what they were measured to give: configs/pretrain/small_*.yaml.
 """
 
@@ -34,14 +34,15 @@ SAMPLED = 64  # images whose size is looked at
 
 def default_run(
     overrides: Sequence[str] = (), *, method: str | None = None, output_dir: Path | None = None
-) -> tuple[RunConfig, str]:
-    """(configuration, one line on why) for the images at `data.root` among `overrides`; what is given there wins.
+) -> tuple[RunConfig, str, Source | None]:
+    """(configuration, one line on why, listed images) for `data.root` among `overrides`; what is given there wins.
 
+    The images are None where the run goes on by its own file, for which none were listed.
     Raises ConfigError where no `data.root` is given, and ConfigError and DataError as loading does.
     """
     if output_dir is not None and (output_dir / CONFIG).is_file():
         begun = load_run_config(output_dir / CONFIG, overrides, method=method)
-        return begun, f"no --config-file: {output_dir} goes on by its own {CONFIG}"
+        return begun, f"no --config-file: {output_dir} goes on by its own {CONFIG}", None
     data = parse_overrides(overrides).get("data")
     root = data.get("root") if isinstance(data, dict) else None
     if root is None:
@@ -61,10 +62,11 @@ def default_run(
         sized += fitted
         config = load_run_config(Path(name), [*sized, *overrides], method=method)
     detector = "; no detector takes the small stem" if config.encoder.stem == "small" else ""
-    return config, (
+    why = (
         f"no --config-file: {len(images):,} images of {_size(side)} px, so {' '.join([f'{name}.yaml', *sized])}: "
         f"{_summary(config)}{detector}. To choose another: --config-file NAME{_what_else(len(images))}"
     )
+    return config, why, images
 
 
 def _size(side: int) -> str:

@@ -34,6 +34,7 @@ BATCH_TIMEOUT_SECONDS = 600
 # Images that are decoded before the first view of them is made: code and tables of each stage then stay in the processor's caches
 # for the next image, a tenth of the whole. 8 photographs of 500 px do; large ones are fewer, so that they do not fill the memory.
 GROUP_IMAGES, GROUP_BYTES = 8, 32_000_000
+CLOSE_SECONDS = 1.0  # that workers have to end by themselves
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,29 @@ def build_loader(
             yield batch
     finally:
         if workers:
-            loaded._shutdown_workers()  # torch asks them to end, and waits 10 s at most for each
+            _shut_down(loaded, workers)
         _kill(workers)
         at_exit.cancel()
+
+
+def _shut_down(loaded: Any, workers: Collection[Any]) -> None:
+    """torch asks the workers to end and would wait 10 s for each that is busy or hangs. They hold nothing: kill them sooner."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        _kill(workers)
+
+    clock = threading.Timer(CLOSE_SECONDS, end)
+    clock.daemon = True
+    clock.start()
+    try:
+        loaded._shutdown_workers()
+    except RuntimeError:  # of torch's handler of SIGCHLD: a worker was killed
+        if not late.is_set():
+            raise
+    finally:
+        clock.cancel()
 
 
 def _kill(workers: Collection[Any]) -> None:

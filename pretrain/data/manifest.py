@@ -90,14 +90,15 @@ def check_image_set(
     recorded: ImageSetRecord | None,
     ranks: Ranks,
     announce: Callable[[str], None],
+    listed: Source | None = None,
 ) -> tuple[Source, ImageSetRecord]:
-    """List `root` and leave out what cannot be read, looking at each file's header unless `recorded` knows the listing.
+    """List `root` (unless `listed` is that already) and leave out what cannot be read, looking at each file's header unless `recorded` knows the listing.
 
     Each rank looks at its share; JPEGs that lack their last bytes are announced. Raises DataError on every rank: for
     unreadable files (named and counted) unless `skip_unreadable`, for ranks that see different folders, for a listing that is
     not the recorded one.
     """
-    source = _open_on_all(root, ranks)
+    source = _open_on_all(root, ranks, listed)
     sizes, modified = source.stats()
     fingerprint = fingerprint_of(source.names, sizes)
     _refuse_other_folders(root, len(source), fingerprint, ranks)
@@ -273,13 +274,13 @@ def _load(key: str) -> tuple[Names, Manifest] | None:
         return None
 
 
-def _open_on_all(root: Path | str, ranks: Ranks) -> Source:
+def _open_on_all(root: Path | str, ranks: Ranks, listed: Source | None) -> Source:
     """The main rank first: what it finds out about archives is kept for the others. Raises DataError on every rank."""
     source = problem = None
     for turn in (True, False):
         if ranks.is_main == turn:
             try:
-                source = open_source(root)
+                source = open_source(root) if listed is None else listed
             except DataError as error:
                 problem = str(error)
         problems = [text for text in gather_values(problem, ranks) if text]

@@ -9,7 +9,8 @@ request an image or fewer: 10^7 images take hours once, many requests at a time)
 whole.
 
 Run: a shard on a server is fetched whole into the cache when its first image is needed, once for all processes of a machine, and
-the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last. All
+the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last, what
+a killed run has fetched of one (NAME.part, taken up again) among them. All
 machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
 number of machines. A connection that breaks is taken up again where it broke; after ATTEMPTS the run ends with the address.
 Headers of images are not looked at before a run that reads from a server. A name and password for it stand in ~/.netrc, never in
@@ -35,7 +36,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -230,8 +231,7 @@ class RemoteFile:
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 return _used(path)
-            with open(folder / f"{key}.lock", "w") as lock:  # one process fetches, the others wait for it
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with _alone(folder / f"{key}.lock"):  # one process fetches, the others wait for it
                 with contextlib.suppress(FileNotFoundError):
                     return _used(path)
                 part = folder / f"{key}.part"
@@ -381,6 +381,25 @@ def _what_to_do(code: int) -> str:
     return "pass the address of a shard that is there"
 
 
+@contextlib.contextmanager
+def _alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`, which is gone afterwards. True; without `wait` False where another process holds it."""
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # not removed by the process before
+                    try:
+                        yield True
+                    finally:
+                        path.unlink(missing_ok=True)
+                    return
+
+
 def _used(path: Path) -> BinaryIO:
     """Opened, and marked as used now."""
     file = open(path, "rb")  # noqa: SIM115
@@ -398,10 +417,18 @@ def cache_gigabytes() -> float:
 
 
 def _drop_oldest(folder: Path, *, kept: Path) -> None:
-    """Shards above the limit, those longest unused; one that a process has open stays readable for it."""
+    """Shards above the limit, those longest unused; one that a process has open stays readable for it.
+
+    Parts of shards that nobody is fetching count as shards do; lock files that a killed process has left go.
+    """
     limit = cache_gigabytes() * 1e9
     entries = []
-    for file in folder.glob("*.tar"):
+    for lock in folder.glob("*.lock"):
+        with _alone(lock, wait=False):
+            pass
+    fetched = {lock.stem for lock in folder.glob("*.lock")}
+    parts = [part for part in folder.glob("*.part") if part.stem not in fetched]
+    for file in (*folder.glob("*.tar"), *parts):
         with contextlib.suppress(FileNotFoundError):  # another run has dropped it since
             status = file.stat()
             entries.append((status.st_mtime_ns, status.st_size, file))

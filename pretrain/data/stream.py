@@ -38,6 +38,7 @@ NOTHING: Report = (None, ())
 class ViewStream:
     """Batches of views, a pure function of (seed, step) whatever the number of workers or the point of restart.
 
+    towers: what the method's towers see of a view (MethodConfig.towers); the views sheet shows it.
     control: a process group on the CPU over which ranks tell each other of unreadable images, None for a rank alone.
     output_dir: where the first rank records them, None for no record.
     """
@@ -49,6 +50,7 @@ class ViewStream:
     num_workers: int
     pin_memory: bool
     announce: Callable[[str], None]
+    towers: tuple[str, ...] = ("RGB",)
     output_dir: Path | None = None
     control: Any = None
 
@@ -120,7 +122,7 @@ class ViewStream:
             write_record(self.output_dir, dataclasses.replace(self.record, replaced=tuple(sorted(replaced))))
 
     def draw_sheet(self, path: Path) -> None:
-        """Originals, both views and the nine patches of the first images of epoch 0, as a PNG."""
+        """Originals, views (with what the towers see of them) and patches of the first images of epoch 0, as a PNG."""
         order = self.batches_of_run.batch(0)[1][:SHEET_IMAGES]
         reader = ViewDataset(self.source, self.dataset.views, seed=self.dataset.seed, skip_unreadable=True)
         images = [reader.read(int(index), [])[1] for index in order]
@@ -128,7 +130,7 @@ class ViewStream:
             self.dataset.views(image, seed=self.dataset.seed, epoch=0, index=int(index))
             for image, index in zip(images, order, strict=True)
         ]
-        save_png(path, draw_sheet(images, samples))
+        save_png(path, draw_sheet(images, samples, towers=self.towers))
 
 
 def open_stream(
@@ -138,11 +140,13 @@ def open_stream(
     announce: Callable[[str], None],
     recorded: ImageSetRecord | None = None,
     output_dir: Path | None = None,
+    listed: Source | None = None,
 ) -> ViewStream:
     """List and check the images, then build the stream. Raises DataError/ConfigError before any step is taken.
 
     recorded: what an earlier start of the same run found; the folder must still be that, and is not looked through again.
     output_dir: where images.json lies, which records what turns out unreadable later.
+    listed: the images of config.data.root, where they have been listed already.
     """
     recipe = recipe_of(config.views.recipe, config.views.overrides)
     views = ViewMaker(
@@ -157,6 +161,7 @@ def open_stream(
         recorded=recorded,
         ranks=ranks,
         announce=announce,
+        listed=listed,
     )
     if recipe.smallest_side > 1 and recorded is None:
         refuse_small_images(source, recipe.smallest_side, ranks)
@@ -180,6 +185,7 @@ def open_stream(
         num_workers=config.data.num_workers,
         pin_memory=config.runtime.device != "cpu",
         announce=announce,
+        towers=config.method.towers,
         output_dir=output_dir,
         control=_control_group(ranks, config.runtime.timeout_s),
     )

@@ -55,12 +55,8 @@ class Ranks:
         return (self.rank - self.local_rank) // self.local_world_size
 
 
-def start_ranks(device: str, *, timeout_s: float) -> Ranks:
-    """Join the process group that torchrun describes, or the tasks of Slurm's srun; without either be alone.
-
-    device: "auto", "cpu" or "cuda", resolved as `pick_device` does; nccl where that is a GPU, gloo on the CPU. A peer that
-    stops answering ends the job after `timeout_s` seconds instead of hanging for ever.
-    """
+def described_ranks() -> Ranks:
+    """What torchrun's environment, or that of Slurm's srun, says of this process; no group is joined."""
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(step_environment(os.environ))
     if "WORLD_SIZE" not in os.environ:
@@ -68,11 +64,20 @@ def start_ranks(device: str, *, timeout_s: float) -> Ranks:
     try:
         rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         # Whoever starts ranks by hand does so on one machine; torchrun always says how many of them there are on each.
-        ranks = Ranks(rank, local_rank, world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+        return Ranks(rank, local_rank, world_size, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"torchrun's environment is incomplete ({error}); start with torchrun --nproc_per_node=N"
         ) from None
+
+
+def start_ranks(device: str, *, timeout_s: float) -> Ranks:
+    """Join the process group that torchrun describes, or the tasks of Slurm's srun; without either be alone.
+
+    device: "auto", "cpu" or "cuda", resolved as `pick_device` does; nccl where that is a GPU, gloo on the CPU. A peer that
+    stops answering ends the job after `timeout_s` seconds instead of hanging for ever.
+    """
+    ranks = described_ranks()
     if ranks.world_size > 1:
         own = pick_device(device, ranks)
         with _in_time(timeout_s):

@@ -1,6 +1,7 @@
 """The views sheet: what the network is really fed, for a human to look at.
 
-One row an image: original, views, nine patches.
+One row an image: original, views, nine patches. Where towers see channels of YDbDr instead (CMC), each channel of a view is a
+grey picture beside it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from pretrain.base.atomic import atomic_file
+from pretrain.views.colour import colour_space
 from pretrain.views.jigsaw import GRID
 from pretrain.views.pipeline import SampleViews
 
@@ -23,14 +26,27 @@ STRIP_CELL = 96  # pixels of a view in `draw_strips`
 STRIP_CAPTION = 130
 BACKGROUND = (250, 250, 250)
 INK = (40, 40, 40)
+# The channels of YDbDr that a tower is fed with, with the lowest and highest value that a colour can have: drawn black and white.
+TOWER_CHANNELS = {
+    "RGB": {},
+    "Y": {"Y": (0.0, 1.0)},
+    "DbDr": {"Db": (-1.333, 1.333), "Dr": (-1.333, 1.333)},
+}
 
 
-def draw_sheet(images: Sequence[np.ndarray], samples: Sequence[SampleViews], *, permuted: bool = False) -> np.ndarray:
+def draw_sheet(
+    images: Sequence[np.ndarray],
+    samples: Sequence[SampleViews],
+    *,
+    permuted: bool = False,
+    towers: Sequence[str] = ("RGB",),
+) -> np.ndarray:
     """uint8 (H, W, 3) picture of `images` (uint8 (h, w, 3) each) beside their views.
 
     permuted: a last column with the patches in the order in which the jigsaw head takes them.
+    towers: what the towers of the method see, of TOWER_CHANNELS.
     """
-    rows = [_row(image, sample, permuted) for image, sample in zip(images, samples, strict=True)]
+    rows = [_row(image, sample, permuted, towers) for image, sample in zip(images, samples, strict=True)]
     captions = [caption for caption, _ in rows[0]]
     sheet = Image.new(
         "RGB",
@@ -80,18 +96,34 @@ def save_png(path: Path, picture: np.ndarray) -> None:
         Image.fromarray(picture).save(file, format="PNG")
 
 
-def _row(image: np.ndarray, sample: SampleViews, permuted: bool) -> list[tuple[str, Image.Image]]:
+def _row(
+    image: np.ndarray, sample: SampleViews, permuted: bool, towers: Sequence[str]
+) -> list[tuple[str, Image.Image]]:
     """(caption, CELL x CELL picture) of every column."""
     cells = [("original", _fit(Image.fromarray(image), Image.Resampling.LANCZOS))]
+    split = {name: ends for tower in towers for name, ends in TOWER_CHANNELS[tower].items()}
+    unsplit = ", not split" if split else ""
     for number, view in enumerate(_channels_last(sample.images)):
-        caption = f"view {number + 1} ({view.shape[1]} px)"
+        caption = f"view {number + 1} ({view.shape[1]} px{unsplit})"
         cells.append((caption, _fit(Image.fromarray(view), Image.Resampling.NEAREST)))
+        for name, ends in split.items():
+            channel = Image.fromarray(channel_picture(view, name, ends)).convert("RGB")
+            cells.append((f"view {number + 1}: {name}", _fit(channel, Image.Resampling.NEAREST)))
     if sample.patches is not None and sample.permutation is not None:
         patches = _channels_last(sample.patches)
-        cells.append((f"patches ({patches.shape[1]} px)", _board(patches)))
+        cells.append((f"patches ({patches.shape[1]} px{unsplit})", _board(patches)))
         if permuted:
             cells.append(("as the head sees them", _board(patches[sample.permutation.numpy()])))
     return cells
+
+
+def channel_picture(image: np.ndarray, name: str, ends: tuple[float, float]) -> np.ndarray:
+    """uint8 (H, W): channel `name` of YDbDr of uint8 RGB (H, W, 3), 0 and 255 at `ends`."""
+    space = colour_space("ydbdr")
+    rgb = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).double() / 255
+    values = space.to_space(rgb)[space.channels.index(name)].numpy()
+    low, high = ends
+    return np.clip(np.rint(255 * (values - low) / (high - low)), 0, 255).astype(np.uint8)
 
 
 def _channels_last(images: object) -> np.ndarray:

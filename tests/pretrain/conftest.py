@@ -31,7 +31,7 @@ def image_folder(tmp_path_factory):
 
 
 TINY = {
-    "encoder": {"arch": "resnet18"},
+    "encoder": {"arch": "resnet18_half"},
     "data": {"num_workers": 0},
     "method": {
         "name": "infomin",

@@ -10,7 +10,16 @@ import yaml
 from pretrain.base.config_files import shipped_configs
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping
-from pretrain.config import RunConfig, experiment_of, load_run_config, method_label, method_names, to_plain
+from pretrain.config import (
+    UNLISTED,
+    MethodConfig,
+    RunConfig,
+    experiment_of,
+    load_run_config,
+    method_label,
+    method_names,
+    to_plain,
+)
 from pretrain.views.recipe_file import recipe_from_plain
 
 CONFIGS = shipped_configs() / "pretrain"
@@ -111,6 +120,11 @@ def test_a_run_that_departs_from_its_method_is_reported_so(tmp_path):
     changed = ["method.temperature=0.1", "views.crop_scale=[0.3,1.0]", "method.queue_size=512"]
     run = load_run_config(write(tmp_path, "base: methods/moco_v2.yaml\n"), changed)
     assert method_label(to_plain(run)) == "moco_v2 (changed: method.temperature, views.crop_scale)"
+    unlisted = ["method.momentum_end=1.0", "method.shuffle_over=node", "method.symmetric=true"]
+    run = load_run_config(write(tmp_path, "base: methods/moco_v2.yaml\n"), unlisted)
+    assert all(word.partition("=")[0] in method_label(to_plain(run)) for word in unlisted)  # of no method's file
+    default = to_plain(MethodConfig())
+    assert {f"method.{name}": default[name] for name in ("symmetric", "momentum_end", "shuffle_over")} == UNLISTED
     lie = to_plain(load_run_config(Path("infomin_r50_200ep")))  # as older checkpoints may hold it
     lie["method"]["name"] = "moco_v2"
     assert method_label(lie) == "moco_v2 (changed: method.temperature, method.jigsaw, views.recipe)"

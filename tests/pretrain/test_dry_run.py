@@ -10,6 +10,7 @@ from torch import nn
 
 from pretrain import dry_run
 from pretrain.base.contract import InputContract
+from pretrain.base.errors import ConfigError
 from pretrain.data.stream import open_stream
 from pretrain.dry_run import describe
 from pretrain.run.precision import choose_precision
@@ -29,8 +30,9 @@ def tiny(image_folder):
     return from_mapping(RunConfig, values, where="test")
 
 
-def described(config):
-    return describe(config, open_stream(config, ranks=Ranks(), announce=lambda text: None))
+def described(config, ranks=Ranks()):  # noqa: B008
+    stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
+    return describe(config, stream, ranks=ranks)
 
 
 def gigaflops(text):
@@ -77,7 +79,11 @@ def test_the_operations_of_a_step_are_those_counted_by_hand_and_a_part_of_the_ba
         r"data.num_workers=0; the views are made between the steps: data.num_workers=0\)\nof it checkpoints .* \(assumed\)\n",
         text,
     )
-    assert "method infomin (changed: method.temperature, views.blur_kernel), encoder resnet18" in text
+    assert "method infomin (changed: method.temperature, views.blur_kernel), encoder resnet18_half" in text
+    assert "\nmeasured: one process that takes whole batches of 8 images\n" in text
+    with pytest.raises(ConfigError, match="batch_size"):
+        described(tiny, Ranks(world_size=3))
     monkeypatch.setattr(dry_run, "CPU_IMAGES", 4)
-    part = described(tiny)
+    part = described(tiny, Ranks(world_size=2))
+    assert "of the 2 ranks asked for each takes 4 images of a batch" in part and "at best 1/2 of the time" in part
     assert gigaflops(part) == whole and " s a step, scaled up from 4 of the batch's 8 images" in part

@@ -204,7 +204,7 @@ def test_the_dry_run_foretells_the_time_of_a_run(tiny_config, tmp_path):
         optimizer={"batch_size": 16, "epochs": 10},
         monitor={"every_epochs": 5, "max_images": 64},
     )
-    said = describe(config, open_stream(config, ranks=Ranks(), announce=lambda text: None))
+    said = describe(config, open_stream(config, ranks=Ranks(), announce=lambda text: None), ranks=Ranks())
     per_step = float(re.search(r"40 steps of ([\d.]+) s \(step [\d.]+ s, input [\d.]+ s a batch", said)[1])
     began = time.perf_counter()
     run(config, tmp_path / "run")

@@ -187,6 +187,14 @@ def test_a_preview_shows_the_resolved_run_and_leaves_nothing(images, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
 
 
+def test_of_several_ranks_the_first_one_alone_previews(images, tmp_path, monkeypatch):
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    words = (f"data.root={images}", "--config-file", "smoke", "--dry-run", "--show-views", "views.png")
+    result = run_tool_here("pretrain.py", *words, cwd=tmp_path)
+    assert (result.returncode, result.stdout, list(tmp_path.iterdir())) == (0, "", [])
+
+
 def test_views_are_not_drawn_into_a_folder_that_is_not_there(images, tmp_path):
     words = (f"data.root={images}", "--config-file", "smoke", "--show-views", "absent/views.png")
     result = run_tool_here("pretrain.py", *words, cwd=tmp_path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ def render_html(runs: Runs, experiments: Experiments) -> str:
         detections=[_section(one) for one in experiments if one.kind == "detection"],
         readouts=[_section(one) for one in experiments if one.kind == "readout"],
         measurements=[_section(one) for one in experiments if one.kind not in ("detection", "readout")],
+        pretrainings=_pretraining_table(runs, short),
         pretraining=[_pretraining(run, short(run.path)) for run in runs.all if run.kind == "pretraining"],
         proofs=_proofs(runs),
         commands=[(run.kind, run.path, run.copies, run.record.commands) for run in runs.all],
@@ -159,6 +160,32 @@ def facts(experiment: Experiment) -> list[str]:
     sentence = ", ".join(data)
     lines = [f"{sentence[:1].upper()}{sentence[1:]}." if sentence else "", classes, *experiment.notes]
     return [line for line in (*lines, published_note(experiment)) if line]
+
+
+def _pretraining_table(runs: Runs, short: Callable[[Path], str]) -> Table | None:
+    """The finished pre-trainings side by side, as their records say; None where there are none."""
+    rows = [(short(run.path), *_pretraining_cells(run)) for run in runs.done("pretraining")]
+    if not rows:
+        return None
+    notes = ("loss: of the last steps, which falls with fewer negatives too; kNN: top-1 of the monitor's probe.",)
+    columns = ("run", "method", "images", "epochs", "loss", "kNN, %", "hours", "device hours")
+    return Table("Pre-trainings", columns, tuple(rows), notes)
+
+
+def _pretraining_cells(run: Run) -> tuple[str, ...]:
+    record, figures, cost = run.record, run.metrics, run.record.cost
+    images = record.data.get("images")
+    epochs = record.details.get("epochs", run.setting("optimizer.epochs"))
+    return (
+        method_label(record.config) if run.setting("method.name") else "?",
+        f"{images.num_images:,}" if images else "n/a",
+        "n/a" if epochs is None else str(epochs),
+        *(
+            "n/a" if name not in figures else f"{figures[name]:.{digits}f}"
+            for name, digits in (("loss", 3), ("knn", 1))
+        ),
+        *(f"{seconds / 3600:.2f}" if seconds else "n/a" for seconds in (cost.seconds, cost.device_seconds)),
+    )
 
 
 def _pretraining(run: Run, name: str) -> dict[str, Any]:
@@ -254,6 +281,8 @@ def render_markdown(runs: Runs, experiments: Experiments) -> str:
         parts += [f"## {_plain(title)} \\[{one.short}\\]", ""]
         parts += [line for text in (headline(one), *facts(one)) if text for line in (_plain(text), "")]
         parts += _markdown_tables(*own_tables(one), published_table(one))
+    pretrainings = _pretraining_table(runs, str)
+    parts += ["## Pre-training", "", *_markdown_tables(pretrainings)] if pretrainings else []
     if runs.unfinished:
         parts += ["## Unfinished runs (in no average)", ""]
         parts += [f"- {run.kind}: {_plain(str(run.path))} ({_plain(run.state())})" for run in runs.unfinished] + [""]

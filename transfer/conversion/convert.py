@@ -68,36 +68,48 @@ def convert(
         with OpenRecord(_draft_record(draft, target), _record(backbone, facts, target, asked, command)) as record:
             target.write(draft, backbone)
             proof = prove(backbone, target.load(draft, backbone), other_branch=_other_branch(backbone))
-            sidecar = Sidecar(
-                weights_sha256=file_sha256(target.weights_path(draft)),
-                arch=backbone.arch,
-                source={
-                    "name": source.name,
-                    "sha256": backbone.sha256,
-                    "layout": backbone.layout,
-                    "branch": backbone.branch,
-                    "branches": list(backbone.branches),
-                    "notes": list(backbone.notes),
-                    **facts,
-                },
-                contract=backbone.contract,
-                detectron2=detectron2_settings(backbone.arch, backbone.contract),
-                proof=proof.to_dict(),
-                target=target.name,
-            )
+            sidecar = _sidecar(source, target.weights_path(draft), backbone, facts, proof, target)
             record.finish(_figures(proof), details={**record.record.details, "weights_sha256": sidecar.weights_sha256})
-        if target.files:
-            _draft_record(draft, target).replace(draft / RECORD)
-            write_json(sidecar_path(target.weights_path(draft)), sidecar.to_dict())
-            _publish_folder(draft, output)
-        else:
-            sync_file(draft)
-            write_json(sidecar_path(draft), sidecar.to_dict())
-            # The sidecar last: a crash between these leaves weights without one, or with one of another hash: refused later.
-            draft.replace(output)
-            _draft_record(draft, target).replace(record_beside(output))
-            sidecar_path(draft).replace(sidecar_path(output))
+        _publish(draft, output, target, sidecar)
     return sidecar
+
+
+def _sidecar(
+    source: Path, weights: Path, backbone: Backbone, facts: dict[str, Any], proof: Proof, target: Target
+) -> Sidecar:
+    """What is to stand beside `weights`, converted from `source`."""
+    return Sidecar(
+        weights_sha256=file_sha256(weights),
+        arch=backbone.arch,
+        source={
+            "name": source.name,
+            "sha256": backbone.sha256,
+            "layout": backbone.layout,
+            "branch": backbone.branch,
+            "branches": list(backbone.branches),
+            "notes": list(backbone.notes),
+            **facts,
+        },
+        contract=backbone.contract,
+        detectron2=detectron2_settings(backbone.arch, backbone.contract),
+        proof=proof.to_dict(),
+        target=target.name,
+    )
+
+
+def _publish(draft: Path, output: Path, target: Target, sidecar: Sidecar) -> None:
+    """The draft, its record and its sidecar get their final names."""
+    if target.files:
+        _draft_record(draft, target).replace(draft / RECORD)
+        write_json(sidecar_path(target.weights_path(draft)), sidecar.to_dict())
+        _publish_folder(draft, output)
+        return
+    sync_file(draft)
+    write_json(sidecar_path(draft), sidecar.to_dict())
+    # The sidecar last: a crash between these leaves weights without one, or with one of another hash: refused later.
+    draft.replace(output)
+    _draft_record(draft, target).replace(record_beside(output))
+    sidecar_path(draft).replace(sidecar_path(output))
 
 
 def _facts(backbone: Backbone) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import load_run_config, to_plain
 from pretrain.data import default_run as module
 from pretrain.data.default_run import FILES, LARGEST_FILE, MANY_IMAGES, PAPER, default_run, usual_side
-from pretrain.data.source import ImageSource
+from pretrain.data.source import ImageSource, list_names
 from tests.tools.in_process import run_tool_here
 
 
@@ -32,7 +32,7 @@ def images(tmp_path):
 def test_the_file_follows_the_number_of_images_and_is_named(images, monkeypatch, count, name):
     names = [path.name for path in images.iterdir()]
     monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, (names * (count // 10 + 1))[:count]))
-    config, why = default_run([f"data.root={images}"])
+    config, why, _ = default_run([f"data.root={images}"])
     assert config == load_run_config(name, [f"data.root={images}"])
     assert f"{count:,} images of about 64 px, so {name}.yaml: " in why and "--config-file NAME" in why
 
@@ -40,7 +40,7 @@ def test_the_file_follows_the_number_of_images_and_is_named(images, monkeypatch,
 def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monkeypatch):
     for path in images.iterdir():
         Image.open(path).resize((40, 50)).save(path)
-    config, why = default_run([f"data.root={images}", "encoder.arch=resnet18"])
+    config, why, _ = default_run([f"data.root={images}", "encoder.arch=resnet18"])
     assert (config.encoder.stem, config.views.image_size, config.encoder.arch) == ("small", 32, "resnet18")
     assert "encoder.stem=small views.image_size=32" in why and "no detector takes the small stem" in why
 
@@ -51,17 +51,17 @@ def test_images_of_32_px_get_the_small_stem_but_what_is_given_wins(images, monke
 )
 def test_a_memory_made_for_imagenet_is_made_as_small_as_the_images_and_it_is_said(images, method, word):
     overrides = [f"data.root={images}", "optimizer.batch_size=4"]
-    config, why = default_run(overrides, method=method)
+    config, why, _ = default_run(overrides, method=method)
     assert (word in why) if word else ("method." not in why)
     assert config.method.num_negatives == (int(word.partition("=")[2]) if word else None)
-    given, _ = default_run([*overrides, "method.queue_size=8", "method.bank_negatives=8"], method=method)
+    given, *_ = default_run([*overrides, "method.queue_size=8", "method.bank_negatives=8"], method=method)
     assert given.method.num_negatives == (8 if word else None)
 
 
 def test_a_value_that_fits_the_chosen_file_alone_is_taken_and_one_that_fits_none_is_refused_before_the_listing(
     images, monkeypatch
 ):
-    config, _ = default_run([f"data.root={images}", "method.queue_size=128"], method="moco_v2")
+    config, *_ = default_run([f"data.root={images}", "method.queue_size=128"], method="moco_v2")
     assert config.method.queue_size == config.optimizer.batch_size == 128  # the larger files have batches of 256
     monkeypatch.setattr(module, "open_source", lambda root: pytest.fail("listed"))
     with pytest.raises(ConfigError, match=r"queue_size 100 expected at least .*batch_size 128"):
@@ -83,7 +83,7 @@ def test_a_run_in_progress_keeps_its_values_though_the_images_are_others_now(ima
     assert len(list(images.iterdir())) < FILES[0][0]  # another file's number
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(to_plain(begun)))
-    config, why = default_run([f"data.root={images}"], output_dir=run)
+    config, why, _ = default_run([f"data.root={images}"], output_dir=run)
     assert config == begun and str(run) in why
 
 
@@ -96,12 +96,26 @@ def test_what_cannot_be_chosen_says_what_to_pass(images, tmp_path):
         default_run([f"data.root={tmp_path / 'absent'}"])
 
 
-def test_the_command_says_which_file_it_took(images):
+def test_the_command_says_which_file_it_took_and_lists_the_images_once(images, monkeypatch):
+    listings = []
+
+    def counted(root):
+        listings.append(root)
+        return list_names(root)
+
+    def refused(*_, listed, **others):
+        raise ConfigError(f"a run of {len(listed)} images")
+
+    monkeypatch.setattr("pretrain.data.source.list_names", counted)
     done = run_tool_here(
         "pretrain.py", f"data.root={images}", "optimizer.batch_size=4", "--show-views", images.parent / "views.png"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("no --config-file: 10 images of about 64 px, so small_1k.yaml: simclr")
+    assert listings == [images]
+    monkeypatch.setattr("pretrain.train.open_stream", refused)
+    done = run_tool_here("pretrain.py", f"data.root={images}", "--output-dir", images.parent / "run")
+    assert (done.returncode, len(listings)) == (2, 2) and "a run of 10 images" in done.stderr
 
 
 @pytest.mark.parametrize(("side", "expected"), [(20, 32), (70, 64), (500, 224)])

@@ -325,6 +325,19 @@ def test_a_process_that_ends_with_a_loader_open_does_not_wait_for_its_workers(fo
         process.kill()
 
 
+@pytest.mark.slow
+def test_closing_a_loader_waits_a_second_for_workers_that_hang(folder):
+    """torch alone waits 10 s for each."""
+    known = dataset_of(folder)
+    order = RankBatches(GlobalBatches(12, 1, seed=SEED), rank=0, world_size=1, from_step=0, num_steps=4)
+    loader = build_loader(HangingReader(known.source, known.views, seed=SEED), order, num_workers=2)
+    next(loader)
+    began = time.perf_counter()
+    loader.close()
+    assert time.perf_counter() - began < 5
+    assert not multiprocessing.active_children()
+
+
 def _children_of(number):
     try:
         return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]

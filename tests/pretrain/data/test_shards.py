@@ -7,10 +7,12 @@ import http.server
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import tarfile
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -240,6 +242,43 @@ def test_the_cache_keeps_to_its_limit_and_a_shard_in_use_stays_readable(serve, c
     kept = list((cache / "shards").glob("*.tar"))
     assert kept and sum(path.stat().st_size for path in kept) <= 1.5 * largest
     assert [source.read(index) for index in (0, 17, 5)] == [expected[index] for index in (0, 17, 5)]
+
+
+def test_what_killed_runs_leave_in_the_cache_is_tidied(serve, cache, monkeypatch):
+    folder = cache / "shards"
+    folder.mkdir(parents=True)
+    (folder / "old.lock").touch()
+    (folder / "old.part").write_bytes(b"x" * 10_000)
+    os.utime(folder / "old.part", (0, 0))
+    (folder / "held.part").write_bytes(b"x")
+    source = open_source(f"{serve().url}/{PATTERN}")
+    with shards._alone(folder / "held.lock"):  # another process fetches this one
+        source.read(0)
+        left = {path.name for path in folder.iterdir() if path.suffix != ".tar"}
+        assert left == {"held.lock", "held.part", "old.part"}  # the part may be taken up again
+        monkeypatch.setenv("INFOMIN_CACHE_GB", "0")
+        source.read(17)
+        assert {path.name for path in folder.iterdir() if path.suffix != ".tar"} == {"held.lock", "held.part"}
+    assert [path.suffix for path in folder.iterdir() if path.suffix != ".tar"] == [".part"]
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path):
+    """Who waited for the process before must not go on with a file that the next one does not see."""
+    path = tmp_path / "one.lock"
+    inside = []
+
+    def work(number):
+        for _ in range(50):
+            with shards._alone(path):
+                inside.append(number)
+                assert inside == [number]
+                inside.clear()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert not path.exists()
+    with shards._alone(path), shards._alone(path, wait=False) as held:
+        assert not held
 
 
 def test_a_shard_that_another_run_drops_meanwhile_ends_no_run(serve, cache):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from pretrain.base.errors import DataError
 from pretrain.data import index
-from pretrain.data.index import Names
+from pretrain.data.index import Names, fingerprint_of
 from pretrain.data.source import ImageSource, open_source, read_list
 from tests.pretrain.conftest import write_images
 
@@ -35,6 +36,16 @@ def test_names_are_a_sequence_of_text_in_one_block():
         names[12]
     with pytest.raises(ValueError, match="do not fit"):
         Names.from_arrays(names.arrays[0][1:], names.arrays[1])
+
+
+def test_a_listing_is_the_same_in_blocks_and_another_name_of_the_same_length_is_another_listing(monkeypatch):
+    texts = [f"{number:02d}.png" for number in range(10)]
+    monkeypatch.setattr(index, "_CHUNK", 3)  # 65,536 else
+    names = Names(texts)
+    assert list(names) == texts
+    lines = b"".join(b"%b\0%d\n" % (text.encode(), size) for size, text in enumerate(texts))
+    assert fingerprint_of(names, np.arange(10)) == hashlib.sha256(lines).hexdigest()
+    assert names != Names([*texts[:-1], "0x.png"])
 
 
 def test_a_name_costs_its_letters_and_four_bytes():

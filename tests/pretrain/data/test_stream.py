@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from PIL import Image
 
 from pretrain.base.errors import ConfigError, DataError
+from pretrain.config import method_values
 from pretrain.data import manifest
 from pretrain.data.manifest import read_record
 from pretrain.data.stream import open_stream
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.train import train
+from pretrain.views.sheet import CELL, GAP
 
 
 def test_images_too_small_for_a_distance_are_refused_before_step_one(tiny_config, image_folder):
@@ -180,3 +183,10 @@ def test_every_rank_refuses_the_image_that_one_of_them_met(tiny_config, damaged_
         process.join(timeout=60)
     assert steps == other_steps < 4
     assert messages == other_messages and "005.png: damaged" in messages[0]
+
+
+def test_the_sheet_of_cmc_shows_what_its_towers_see(tiny_config, tmp_path):
+    stream = open_stream(tiny_config(**method_values("cmc")), ranks=Ranks(), announce=lambda text: None)
+    stream.draw_sheet(tmp_path / "views.png")
+    with Image.open(tmp_path / "views.png") as picture:
+        assert picture.width == GAP + 5 * (CELL + GAP)  # original, the one view, Y, Db, Dr

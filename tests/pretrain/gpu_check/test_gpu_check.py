@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import ConfigError
-from pretrain.gpu_check import checks, run
+from pretrain.gpu_check import checks, run, timing
 from pretrain.gpu_check.baselines import reference_step
 from pretrain.gpu_check.sizes import MINIATURE, batch_that_fits, run_config, sizes_of, synthetic_batch
 from pretrain.gpu_check.timing import interleaved
@@ -128,30 +127,45 @@ def _program(folder, script):
     return path
 
 
-def test_a_slow_source_shows_as_a_stall():
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only while something sleeps: what other processes do to a real clock is not what is tested."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    fake = SimpleNamespace(perf_counter=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(checks, "time", fake)
+    monkeypatch.setattr(timing, "time", fake)
+    return fake
+
+
+def test_a_slow_source_shows_as_a_stall(clock):
     def batches(wait):
         for number in range(4):
-            time.sleep(wait)
+            clock.sleep(wait)
             yield number
 
-    trainer = SimpleNamespace(step=lambda batch: time.sleep(0.02))
+    trainer = SimpleNamespace(step=lambda batch: clock.sleep(0.02))
 
     def measured(wait, at_most=60.0):
         return checks._idle_and_total(trainer, batches(wait), CPU, at_most=at_most)
 
     shares = [idle / total for idle, total, _ in (measured(0.0), measured(0.02))]
-    assert shares[0] < 0.1 and 0.4 < shares[1] < 0.6
+    assert shares == pytest.approx([0, 0.5])
     assert measured(0.0)[2] == 4 and measured(0.02, at_most=0.05)[2] == 2  # a slow source costs its time and no more
 
 
-def test_turns_are_interleaved_and_each_way_is_timed_alone():
+def test_turns_are_interleaved_and_each_way_is_timed_alone(clock):
     order: list[str] = []
 
     def way(name, seconds):
-        return lambda: (order.append(name), time.sleep(seconds))
+        return lambda: (order.append(name), clock.sleep(seconds))
 
     found = interleaved({"a": way("a", 0.001), "b": way("b", 0.01)}, turns=3, total_seconds=0.03, device=CPU)
-    assert "".join(order) == "ab" + "ab" * 3 and all(b > a for a, b in zip(found["a"], found["b"], strict=True))
+    assert "".join(order) == "ab" + "ab" * 3
+    assert found == {"a": pytest.approx([0.001] * 3), "b": pytest.approx([0.01] * 3)}
 
 
 def test_the_reference_step_learns_and_remembers():

@@ -17,6 +17,12 @@ from pretrain.run.ranks import Ranks
 from tests.pretrain.model.tiny_methods import batch_of, build, preset, use_tiny_encoders
 
 
+@pytest.fixture(autouse=True)
+def tiny_encoders(monkeypatch):
+    """What is compared is the step; tests/golden/test_trajectory.py takes steps of a real encoder by hand."""
+    use_tiny_encoders(monkeypatch)
+
+
 def random_batch(count=4, size=32, patch=16):
     generator = torch.Generator().manual_seed(0)
     return ViewBatch(
@@ -174,7 +180,8 @@ def test_a_symmetric_queue_holds_the_keys_of_both_views():
         )
 
 
-def test_state_of_one_tower_keeps_its_names_and_that_of_two_has_theirs():
+def test_state_of_one_tower_keeps_its_names_and_that_of_two_has_theirs(monkeypatch):
+    monkeypatch.undo()  # real encoders have the names
     one = method_of().state_dict()
     assert {name.split(".")[0] for name in one} == {"query", "key", "memory"}
     assert {"query.encoder.conv1.weight", "query.jigsaw_head.mix.weight", "key.head.layers.0.bias"} <= set(one)
@@ -201,9 +208,8 @@ def test_a_batch_that_is_its_own_memory_shares_its_statistics():
 
 
 @pytest.mark.parametrize("name", ["cmc_v2", "cmc"])
-def test_a_step_that_is_not_sound_is_remembered_nowhere(name, monkeypatch):
+def test_a_step_that_is_not_sound_is_remembered_nowhere(name):
     """On a GPU the loop learns of it one step later (pretrain/run/watch.py): what the memory holds must be sound by then."""
-    use_tiny_encoders(monkeypatch)
     for sound in (False, True):  # True: control
         method, batch = build(preset(name)), batch_of(4, step=0)
         before = {tower: memory.features.clone() for tower, memory in method.memories.items()}

@@ -50,6 +50,27 @@ def test_views_stand_in_their_columns_pixel_for_pixel(size):
             )
 
 
+def test_what_the_towers_see_stands_beside_each_view():
+    """Y, Db and Dr of plain colours by BT.601 and SECAM: Y of 0..1 and the differences of -1.333..1.333 are drawn as 0..255."""
+    colours = torch.tensor([[255, 0, 0], [0, 0, 255]], dtype=torch.uint8)
+    sample = SampleViews(colours.view(2, 3, 1, 1).expand(2, 3, 32, 32), None, None)
+    sheet = draw_sheet([picture()], [sample], towers=("Y", "DbDr"))
+    assert sheet.shape[1] == GAP + 9 * (CELL + GAP)
+    y = np.array([0.299, 0.114])
+    wanted = {
+        "Y": y,
+        "Db": (1.333 * (np.array([0, 1]) - y) / (1 - 0.114) + 1.333) / 2.666,
+        "Dr": (-1.333 * (np.array([1, 0]) - y) / (1 - 0.299) + 1.333) / 2.666,
+    }
+    for view, colour in enumerate(colours.tolist()):
+        top, left = corner(0, 1 + 4 * view)
+        assert sheet[top + 9, left + 9].tolist() == colour
+        for number, name in enumerate(wanted, start=1):
+            left = corner(0, 1 + 4 * view + number)[1]
+            shown = sheet[top : top + CELL, left : left + CELL]
+            assert (shown == round(255 * wanted[name][view])).all(), (view, name)
+
+
 def test_columns_follow_what_the_samples_hold():
     widths = [
         draw_sheet([picture()], samples_of(32, patch_size)[:1], permuted=permuted).shape[1]

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.record import Cost
 from tests.transfer.conftest import split
 from transfer.compare import page as report_html
 from transfer.compare.experiments import group_runs
@@ -200,6 +201,20 @@ def test_runs_of_one_kind_give_a_page_of_that_kind(tmp_path, make_linear):
     make_linear(tmp_path / "only", init="random", seed=0, top1=3.0)
     page = Page(render(tmp_path))
     assert "Linear readout" in page.text and "Detection" not in page.text and "Pre-training" not in page.text
+
+
+def test_pre_trainings_stand_side_by_side_with_what_they_gave_and_cost(tmp_path, make_pretraining):
+    config = {"method": {"name": "simclr"}, "optimizer": {"epochs": 9}}
+    known = {"figures": {"loss": 2.5, "knn": 41.25}, "details": {"epochs": 7}, "cost": Cost(5400.0, 28_000, 10_800.0)}
+    make_pretraining(tmp_path / "a", config=config, experiment={"config": "a"}, **known)
+    make_pretraining(tmp_path / "b", experiment={"config": "b"})
+    make_pretraining(tmp_path / "c", experiment={"config": "c"}, finished=False)
+    runs, experiments = parts(tmp_path)
+    rows = ["simclr | 4,000 | 7 | 2.500 | 41.2 | 1.50 | 3.00", "infomin | 4,000 | n/a | 3.300 | n/a | n/a | n/a"]
+    text = render_markdown(runs, experiments)
+    assert [row in text for row in rows] == [True, True] and text.count("| 4,000 |") == 2
+    shown = Page(render_html(runs, experiments)).text
+    assert "Pre-trainings" in shown and "41.2" in shown
 
 
 def test_a_folder_with_nothing_finished_still_gives_a_page(tmp_path, make_pretraining):

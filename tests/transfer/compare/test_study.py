@@ -247,9 +247,8 @@ def interrupt(bench: Bench, tool: str, signum: int) -> int:
     return code
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_pre_training_is_asked_to_save_and_the_next_run_resumes_it(bench: Bench, signum: int, code: int) -> None:
     assert interrupt(bench, "pretrain", signum) == code
     assert (bench.root / "asked_to_stop").read_text() == str(int(signal.SIGTERM))

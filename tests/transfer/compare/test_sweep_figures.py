@@ -155,7 +155,7 @@ def states_a_difference(rows):
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own seeds", "shared seed effects"])
-@pytest.mark.parametrize("num_seeds", [2, 3, 20])
+@pytest.mark.parametrize("num_seeds", [2, 3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_sweep_of_five_equal_settings_states_a_difference_in_at_most_five_percent(num_seeds, shared):
     drawn = simulate(400, num_seeds, effects=(50.0,) * 5, shared=2.0 * shared, rng=np.random.default_rng(num_seeds))
     alarms = np.array([states_a_difference(sweep_of(figures)) for figures in drawn])

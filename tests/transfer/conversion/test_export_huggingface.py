@@ -35,6 +35,7 @@ def test_the_folder_computes_the_same_with_its_own_settings(folder, backbone):
     assert proof.tensors_placed == 100 and min(proof.negative_controls.values()) > 1e-2
 
 
+@pytest.mark.slow
 def test_its_image_processor_prepares_pixels_as_the_proof_does(folder, backbone):
     from transformers import AutoImageProcessor
 

@@ -88,23 +88,33 @@ def test_a_file_fits_its_layout_and_no_other(name, maker):
 
 
 @EACH
-def test_each_branch_gives_exactly_its_own_tensors(tmp_path, name, maker):
-    path = save(made(name, maker), tmp_path, layout=name)
-    found = load_backbone(path)
+def test_each_branch_gives_exactly_its_own_tensors(name, maker):
+    content = made(name, maker)
+    found = taken(content, PATH)
     assert (found.layout, found.arch, found.branch) == (name, arch_of(name), found.branches[0])
     assert len(found.branches) == (2 if maker in TWO_BRANCHES else 1)
     for index, branch in enumerate(found.branches):
-        taken = load_backbone(path, branch=branch).tensors
+        tensors = taken(content, PATH, branch=branch).tensors
         wanted = tiny_state(arch_of(name), index)
-        assert len(taken) == {"tiny18": 100, "tiny50": 265}[found.arch]
+        assert len(tensors) == {"tiny18": 100, "tiny50": 265}[found.arch]
         bare = maker.__name__ == "caffe2"  # no statistics in the file: the identity takes their place
-        for tensor in taken:
+        for tensor in tensors:
             if bare and tensor.endswith("running_mean"):
-                assert not taken[tensor].any()
+                assert not tensors[tensor].any()
             elif bare and tensor.endswith("running_var"):
-                assert torch.equal(taken[tensor] + 1e-5, torch.ones_like(taken[tensor]))
+                assert torch.equal(tensors[tensor] + 1e-5, torch.ones_like(tensors[tensor]))
             else:
-                assert torch.equal(taken[tensor], wanted[tensor]), (branch, tensor)
+                assert torch.equal(tensors[tensor], wanted[tensor]), (branch, tensor)
+
+
+# One of every kind of file that the readers tell apart; which layout is in it makes no difference to them.
+@pytest.mark.parametrize("name", ["moco", "caffe2", "byol-deepmind"])
+def test_a_file_on_disk_gives_what_its_content_does(tmp_path, name):
+    content = made(name, MAKERS[name][0])
+    found, known = load_backbone(save(content, tmp_path, layout=name)), taken(content, PATH)
+    assert (found.layout, found.arch, found.branches) == (known.layout, known.arch, known.branches)
+    assert found.tensors.keys() == known.tensors.keys()
+    assert all(torch.equal(found.tensors[tensor], known.tensors[tensor]) for tensor in known.tensors)
 
 
 def renamed(content, change):
