@@ -479,7 +479,7 @@ def test_a_dumped_configuration_trains_converted_weights_under_detectron2s_own_t
 
 def dumped(path: Path, *words: str) -> tuple[list[str], CfgNode]:
     """The header of what --dump-config writes, and the configuration as Detectron2's own reader has it."""
-    done = run_tool_here("train_net.py", *words, "--dump-config", str(path))
+    done = run_tool_here("train_net.py", "--dump-config", str(path), *words)
     assert done.returncode == 0, done.stderr
     config = get_cfg()
     config.merge_from_file(str(path))

@@ -7,6 +7,7 @@ transfer/configs says nothing about weights: how they want their input comes fro
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -281,12 +282,19 @@ def _refusal(config: CfgNode, init: Init, asked: str, explicit: Mapping[str, str
 
 
 def family_that_fits(config: CfgNode, init: Init) -> str | None:
-    """Of the shipped families whose network is that of the weights, the one that differs least from `config`."""
-    asked, found = flat(config), {}
-    for path in shipped_runs():
-        family = load_detector_config(path)
-        wrong = contradictions(family, {key: value for key, value in init.settings.items() if key not in CONTRACT_KEYS})
-        if all(_both_pyramids(family, key, init) for key in wrong):
+    """Of the shipped families whose network is that of the weights, the one that differs least from `config`: in data and kind of
+    detector first, then in the number of keys."""
+    asked, found = flat(config), dict[str, tuple[bool, bool, int, str]]()
+    network = {key: value for key, value in init.settings.items() if key not in CONTRACT_KEYS}
+    for name, family in _families().items():
+        if all(_both_pyramids(family, key, init) for key in contradictions(family, network)):
             values = flat(family)
-            found[path.relative_to(CONFIG_ROOT).as_posix()] = sum(values[key] != asked.get(key) for key in values)
-    return min(found, key=lambda name: (found[name], name)) if found else None
+            others = [key for key in values if values[key] != asked.get(key)]
+            found[name] = ("DATASETS.TRAIN" in others, "MODEL.META_ARCHITECTURE" in others, len(others), name)
+    return min(found, key=found.__getitem__) if found else None
+
+
+@functools.cache
+def _families() -> Mapping[str, CfgNode]:
+    """Every shipped family by its name; not to be written into."""
+    return {path.relative_to(CONFIG_ROOT).as_posix(): load_detector_config(path) for path in shipped_runs()}
