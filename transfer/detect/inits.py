@@ -155,7 +155,9 @@ def _of_file(name: str, place: str, *, trust: bool) -> Init:
             f"no weight file at {place} (--init {name}={place}){did_you_mean(place, (*RANDOM, *CATALOG), shown=f'--init {name}={{}}', cutoff=0.7)}"
         )
     if not sidecar_path(path).is_file() and not trust:
-        raise CheckpointError(f"{without_sidecar(str(path), path)}, and give {', '.join(CONTRACT_KEYS)}")
+        message = without_sidecar(str(path), path, use=f"--init {name}=OUTPUT.pth")
+        keys = f", and give {', '.join(CONTRACT_KEYS)}" if "--trust" in message else ""
+        raise CheckpointError(f"{message}{keys}")
     try:
         sidecar = read_sidecar(path)
     except CheckpointError as error:
@@ -184,7 +186,7 @@ def apply_init(config: CfgNode, init: Init, given: frozenset[str]) -> tuple[str,
         key: line for key, line in found.items() if key not in CONTRACT_KEYS and not _both_pyramids(config, key, init)
     }
     if explicit or network:
-        raise ConfigError(_refusal(config, init, asked, explicit, network))
+        raise ConfigError(_refusal(config, init, asked, given, explicit, network))
     applied = {key: value for key, value in init.settings.items() if key in CONTRACT_KEYS}
     for key, value in applied.items():
         _set(config, key, value)
@@ -259,7 +261,14 @@ def _set(config: CfgNode, key: str, value: Any) -> None:
     node[last] = list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _refusal(config: CfgNode, init: Init, asked: str, explicit: Mapping[str, str], network: Mapping[str, str]) -> str:
+def _refusal(
+    config: CfgNode,
+    init: Init,
+    asked: str,
+    given: frozenset[str],
+    explicit: Mapping[str, str],
+    network: Mapping[str, str],
+) -> str:
     lines = []
     if explicit:
         lines += [
@@ -268,7 +277,10 @@ def _refusal(config: CfgNode, init: Init, asked: str, explicit: Mapping[str, str
         ]
         if init.origin == "random":
             lines.append("  (to choose the input of random weights yourself pass MODEL.WEIGHTS '' in place of --init)")
-    if network:
+    if network and set(network) <= given:
+        lines.append(f"{asked}: the weights are of another network than the command line asks for; leave these out:")
+        lines += network.values()
+    elif network:
         lines.append(f"{asked}: the configuration builds another network than that of the weights ({_source(init)}):")
         lines += [line.partition("; pass:")[0] for line in network.values()]
         family = family_that_fits(config, init)

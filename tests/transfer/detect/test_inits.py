@@ -133,7 +133,8 @@ def test_a_file_without_a_sidecar_is_refused_with_the_command_that_converts_it(t
     path = tmp_path / "raw.pth"
     torch.save(detectron2_names(encoder_state("resnet18"), encoder_state("resnet18", 1)), path)
     with pytest.raises(
-        CheckpointError, match=r"`python tools/convert_weights.py .*raw.pth OUTPUT.pth`.*--trust.*INPUT.FORMAT"
+        CheckpointError,
+        match=r"`python tools/convert_weights.py .*raw.pth OUTPUT.pth` and pass --init mine=OUTPUT.pth.*--trust.*INPUT.FORMAT",
     ):
         parse_init(f"mine={path}")
     trusted = parse_init(f"mine={path}", trust=True)
@@ -175,6 +176,13 @@ def test_a_key_of_the_command_line_that_contradicts_is_refused_with_the_line_to_
     (line,) = [line for line in said.splitlines() if "pass: " in line]
     assert f"  {key} is " in line and "resnet50.json" in said
     applied(FPN, init, *shlex.split(line.partition("pass: ")[2]))  # what it says to pass is taken
+
+
+def test_a_depth_of_the_command_line_that_the_weights_do_not_have_is_to_be_left_out(weights) -> None:
+    init = parse_init(f"mine={weights()}")
+    said = refusal(FPN, init, "MODEL.RESNETS.DEPTH", "101")
+    assert "leave these out" in said and "MODEL.RESNETS.DEPTH is 101, must be 50" in said
+    applied("coco/R_18_FPN_1x.yaml", init, "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256")
 
 
 def test_a_key_that_says_the_same_is_no_contradiction_and_others_stay(weights) -> None:
