@@ -24,6 +24,7 @@ from transfer.detect.inits import (
     CONTRACT_KEYS,
     RANDOM,
     Init,
+    apply_detectors_input,
     apply_init,
     family_that_fits,
     parse_init,
@@ -256,3 +257,18 @@ def test_a_detector_with_a_pyramid_is_not_put_into_one_without() -> None:
     assert "--config-file coco/R_50_FPN_moco_1x.yaml" in said
     assert "MODEL.BACKBONE.NAME" in refusal(FPN, CATALOG["coco_r50_c4_3x"])
     applied("coco/R_50_RetinaNet_1x.yaml", CATALOG["coco_r50_fpn_3x"])
+
+
+def test_a_trained_detector_is_fed_as_its_own_configuration_says_unless_a_key_is_given(tmp_path: Path) -> None:
+    trained, _ = applied(FPN, parse_init("random"))
+    (tmp_path / "config.yaml").write_text(trained.dump())
+    words = ("MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    config = load_detector_config(CONFIG_ROOT / FPN, words)
+    (note,) = apply_detectors_input(config, frozenset(words[::2]))
+    assert [config_value(config, key) for key in CONTRACT_KEYS] == [config_value(trained, key) for key in CONTRACT_KEYS]
+    assert str(tmp_path / "config.yaml") in note and all(key in note for key in CONTRACT_KEYS)
+    given = load_detector_config(CONFIG_ROOT / FPN, (*words, "INPUT.FORMAT", "BGR"))
+    apply_detectors_input(given, frozenset({"MODEL.WEIGHTS", "INPUT.FORMAT"}))
+    assert given.INPUT.FORMAT == "BGR" and given.MODEL.PIXEL_STD == trained.MODEL.PIXEL_STD  # the loader refuses it
+    (tmp_path / "config.yaml").unlink()
+    assert apply_detectors_input(load_detector_config(CONFIG_ROOT / FPN, words), frozenset()) == ()
