@@ -140,9 +140,7 @@ def _of_units(differences: Sequence[float], *, level: float) -> PairedDifference
         return None
     half_width = t_half_width(differences, level=level) if _spreads(differences) else None
     wins = sum(d > 0 for d in differences)
-    return PairedDifference(
-        statistics.fmean(differences), wins, n, half_width, level, differences=tuple(differences)
-    )
+    return PairedDifference(statistics.fmean(differences), wins, n, half_width, level, differences=tuple(differences))
 
 
 def _level(comparisons: int) -> float:

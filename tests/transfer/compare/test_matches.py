@@ -40,7 +40,9 @@ def made(seed):
             thing = {**scene(rng, number), "image_id": image, "id": len(truth) + 1}
             truth.append({**thing, "iscrowd": int(rng.random() < 0.15)})
             if rng.random() < 0.7:
-                near = outlined({**thing, "bbox": [v * f for v, f in zip(thing["bbox"], rng.normal(1, 0.06, 4), strict=True)]})
+                near = outlined(
+                    {**thing, "bbox": [v * f for v, f in zip(thing["bbox"], rng.normal(1, 0.06, 4), strict=True)]}
+                )
                 found.append({**near, "score": round(float(rng.beta(4, 2)), 1)})
         for number in range(rng.integers(0, 4)):
             found.append({**scene(rng, number), "image_id": image, "score": round(float(rng.beta(2, 4)), 1)})
@@ -62,7 +64,9 @@ def repeated(truth, found, weights):
             number = image["id"] * 100 + k
             images.append({**image, "id": number})
             own = [thing for thing in truth["annotations"] if thing["image_id"] == image["id"]]
-            things += [{**copy.deepcopy(one), "image_id": number, "id": len(things) + i + 1} for i, one in enumerate(own)]
+            things += [
+                {**copy.deepcopy(one), "image_id": number, "id": len(things) + i + 1} for i, one in enumerate(own)
+            ]
             detections += [{**d, "image_id": number} for d in found if d["image_id"] == image["id"]]
     return {**truth, "images": images, "annotations": things}, detections
 
