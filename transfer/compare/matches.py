@@ -70,10 +70,11 @@ class Matches:
 
 
 def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
-    """weights (B, I), whole numbers -> AP (B, T) in percent at each of THRESHOLDS, the mean of the classes that have an object
-    among the images of that row; NaN where none has."""
+    """weights (B, I), whole numbers -> AP (B, T) in percent at each threshold of the matches (THRESHOLDS, where they are a
+    run's), the mean of the classes that have an object among the images of that row; NaN where none has."""
     weights = np.asarray(weights)
-    total = np.zeros((len(weights), len(THRESHOLDS)))
+    num_thresholds = len(matches.classes[0].hit) if matches.classes else len(THRESHOLDS)
+    total = np.zeros((len(weights), num_thresholds))
     present = np.zeros((len(weights), 1))
     for one in matches.classes:
         rows = max(1, CHUNK // max(1, len(one.image)))
@@ -94,10 +95,10 @@ def _class_precision(
 
     The precision is needed at hits only: between two of them it falls, and what counts is the best at or after a recall.
     """
-    result = np.zeros((len(weights), len(THRESHOLDS)))
+    result = np.zeros((len(weights), len(one.hit)))
     copies = weights[:, one.image].astype(np.int32)
     seen: np.ndarray | None = None
-    for t in range(len(THRESHOLDS)):
+    for t in range(len(one.hit)):
         if seen is None or not np.array_equal(one.counted[t], one.counted[t - 1]):
             seen = np.cumsum(copies * one.counted[t] if not one.counted[t].all() else copies, axis=1)
         at = np.flatnonzero(one.hit[t])
