@@ -42,12 +42,19 @@ def bootstrap_of(
     ours: Sequence[Run], baseline: Sequence[Run], metric: str, *, comparisons: int = 1
 ) -> ImageBootstrap | None:
     """The paired bootstrap over the test images, of the mean figures of both rows; None where a run lacks what it needs."""
-    rows = [[image_results(run) for run in runs] for runs in (ours, baseline)]
-    found = [one for row in rows for one in row]
-    if not found or any(one is None or metric not in one.figures or one.names != found[0].names for one in found):
+    names: set[tuple[Any, ...]] = set()
+    figures: list[list[np.ndarray]] = []
+    for runs in (ours, baseline):
+        figures.append([])
+        for run in runs:
+            found = image_results(run)
+            if found is None or metric not in found.figures:
+                return None
+            names.add(found.names)
+            figures[-1].append(found.figures[metric])
+    if len(names) != 1:
         return None
-    figures = [[one.figures[metric] for one in row if one is not None] for row in rows]
-    return paired_bootstrap(*figures, num_images=len(found[0].names), comparisons=comparisons)
+    return paired_bootstrap(*figures, num_images=len(names.pop()), comparisons=comparisons)
 
 
 def image_results(run: Run) -> ImageResults | None:
