@@ -27,6 +27,7 @@ FINE_TUNED = ("detection", "readout")  # kinds whose runs have a seed of their o
 NEAREST = 3  # near experiments that are named
 SHOWN_KEYS = 8  # of those that differ
 IDENTITY_DIGITS = 6
+ONE_SEED = " (one seed)"  # a flag behind n
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Behind:
         """ "3", "3 x 5" (pre-trainings x seeds), "1 (one seed)"."""
         if self.num_pretrainings > 1:
             return f"{self.num_pretrainings} x {self.num_seeds}"
-        return "1 (one seed)" if self.num_seeds == 1 else str(self.num_seeds)
+        return f"1{ONE_SEED}" if self.num_seeds == 1 else str(self.num_seeds)
 
 
 @dataclass(frozen=True)

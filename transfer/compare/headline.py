@@ -93,7 +93,8 @@ def _equal(found: list[Comparison], experiment: Experiment) -> str:
     for one in same:
         assert one.difference is not None
         mean, half, digits = one.difference.mean, one.difference.half_width, experiment.digits
-        ends = "" if half is None else f" [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+        none = ", no interval: all differ by the same"
+        ends = none if half is None else f" [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
         texts.append(f"{one.other} ({mean:+.{digits}f}{ends})")
     return f"is not told apart from {_and(texts)}" if texts else ""
 

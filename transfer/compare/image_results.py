@@ -27,6 +27,10 @@ TASKS = ("bbox", "segm")
 COCO_RESULTS = "coco_instances_results.json"  # Detectron2's
 GROUND_TRUTH = "ground_truth.json"  # ours, where the user's own file cannot be evaluated against
 VOC_MATCHES = "voc_matches.npz"  # transfer/detect/evaluation.py's
+# What reading a file that is damaged or of another form may raise, pycocotools' checks included.
+DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError, zipfile.BadZipFile, UserError,
+)  # fmt: skip
 AGREES = 0.01  # AP points by which the figure computed again may differ from the recorded one
 
 
@@ -71,8 +75,8 @@ def _read(path: Path, kind: str, test_file: str, recorded: tuple[tuple[str, floa
             found = _detection(path / "inference", test_file)
         else:
             return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError, zipfile.BadZipFile, UserError):
-        return None  # damaged or of another form: intervals over images decide no figure
+    except DAMAGED:
+        return None  # intervals over images decide no figure
     return found if found and _agrees(found, dict(recorded)) else None
 
 
@@ -112,7 +116,7 @@ def detection_matches(run: Run, task: str = "bbox") -> Matches | None:
     """Matches of a detection run; None where it left nothing that can be read."""
     try:
         return _matches(run.path / "inference", task, _test_file(run))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError, zipfile.BadZipFile, UserError):
+    except DAMAGED:
         return None
 
 

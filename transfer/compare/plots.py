@@ -189,30 +189,38 @@ def ap_over_iterations(run: Run, metric: str) -> list[tuple[int, float]]:
 
 
 def seed_dots(experiment: Experiment) -> Picture | None:
-    """The leading metric of every seed as a dot, by initialisation; runs of one seed are joined, the mean is a bar."""
+    """The leading metric of every run as a dot, by initialisation; runs of one seed are joined, the mean is a bar.
+
+    A row with several pre-trainings has a column of dots for each, and what joins seeds is left out.
+    """
     rows, metric = list(experiment.rows), experiment.leading_metric
-    values = {row: experiment.figures(row, metric) for row in rows}
-    finite = {row: {seed: v for seed, v in by_seed.items() if math.isfinite(v)} for row, by_seed in values.items()}
-    if len(rows) < 2 or not any(finite.values()):
+    cells = {row: {k: v for k, v in experiment.cells(row, metric).items() if math.isfinite(v)} for row in rows}
+    if len(rows) < 2 or not any(cells.values()):
         return None
+    several = any(len({pretraining for pretraining, _ in found}) > 1 for found in cells.values())
     label = metric_label(metric)
     with plot_style():
         figure = Figure(figsize=(1.6 + 1.3 * len(rows), 2.9), layout="constrained")
         axis = figure.add_subplot()
-        for seed in sorted({seed for by_seed in finite.values() for seed in by_seed}):
-            line = [(i, finite[row][seed]) for i, row in enumerate(rows) if seed in finite[row]]
+        for seed in [] if several else sorted({seed for found in cells.values() for _, seed in found}):
+            line = [(i, v) for i, row in enumerate(rows) for (_, own), v in cells[row].items() if own == seed]
             axis.plot(*zip(*line, strict=True), color="#d1d5db", linewidth=1, zorder=1)
         for i, row in enumerate(rows):
-            points = list(finite[row].values())
-            if points:
-                axis.scatter([i] * len(points), points, color=colour_of(row, rows), s=26, zorder=3, clip_on=False)
-                axis.hlines(
-                    float(np.mean(points)), i - 0.22, i + 0.22, color=colour_of(row, rows), linewidth=2.5, zorder=2
-                )
+            colour, units = colour_of(row, rows), experiment.units(row, metric)
+            pretrainings = sorted({p for p, _ in cells[row]}, key=str)
+            step = 0.32 / max(1, len(pretrainings) - 1)
+            for place, pretraining in enumerate(pretrainings):
+                points = [v for (p, _), v in cells[row].items() if p == pretraining]
+                x = i + (place * step - 0.16 if len(pretrainings) > 1 else 0.0)
+                axis.scatter([x] * len(points), points, color=colour, s=22, zorder=3, clip_on=False)
+            if cells[row]:
+                mean = float(np.mean([value for value in units if math.isfinite(value)]))
+                axis.hlines(mean, i - 0.26, i + 0.26, color=colour, linewidth=2.5, zorder=2)
         axis.set_xticks(range(len(rows)), list(map(plain_label, rows)))
         axis.set(xlim=(-0.5, len(rows) - 0.5), ylabel=label, title=label)
         axis.grid(visible=False, axis="x")
-        caption = "A dot a seed, seeds joined; bar: mean. The axis does not start at zero."
+        dots = "A dot a run, a column a pre-training" if several else "A dot a seed, seeds joined"
+        caption = f"{dots}; bar: mean. The axis does not start at zero."
         return as_svg(figure, alt=f"{label} of every seed by initialisation", caption=caption)
 
 

@@ -23,8 +23,8 @@ from transfer.compare.plots import encode_image
 from transfer.compare.results import Run
 
 BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
-MAX_COLUMNS = 6
-CELL = (300, 225)  # pixels, the largest width and height of a drawn image
+MAX_COLUMNS = 4
+CELL = (270, 203)  # pixels, the largest width and height of a drawn image
 SCORE_SHOWN = 0.3
 RULE = (
     "Predictions are drawn from the score on at which F1 over all test images is highest (IoU 0.5), for each row by itself; "

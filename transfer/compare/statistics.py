@@ -19,7 +19,7 @@ from pretrain.base.figures import CONFIDENCE, t_half_width
 
 SAME = 1e-9  # differences are equal up to this: the rounding of figures is not a spread
 EXACT = 18  # numbers of differences up to which all signs are tried
-SAMPLED = 1 << EXACT  # draws of signs beyond that
+DRAWS = 20_000  # of signs beyond that
 Cells = Mapping[tuple[int | None, int], float]  # (seed of the pre-training, of the run) -> figure
 
 
@@ -250,7 +250,7 @@ def spread_of_sources(grid: np.ndarray) -> tuple[float, float]:
 
 
 def permutation_test(differences: Sequence[float]) -> PermutationTest:
-    """Exact for up to EXACT differences, of which all 2^n signs are tried; beyond, from SAMPLED draws of signs and the
+    """Exact for up to EXACT differences, of which all 2^n signs are tried; beyond, from DRAWS draws of signs and the
     observed one (Phipson and Smyth 2010), which is never 0. It assumes differences that are symmetric around their mean.
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -262,7 +262,7 @@ def permutation_test(differences: Sequence[float]) -> PermutationTest:
         for value in values:
             sums = np.concatenate([sums + value, sums - value])
         return PermutationTest(float((np.abs(sums) >= observed).mean()), 2.0 / 2**n, n)
-    signs = np.random.default_rng(0).integers(0, 2, (SAMPLED // n + 1, n)) * 2 - 1
+    signs = np.random.default_rng(0).integers(0, 2, (DRAWS, n)) * 2 - 1
     hits = int((np.abs(signs @ values) >= observed).sum())
     return PermutationTest((hits + 1) / (len(signs) + 1), 1.0 / (len(signs) + 1), n)
 

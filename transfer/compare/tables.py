@@ -10,7 +10,7 @@ import numpy as np
 from pretrain.base.figures import Spread, spread
 from transfer.compare.bootstrap import ImageBootstrap
 from transfer.compare.comparisons import Comparison, compared_with
-from transfer.compare.experiments import Experiment, metric_label
+from transfer.compare.experiments import ONE_SEED, Experiment, metric_label
 from transfer.compare.headline import NO_SEED
 from transfer.compare.published import PublishedTable, published_for, why_not_beside
 from transfer.compare.results import protocol_of
@@ -39,7 +39,8 @@ def format_difference(value: PairedDifference | None, digits: int = 1) -> tuple[
     """Mean difference, n, interval and verdict, as cells."""
     if value is None:
         return ("n/a", "0", "n/a", NO_SEED)
-    return (f"{value.mean:+.{digits}f}", str(value.n), _interval(value, digits), value.verdict)
+    n = str(value.n) if value.unit == "seed" else f"{value.n} x {value.num_seeds}"
+    return (f"{value.mean:+.{digits}f}", n, _interval(value, digits), value.verdict)
 
 
 def _interval(value: PairedDifference, digits: int) -> str:
@@ -98,8 +99,8 @@ def _rules(found: Sequence[Comparison], k: int, level: float) -> list[str]:
              f"Student's t for pairs{together}."]  # fmt: skip
     if any(one.unit == "pre-training" for one in known):
         notes[0] = (
-            "Differences are taken by pre-training and seed; n counts pre-trainings, within which the seeds of fine-tuning are "
-            f"averaged. The verdict is that of the interval, Student's t with both sources of spread{together}."
+            "Differences are taken by pre-training and seed; n = pre-trainings x seeds. The pre-training is the unit, within "
+            f"which the seeds of fine-tuning are averaged. The verdict is that of the interval, Student's t with both sources of spread{together}."
         )
     if any(one.test for one in known):
         notes.append(
@@ -226,7 +227,7 @@ def _published_table(published: PublishedTable, experiment: Experiment) -> Table
         sources = dict.fromkeys(f.source for f in shown if f is not None)
         cells.append((name, *texts, "; ".join(sources)))
     for row, n, *means in _mean_rows(experiment):
-        cells.append((f"ours: {row} (n = {n})", *means, "this report"))
+        cells.append((f"ours: {row} (n = {n.removesuffix(ONE_SEED)})", *means, "this report"))
     marked = any(UNVERIFIED_MARK in cell for row in cells for cell in row)
     notes = [*([published.note] if published.note else []), *([UNVERIFIED_NOTE] if marked else [])]
     columns = ("initialisation", *map(metric_label, experiment.metrics), "source")

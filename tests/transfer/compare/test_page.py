@@ -111,7 +111,7 @@ def test_figures_commands_proof_and_environment_stand_on_the_page(page):
     for words in (
         "28.0 ± 2.6",
         "57.0 ± 2.0",
-        "+7.0, 95 % interval +0.4 to +13.6: higher than random",
+        "infomin beats random by 7.0 box AP50 [0.4, 13.6]",
         "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml",
         "python tools/linear_eval.py --init-name infomin seed=1",
         "python tools/train_net.py",
