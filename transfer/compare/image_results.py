@@ -21,7 +21,7 @@ from pretrain.base.errors import DataError, UserError
 from transfer.compare.bootstrap import ImageBootstrap, accuracy_of, paired_bootstrap, resampled
 from transfer.compare.matches import VOC_2007_RECALLS, ClassMatches, Matches, average_precision, coco_matches
 from transfer.compare.results import Run
-from transfer.readout.run import PREDICTIONS
+from transfer.readout.config import PREDICTIONS
 
 TASKS = ("bbox", "segm")
 COCO_RESULTS = "coco_instances_results.json"  # Detectron2's

@@ -24,13 +24,12 @@ from pretrain.base.same_run import require_same
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from transfer.conversion.initialisation import initialisation_of
-from transfer.readout.config import LinearConfig
+from transfer.readout.config import PREDICTIONS, LinearConfig
 from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
 METRIC = "top-1 of a linear classifier, %"
 NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
-PREDICTIONS = "predictions.csv"  # of the last epoch, a line an image of val/
 OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
 
 
