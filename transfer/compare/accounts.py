@@ -12,6 +12,7 @@ from transfer.compare.experiments import Experiment, row_names
 from transfer.compare.results import Run, Runs
 from transfer.compare.tables import Table
 
+NO_ROW = "of no row here"
 KINDS = {"pretraining": "pre-training", "detection": "fine-tuning", "readout": "readout"}
 
 
@@ -22,12 +23,12 @@ def cost_table(runs: Runs) -> Table | None:
     rows: dict[str, dict[str, list[Run]]] = {}
     named = {hash_: names[run.path] for run in finished if run.kind != "pretraining" and (hash_ := _pretraining(run))}
     for run in finished:
-        row = names[run.path] if run.kind != "pretraining" else named.get(run.record.hash, "of no row here")
+        row = names[run.path] if run.kind != "pretraining" else named.get(run.record.hash, NO_ROW)
         rows.setdefault(row, {}).setdefault(run.kind, []).append(run)
     if not any(run.record.cost.device_seconds for run in finished):
         return None
     cells = []
-    for row, by_kind in rows.items():
+    for row, by_kind in sorted(rows.items(), key=lambda entry: entry[0] == NO_ROW):
         texts = [_hours(by_kind.get(kind, ())) for kind in KINDS]
         every = [run for found in by_kind.values() for run in found]
         cells.append((row, *texts, _hours(every, count=False), "; ".join(dict.fromkeys(map(device_of, every)))))
@@ -49,7 +50,7 @@ def _pretraining(run: Run) -> str:
 def _hours(runs: Iterable[Run], *, count: bool = True) -> str:
     runs = list(runs)
     if not runs:
-        return "none"
+        return ""
     hours = sum(run.record.cost.device_seconds for run in runs) / 3600
     text = f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
     return f"{text} ({len(runs)})" if count else text

@@ -64,6 +64,8 @@ def write_report(
         raise ConfigError(
             f"--subject {subject}: no row has this name{did_you_mean(subject, rows)}; rows: {', '.join(rows) or 'none'}"
         )
+    if subject is None:  # one row throughout the page
+        subject = next((row for one in experiments if (row := subject_of(one))), None)
     contents = {
         "index.html": render_html(runs, experiments, subject=subject),
         "report.md": render_markdown(runs, experiments, subject=subject),

@@ -169,8 +169,8 @@ def test_a_pretraining_counts_once_for_the_row_that_starts_from_it(tmp_path):
         write_detection(tmp_path / f"r{seed}", init="random", seed=seed, ap50=1.0, cost=hours(0.5))
     table = cost_table(read_runs([tmp_path]))
     rows = {row[0]: row[1:5] for row in table.rows}
-    assert rows["mine"] == ("2 (1)", "1.5 (3)", "none", "3.5") and rows["random"] == ("none", "1.5 (3)", "none", "1.5")
-    assert rows["of no row here"][0] == "7 (1)" and rows["together"] == ("9", "3", "none", "12")
+    assert rows["mine"] == ("2 (1)", "1.5 (3)", "", "3.5") and rows["random"] == ("", "1.5 (3)", "", "1.5")
+    assert rows["of no row here"][0] == "7 (1)" and rows["together"] == ("9", "3", "", "12")
 
 
 def test_what_was_tried_counts_the_differences_that_are_shown(example_runs):
