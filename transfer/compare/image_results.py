@@ -166,7 +166,9 @@ def _test_file(run: Run) -> str:
         (part,) = parse_spec(split.spec).parts
     except (ImportError, UserError, ValueError):
         return ""
-    return str(part.source)
+    # As given; a path of another working folder is looked for above the run. Figures that do not come out refuse a wrong one.
+    places = (part.source, *(parent / part.source for parent in run.path.resolve().parents))
+    return next((str(place) for place in places if place.is_file()), "")
 
 
 def _voc_matches(path: Path) -> Matches:
