@@ -2,7 +2,7 @@
 
 python tools/report.py runs/study --output runs/study/report
 python tools/report.py runs/pretrain runs/detect_random runs/detect_infomin --output report
-python tools/report.py runs --baseline supervised --output report
+python tools/report.py runs --baseline supervised --subject mine --output report
 
 report.csv is the long table: one line a figure of a finished run.
 
@@ -32,6 +32,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME",
         help="initialisation that the others are compared with (default: random, if it is there)",
     )
+    parser.add_argument(
+        "--subject", metavar="NAME", help="initialisation that the headline speaks of (default: the own pre-training's)"
+    )
     return parser.parse_args()
 
 
@@ -39,7 +42,7 @@ def main() -> None:
     arguments = parse_arguments()
     from transfer.compare.page import write_report
 
-    files = write_report(arguments.runs, arguments.output, baseline=arguments.baseline)
+    files = write_report(arguments.runs, arguments.output, baseline=arguments.baseline, subject=arguments.subject)
     unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""
     copies = f"; {files.num_copies} copies of them left out" if files.num_copies else ""
     print(f"{files.num_runs} runs{unfinished}{copies}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")

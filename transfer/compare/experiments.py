@@ -1,4 +1,4 @@
-"""Which finished runs are one experiment, and its rows: one an initialisation, one figure a seed.
+"""Which finished runs are one experiment, and its rows: one an initialisation, one figure a pre-training and seed.
 
 Two runs are one experiment if and only if the hashes of their records agree. Within one, runs share a row only if they have
 one label and start from the same weights, or from weights of the same pre-training. What differs between near experiments
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.record import what_differs
-from transfer.compare.results import Run, key_name, name_of, short_hash, titles
+from transfer.compare.results import Run, key_name, name_of, num_images, short_hash, titles
 
 # Orders of columns as the literature prints them.
 VOC_ORDER = ("AP50", "AP", "AP75")
@@ -23,9 +23,26 @@ TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 BASELINE = "random"
 ROW_ORDER = (BASELINE, "supervised", "infomin")
 COMPARED = ("detection", "readout", "measurement", "view-evaluation")  # kinds of run, in the order of the report
+FINE_TUNED = ("detection", "readout")  # kinds whose runs have a seed of their own, beside the pre-training's
 NEAREST = 3  # near experiments that are named
 SHOWN_KEYS = 8  # of those that differ
 IDENTITY_DIGITS = 6
+ONE_SEED = " (one seed)"  # a flag behind n
+
+
+@dataclass(frozen=True)
+class Behind:
+    """num_pretrainings: different weights that the runs of a row start from; 0: random ones, which each seed draws anew.
+    num_seeds: of the runs."""
+
+    num_pretrainings: int
+    num_seeds: int
+
+    def cell(self) -> str:
+        """ "3", "3 x 5" (pre-trainings x seeds), "1 (one seed)"."""
+        if self.num_pretrainings > 1:
+            return f"{self.num_pretrainings} x {self.num_seeds}"
+        return f"1{ONE_SEED}" if self.num_seeds == 1 else str(self.num_seeds)
 
 
 @dataclass(frozen=True)
@@ -67,41 +84,67 @@ class Experiment:
     @property
     def digits(self) -> int:
         """Decimal places of its figures: percent and AP points have one, nats two."""
-        return 1 if self.kind in ("detection", "readout") else 2
+        return 1 if self.kind in FINE_TUNED else 2
 
-    def figures(self, row: str, metric: str) -> dict[int, float]:
-        """Seed -> figure of one row. Equal measurements are averaged within the seed, then those of several pre-trainings."""
-        found: dict[int, dict[int | None, list[float]]] = {}
+    def cells(self, row: str, metric: str) -> dict[tuple[int | None, int], float]:
+        """(Seed of the pre-training, seed of the run) -> figure of one row; equal measurements are averaged.
+
+        A measurement of a pre-training has that one's seed alone.
+        """
+        found: dict[tuple[int | None, int], list[float]] = {}
+        pretrainings = _pretrain_seeds(self.rows[row]) if self.kind in FINE_TUNED else {}
         for run in self.rows[row]:
             if metric in run.metrics:
-                found.setdefault(seed_of(run), {}).setdefault(run.pretrain_seed, []).append(run.metrics[metric])
-        return {
-            seed: statistics.fmean(map(statistics.fmean, by_pretraining.values()))
-            for seed, by_pretraining in found.items()
-        }
+                found.setdefault((pretrainings.get(run.path), seed_of(run)), []).append(run.metrics[metric])
+        return {key: statistics.fmean(values) for key, values in found.items()}
+
+    def figures(self, row: str, metric: str) -> dict[int, float]:
+        """Seed of the run -> figure of one row, averaged over its pre-trainings."""
+        found: dict[int, list[float]] = {}
+        for (_, seed), value in self.cells(row, metric).items():
+            found.setdefault(seed, []).append(value)
+        return {seed: statistics.fmean(values) for seed, values in found.items()}
+
+    def units(self, row: str, metric: str) -> list[float]:
+        """The figures that a row's mean and deviation are of: one a pre-training where it has several, else one a seed."""
+        by_pretraining: dict[int | None, list[float]] = {}
+        for (pretraining, _), value in self.cells(row, metric).items():
+            by_pretraining.setdefault(pretraining, []).append(value)
+        if len(by_pretraining) > 1:
+            return [statistics.fmean(values) for values in by_pretraining.values()]
+        return list(self.figures(row, metric).values())
+
+    def behind(self, row: str) -> Behind:
+        """What stands behind a row."""
+        runs = self.rows[row]
+        seeds = _pretrain_seeds(runs)
+        starts = {_origin(run) if seeds[run.path] is None else str(seeds[run.path]) for run in runs} - {""}
+        return Behind(len(starts), len({seed_of(run) for run in runs}))
 
 
 def seed_of(run: Run) -> int:
     """The seed that figures are paired by: the run's own; of a measurement, which is of a pre-training, that one's."""
-    of_pretraining = run.pretrain_seed if run.kind not in ("detection", "readout") else None
+    of_pretraining = run.pretrain_seed if run.kind not in FINE_TUNED else None
     found = of_pretraining if of_pretraining is not None else run.seed
     return 0 if found is None else found
 
 
 def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Experiment, ...]:
-    """The experiments among `runs`, detection first, of a kind the one of most runs; runs that are not done enter none.
+    """The experiments among `runs`, detection first, of a kind the one of most runs, then of most labels; runs that are not done enter none.
 
     baseline: row that the others are compared with; None: "random" where there is one. Raises ConfigError for a name that no
     row has.
     """
     compared = [run for run in runs if run.done and run.kind in COMPARED]
-    long, few = titles(compared), titles(compared, name_of)
+    long, few = titles(compared), titles(compared, _in_few_words)
     members: dict[tuple[str, str], list[Run]] = {}
     for run in compared:
         members.setdefault((run.kind, run.record.hash), []).append(run)
     nearest = {key: _near_notes(own, members) for key, own in members.items()}
     experiments = []
-    order = sorted(members.items(), key=lambda item: (COMPARED.index(item[0][0]), -len(item[1])))
+    order = sorted(
+        members.items(), key=lambda item: (COMPARED.index(item[0][0]), -len(item[1]), -num_images(item[1][0], "train"))
+    )
     for (kind, key), own in order:
         rows = _rows(own)
         notes = (*nearest[kind, key], *_repeated_notes(rows))
@@ -109,6 +152,12 @@ def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Exp
             Experiment(kind, short_hash(own[0].record), long[key], few[key], _metrics(own), rows, notes=notes)
         )
     return _with_baseline(experiments, baseline)
+
+
+def _in_few_words(run: Run) -> str:
+    """ "voc/R_50_C4_24k, 16,551 labelled images"."""
+    count = num_images(run, "train") if run.kind in FINE_TUNED else 0
+    return name_of(run) + (f", {count:,} labelled images" if count else "")
 
 
 def row_names(runs: Iterable[Run]) -> dict[Path, str]:
@@ -159,6 +208,20 @@ def _identity(run: Run, known: Mapping[str, str]) -> tuple[str, str]:
     if pretraining:
         return ("pre-training", str(pretraining))
     return ("weights", start.sha256) if start.sha256 else ("file", start.weights)
+
+
+def _origin(run: Run) -> str:
+    """The weights that a run starts from, by content; "" for random ones."""
+    start = run.record.initialisation
+    if start is None or start.random_seed is not None or start.source == "random":
+        return ""
+    return start.sha256 or start.weights
+
+
+def _pretrain_seeds(runs: Sequence[Run]) -> dict[Path, int | None]:
+    """Path of each run -> seed of its pre-training; where its weights lost their sidecar, that of equal weights."""
+    known = {_origin(run): run.pretrain_seed for run in runs if run.pretrain_seed is not None and _origin(run)}
+    return {run.path: known.get(_origin(run)) if run.pretrain_seed is None else run.pretrain_seed for run in runs}
 
 
 def _row_name(label: str, identity: tuple[str, str], identities: Iterable[tuple[str, str]]) -> str:
@@ -243,15 +306,6 @@ def _repeated_notes(rows: Mapping[str, Sequence[Run]]) -> list[str]:
                 notes.append(
                     f"{name}: seed {seed} was measured {len(again)} times ({paths}): averaged within the seed, counted as one."
                 )
-        pretrainings: dict[int, list[int | None]] = {}
-        for pretrain_seed, seed in equal:
-            pretrainings.setdefault(seed, []).append(pretrain_seed)
-        several = sorted(seed for seed, found in pretrainings.items() if len(found) > 1)
-        if several:
-            seeds = ", ".join(map(str, several))
-            notes.append(
-                f"{name}: averaged over the seeds of pre-training within seed {seeds}; n counts the run's seeds."
-            )
     return notes
 
 

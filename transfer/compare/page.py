@@ -16,23 +16,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pretrain.base.atomic import write_text
-from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.errors import ConfigError, DataError, did_you_mean
 from pretrain.config import method_label
+from transfer.compare.accounts import cost_table, tried_table
+from transfer.compare.breakdown import breakdown_table, draw_breakdown, parts_of
 from transfer.compare.experiments import Experiment, group_runs
+from transfer.compare.headline import headline, subject_of
+from transfer.compare.label_curves import draw_label_curve, label_curves
 from transfer.compare.long_table import long_table, to_csv
-from transfer.compare.plots import (
-    SAMPLES_NOTE,
-    Picture,
-    detection_curves,
-    pretraining_curves,
-    readout_curves,
-    sample_rows,
-    seed_dots,
-    sheet,
-)
+from transfer.compare.plots import Picture, detection_curves, pretraining_curves, readout_curves, seed_dots, sheet
 from transfer.compare.results import LISTED_CLASSES, Run, Runs, read_runs, shared_root
 from transfer.compare.run_files import is_number
-from transfer.compare.tables import Table, headline, own_tables, published_note, published_table
+from transfer.compare.side_by_side import RULE, side_by_side
+from transfer.compare.tables import Table, own_tables, published_note, published_table
 
 TEMPLATES = Path(__file__).with_name("templates")
 NUMERIC = re.compile(r"(n/a.*|[-+]?\d.*|)$")  # cells of a column that is set flush right
@@ -51,18 +47,28 @@ class ReportFiles:
     num_copies: int
 
 
-def write_report(paths: Sequence[Path], output_dir: Path, *, baseline: str | None = None) -> ReportFiles:
+def write_report(
+    paths: Sequence[Path], output_dir: Path, *, baseline: str | None = None, subject: str | None = None
+) -> ReportFiles:
     """Read every run at or below `paths` and write index.html, report.md and report.csv (replacing an older report's).
 
     baseline: row that the others are compared with; None: "random" where there is one.
-    Raises DataError for a path without runs or with a damaged record, ConfigError for a baseline that no row has and for an
-    output that cannot be written.
+    subject: row that the headline speaks of; None: the one of our own pre-training (`subject_of`).
+    Raises DataError for a path without runs or with a damaged record, ConfigError for a baseline or a subject that no row has
+    and for an output that cannot be written.
     """
     runs = read_runs(paths)
     experiments = group_runs(runs.all, baseline=baseline)
+    rows = list(dict.fromkeys(row for one in experiments for row in one.rows))
+    if subject is not None and subject not in rows:
+        raise ConfigError(
+            f"--subject {subject}: no row has this name{did_you_mean(subject, rows)}; rows: {', '.join(rows) or 'none'}"
+        )
+    if subject is None:  # one row throughout the page
+        subject = next((row for one in experiments if (row := subject_of(one))), None)
     contents = {
-        "index.html": render_html(runs, experiments),
-        "report.md": render_markdown(runs, experiments),
+        "index.html": render_html(runs, experiments, subject=subject),
+        "report.md": render_markdown(runs, experiments, subject=subject),
         "report.csv": to_csv(long_table(runs.all)),
     }
     try:
@@ -81,7 +87,7 @@ def write_report(paths: Sequence[Path], output_dir: Path, *, baseline: str | Non
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def render_html(runs: Runs, experiments: Experiments) -> str:
+def render_html(runs: Runs, experiments: Experiments, *, subject: str | None = None) -> str:
     """The whole page."""
     root = shared_root(runs)
 
@@ -100,17 +106,19 @@ def render_html(runs: Runs, experiments: Experiments) -> str:
     return environment.get_template("report.html.j2").render(
         root=root,
         counts=", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n),
-        headlines=[sentence for sentence in map(headline, experiments) if sentence],
-        detections=[_section(one) for one in experiments if one.kind == "detection"],
-        readouts=[_section(one) for one in experiments if one.kind == "readout"],
-        measurements=[_section(one) for one in experiments if one.kind not in ("detection", "readout")],
+        headlines=[sentence for one in experiments if (sentence := headline(one, subject=subject))],
+        curves=[picture for curve in label_curves(experiments) if (picture := draw_label_curve(curve))],
+        detections=[_section(one, subject) for one in experiments if one.kind == "detection"],
+        readouts=[_section(one, subject) for one in experiments if one.kind == "readout"],
+        measurements=[_section(one, subject) for one in experiments if one.kind not in ("detection", "readout")],
+        accounts=_accounts(runs, experiments),
         pretrainings=_pretraining_table(runs, short),
         pretraining=[_pretraining(run, short(run.path)) for run in runs.all if run.kind == "pretraining"],
         proofs=_proofs(runs),
         commands=[(run.kind, run.path, run.copies, run.record.commands) for run in runs.all],
         unfinished=runs.unfinished,
         environments=_environments(runs.done(), short),
-        samples_note=SAMPLES_NOTE,
+        drawing_rule=RULE,
     )
 
 
@@ -132,8 +140,17 @@ def _text_columns(table: Table) -> list[bool]:
     return [not all(map(NUMERIC.match, column)) for column in columns]
 
 
-def _section(experiment: Experiment) -> dict[str, Any]:
+def _accounts(runs: Runs, experiments: Experiments) -> list[Table]:
+    """What it cost, and what was tried; empty where nothing was compared."""
+    costs = cost_table(runs)
+    return [*([costs] if costs else []), *([tried_table(runs, experiments)] if experiments else [])]
+
+
+def _section(experiment: Experiment, subject: str | None) -> dict[str, Any]:
     """One experiment on the page."""
+    row = subject_of(experiment, asked=subject)
+    pair = (row, experiment.baseline) if row and experiment.baseline and row != experiment.baseline else None
+    parts = parts_of(experiment, *pair) if pair and experiment.kind == "detection" else ()
     pictures: dict[str, list[Picture | None]] = {
         "detection": [seed_dots(experiment), detection_curves(experiment)] if experiment.kind == "detection" else [],
         "readout": [readout_curves(experiment)] if experiment.kind == "readout" else [],
@@ -144,7 +161,9 @@ def _section(experiment: Experiment) -> dict[str, Any]:
         "tables": own_tables(experiment),
         "pictures": [picture for picture in pictures.get(experiment.kind, []) if picture],
         "published": published_table(experiment),
-        "samples": sample_rows(experiment) if experiment.kind == "detection" else (),
+        "breakdown": breakdown_table(parts, *pair) if pair else None,
+        "breakdown_picture": draw_breakdown(parts, *pair) if pair else None,
+        "side_by_side": side_by_side(experiment) if experiment.kind == "detection" else None,
     }
 
 
@@ -273,14 +292,16 @@ def _as_text(value: Any) -> str:
 # --- the text files ---------------------------------------------------------------------------------------------------
 
 
-def render_markdown(runs: Runs, experiments: Experiments) -> str:
+def render_markdown(runs: Runs, experiments: Experiments, *, subject: str | None = None) -> str:
     """Tables, unfinished runs and commands as GitHub-flavoured Markdown."""
     parts = ["# InfoMin Transfer: report", ""]
     for one in experiments:
         title = f"Detection: {one.title}" if one.kind == "detection" else one.title[:1].upper() + one.title[1:]
         parts += [f"## {_plain(title)} \\[{one.short}\\]", ""]
-        parts += [line for text in (headline(one), *facts(one)) if text for line in (_plain(text), "")]
+        parts += [line for text in (headline(one, subject=subject), *facts(one)) if text for line in (_plain(text), "")]
         parts += _markdown_tables(*own_tables(one), published_table(one))
+    if accounts := _accounts(runs, experiments):
+        parts += ["## Cost and what was tried", "", *_markdown_tables(*accounts)]
     pretrainings = _pretraining_table(runs, str)
     parts += ["## Pre-training", "", *_markdown_tables(pretrainings)] if pretrainings else []
     if runs.unfinished:

@@ -1,6 +1,5 @@
-"""The report's pictures, all as data URIs: curves as SVG, sheets as PNG, detections beside ground truth as JPEG.
-
-A picture is None (or a note in its place) where there is nothing to draw.
+"""The report's pictures, all as data URIs: curves as SVG, sheets as PNG. A picture is None where there is nothing
+to draw. Detections beside ground truth are side_by_side.py's.
 """
 
 from __future__ import annotations
@@ -16,30 +15,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
 from pretrain.base.plot_style import BLUE, BROWN, GREEN, GREY, PURPLE, QUIET, RED, TEAL, plot_style
-from transfer.compare.experiments import Experiment, metric_label, seed_of
+from transfer.compare.experiments import Experiment, metric_label
 from transfer.compare.results import Run
 from transfer.compare.run_files import is_number
 
 COLOURS = {"random": GREY, "supervised": BROWN, "infomin": BLUE}
 OTHER_COLOURS = (GREEN, PURPLE, RED, TEAL)
-BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 BROKEN_LINES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 PANEL_INCHES = (4.0, 2.9)
 SMOOTHING = 0.04  # share of a curve that the running mean spans
 MAX_SHEET_PIXELS = 1600
 LABEL_LENGTH = 27
-MAX_SAMPLES = 8
-SAMPLE_WIDTH = 320  # pixels of a drawn image
-SCORE_SHOWN = 0.3
-MAX_BELOW = 5
-SAMPLES_NOTE = (
-    f"Predictions with a score of {SCORE_SHOWN} or more; where a model has none, its best {MAX_BELOW} of those it left."
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ def plain_label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _svg(figure: Figure, *, alt: str, caption: str) -> Picture:
+def as_svg(figure: Figure, *, alt: str, caption: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -143,7 +133,9 @@ def pretraining_curves(run: Run) -> Picture | None:
         axes[2].set_ylim(bottom=0)
         axes[1].set_ylim(0, max(1.0, axes[1].get_ylim()[1]) if axes[1].get_ylim()[1] > 0.5 else None)
         caption = "Faint: as logged. Solid: running mean. Accuracy: how often the positive key scores highest of K + 1."
-        return _svg(figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption)
+        return as_svg(
+            figure, alt="Pre-training loss, contrastive accuracy and learning rate over steps", caption=caption
+        )
 
 
 def _negatives(run: Run) -> Any:
@@ -183,7 +175,7 @@ def detection_curves(experiment: Experiment) -> Picture | None:
         for axis in axes:
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(loc="best")
-        return _svg(
+        return as_svg(
             figure, alt=f"Detection: loss, {metric} and learning rate over iterations", caption="One line a seed."
         )
 
@@ -197,31 +189,39 @@ def ap_over_iterations(run: Run, metric: str) -> list[tuple[int, float]]:
 
 
 def seed_dots(experiment: Experiment) -> Picture | None:
-    """The leading metric of every seed as a dot, by initialisation; runs of one seed are joined, the mean is a bar."""
+    """The leading metric of every run as a dot, by initialisation; runs of one seed are joined, the mean is a bar.
+
+    A row with several pre-trainings has a column of dots for each, and what joins seeds is left out.
+    """
     rows, metric = list(experiment.rows), experiment.leading_metric
-    values = {row: experiment.figures(row, metric) for row in rows}
-    finite = {row: {seed: v for seed, v in by_seed.items() if math.isfinite(v)} for row, by_seed in values.items()}
-    if len(rows) < 2 or not any(finite.values()):
+    cells = {row: {k: v for k, v in experiment.cells(row, metric).items() if math.isfinite(v)} for row in rows}
+    if len(rows) < 2 or not any(cells.values()):
         return None
+    several = any(len({pretraining for pretraining, _ in found}) > 1 for found in cells.values())
     label = metric_label(metric)
     with plot_style():
         figure = Figure(figsize=(1.6 + 1.3 * len(rows), 2.9), layout="constrained")
         axis = figure.add_subplot()
-        for seed in sorted({seed for by_seed in finite.values() for seed in by_seed}):
-            line = [(i, finite[row][seed]) for i, row in enumerate(rows) if seed in finite[row]]
+        for seed in [] if several else sorted({seed for found in cells.values() for _, seed in found}):
+            line = [(i, v) for i, row in enumerate(rows) for (_, own), v in cells[row].items() if own == seed]
             axis.plot(*zip(*line, strict=True), color="#d1d5db", linewidth=1, zorder=1)
         for i, row in enumerate(rows):
-            points = list(finite[row].values())
-            if points:
-                axis.scatter([i] * len(points), points, color=colour_of(row, rows), s=26, zorder=3, clip_on=False)
-                axis.hlines(
-                    float(np.mean(points)), i - 0.22, i + 0.22, color=colour_of(row, rows), linewidth=2.5, zorder=2
-                )
+            colour, units = colour_of(row, rows), experiment.units(row, metric)
+            pretrainings = sorted({p for p, _ in cells[row]}, key=str)
+            step = 0.32 / max(1, len(pretrainings) - 1)
+            for place, pretraining in enumerate(pretrainings):
+                points = [v for (p, _), v in cells[row].items() if p == pretraining]
+                x = i + (place * step - 0.16 if len(pretrainings) > 1 else 0.0)
+                axis.scatter([x] * len(points), points, color=colour, s=22, zorder=3, clip_on=False)
+            if cells[row]:
+                mean = float(np.mean([value for value in units if math.isfinite(value)]))
+                axis.hlines(mean, i - 0.26, i + 0.26, color=colour, linewidth=2.5, zorder=2)
         axis.set_xticks(range(len(rows)), list(map(plain_label, rows)))
         axis.set(xlim=(-0.5, len(rows) - 0.5), ylabel=label, title=label)
         axis.grid(visible=False, axis="x")
-        caption = "A dot a seed, seeds joined; bar: mean. The axis does not start at zero."
-        return _svg(figure, alt=f"{label} of every seed by initialisation", caption=caption)
+        dots = "A dot a run, a column a pre-training" if several else "A dot a seed, seeds joined"
+        caption = f"{dots}; bar: mean. The axis does not start at zero."
+        return as_svg(figure, alt=f"{label} of every seed by initialisation", caption=caption)
 
 
 def readout_curves(experiment: Experiment) -> Picture | None:
@@ -243,7 +243,7 @@ def readout_curves(experiment: Experiment) -> Picture | None:
         axes[0].legend(loc="best")
         axes[2].set_ylim(bottom=0)
         caption = "One line a seed. The figure of the table is the last epoch's."
-        return _svg(figure, alt="Linear readout accuracy, loss and learning rate over epochs", caption=caption)
+        return as_svg(figure, alt="Linear readout accuracy, loss and learning rate over epochs", caption=caption)
 
 
 def sheet(path: Path) -> Picture:
@@ -261,82 +261,3 @@ def encode_image(image: Image.Image, kind: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """One test image.
-
-    cells: (column title, data URI, number of boxes).
-    note: why there is no picture, else empty.
-    """
-
-    name: str
-    cells: tuple[tuple[str, str, int], ...]
-    note: str = ""
-
-
-def sample_rows(experiment: Experiment) -> tuple[SampleRow, ...]:
-    """Up to MAX_SAMPLES images that every shown run has; of each initialisation the run of its lowest seed."""
-    shown = {row: next((run for run in runs if run.samples), None) for row, runs in experiment.rows.items()}
-    runs = {row: run for row, run in shown.items() if run is not None}
-    if not runs:
-        return ()
-    by_file = {row: {str(sample.get("file")): sample for sample in run.samples} for row, run in runs.items()}
-    first = next(iter(by_file.values()))
-    files = [file for file in first if all(file in samples for samples in by_file.values())]
-    colours = _class_colours(runs.values())
-    return tuple(
-        _row(file, {_title(row, runs[row]): by_file[row][file] for row in runs}, colours)
-        for file in files[:MAX_SAMPLES]
-    )
-
-
-def _title(row: str, run: Run) -> str:
-    return f"{row} (seed {seed_of(run)})"
-
-
-def _class_colours(runs: Any) -> dict[str, str]:
-    names = list(dict.fromkeys(name for run in runs for name in run.record.class_names))
-    return {name: BOX_COLOURS[i % len(BOX_COLOURS)] for i, name in enumerate(names)}
-
-
-def _row(file: str, samples: Mapping[str, Mapping[str, Any]], colours: Mapping[str, str]) -> SampleRow:
-    name = Path(file).name
-    try:
-        image = Image.fromarray(read_image(Path(file)))
-        columns = {"ground truth": next(iter(samples.values())).get("ground_truth", ())}
-        columns |= {title: shown_predictions(sample.get("predictions", ())) for title, sample in samples.items()}
-        cells = [
-            (title, encode_image(draw_boxes(image, boxes, colours), "JPEG"), len(boxes))
-            for title, boxes in columns.items()
-        ]
-    except DataError as error:
-        return SampleRow(name, (), f"no picture: {error}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # pictures decide no figure
-        return SampleRow(name, (), f"no picture: samples.json holds boxes of another form ({error!r})")
-    return SampleRow(name, tuple(cells))
-
-
-def shown_predictions(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those with a score of SCORE_SHOWN or more; if there is none, the best MAX_BELOW."""
-    ranked = sorted(predictions, key=lambda box: -float(box["score"]))
-    return [box for box in ranked if float(box["score"]) >= SCORE_SHOWN] or ranked[:MAX_BELOW]
-
-
-def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Image.Image:
-    """A copy of `image`, SAMPLE_WIDTH px wide, with each {"box": [x1, y1, x2, y2] px, "class", "score"?} drawn and named."""
-    scale = SAMPLE_WIDTH / image.width
-    canvas = image.resize((SAMPLE_WIDTH, max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
-    for box in boxes:
-        x1, y1, x2, y2 = (float(value) * scale for value in box["box"])
-        name = str(box.get("class", "?"))
-        colour = colours.get(name, BOX_COLOURS[0])
-        draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        text = f"{name} {float(box['score']):.2f}" if "score" in box else name
-        left, top, right, bottom = draw.textbbox((x1 + 2, max(0.0, y1 - 14)), text, font=font)
-        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)
-        draw.text((x1 + 2, max(0.0, y1 - 14)), text, fill="white", font=font)
-    return canvas

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pretrain.base.figures import Spread, spread
-from transfer.compare.experiments import Experiment, metric_label
+from transfer.compare.bootstrap import ImageBootstrap
+from transfer.compare.comparisons import Comparison, compared_with
+from transfer.compare.experiments import ONE_SEED, Experiment, metric_label
+from transfer.compare.headline import NO_SEED
 from transfer.compare.published import PublishedTable, published_for, why_not_beside
 from transfer.compare.results import protocol_of
-from transfer.compare.statistics import PairedDifference, paired_difference
+from transfer.compare.statistics import PairedDifference, spread_of_sources
 
-SPELT_OUT = 3  # rows against a baseline that a headline gives in full
-NO_SEED = "no common seed"
 UNVERIFIED_MARK = "\u2020"
 UNVERIFIED_NOTE = f"{UNVERIFIED_MARK} UNVERIFIED: recalled from the paper, not seen at its source."
 
@@ -36,7 +39,8 @@ def format_difference(value: PairedDifference | None, digits: int = 1) -> tuple[
     """Mean difference, n, interval and verdict, as cells."""
     if value is None:
         return ("n/a", "0", "n/a", NO_SEED)
-    return (f"{value.mean:+.{digits}f}", str(value.n), _interval(value, digits), value.verdict)
+    n = str(value.n) if value.unit == "seed" else f"{value.n} x {value.num_seeds}"
+    return (f"{value.mean:+.{digits}f}", n, _interval(value, digits), value.verdict)
 
 
 def _interval(value: PairedDifference, digits: int) -> str:
@@ -45,37 +49,121 @@ def _interval(value: PairedDifference, digits: int) -> str:
     return f"{value.mean - value.half_width:+.{digits}f} to {value.mean + value.half_width:+.{digits}f}"
 
 
-def difference(experiment: Experiment, row: str, metric: str) -> PairedDifference | None:
-    """A row minus the baseline, by the one rule; all rows of the experiment are the comparisons of one question."""
-    assert experiment.baseline is not None
-    return paired_difference(
-        experiment.figures(row, metric),
-        experiment.figures(experiment.baseline, metric),
-        comparisons=len(experiment.others),
-    )
+def format_images(value: ImageBootstrap | None, digits: int = 1) -> str:
+    """Interval over the test images, as a cell."""
+    if value is None:
+        return "n/a"
+    return f"{value.mean - value.half_width:+.{digits}f} to {value.mean + value.half_width:+.{digits}f}"
 
 
 def own_tables(experiment: Experiment) -> tuple[Table, ...]:
-    """The figures by initialisation, and the paired difference to the baseline where there is one and another row."""
+    """The figures by initialisation, the spread of both sources, and the paired difference to the baseline where there are."""
     means = Table(
         MEANS_TITLE.get(experiment.kind, "Figures by initialisation"),
         ("initialisation", "n", *_columns(experiment)),
         tuple(_mean_rows(experiment)),
-        (_unit(experiment),),
+        (_unit(experiment), *_what_stands_behind(experiment)),
     )
-    if not experiment.others:
-        return (means,)
-    cells, level = [], 0.95
-    for row in experiment.others:
-        for metric in experiment.metrics:
-            found = difference(experiment, row, metric)
-            level = found.level if found else level
-            cells.append((row, metric_label(metric), *format_difference(found, experiment.digits)))
+    sources = _sources_table(experiment)
+    tables = (means, sources) if sources else (means,)
+    return (*tables, _difference_table(experiment)) if experiment.others else tables
+
+
+def _difference_table(experiment: Experiment) -> Table:
+    assert experiment.baseline is not None
+    digits = experiment.digits
+    cells, found = [], []
+    for metric in experiment.metrics:
+        for one in compared_with(experiment, experiment.baseline, metric):
+            found.append(one)
+            test = one.difference.test if one.difference else None
+            p = "n/a" if test is None or one.holm is None else f"{test.cell()}; {one.holm:.3g}"
+            images = format_images(one.images, digits)
+            cells.append((one.row, metric_label(metric), *format_difference(one.difference, digits), p, images))
+    order = {row: place for place, row in enumerate(experiment.others)}
+    cells.sort(key=lambda cell: order[cell[0]])
     k = len(experiment.others)
-    rule = "Differences are taken seed by seed, over the n seeds that both have; the interval is Student's t for pairs"
-    rule += "." if k == 1 else f", 95 % for the {k} comparisons of a metric together ({100 * level:.4g} % each)."
-    columns = ("initialisation", "metric", "mean difference", "n", f"{100 * level:.4g} % interval", "verdict")
-    return (means, Table(f"Difference to {experiment.baseline}", columns, tuple(cells), (rule,)))
+    level = next((one.difference.level for one in found if one.difference), 0.95)
+    columns = (
+        "initialisation", "metric", "mean difference", "n", f"{100 * level:.4g} % interval", "verdict",
+        "exact p; Holm's", "over test images",
+    )  # fmt: skip
+    return Table(f"Difference to {experiment.baseline}", columns, tuple(cells), tuple(_rules(found, k, level)))
+
+
+def _rules(found: Sequence[Comparison], k: int, level: float) -> list[str]:
+    """What the columns of differences are."""
+    together = "" if k == 1 else f", 95 % for the {k} comparisons of a metric together ({100 * level:.4g} % each)"
+    known = [one.difference for one in found if one.difference]
+    notes = ["Differences are taken seed by seed, over the n seeds that both have; the verdict is that of the interval, "
+             f"Student's t for pairs{together}."]  # fmt: skip
+    if any(one.unit == "pre-training" for one in known):
+        notes[0] = (
+            "Differences are taken by pre-training and seed; n = pre-trainings x seeds. The pre-training is the unit, within "
+            f"which the seeds of fine-tuning are averaged. The verdict is that of the interval, Student's t with both sources of spread{together}."
+        )
+    if any(one.test for one in known):
+        notes.append(
+            "Exact p: two-sided sign flips of the differences, with the smallest p that so many can have (2 / 2^n: five seeds "
+            "cannot go below 0.0625); Holm's: the same adjusted for the rows of a metric."
+        )
+    if any(one.images for one in found):
+        images = next(one.images for one in found if one.images)
+        notes.append(
+            f"Over test images: how far another {images.n:,} test images of the kind would move the mean difference of these "
+            "very runs (paired bootstrap, 1,000 resamples); it knows nothing of seeds, as the interval before it knows nothing "
+            "of images. It takes the images as independent, which frames of one video are not."
+        )
+    return notes
+
+
+def _what_stands_behind(experiment: Experiment) -> list[str]:
+    """Rows whose spread is less than it looks."""
+    behind = {row: experiment.behind(row) for row in experiment.rows}
+    notes = []
+    single = [row for row, one in behind.items() if one.num_seeds == 1 and one.num_pretrainings < 2]
+    if single:
+        notes.append(f"One seed: {', '.join(single)}. No spread and no interval over seeds.")
+    once = [row for row, one in behind.items() if one.num_pretrainings == 1 and one.num_seeds > 1]
+    if once and experiment.kind in ("detection", "readout"):
+        notes.append(
+            f"One pre-training stands behind {', '.join(once)}: deviation and intervals are of fine-tuning alone, and another "
+            "pre-training of the same kind may lie outside them."
+        )
+    if any(one.num_pretrainings > 1 for one in behind.values()):
+        notes.append("n = pre-trainings x seeds of fine-tuning; mean and deviation are over the pre-trainings' means.")
+    return notes
+
+
+def _sources_table(experiment: Experiment) -> Table | None:
+    """Standard deviations between pre-trainings and between the seeds of one, for rows with several of both."""
+    cells = []
+    for row in experiment.rows:
+        for metric in experiment.metrics:
+            grid = _complete_grid(experiment, row, metric)
+            if grid is not None:
+                between, within = spread_of_sources(grid)
+                shape = f"{grid.shape[0]} x {grid.shape[1]}"
+                texts = (f"{value:.{experiment.digits}f}" for value in (between, within))
+                cells.append((row, metric_label(metric), shape, *texts))
+    columns = ("initialisation", "metric", "n", "between pre-trainings", "between seeds of one")
+    note = (
+        "Standard deviations of a single run's figure, by the random-effects analysis of variance; the first is 0 where the "
+        "means of the pre-trainings differ by no more than their seeds explain."
+    )
+    return Table("Sources of spread", columns, tuple(cells), (note,)) if cells else None
+
+
+def _complete_grid(experiment: Experiment, row: str, metric: str) -> np.ndarray | None:
+    """(P, S) figures of the seeds that all pre-trainings of a row have; None for fewer than two of either."""
+    cells = experiment.cells(row, metric)
+    by_pretraining: dict[int | None, set[int]] = {}
+    for pretraining, seed in cells:
+        by_pretraining.setdefault(pretraining, set()).add(seed)
+    seeds = sorted(set.intersection(*by_pretraining.values())) if by_pretraining else []
+    if len(by_pretraining) < 2 or len(seeds) < 2:
+        return None
+    return np.array([[cells[pretraining, seed] for seed in seeds] for pretraining in by_pretraining])
 
 
 MEANS_TITLE = {"detection": "AP by initialisation", "readout": "Readout by initialisation"}
@@ -104,9 +192,10 @@ def _mean_rows(experiment: Experiment) -> list[tuple[str, ...]]:
     """(row, n, mean ± deviation of every metric)."""
     cells = []
     for row in experiment.rows:
-        spreads = [spread(list(experiment.figures(row, metric).values())) for metric in experiment.metrics]
+        spreads = [spread(experiment.units(row, metric)) for metric in experiment.metrics]
         counts = {value.n for value in spreads if value is not None} or {0}
-        n = str(counts.pop()) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
+        behind = experiment.behind(row)
+        n = f"{min(counts)}-{max(counts)}" if len(counts) > 1 else behind.cell() if counts != {0} else "0"
         cells.append((row, n, *(format_spread(value, experiment.digits) for value in spreads)))
     return cells
 
@@ -138,59 +227,8 @@ def _published_table(published: PublishedTable, experiment: Experiment) -> Table
         sources = dict.fromkeys(f.source for f in shown if f is not None)
         cells.append((name, *texts, "; ".join(sources)))
     for row, n, *means in _mean_rows(experiment):
-        cells.append((f"ours: {row} (n = {n})", *means, "this report"))
+        cells.append((f"ours: {row} (n = {n.removesuffix(ONE_SEED)})", *means, "this report"))
     marked = any(UNVERIFIED_MARK in cell for row in cells for cell in row)
     notes = [*([published.note] if published.note else []), *([UNVERIFIED_NOTE] if marked else [])]
     columns = ("initialisation", *map(metric_label, experiment.metrics), "source")
     return Table(f"Published: {published.title}", columns, tuple(cells), tuple(notes))
-
-
-def headline(experiment: Experiment) -> str | None:
-    """One sentence: the leading metric of every row, and what the rule says of each against the baseline.
-
-    None without a baseline, a second row or any figure.
-    """
-    metric, baseline = experiment.leading_metric, experiment.baseline
-    if not experiment.others or not metric or baseline is None:
-        return None
-    if len(experiment.others) > SPELT_OUT:
-        return _headline_of_many(experiment, baseline)
-    parts = []
-    for row in experiment.rows:
-        value = spread([figure for figure in experiment.figures(row, metric).values() if math.isfinite(figure)])
-        if value is None:
-            parts.append(f"{row} has none")
-            continue
-        text = f"{row} {format_spread(value, experiment.digits)} (n = {value.n}"
-        if row != baseline:
-            text += f", {_against(difference(experiment, row, metric), baseline, experiment.digits)}"
-        parts.append(f"{text})")
-    return f"{experiment.name} [{experiment.short}], {metric_label(metric)}: {'; '.join(parts)}."
-
-
-def _headline_of_many(experiment: Experiment, baseline: str) -> str:
-    """Rows by verdict, each with its mean difference; figures and intervals are in the tables below."""
-    groups: dict[str, list[str]] = {}
-    for row in experiment.others:
-        found = difference(experiment, row, experiment.leading_metric)
-        mean = "" if found is None else f" ({found.mean:+.{experiment.digits}f}, n = {found.n})"
-        groups.setdefault(found.verdict if found else NO_SEED, []).append(row + mean)
-    order = ("higher", "lower", "not told apart", "one seed", NO_SEED)
-    parts = [f"{verdict}: {', '.join(groups[verdict])}" for verdict in order if verdict in groups]
-    where = f"{experiment.name} [{experiment.short}], {metric_label(experiment.leading_metric)}"
-    return f"{where}, {len(experiment.others)} rows against {baseline}. {'. '.join(map(_capital, parts))}."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _against(value: PairedDifference | None, baseline: str, digits: int) -> str:
-    if value is None:
-        return f"no seed in common with {baseline}"
-    mean = f"{value.mean:+.{digits}f}"
-    if value.n == 1:
-        return f"{mean} in one seed: whether it differs from {baseline} is not known"
-    words = {"higher": f"higher than {baseline}", "lower": f"lower than {baseline}"}
-    interval = "" if value.half_width is None else f", {100 * value.level:.4g} % interval {_interval(value, digits)}"
-    return f"{mean}{interval}: {words.get(value.verdict, f'not told apart from {baseline}')}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from pretrain.base.atomic import atomic_file
 from transfer.data.spec import VOC_2007_METRIC
 
+MATCHES = "voc_matches.npz"  # what each prediction met, image by image, for intervals over test images
 THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))  # IoU
 
 
@@ -33,8 +36,9 @@ class VocEvaluator(DatasetEvaluator):
     mean, as COCO's are. Equal scores are ordered by the image's place in the split, whichever process met it.
     """
 
-    def __init__(self, dataset_name: str) -> None:
-        """dataset_name: registered, its metadata with thing_classes and metric."""
+    def __init__(self, dataset_name: str, output_dir: Path | None = None) -> None:
+        """dataset_name: registered, its metadata with thing_classes and metric. output_dir: for MATCHES; None: none is written."""
+        self._output_dir = output_dir
         metadata = MetadataCatalog.get(dataset_name)
         self._records: list[dict[str, Any]] = DatasetCatalog.get(dataset_name)
         self._class_names: list[str] = metadata.thing_classes
@@ -66,12 +70,31 @@ class VocEvaluator(DatasetEvaluator):
         images = np.concatenate([np.full(len(rows), position) for position, rows in found] or [np.empty(0)]).astype(int)
         rows = np.concatenate([rows for _, rows in found] or [np.empty((0, 6))])
         table: dict[int, list[float]] = {}  # class -> AP at each threshold
+        kept: dict[str, np.ndarray] = {"eleven_points": np.array(self._eleven_points)}
         for category, truth in sorted(self._truth().items()):
             of_class = rows[:, 0] == category
-            precision = average_precision(
-                truth, images[of_class], rows[of_class, 1], rows[of_class, 2:], eleven_points=self._eleven_points
-            )
+            places, scores = images[of_class], rows[of_class, 1]
+            order, hit, counted = match_objects(truth, places, scores, rows[of_class, 2:])
+            objects = np.zeros(len(self._records), dtype=int)
+            for position, things in truth.items():
+                objects[position] = (things[:, 4] == 0).sum()
+            precision = [
+                precision_of(*curve, num_objects=int(objects.sum()), eleven_points=self._eleven_points)
+                for curve in zip(hit, counted, strict=True)
+            ]
             table[category] = [100.0 * value for value in precision]
+            parts = {
+                "image": places[order],
+                "score": scores[order],
+                "hit": hit,
+                "counted": counted,
+                "num_objects": objects,
+            }
+            kept |= {f"{category}/{name}": values for name, values in parts.items()}
+        if self._output_dir is not None:
+            self._output_dir.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self._output_dir / MATCHES) as file:
+                np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
         means = np.mean(list(table.values()), axis=0)
         results = {"AP": float(means.mean()), "AP50": float(means[0]), "AP75": float(means[5])}
         results |= {f"AP-{self._class_names[category]}": float(np.mean(row)) for category, row in table.items()}
@@ -91,13 +114,13 @@ class VocEvaluator(DatasetEvaluator):
         return {c: images for c, images in arrays.items() if any((rows[:, 4] == 0).any() for rows in images.values())}
 
 
-def average_precision(
-    truth: Mapping[int, np.ndarray], images: np.ndarray, scores: np.ndarray, boxes: np.ndarray, *, eleven_points: bool
-) -> list[float]:
-    """AP of one class at each of THRESHOLDS, in [0, 1].
+def match_objects(
+    truth: Mapping[int, np.ndarray], images: np.ndarray, scores: np.ndarray, boxes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order of the predictions, the best score first; and in that order whether each is a hit, and whether it counts, (T, n)
+    at each of THRESHOLDS.
 
-    truth: image -> rows of x1, y1, x2, y2, difficult; at least one object is not difficult.
-    images (n,), scores (n,), boxes (n, 4): the predictions.
+    truth: image -> rows of x1, y1, x2, y2, difficult. images (n,), scores (n,), boxes (n, 4): the predictions of one class.
 
     Each prediction, the best score first, is compared with the object that it overlaps most. A first hit is true, a second hit
     of the same object is false; a hit of a difficult object counts neither way (PASCAL VOC 2012 development kit, 4.4).
@@ -107,21 +130,22 @@ def average_precision(
     overlap = np.array([value for value, _ in best])
     target = np.array([(images[i], which) for i, (_, which) in zip(order, best, strict=True)], dtype=int).reshape(-1, 2)
     difficult = np.array([w >= 0 and bool(truth[int(i)][w, 4]) for i, w in target], dtype=bool)
-    num_objects = sum(int((rows[:, 4] == 0).sum()) for rows in truth.values())
-    result = []
-    for threshold in THRESHOLDS:
-        hit = overlap > threshold
-        candidates = np.flatnonzero(hit & ~difficult)
+    hits = np.zeros((len(THRESHOLDS), len(order)), dtype=bool)
+    counted = np.ones_like(hits)
+    for number, threshold in enumerate(THRESHOLDS):
+        near = overlap > threshold
+        candidates = np.flatnonzero(near & ~difficult)
         _, first = np.unique(target[candidates], axis=0, return_index=True)
-        true = np.zeros(len(order))
-        true[candidates[first]] = 1.0
-        false = np.where(hit & difficult, 0.0, 1.0 - true)
-        hits, alarms = np.cumsum(true), np.cumsum(false)
-        precision = hits / np.maximum(
-            hits + alarms, np.finfo(np.float64).eps
-        )  # nothing counts before the first of either
-        result.append(_curve_value(hits / num_objects, precision, eleven_points=eleven_points))
-    return result
+        hits[number, candidates[first]] = True
+        counted[number] = ~(near & difficult)
+    return order, hits, counted
+
+
+def precision_of(hit: np.ndarray, counted: np.ndarray, *, num_objects: int, eleven_points: bool) -> float:
+    """AP in [0, 1] out of one row of each of `match_objects`."""
+    hits, seen = np.cumsum(hit), np.cumsum(counted)
+    precision = hits / np.maximum(seen, np.finfo(np.float64).eps)  # nothing counts before the first of either
+    return _curve_value(hits / num_objects, precision, eleven_points=eleven_points)
 
 
 def _best_overlap(rows: np.ndarray | None, box: np.ndarray) -> tuple[float, int]:

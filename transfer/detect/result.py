@@ -24,7 +24,9 @@ from transfer.detect.trainer import SharedReaderMapper
 TASKS = ("bbox", "segm", "keypoints")
 METRICS = "metrics.json"  # Detectron2's, one object a line
 NUM_SAMPLES = 8
-SAMPLE_SCORE = 0.3  # predictions above this are shown; where none is, the best SAMPLE_FALLBACK
+SAMPLE_SCORE = (
+    0.05  # predictions above this are kept, the report chooses among them; where none is, the best SAMPLE_FALLBACK
+)
 SAMPLE_FALLBACK = 10
 
 

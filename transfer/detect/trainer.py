@@ -171,7 +171,7 @@ class DetectionTrainer(DefaultTrainer):
         inference_dir = Path(cfg.OUTPUT_DIR) / "inference"
         kind = _kind(dataset_name)
         if kind == "own_voc":
-            return VocEvaluator(dataset_name)
+            return VocEvaluator(dataset_name, inference_dir)
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
         if kind != "coco":

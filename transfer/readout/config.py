@@ -18,6 +18,7 @@ from pretrain.config import to_plain
 
 REFERENCE_BATCH = 256
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it
+PREDICTIONS = "predictions.csv"  # in a readout's folder: the last epoch's answer to every image of val/
 # How, not what: these leave the protocol's name alone.
 NOT_PROTOCOL = ("seed", "device", "precision", "num_workers")
 

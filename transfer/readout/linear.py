@@ -1,6 +1,7 @@
 """Linear readout: how much a linear classifier reads off the frozen encoder. Read `train_classifier` first.
 
-In: a frozen encoder, labelled images, `LinearConfig`. Out: the history (loss, top-1, top-5 of every epoch), and the check
+In: a frozen encoder, labelled images, `LinearConfig`. Out: the history (loss, top-1, top-5 of every epoch), the
+last epoch's answer to every validation image, and the check
 that no tensor of the encoder moved meanwhile.
 Source: docs/specification.md 1.7.
 """
@@ -46,6 +47,15 @@ class Validation:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class Trained:
+    """history: an entry an epoch. best: int64 (N, k) on the CPU, the k classes of the highest logits of every validation image
+    after the last epoch, the highest first; k = min(MAX_TOP, C)."""
+
+    history: tuple[dict[str, float], ...]
+    best: Tensor
+
+
 @torch.no_grad()
 def accuracy(logits: Tensor, labels: Tensor, *, k: int) -> tuple[float, float]:
     """Top-1 and top-k accuracy in percent. logits: (N, C), labels: (N,), 1 <= k <= C."""
@@ -62,8 +72,8 @@ def train_classifier(
     num_train: int,
     num_classes: int,
     announce: Callable[[str], None],
-) -> list[dict[str, float]]:
-    """SGD on one linear layer with nn.Linear's own initialisation (seeded); one entry an epoch.
+) -> Trained:
+    """SGD on one linear layer with nn.Linear's own initialisation (seeded); one entry of the history an epoch.
 
     batches: exactly config.epochs times ceil(num_train / batch_size) of them. Raises ConfigError when the loss or an
     accuracy stops being finite, with a rate to try; announces at once, once, that the loss is far above a constant answer's.
@@ -110,12 +120,13 @@ def train_classifier(
                     f"epoch {epoch + 1}: the training loss is {mean_loss:.3g}; a constant answer has {constant_answer:.3g}. "
                     f"{_lower_rate(config)}"
                 )
-            top1, top5 = accuracy(logits, validation.labels, k=min(MAX_TOP, num_classes))
+            k = min(MAX_TOP, num_classes)
+            top1, top5 = accuracy(logits, validation.labels, k=k)
             history.append(
                 {"epoch": epoch + 1, "learning_rate": rate, "train_loss": mean_loss, "top1": top1, "top5": top5}
             )
             bar.set_postfix({"loss": f"{mean_loss:.3f}", "top1": f"{top1:.1f}"})
-    return history
+    return Trained(tuple(history), logits.topk(k, dim=1).indices.cpu())
 
 
 def _diverged(config: LinearConfig, epoch: int, loss: float) -> str:
@@ -149,8 +160,8 @@ def measure(
     config: LinearConfig,
     *,
     announce: Callable[[str], None],
-) -> list[dict[str, float]]:
-    """Encode, train, validate. Returns the history; raises as `train_classifier`."""
+) -> Trained:
+    """Encode, train, validate. Raises as `train_classifier`."""
     title = "validation features"
     held_out = encode_table(encoder, val, RECIPES["center"], config, num_views=1, title=title)[0]
     if config.cached_views == 0:

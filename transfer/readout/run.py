@@ -6,6 +6,8 @@ readout is not run again.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,14 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.base.atomic import hold_folder
+from torch import Tensor
+
+from pretrain.base.atomic import hold_folder, write_text
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record, experiment_hash, find_finished
 from pretrain.base.same_run import require_same
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from transfer.conversion.initialisation import initialisation_of
-from transfer.readout.config import LinearConfig
+from transfer.readout.config import PREDICTIONS, LinearConfig
 from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
@@ -67,7 +71,7 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
     encoder runs for anything that cannot work, and ConfigError for a readout that diverges (the record says so then).
     """
     config = request.config
-    own = (RECORD, OLD_RESULT, OLD_STARTED)
+    own = (RECORD, PREDICTIONS, OLD_RESULT, OLD_STARTED)
     with nullcontext() if output_dir is None else hold_folder(output_dir, own=own):
         available, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
         train = available
@@ -90,13 +94,29 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
             if num_classes < MAX_TOP:
                 announce(f"{num_classes} classes: what is called top-5 is top-{num_classes} here, 100 % by definition")
             with encoder_stands_still(encoder.module) as hash_of:
-                history = measure(encoder, train, val, config, announce=announce)
+                trained = measure(encoder, train, val, config, announce=announce)
+            history = trained.history
+            if output_dir is not None:  # before the record: a finished readout has them
+                write_predictions(output_dir / PREDICTIONS, val, trained.best)
             return record.finish(
                 {name: history[-1][name] for name in ("top1", "top5")},
-                history=tuple(history),
+                history=history,
                 cost=record.spend(images=(config.cached_views or config.epochs) * len(train)),
                 details={**begun.details, "encoder": {"unchanged": True, "state_sha256": hash_of()}},
             )
+
+
+def write_predictions(path: Path, val: LabelledImages, best: Tensor) -> None:
+    """image, label, predicted, in_top5 (1 or 0): which images are right, for people and for intervals over test images.
+
+    best: (N, k) classes of each image, the likeliest first.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "label", "predicted", "in_top5"))
+    for name, label, found in zip(val.source.names, val.labels.tolist(), best.tolist(), strict=True):
+        writer.writerow((name, val.classes[label], val.classes[found[0]], int(label in found)))
+    write_text(path, text.getvalue())
 
 
 def new_record(request: Request, encoder: FrozenEncoder, images: Splits) -> Record:

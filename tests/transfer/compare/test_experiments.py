@@ -8,7 +8,7 @@ from pretrain.base.errors import ConfigError
 from pretrain.base.record import Initialisation, Record
 from tests.transfer.compare.old_runs import write_old_detection
 from tests.transfer.conftest import split, write_record
-from transfer.compare.experiments import group_runs, metric_label
+from transfer.compare.experiments import Behind, group_runs, metric_label
 from transfer.compare.results import read_run
 
 RANDOM = {"init": "random", "seed": 0, "ap50": 20.0}
@@ -163,14 +163,23 @@ def test_a_seed_measured_twice_is_averaged_within_it_and_said(detections):
     assert all(str(run.path) in note for run in experiment.rows["infomin"][:2])
 
 
-def test_several_pretrainings_within_a_seed_are_averaged_after_their_repeats_and_said(detections):
+def test_pretraining_and_seed_are_two_factors_and_the_pretraining_is_the_unit(detections):
     specs = [
-        {**INFOMIN, "ap50": ap50, "weights": f"{s}.pth", "pretraining": {"seed": s, "hash": "11aa22bb"}}
-        for s, ap50 in ((0, 10.0), (0, 20.0), (1, 45.0))
+        {**INFOMIN, "seed": seed, "ap50": ap50, "weights": f"{p}.pth", "pretraining": {"seed": p, "hash": "11aa22bb"}}
+        for p, seed, ap50 in ((0, 0, 10.0), (0, 0, 20.0), (0, 1, 25.0), (1, 0, 45.0), (1, 1, 35.0))
     ]
     (experiment,) = detections(*specs)
-    assert experiment.figures("infomin", "bbox/AP50") == {0: 30.0}  # not 25, the mean of all three
-    assert any("averaged over the seeds of pre-training within seed 0" in note for note in experiment.notes)
+    assert experiment.cells("infomin", "bbox/AP50") == {(0, 0): 15.0, (0, 1): 25.0, (1, 0): 45.0, (1, 1): 35.0}
+    assert experiment.units("infomin", "bbox/AP50") == [20.0, 40.0]
+    assert experiment.figures("infomin", "bbox/AP50") == {0: 30.0, 1: 30.0}  # of seed 0 not 25, the mean of all three
+    assert experiment.behind("infomin") == Behind(2, 2) and experiment.behind("infomin").cell() == "2 x 2"
+
+
+def test_one_pretraining_random_weights_and_a_lost_sidecar_are_told_apart(detections):
+    known = {**INFOMIN, "pretraining": {"seed": 0, "hash": "11aa22bb"}}
+    (experiment,) = detections(known, {**INFOMIN, "seed": 1}, RANDOM, {**RANDOM, "seed": 1}, {**RANDOM, "seed": 2})
+    assert experiment.behind("infomin") == Behind(1, 2) and experiment.behind("random") == Behind(0, 3)
+    assert set(experiment.cells("infomin", "bbox/AP50")) == {(0, 0), (0, 1)}
 
 
 def test_a_measurement_is_paired_by_the_seed_of_the_pretraining_that_it_measures(tmp_path):

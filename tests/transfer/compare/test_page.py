@@ -112,7 +112,7 @@ def test_figures_commands_proof_and_environment_stand_on_the_page(page):
     for words in (
         "28.0 ± 2.6",
         "57.0 ± 2.0",
-        "+7.0, 95 % interval +0.4 to +13.6: higher than random",
+        "infomin beats random by 7.0 box AP50 [0.4, 13.6]",
         "python tools/pretrain.py --config-file configs/pretrain/small_r18_64px.yaml",
         "python tools/linear_eval.py --init-name infomin seed=1",
         "python tools/train_net.py",
@@ -291,9 +291,18 @@ def test_near_experiments_stand_apart_and_say_what_differs(tmp_path, make_detect
 def test_the_baseline_of_the_report_is_the_one_that_is_asked_for(example_runs, tmp_path, no_curves):
     write_report([example_runs], tmp_path / "out", baseline="infomin")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Difference to infomin" in text and "lower than infomin" in text and "Difference to random" not in text
+    assert "Difference to infomin" in text and "random is below infomin by 7.0 box AP50" in text
+    assert "Difference to random" not in text
     with pytest.raises(ConfigError, match="did you mean infomin"):
         write_report([example_runs], tmp_path / "other", baseline="infomni")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_headline_speaks_of_the_row_that_is_asked_for(example_runs, tmp_path, no_curves):
+    write_report([example_runs], tmp_path / "out", subject="random")
+    assert "random is below infomin by 7.0" in (tmp_path / "out" / "report.md").read_text()
+    with pytest.raises(ConfigError, match="--subject radnom: no row has this name; did you mean random"):
+        write_report([example_runs], tmp_path / "other", subject="radnom")
     assert not (tmp_path / "other").exists()
 
 

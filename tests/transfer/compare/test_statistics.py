@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.benchmarks.false_alarms import every_seed_rule, paired_rule, simulate, spread_rule
-from transfer.compare.statistics import paired_difference
+from transfer.compare.statistics import compare_cells, holm, paired_difference, permutation_test, spread_of_sources
 
 
 @pytest.mark.parametrize("n", [2, 3, 9])
@@ -104,3 +104,100 @@ def test_a_difference_of_two_deviations_is_found_with_ten_seeds_and_seldom_with_
     assert power(20, 1.0) > 0.8  # where the spread rule finds nothing
     drawn = simulate(500, 20, effects=(1.0, 0.0), shared=2.0, rng=np.random.default_rng(1))
     assert spread_rule(drawn[:, 0], drawn[:, 1]).mean() < 0.01
+
+
+# --- pre-trainings and seeds ------------------------------------------------------------------------------------------
+
+
+def grid_of(values, pretrainings=True):
+    values = np.asarray(values)
+    return {
+        (p if pretrainings else None, s): float(values[p, s])
+        for p in range(values.shape[0])
+        for s in range(values.shape[1])
+    }
+
+
+def test_with_one_pretraining_the_rule_is_the_paired_one():
+    ours, baseline = [31.0, 33.0, 32.5], [30.0, 31.0, 32.0]
+    expected = paired_difference(dict(enumerate(ours)), dict(enumerate(baseline)), comparisons=2)
+    assert compare_cells(grid_of([ours]), grid_of([baseline], pretrainings=False), comparisons=2) == expected
+    assert (
+        compare_cells(grid_of([ours], pretrainings=False), {(7, s): v for s, v in enumerate(baseline)}, comparisons=2)
+        == expected
+    )
+
+
+def test_both_sources_of_spread_widen_the_interval_by_a_slow_reference():
+    rng = np.random.default_rng(0)
+    ours, baseline = 5 + rng.normal(0, 2, (4, 1)) + rng.normal(0, 1, (4, 5)), rng.normal(0, 1, 5)
+    found = compare_cells(grid_of(ours), grid_of([baseline], pretrainings=False))
+    table = ours - baseline
+    of_p = [np.mean(row) for row in table]
+    of_s = [np.mean(column) for column in table.T]
+    mean = np.mean(of_p)
+    ms_p = 5 * sum((m - mean) ** 2 for m in of_p) / 3
+    ms_s = 4 * sum((m - mean) ** 2 for m in of_s) / 4
+    freedom = (ms_p + ms_s) ** 2 / (ms_p**2 / 3 + ms_s**2 / 4)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt((ms_p + ms_s) / 20))
+    assert (found.mean, found.n, found.unit, found.num_seeds) == (pytest.approx(mean), 4, "pre-training", 5)
+    assert found.half_width > stats.t.ppf(0.975, 3) * np.std(of_p, ddof=1) / 2 * 0.9
+    turned = compare_cells(grid_of([baseline], pretrainings=False), grid_of(ours))
+    assert turned.mean == pytest.approx(-found.mean) and turned.half_width == pytest.approx(found.half_width)
+
+
+def test_two_pretrainings_have_the_wider_of_both_one_way_intervals():
+    ours = np.array([[10.0, 12.0, 11.0], [11.0, 13.5, 11.5]])
+    found = compare_cells(grid_of(ours), grid_of([[1.0, 2.0, 3.0]], pretrainings=False))
+    table = ours - [1.0, 2.0, 3.0]
+    one_way = [
+        stats.t.ppf(0.975, len(m) - 1) * np.std(m, ddof=1) / np.sqrt(len(m)) for m in (table.mean(1), table.mean(0))
+    ]
+    assert found.half_width == pytest.approx(max(one_way))
+
+
+def test_two_rows_with_pretrainings_are_paired_by_both_seeds_and_a_run_each_by_the_pretraining():
+    ours = {(p, s): 10.0 * p + s for p in range(3) for s in range(2)}
+    found = compare_cells({key: value + 1 + 0.1 * key[0] for key, value in ours.items()}, ours)
+    assert found.mean == pytest.approx(1.1) and found.differences == pytest.approx((1.0, 1.1, 1.2))
+    diagonal = {(k, k): 5.0 + k for k in range(3)}
+    found = compare_cells(diagonal, {(None, k): 1.0 for k in range(3)})
+    assert (found.n, found.num_seeds, found.mean) == (3, 1, 5.0) and found.half_width is not None
+    assert compare_cells({(0, 0): 1.0, (1, 0): 2.0}, {(None, 5): 1.0}) is None
+
+
+def test_the_sources_of_spread_are_those_of_the_random_effects_model():
+    rng = np.random.default_rng(1)
+    grid = 3.0 * rng.normal(size=(4000, 1)) + 0.5 * rng.normal(size=(4000, 4))
+    assert spread_of_sources(grid) == pytest.approx((3.0, 0.5), rel=0.05)
+    assert spread_of_sources(np.array([[1.0, 3.0], [3.0, 1.0]]))[0] == 0.0
+
+
+# --- p values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_the_exact_p_is_scipys(n):
+    differences = np.random.default_rng(n).normal(0.8, 1, n)
+    expected = stats.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    found = permutation_test(differences)
+    assert found.p == pytest.approx(expected.pvalue) and found.floor == 2 / 2**n and found.n == n
+
+
+def test_five_seeds_cannot_go_below_their_floor_and_say_so():
+    found = permutation_test([9.0, 9.1, 9.2, 9.3, 9.4])
+    assert found.p == found.floor == 0.0625 and found.cell() == "0.0625 (floor 0.062)"
+    assert permutation_test([0.0, 0.0]).p == 1.0
+
+
+def test_many_seeds_are_drawn_and_never_have_p_zero():
+    rng = np.random.default_rng(0)
+    assert 0 < permutation_test(rng.normal(5, 1, 30)).p < 1e-3 and permutation_test(rng.normal(0, 1, 30)).p > 0.05
+
+
+def test_holm_by_hand():
+    assert (
+        holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))
+        and holm([0.6, 0.9]) == (1.0, 1.0)
+        and holm([]) == ()
+    )

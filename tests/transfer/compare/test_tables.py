@@ -12,7 +12,6 @@ from transfer.compare.tables import (
     UNVERIFIED_MARK,
     format_difference,
     format_spread,
-    headline,
     own_tables,
     published_note,
     published_table,
@@ -86,18 +85,19 @@ def test_ap_by_initialisation_shows_mean_deviation_and_n(experiment_of):
 def test_one_seed_shows_no_deviation_no_interval_and_no_verdict(experiment_of):
     experiment = experiment_of({"random": [20.0], "infomin": [26.0]})
     ap = cells(own_tables(experiment)[0])
-    assert ap["random"]["box AP50"] == "20.0" and ap["random"]["n"] == "1"
+    assert ap["random"]["box AP50"] == "20.0" and ap["random"]["n"] == "1 (one seed)"
     row = difference_of(experiment, "infomin")
     assert (row["mean difference"], row["n"], row["95 % interval"], row["verdict"]) == (
         "+6.0", "1", "n/a (one seed)", "one seed"
     )  # fmt: skip
-    assert "whether it differs from random is not known" in headline(experiment)
+    assert any("One seed: random, infomin" in note for note in own_tables(experiment)[0].notes)
 
 
 def test_differences_are_paired_by_seed_with_n_interval_and_verdict(experiment_of):
     row = difference_of(experiment_of(), "infomin")
     expected = paired_difference(dict(enumerate(SCORES["infomin"])), dict(enumerate(SCORES["random"])))
-    assert tuple(row.values())[2:] == format_difference(expected)
+    assert tuple(row.values())[2:6] == format_difference(expected)
+    assert row["exact p; Holm's"] == "0.25 (floor 0.25); 0.25" and row["over test images"] == "n/a"
     assert (row["mean difference"], row["n"], row["verdict"]) == ("+7.0", "3", "higher")
 
 
@@ -108,41 +108,16 @@ def test_several_rows_against_one_baseline_share_its_five_percent(experiment_of)
     assert difference_of(experiment, "infomin")["verdict"] == "not told apart"  # alone it is higher
 
 
-def test_differences_and_headline_are_to_the_baseline_that_is_asked_for(experiment_of):
+def test_differences_are_to_the_baseline_that_is_asked_for(experiment_of):
     experiment = experiment_of(baseline="infomin")
     assert own_tables(experiment)[1].title == "Difference to infomin"
     assert difference_of(experiment, "random")["mean difference"] == "-7.0"
-    assert "random 21.0 ± 1.0 (n = 3, -7.0, 95 % interval -13.6 to -0.4: lower than infomin)" in headline(experiment)
 
 
-def test_without_a_baseline_there_is_no_difference_and_no_headline(experiment_of):
+def test_without_a_baseline_there_is_no_difference(experiment_of):
     experiment = experiment_of({"infomin": [26.0], "supervised": [28.0]})
-    assert len(own_tables(experiment)) == 1 and headline(experiment) is None
+    assert len(own_tables(experiment)) == 1
     assert experiment.notes == ("No differences: no row is called random; --baseline names the row to compare with.",)
-
-
-def test_a_row_without_the_leading_figure_does_not_take_the_headline_from_the_others(detections):
-    base = {"seed": 0, "ap50": 20.0}
-    rows = [
-        {**base, "init": "random"},
-        {**base, "init": "infomin"},
-        {**base, "init": "mine", "figures": {"bbox/AP": 1.0}},
-    ]
-    assert "infomin 20.0 (n = 1, +0.0 in one seed" in (text := headline(*detections(*rows))) and "mine has none" in text
-
-
-def test_a_headline_of_many_rows_groups_them_by_verdict(experiment_of):
-    scores = {
-        "random": [20.0, 20.1, 20.2],
-        "up": [40.0, 40.1, 40.3],
-        "down": [9.0, 9.1, 9.3],
-        "same": [20.1, 20.0, 20.2],
-    }
-    text = headline(experiment_of({**scores, "once": [90.0]}))
-    assert text.endswith(
-        "4 rows against random. Higher: up (+20.0, n = 3). Lower: down (-11.0, n = 3). Not told apart: same (+0.0, n = 3). "
-        "One seed: once (+70.0, n = 1)."
-    )
 
 
 def test_n_is_a_range_where_a_metric_lacks_a_seed(detections):
@@ -154,12 +129,27 @@ def test_n_is_a_range_where_a_metric_lacks_a_seed(detections):
     assert row["n"] == "1-2" and row["box AP50"].startswith("25.0") and row["box AP"] == "11.0"
 
 
-def test_the_headline_names_experiment_and_metric_and_gives_n_interval_and_verdict(experiment_of):
-    experiment = experiment_of()
-    assert headline(experiment) == (
-        f"demo/R_18_FPN_small [{experiment.short}], box AP50: random 21.0 ± 1.0 (n = 3); "
-        "infomin 28.0 ± 2.6 (n = 3, +7.0, 95 % interval +0.4 to +13.6: higher than random)."
-    )
+# --- pre-trainings ----------------------------------------------------------------------------------------------------
+
+
+def test_one_pretraining_is_said_and_several_show_both_sources_of_spread(detections):
+    def own(p, s):
+        return {
+            "init": "infomin", "seed": s, "ap50": 30.0 + 4 * p + s, "weights": f"{p}.pth", "pretraining": {"seed": p, "hash": "ab"}
+        }  # fmt: skip
+
+    random = [{"init": "random", "seed": s, "ap50": 20.0 + 2 * s} for s in range(3)]
+    (once,) = detections(*random, *(own(0, s) for s in range(3)))
+    assert "One pre-training stands behind infomin" in " ".join(own_tables(once)[0].notes)
+    (several,) = detections(*random, *(own(p, s) for p in range(3) for s in range(3)))
+    means, sources, differences = own_tables(several)
+    assert not any("One pre-training stands" in note for note in means.notes)
+    assert cells(means)["infomin"]["n"] == "3 x 3" and cells(means)["infomin"]["box AP50"] == "35.0 ± 4.0"
+    assert cells(means)["random"]["n"] == "3"
+    row = next(row for row in sources.rows if row[:2] == ("infomin", "box AP50"))
+    assert row[2:] == ("3 x 3", "4.0", "1.0")  # sqrt(16 - 1 / 3)
+    row = next(row for row in differences.rows if row[1] == "box AP50")
+    assert row[2:4] == ("+13.0", "3 x 3") and "within" in differences.notes[0]
 
 
 # --- published figures ------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from transfer.compare.image_results import VOC_MATCHES, _voc_matches
+from transfer.compare.matches import average_precision
 from transfer.data.spec import VOC_2007_METRIC, VOC_METRIC, parse_spec, prepare_data
 from transfer.detect.evaluation import THRESHOLDS, VocEvaluator
 
@@ -210,6 +212,40 @@ def test_equal_scores_are_ordered_by_the_split_whichever_process_comes_first(reg
             detect(evaluator, image, (0, 0.5, BOX if image == "a" else FAR))
         results.append(evaluator.evaluate()["bbox"]["AP50"])
     assert results == [50, 50]
+
+
+@pytest.mark.parametrize("metric", [VOC_METRIC, VOC_2007_METRIC])
+def test_what_is_kept_of_every_image_gives_the_ap_of_images_that_stand_several_times(
+    register, tmp_path, metric
+) -> None:
+    """The matches left for intervals over test images, against the evaluator on images that really stand so often."""
+    rng = np.random.default_rng(0)
+    truth, found = [], []
+    for _ in range(12):
+        corners = rng.uniform(0, 60, (3, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(10, 40, (3, 2))], axis=1)
+        truth.append([(i % 2, box.tolist(), int(rng.random() < 0.2)) for i, box in enumerate(boxes)])
+        found.append(
+            [(i % 2, float(rng.random()), (box + rng.normal(0, 3, 4)).tolist()) for i, box in enumerate(boxes)]
+        )
+
+    def evaluate(weights, output_dir=None):
+        names = [(str(i), f"{i} {k}") for i, count in enumerate(weights) for k in range(count)]
+        evaluator = register([record(name, *truth[int(i)]) for i, name in names], ["cat", "dog"], metric)
+        evaluator._output_dir = output_dir
+        for i, name in names:
+            detect(evaluator, name, *found[int(i)])
+        result = evaluator.evaluate()["bbox"]
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+        return [result[name] for name in ("AP", "AP50", "AP75")]
+
+    weights = np.concatenate([np.ones((1, 12), int), rng.multinomial(12, [1 / 12] * 12, size=5)])
+    expected = [evaluate(weights[0], tmp_path), *map(evaluate, weights[1:])]
+    ours = average_precision(_voc_matches(tmp_path / VOC_MATCHES), weights)
+    np.testing.assert_allclose(np.stack([ours.mean(1), ours[:, 0], ours[:, 5]], 1), expected, atol=1e-10)
+    assert np.ptp(ours[1:, 0]) > 1
+    register([], [])  # what the fixture forgets
 
 
 @pytest.mark.parametrize("kind", ["voc", "voc07"])

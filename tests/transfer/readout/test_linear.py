@@ -30,7 +30,19 @@ def make_problem(seed=0, views=2):
 
 def train(config, table, labels, validation):
     batches = cached_batches(table, labels, config)
+    return trained(config, batches, validation).history
+
+
+def trained(config, batches, validation):
     return train_classifier(batches, validation, config, num_train=N, num_classes=C, announce=lambda text: None)
+
+
+def test_the_last_epochs_answers_give_its_accuracy():
+    table, labels, validation = make_problem()
+    found = trained(TINY, cached_batches(table, labels, TINY), validation)
+    right = found.best == validation.labels[:, None]
+    assert found.history[-1]["top1"] == pytest.approx(100 * right[:, 0].float().mean().item())
+    assert found.best.shape == (9, C) and 0 < right[:, 0].sum() < 9  # four classes: top-5 is all of them
 
 
 def slow_accuracy(logits, labels, k):
@@ -198,9 +210,9 @@ def test_views_cached_for_every_epoch_give_the_history_of_fresh_views(class_fold
     train_images, val = load_splits(class_folders)
     config = replace(TINY, epochs=2, image_size=32, learning_rate=0.1)
     encoder = load_frozen_encoder("random:resnet18", config, branch=None)
-    fresh = measure(encoder, train_images, val, config, announce=print)
-    cached = measure(encoder, train_images, val, replace(config, cached_views=2), announce=print)
-    one_view = measure(encoder, train_images, val, replace(config, cached_views=1), announce=print)
+    fresh = measure(encoder, train_images, val, config, announce=print).history
+    cached = measure(encoder, train_images, val, replace(config, cached_views=2), announce=print).history
+    one_view = measure(encoder, train_images, val, replace(config, cached_views=1), announce=print).history
     for a, b in zip(fresh, cached, strict=True):
         assert a == pytest.approx(b, rel=1e-3)
     assert fresh[1]["train_loss"] != pytest.approx(one_view[1]["train_loss"], rel=1e-3)

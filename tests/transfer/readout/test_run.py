@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from pretrain.run.precision import Precision
 from transfer.readout import run as linear_run
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder, state_hash
+from transfer.readout.linear import Trained
 from transfer.readout.run import OLD_RESULT, OLD_STARTED, Request, run_readout
 
 TINY = LinearConfig(
@@ -93,6 +95,17 @@ def test_the_record_holds_what_a_table_needs(request_of, class_folders, tmp_path
     assert protocol["is_paper"] is False and "cached_views=1" in protocol["differs"]
     assert protocol["top5_k"] == 3 and any("top-3" in line for line in said)
     assert record.cost.images == 6 and record.cost.seconds > 0
+
+
+def test_every_validation_image_stands_in_the_predictions_with_its_figures(request_of, class_folders, tmp_path):
+    record = run_readout(request_of(), tmp_path / "out", announce=print)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == list(ImageSource(class_folders / "val").names)
+    assert all(row["label"] == row["image"].partition("/")[0] for row in rows)
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert record.figures["top1"] == pytest.approx(100 * sum(right) / len(rows))
+    assert record.figures["top5"] == pytest.approx(100 * sum(row["in_top5"] == "1" for row in rows) / len(rows))
 
 
 def test_an_experiment_is_data_settings_encoder_and_precision_and_not_who_is_measured(request_of, tmp_path):
@@ -226,7 +239,7 @@ def test_an_interrupted_readout_starts_again(request_of, tmp_path, monkeypatch):
     (tmp_path / "out" / OLD_STARTED).write_text("of a kill before records were written")
     done, _ = run(request_of(), tmp_path / "out")
     assert (done.status, len(done.commands)) == ("done", 2)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"record.json", "run.lock"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"record.json", "predictions.csv", "run.lock"}
 
 
 def test_a_readout_that_did_not_finish_gives_way_to_another(request_of, tmp_path, monkeypatch):
@@ -289,7 +302,8 @@ def test_a_rate_that_is_far_too_high_is_announced_once_in_the_epoch_that_shows_i
 
 
 def test_the_papers_protocol_says_that_it_is(request_of, monkeypatch):
-    monkeypatch.setattr(linear_run, "measure", lambda *a, **options: [{"train_loss": 0.0, "top1": 1.0, "top5": 2.0}])
+    one = Trained(({"train_loss": 0.0, "top1": 1.0, "top5": 2.0},), torch.zeros(1, 1))
+    monkeypatch.setattr(linear_run, "measure", lambda *a, **options: one)
     request = replace(request_of(), config=LinearConfig(device="cpu", num_workers=0, seed=4))
     protocol = run_readout(request, None, announce=lambda text: None).details["protocol"]
     assert protocol["is_paper"] and protocol["differs"] == [] and protocol["views"] == "a new view each epoch"
