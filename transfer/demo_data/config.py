@@ -19,6 +19,7 @@ CLASS_NAMES = tuple(KINDS)
 class SyntheticConfig:
     """The demo data set. Sides are in pixels; fractions are of the image side or of an object's own pixels.
 
+    num_classes: the first ones of CLASS_NAMES.
     num_unlabelled: object-centred images for pre-training.
     num_readout: object-centred images for the readout's validation.
     num_train_scenes, num_test_scenes: labelled scenes.
@@ -27,10 +28,12 @@ class SyntheticConfig:
     min_cover, max_cover: an object's long side over `image_size`.
     min_object, max_object: an object's long side in a scene.
     min_objects, max_objects: objects placed in a scene.
+    min_clutter, max_clutter: things of no class behind the objects of a scene.
     min_visible: fraction of an object that must stay visible.
     """
 
     seed: int = 0
+    num_classes: int = len(CLASS_NAMES)
     num_unlabelled: int = 10_000
     num_readout: int = 1_000
     num_train_scenes: int = 160
@@ -43,6 +46,8 @@ class SyntheticConfig:
     max_object: int = 80
     min_objects: int = 3
     max_objects: int = 6
+    min_clutter: int = 3
+    max_clutter: int = 8
     min_visible: float = 0.35
     jpeg_quality: int = 92
 
@@ -51,12 +56,14 @@ class SyntheticConfig:
         counts = ("num_unlabelled", "num_readout", "num_train_scenes", "num_test_scenes")
         for names, low, high, unit in (
             (("seed",), 0, None, ""),
+            (("num_classes",), 1, len(CLASS_NAMES), ""),
             *(((name,), 0, 999_999, "") for name in counts),
             (("image_size",), 32, 512, " px"),
             (("scene_size",), 64, 1024, " px"),
             (("min_cover", "max_cover"), 0.2, 1, ""),
             (("min_object", "max_object"), 16, self.scene_size, " px (the scene's side)"),
             (("min_objects", "max_objects"), 1, 12, ""),
+            (("min_clutter", "max_clutter"), 0, 12, ""),
             (("min_visible",), 0.25, 1, ""),
             (("jpeg_quality",), 50, 100, ""),
         ):
@@ -65,6 +72,11 @@ class SyntheticConfig:
             if not all(before <= after for before, after in pairwise(ordered)):  # not so for NaN either
                 limits = f"{low} <= {' <= '.join(names)}" + ("" if high is None else f" <= {high}{unit}")
                 raise ConfigError(f"synthetic data: expected {limits}, found {', '.join(map(str, values))}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of this data set, in the order of its labels."""
+        return CLASS_NAMES[: self.num_classes]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready dictionary."""
