@@ -19,12 +19,12 @@ CLASS_NAMES = tuple(KINDS)
 class SyntheticConfig:
     """The demo data set. Sides are in pixels; fractions are of the image side or of an object's own pixels.
 
-    num_classes: the first ones of CLASS_NAMES.
     num_unlabelled: object-centred images for pre-training.
     num_readout: object-centred images for the readout's validation.
     num_train_scenes, num_test_scenes: labelled scenes.
     image_size: side of object-centred images.
     scene_size: side of scenes.
+    num_scene_classes: how many kinds of objects scenes hold, the first ones of CLASS_NAMES; images for pre-training hold all.
     min_cover, max_cover: an object's long side over `image_size`.
     min_object, max_object: an object's long side in a scene.
     min_objects, max_objects: objects placed in a scene.
@@ -33,13 +33,13 @@ class SyntheticConfig:
     """
 
     seed: int = 0
-    num_classes: int = len(CLASS_NAMES)
     num_unlabelled: int = 10_000
     num_readout: int = 1_000
     num_train_scenes: int = 160
     num_test_scenes: int = 200
     image_size: int = 96
     scene_size: int = 192
+    num_scene_classes: int = len(CLASS_NAMES)
     min_cover: float = 0.75
     max_cover: float = 0.95
     min_object: int = 28
@@ -56,7 +56,7 @@ class SyntheticConfig:
         counts = ("num_unlabelled", "num_readout", "num_train_scenes", "num_test_scenes")
         for names, low, high, unit in (
             (("seed",), 0, None, ""),
-            (("num_classes",), 1, len(CLASS_NAMES), ""),
+            (("num_scene_classes",), 1, len(CLASS_NAMES), ""),
             *(((name,), 0, 999_999, "") for name in counts),
             (("image_size",), 32, 512, " px"),
             (("scene_size",), 64, 1024, " px"),
@@ -74,9 +74,9 @@ class SyntheticConfig:
                 raise ConfigError(f"synthetic data: expected {limits}, found {', '.join(map(str, values))}")
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of this data set, in the order of its labels."""
-        return CLASS_NAMES[: self.num_classes]
+    def scene_class_names(self) -> tuple[str, ...]:
+        """The classes of labelled scenes, in the order of their labels."""
+        return CLASS_NAMES[: self.num_scene_classes]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready dictionary."""

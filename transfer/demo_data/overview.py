@@ -12,9 +12,9 @@ from transfer.demo_data.scenes import render_object_image, render_scene
 def draw_overview(config: SyntheticConfig, *, columns: int = 12, num_scenes: int = 12) -> np.ndarray:
     """One row of `columns` object-centred images a class, then `num_scenes` training scenes, each beside its annotation."""
     rows = []
-    for class_index in range(config.num_classes):
+    for class_index in range(len(CLASS_NAMES)):
         images = [
-            render_object_image(config, config.seed, class_index + config.num_classes * k)[0] for k in range(columns)
+            render_object_image(config, config.seed, class_index + len(CLASS_NAMES) * k)[0] for k in range(columns)
         ]
         rows.append(np.hstack(images))
     width = rows[0].shape[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from transfer.demo_data.config import SyntheticConfig
+from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.objects import Light, Sprite, random_light, render_sprite
 from transfer.demo_data.photos import photo_crop, random_colour, recolour
 from transfer.demo_data.shapes import box, ellipse, smooth, turned
@@ -136,13 +136,13 @@ def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def render_object_image(
     config: SyntheticConfig, seed: int, index: int, *, split: str = "train"
 ) -> tuple[np.ndarray, int]:
-    """Object-centred image `index` of split train or val: ((image_size, image_size, 3) uint8 RGB, class index = index modulo the classes).
+    """Object-centred image `index` of split train or val: ((image_size, image_size, 3) uint8 RGB, class index = index % 8).
 
     One object over 75-95 % of the side (configuration), off centre, at times partly covered, before a background far out of
     focus, as portraits are taken: what is particular to the image is then mostly the object, not what happens to lie behind.
     """
     rng = sample_rng(seed, f"unlabelled/{split}", index)
-    class_index, side = index % config.num_classes, config.image_size
+    class_index, side = index % len(CLASS_NAMES), config.image_size
     light = random_light(rng)
     image = background(rng, side, light, num_clutter=int(rng.integers(0, 4)), defocus=1.0, blur=(2.5, 6.0))
     sprite = render_sprite(
@@ -178,7 +178,9 @@ def render_scene(
     owner = np.full((side, side), -1, np.int32)
     placed: list[tuple[int, int]] = []  # class index, own number of pixels
     count = int(rng.integers(config.min_objects, config.max_objects + 1))
-    classes = np.concatenate([rng.permutation(config.num_classes), rng.integers(0, config.num_classes, 12)])[:count]
+    classes = np.concatenate(
+        [rng.permutation(config.num_scene_classes), rng.integers(0, config.num_scene_classes, 12)]
+    )[:count]
     for class_index in classes.tolist():
         long_side = float(np.exp(rng.uniform(np.log(config.min_object), np.log(config.max_object))))
         sprite = render_sprite(class_index, long_side=long_side, light=light, rng=rng)

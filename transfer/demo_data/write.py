@@ -100,7 +100,7 @@ def is_complete(root: Path, config: SyntheticConfig) -> bool:
 def _fill(
     config: SyntheticConfig, root: Path, *, num_workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
-    classes = [f"unlabelled/{split}/{name}" for split in ("train", "val") for name in config.class_names]
+    classes = [f"unlabelled/{split}/{name}" for split in ("train", "val") for name in CLASS_NAMES]
     coco = ["coco/annotations", "coco/train", "coco/test"]
     for folder in (*classes, *coco, "voc/JPEGImages", "voc/Annotations", "voc/ImageSets/Main"):
         (root / folder).mkdir(parents=True)
@@ -128,7 +128,7 @@ def _fill(
     for split, annotated in scenes.items():
         write_json(
             root / f"coco/annotations/instances_{split}.json",
-            coco_dataset(annotated, config.scene_size, config.class_names),
+            coco_dataset(annotated, config.scene_size, config.scene_class_names),
         )
         _write_voc(root, split, annotated, config.scene_size)
     record = {**_record(config), "sample_list_sha256": _listing_digest(root), "images_sha256": digest.hexdigest()}
@@ -141,7 +141,7 @@ def _record(config: SyntheticConfig) -> dict[str, Any]:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "config": config.to_dict(),
-        "classes": list(config.class_names),
+        "classes": list(CLASS_NAMES),
     }
 
 

@@ -14,8 +14,8 @@ from transfer.demo_data.config import SyntheticConfig
     "values",
     [
         {"seed": -1},
-        {"num_classes": 0},
-        {"num_classes": 9},
+        {"num_scene_classes": 0},
+        {"num_scene_classes": 9},
         {"num_unlabelled": -1},
         {"image_size": 8},
         {"scene_size": 32},
