@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def coco_objects(objects: list[SceneObject]) -> list[dict[str, Any]]:
     return records
 
 
-def coco_dataset(scenes: list[list[dict[str, Any]]], side: int) -> dict[str, Any]:
+def coco_dataset(scenes: list[list[dict[str, Any]]], side: int, class_names: Sequence[str]) -> dict[str, Any]:
     """COCO instances file for square scenes of `side` px; scene i has image id i + 1 and file name `<i>.jpg`."""
     images = [
         {"id": index + 1, "file_name": f"{index:06d}.jpg", "width": side, "height": side}
@@ -48,7 +49,7 @@ def coco_dataset(scenes: list[list[dict[str, Any]]], side: int) -> dict[str, Any
         "licenses": [],
         "images": images,
         "annotations": [{"id": number + 1, **record} for number, record in enumerate(annotations)],
-        "categories": [{"id": i + 1, "name": name, "supercategory": "demo"} for i, name in enumerate(CLASS_NAMES)],
+        "categories": [{"id": i + 1, "name": name, "supercategory": "demo"} for i, name in enumerate(class_names)],
     }
 
 

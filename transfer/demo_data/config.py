@@ -24,9 +24,11 @@ class SyntheticConfig:
     num_train_scenes, num_test_scenes: labelled scenes.
     image_size: side of object-centred images.
     scene_size: side of scenes.
+    num_scene_classes: how many kinds of objects scenes hold, the first ones of CLASS_NAMES; images for pre-training hold all.
     min_cover, max_cover: an object's long side over `image_size`.
     min_object, max_object: an object's long side in a scene.
     min_objects, max_objects: objects placed in a scene.
+    min_clutter, max_clutter: things of no class behind the objects of a scene.
     min_visible: fraction of an object that must stay visible.
     """
 
@@ -37,12 +39,15 @@ class SyntheticConfig:
     num_test_scenes: int = 200
     image_size: int = 96
     scene_size: int = 192
+    num_scene_classes: int = len(CLASS_NAMES)
     min_cover: float = 0.75
     max_cover: float = 0.95
     min_object: int = 28
     max_object: int = 80
     min_objects: int = 3
     max_objects: int = 6
+    min_clutter: int = 3
+    max_clutter: int = 8
     min_visible: float = 0.35
     jpeg_quality: int = 92
 
@@ -51,12 +56,14 @@ class SyntheticConfig:
         counts = ("num_unlabelled", "num_readout", "num_train_scenes", "num_test_scenes")
         for names, low, high, unit in (
             (("seed",), 0, None, ""),
+            (("num_scene_classes",), 1, len(CLASS_NAMES), ""),
             *(((name,), 0, 999_999, "") for name in counts),
             (("image_size",), 32, 512, " px"),
             (("scene_size",), 64, 1024, " px"),
             (("min_cover", "max_cover"), 0.2, 1, ""),
             (("min_object", "max_object"), 16, self.scene_size, " px (the scene's side)"),
             (("min_objects", "max_objects"), 1, 12, ""),
+            (("min_clutter", "max_clutter"), 0, 12, ""),
             (("min_visible",), 0.25, 1, ""),
             (("jpeg_quality",), 50, 100, ""),
         ):
@@ -65,6 +72,11 @@ class SyntheticConfig:
             if not all(before <= after for before, after in pairwise(ordered)):  # not so for NaN either
                 limits = f"{low} <= {' <= '.join(names)}" + ("" if high is None else f" <= {high}{unit}")
                 raise ConfigError(f"synthetic data: expected {limits}, found {', '.join(map(str, values))}")
+
+    @property
+    def scene_class_names(self) -> tuple[str, ...]:
+        """The classes of labelled scenes, in the order of their labels."""
+        return CLASS_NAMES[: self.num_scene_classes]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready dictionary."""

@@ -173,11 +173,14 @@ def render_scene(
     """
     rng = sample_rng(seed, split, index)
     side, light = config.scene_size, random_light(rng)
-    image = background(rng, side, light, num_clutter=int(rng.integers(3, 9)), defocus=0.4)
+    num_clutter = int(rng.integers(config.min_clutter, config.max_clutter + 1))
+    image = background(rng, side, light, num_clutter=num_clutter, defocus=0.4)
     owner = np.full((side, side), -1, np.int32)
     placed: list[tuple[int, int]] = []  # class index, own number of pixels
     count = int(rng.integers(config.min_objects, config.max_objects + 1))
-    classes = np.concatenate([rng.permutation(len(CLASS_NAMES)), rng.integers(0, len(CLASS_NAMES), 12)])[:count]
+    classes = np.concatenate(
+        [rng.permutation(config.num_scene_classes), rng.integers(0, config.num_scene_classes, 12)]
+    )[:count]
     for class_index in classes.tolist():
         long_side = float(np.exp(rng.uniform(np.log(config.min_object), np.log(config.max_object))))
         sprite = render_sprite(class_index, long_side=long_side, light=light, rng=rng)

@@ -126,7 +126,10 @@ def _fill(
         if progress is not None:
             progress(done, total)
     for split, annotated in scenes.items():
-        write_json(root / f"coco/annotations/instances_{split}.json", coco_dataset(annotated, config.scene_size))
+        write_json(
+            root / f"coco/annotations/instances_{split}.json",
+            coco_dataset(annotated, config.scene_size, config.scene_class_names),
+        )
         _write_voc(root, split, annotated, config.scene_size)
     record = {**_record(config), "sample_list_sha256": _listing_digest(root), "images_sha256": digest.hexdigest()}
     write_json(root / "dataset.json", record)
@@ -134,7 +137,12 @@ def _fill(
 
 def _record(config: SyntheticConfig) -> dict[str, Any]:
     """What dataset.json says of a data set before it is made."""
-    return {"format": FORMAT, "version": FORMAT_VERSION, "config": config.to_dict(), "classes": list(CLASS_NAMES)}
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "config": config.to_dict(),
+        "classes": list(CLASS_NAMES),
+    }
 
 
 def _write_voc(root: Path, split: str, scenes: list[list[dict[str, Any]]], side: int) -> None:

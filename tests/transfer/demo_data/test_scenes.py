@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
-from transfer.demo_data.scenes import SceneObject, render_object_image, render_scene
+from transfer.demo_data.objects import Light, Sprite
+from transfer.demo_data.scenes import SceneObject, clutter_sprite, render_object_image, render_scene
 
 CONFIG = SyntheticConfig()
 
@@ -65,6 +66,31 @@ def test_scenes_hold_the_promised_number_of_objects_of_all_classes_and_sizes(
         max(thing.box[2] - thing.box[0], thing.box[3] - thing.box[1]) for _, objects in scenes for thing in objects
     ]
     assert min(sides) < 40 and 60 < max(sides) <= CONFIG.max_object + 2
+
+
+def test_scenes_of_fewer_classes_show_no_other_one() -> None:
+    few = SyntheticConfig(num_scene_classes=3, min_objects=4, max_objects=4)
+    assert render_object_image(few, 0, 7)[1] == 7  # pre-training sees them all
+    scenes = [render_scene(few, 0, index)[1] for index in range(8)]
+    assert {thing.class_index for objects in scenes for thing in objects} == {0, 1, 2}
+    assert few.scene_class_names == CLASS_NAMES[:3]
+
+
+def test_scenes_hold_the_promised_amount_of_clutter(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+
+    def counted(rng: np.random.Generator, size: float, light: Light) -> Sprite:
+        drawn.append(size)
+        return clutter_sprite(rng, size, light)
+
+    monkeypatch.setattr("transfer.demo_data.scenes.clutter_sprite", counted)
+    for least, most in ((0, 0), (2, 2), (1, 3)):
+        counts = set()
+        for index in range(12):
+            drawn.clear()
+            render_scene(SyntheticConfig(min_clutter=least, max_clutter=most, scene_size=96), 0, index)
+            counts.add(len(drawn))
+        assert counts == set(range(least, most + 1))
 
 
 def test_mask_outlines_lie_on_the_edges_of_the_picture(scenes: list[tuple[np.ndarray, list[SceneObject]]]) -> None:

@@ -85,6 +85,13 @@ def test_no_image_repeats_and_classes_are_balanced(dataset: Path) -> None:
     assert len(hashes) == len(set(hashes)) == 24 + 8 + 6 + 2
 
 
+def test_annotations_of_fewer_classes_name_no_other_one(tmp_path: Path) -> None:
+    write_dataset(replace(TINY, num_scene_classes=2), tmp_path / "two", num_workers=0)
+    names = list(CLASS_NAMES[:2])
+    assert len(list((tmp_path / "two" / "unlabelled" / "train").iterdir())) == 8
+    assert [category["name"] for category in load(tmp_path / "two", "train").dataset["categories"]] == names
+
+
 def test_coco_boxes_and_areas_are_those_of_the_decoded_masks(dataset: Path) -> None:
     for split, count in (("train", 6), ("test", 2)):
         coco = load(dataset, split)
