@@ -20,8 +20,11 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 POOR = 0.5  # overlap: below it the best anchor is no neighbour in size or shape
-SIZES_AN_OCTAVE = 1.0  # of the proposal; the published detectors have one size an octave
-MAX_BOXES = 20_000  # of a large set, evenly spaced ones are enough
+MANY_POOR = 0.25  # share of poor boxes; COCO's boxes and the published anchors have 0.16 at 800 px
+WORTH = 0.05  # mean overlap that a change of the anchors must bring
+SMALLEST_STEP = 1 / 3  # octaves between two sizes of the proposal; RetinaNet's step
+NUM_STEPS = 8  # tried for the start and for the step of the proposal
+MAX_BOXES = 4_000  # of a large set, evenly spaced ones are enough: shares are right to 1 %
 QUANTILES = (0.03, 0.97)  # of the boxes' sizes that the proposal covers: single outliers are not worth an anchor
 Floats = NDArray[np.float64]
 
@@ -31,8 +34,8 @@ class AnchorFit:
     """num_boxes: looked at. size: median of sqrt(width x height) in pixels of the resized image.
 
     below_foreground: share of boxes whose best anchor overlaps less than `threshold`.
-    poor: share below POOR. larger, smaller: share larger than sqrt(2) times the largest anchor, smaller than the smallest by as
-    much.
+    poor: share below POOR. mean: overlap.
+    larger, smaller: share of boxes larger than the largest anchor, smaller than the smallest, by sqrt(width x height).
     anchors: smallest and largest size in pixels.
     threshold: the proposal network's foreground threshold.
     """
@@ -41,6 +44,7 @@ class AnchorFit:
     size: float
     below_foreground: float
     poor: float
+    mean: float
     larger: float
     smaller: float
     anchors: tuple[float, float]
@@ -126,24 +130,59 @@ def fit_anchors(boxes: Floats, config: CfgNode, sizes: Sequence[Sequence[float]]
         size=float(np.median(scale)),
         below_foreground=float((overlap < threshold).mean()),
         poor=float((overlap < POOR).mean()),
-        larger=float((scale > math.sqrt(2) * max(all_sizes)).mean()),
-        smaller=float((scale < min(all_sizes) / math.sqrt(2)).mean()),
+        mean=float(overlap.mean()),
+        larger=float((scale > max(all_sizes)).mean()),
+        smaller=float((scale < min(all_sizes)).mean()),
         anchors=(min(all_sizes), max(all_sizes)),
         threshold=threshold,
     )
 
 
 def propose_sizes(boxes: Floats, config: CfgNode) -> list[list[int]]:
-    """ANCHOR_GENERATOR.SIZES for these boxes: equal steps on a logarithmic scale over the middle QUANTILES of their sizes, as many a level
-    as one size an octave needs, at least one. Every level has the same number, as Detectron2 asks."""
-    num_levels = len(level_strides(config))
-    low, high = np.quantile(np.sqrt(boxes.prod(axis=1)), QUANTILES)
-    octaves = math.log2(max(high, low * 1.0001) / low)
-    a_level = max(1, math.ceil(octaves * SIZES_AN_OCTAVE / num_levels))
-    count = num_levels * a_level
-    # Each size stands in the middle of its part of the range; where the boxes have one size, steps of a third of an octave.
-    step = max(octaves / count, 1 / 3)
-    middle = math.log2(low) + octaves / 2
-    sizes = [round(2 ** (middle + step * (position - (count - 1) / 2))) for position in range(count)]
-    sizes = [max(1, size) for size in sizes]
-    return [sizes[level * a_level : (level + 1) * a_level] for level in range(num_levels)]
+    """ANCHOR_GENERATOR.SIZES for these boxes: equal steps on a logarithmic scale, as many a level as the configuration has (more where
+    the boxes span more octaves than that), of which the start and the step with the best mean overlap are taken."""
+    strides = level_strides(config)
+    ratios = _a_level(config.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS, len(strides))
+    low, high = np.log2(np.quantile(np.sqrt(boxes.prod(axis=1)), QUANTILES))
+    a_level = max(len(level_sizes(config)[0]), round((high - low) / len(strides)))
+    count = a_level * len(strides)
+    best: tuple[float, list[list[int]]] = (-1.0, [])
+    for step in np.linspace(SMALLEST_STEP, max(SMALLEST_STEP, (high - low) / count), NUM_STEPS):
+        for start in np.linspace(low, max(low, high - step * (count - 1)), NUM_STEPS):
+            sizes = [max(1, round(2 ** (start + step * position))) for position in range(count)]
+            levels = [sizes[level * a_level : (level + 1) * a_level] for level in range(len(strides))]
+            best = max(best, (float(best_overlap(boxes, levels, ratios, strides).mean()), levels))
+    return best[1]
+
+
+@dataclass(frozen=True)
+class AnchorAdvice:
+    """Anchors that do not fit: how they and the proposed `sizes` (ANCHOR_GENERATOR.SIZES) fit the boxes."""
+
+    now: AnchorFit
+    proposed: AnchorFit
+    sizes: list[list[int]]
+
+
+def anchors_to_pass(records: Sequence[Mapping[str, Any]], config: CfgNode) -> AnchorAdvice | None:
+    """Sizes to pass instead of the configuration's; None where those fit, where no others fit better, or where there is no box.
+
+    They do not fit where MANY_POOR of the boxes overlap none by POOR, or half of the boxes lie outside the anchors' sizes, and the
+    proposal raises the mean overlap by WORTH.
+    """
+    if config.MODEL.PROPOSAL_GENERATOR.NAME != "RPN" and config.MODEL.META_ARCHITECTURE != "RetinaNet":
+        return None
+    boxes = resized_boxes(records, config)
+    if not len(boxes) or config.MODEL.ANCHOR_GENERATOR.NAME != "DefaultAnchorGenerator":
+        return None
+    now = fit_anchors(boxes, config)
+    if now.poor < MANY_POOR and max(now.larger, now.smaller) < 0.5:
+        return None
+    sizes = propose_sizes(boxes, config)
+    proposed = fit_anchors(boxes, config, sizes)
+    return AnchorAdvice(now, proposed, sizes) if proposed.mean >= now.mean + WORTH else None
+
+
+def show_sizes(sizes: Sequence[Sequence[float]]) -> str:
+    """As a value on the command line."""
+    return '"[' + ", ".join(f"[{', '.join(f'{size:g}' for size in level)}]" for level in sizes) + ']"'
