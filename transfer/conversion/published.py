@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pretrain.base.contract import InputContract
 from transfer.conversion.layouts import FAIR_BGR, IMAGENET_RGB, MSRA_BGR
@@ -21,16 +22,25 @@ IMAGENET_CATALOG = "ImageNetPretrained/"  # Detectron2's classifiers, all of the
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """arch, contract: of the network. source: where that is written."""
+    """arch, contract: of the network. source: where that is written. detector: "FPN" or "C4" of a whole detector, else a backbone."""
 
     arch: str
     contract: InputContract
     source: str
+    detector: Literal["", "FPN", "C4"] = ""
 
 
 _MSRA = "detectron2/checkpoint/catalog.py and config/defaults.py"
 _MSRA_50 = CatalogEntry("resnet50", MSRA_BGR, _MSRA)
 _MSRA_101 = CatalogEntry("resnet101", MSRA_BGR, _MSRA)
+# Mask R-CNN trained on COCO, 3x: name in the model zoo, run and file there, network, input, kind.
+_COCO_DETECTORS: tuple[tuple[str, str, str, InputContract, Literal["FPN", "C4"]], ...] = (
+    ("R_50_FPN", "137849600/model_final_f10217.pkl", "resnet50", MSRA_BGR, "FPN"),
+    ("R_101_FPN", "138205316/model_final_a3ec72.pkl", "resnet101", MSRA_BGR, "FPN"),
+    ("X_101_32x8d_FPN", "139653917/model_final_2d9806.pkl", "resnext101_32x8d", FAIR_BGR, "FPN"),
+    ("R_50_C4", "137849525/model_final_4ce675.pkl", "resnet50", MSRA_BGR, "C4"),
+    ("R_101_C4", "138363239/model_final_a2914c.pkl", "resnet101", MSRA_BGR, "C4"),
+)
 # catalog://ImageNetPretrained/FAIR/X-101-32x8d is left out: catalog.py says that its deviation is 1, the model zoo's files not.
 CATALOG: dict[str, CatalogEntry] = {
     "detectron2://ImageNetPretrained/MSRA/R-50.pkl": _MSRA_50,
@@ -43,6 +53,18 @@ CATALOG: dict[str, CatalogEntry] = {
     "detectron2://ImageNetPretrained/torchvision/R-50.pkl": CatalogEntry(
         "resnet50", IMAGENET_RGB, "detectron2 tools/convert-torchvision-to-d2.py"
     ),
+    # A deviation of 1: catalog.py says it of all that catalog:// stands for, and the model zoo's own file for these weights sets none.
+    "catalog://ImageNetPretrained/FAIR/X-152-32x8d-IN5k": CatalogEntry(
+        "resnext152_32x8d",
+        replace(MSRA_BGR, stride_in_1x1=False),
+        "detectron2 checkpoint/catalog.py and configs/Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv.yaml",
+    ),
+    **{
+        f"detectron2://COCO-InstanceSegmentation/mask_rcnn_{name}_3x/{run}": CatalogEntry(
+            arch, contract, f"detectron2 configs/COCO-InstanceSegmentation/mask_rcnn_{name}_3x.yaml", detector
+        )
+        for name, run, arch, contract, detector in _COCO_DETECTORS
+    },
 }
 # torchvision names a file after the first digits of its sha256. The installed one knows its own; these are the files of ResNet-18
 # to 152 that it replaced.

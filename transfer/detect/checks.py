@@ -48,16 +48,21 @@ def check_settings(config: CfgNode, settings: Mapping[str, Any], *, where: str) 
     missing = [key for key in COMPARED_KEYS if key not in settings]
     if missing:
         raise CheckpointError(f"{where} lacks {', '.join(missing)}; convert the weights again")
-    wrong = []
+    wrong = contradictions(config, settings)
+    if wrong:
+        raise ConfigError("\n".join([f"the configuration contradicts {where}:", *wrong.values()]))
+
+
+def contradictions(config: CfgNode, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> one line on how the configuration differs from `settings` there, and what to pass; of all that differ."""
+    wrong = {}
     for key, wanted in settings.items():
-        if key == STRIDE_KEY and settings["MODEL.RESNETS.DEPTH"] in BASIC_BLOCK_DEPTHS:
+        if key == STRIDE_KEY and settings.get("MODEL.RESNETS.DEPTH") in BASIC_BLOCK_DEPTHS:
             continue
         found = config_value(config, key)
-        if not _same(found, wanted):
-            wrong.append(f"  {key} is {found!r}, must be {wanted!r}; pass: {key} {_as_argument(wanted)}")
-    if wrong:
-        lines = "\n".join(wrong)
-        raise ConfigError(f"the configuration contradicts {where}:\n{lines}")
+        if not same_value(found, wanted):
+            wrong[key] = f"  {key} is {found!r}, must be {wanted!r}; pass: {key} {as_argument(wanted)}"
+    return wrong
 
 
 def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,15 +81,17 @@ def config_value(config: CfgNode, key: str) -> Any:
     return value
 
 
-def _same(found: Any, wanted: Any) -> bool:
+def same_value(found: Any, wanted: Any) -> bool:
+    """Whether two values of a configuration are one; numbers within TOLERANCE, lists and tuples alike."""
     if isinstance(wanted, (list, tuple)):
-        return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_same, found, wanted))
+        return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(same_value, found, wanted))
     if is_number(wanted) and is_number(found):
         return math.isclose(found, wanted, rel_tol=TOLERANCE)
     return type(found) is type(wanted) and found == wanted
 
 
-def _as_argument(value: Any) -> str:
+def as_argument(value: Any) -> str:
+    """A value as a word of the command line."""
     return f'"{[round(number, 4) for number in value]}"' if isinstance(value, (list, tuple)) else str(value)
 
 

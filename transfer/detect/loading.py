@@ -108,7 +108,7 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
     if not sidecar_path(path).is_file():
         if trust:
             return WeightsPlan("trusted", weights)
-        raise CheckpointError(_without_sidecar(weights, path))
+        raise CheckpointError(without_sidecar(weights, path))
     try:
         sidecar = read_sidecar(path)  # refuses one that is damaged, of another file, or without a proof that passed
     except CheckpointError as error:
@@ -136,7 +136,7 @@ def _newest_checkpoint(pointer: Path) -> str:
     return str(path)
 
 
-def _without_sidecar(weights: str, path: Path) -> str:
+def without_sidecar(weights: str, path: Path) -> str:
     """What a file without a sidecar is, and what to do with one of its kind: as the converter recognises it."""
     lacks = f"{weights} has no sidecar at {sidecar_path(path)}"
     trust = "Or add --trust to vouch for its input yourself"
