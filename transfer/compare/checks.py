@@ -35,24 +35,30 @@ def check_detection(
     *,
     train_data: str | None,
     test_data: str | None,
-    weights: str = "",
+    init: str = "random",
     arch: str | None = None,
+    keep_crowds: bool = False,
 ) -> None:
     """Configuration, KEY VALUE pairs, labelled images, weights and the detector itself.
 
-    train_data, test_data: SPECs; None where the files are not there yet. weights: a converted file, "" for none yet. arch: of
-    the encoder that will be pre-trained and put into this detector. Raises as tools/train_net.py does.
+    train_data, test_data: SPECs; None where the files are not there yet. init: text of tools/train_net.py --init; random where the
+    weights are not there yet. arch: of the encoder that will be pre-trained, or converted, and put into this detector.
+    Raises as tools/train_net.py does.
     """
+    from transfer.data.problems import ReadOptions
     from transfer.detect.config import check_supported, load_detector_config
+    from transfer.detect.inits import apply_init, parse_init
     from transfer.detect.loading import plan_weights, verify_fits
     from transfer.detect.options import RunOptions
     from transfer.detect.run import prepare_run
 
-    words = ("MODEL.WEIGHTS", weights, *overrides)
     if train_data is not None:
-        config = prepare_run(RunOptions(str(config_file), words, train_data, test_data)).config
+        read = ReadOptions(keep_crowds=keep_crowds)
+        options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, read=read, init=init)
+        config = prepare_run(options).config
     else:
-        config = load_detector_config(config_file, words)
+        config = load_detector_config(config_file, overrides)
+        apply_init(config, parse_init(init), frozenset(overrides[::2]))
         check_supported(config, 1)
         verify_fits(plan_weights(config, eval_only=False, resume=False, trust=False), config)
     if arch is not None:
@@ -73,7 +79,7 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
             f"the encoder {arch} cannot be converted for a detector: {finding}; pass encoder.arch=resnet18 or another"
         )
     try:
-        check_settings(config, detectron2_settings(arch, contract), where=f"the encoder {arch} that is pre-trained")
+        check_settings(config, detectron2_settings(arch, contract), where=f"the encoder {arch}")
     except ConfigError as error:
         raise ConfigError(f"{config_file}: {error}") from None
 

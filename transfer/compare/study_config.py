@@ -102,7 +102,9 @@ class DetectConfig:
         _require_seeds("detect.seeds", self.seeds)
         _require_fractions("detect.fractions", self.fractions)
         require(0 < self.test_fraction < 1, f"detect.test_fraction expected in (0, 1), found {self.test_fraction}")
-        require(self.iterations is None or self.iterations > 0, f"iterations expected positive, found {self.iterations}")
+        require(
+            self.iterations is None or self.iterations > 0, f"iterations expected positive, found {self.iterations}"
+        )
 
 
 @dataclass(frozen=True)
@@ -325,4 +327,7 @@ def weight_file(init: InitConfig) -> Path | None:
 
 
 def _in_catalog(text: str) -> bool:
-    return "://" in text
+    from transfer.conversion.published import catalog_entry
+    from transfer.detect.inits import CATALOG, RANDOM
+
+    return text in CATALOG or text in RANDOM or catalog_entry(text) is not None

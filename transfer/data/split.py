@@ -100,10 +100,10 @@ def split_images(
     wanted = min(fraction_size(len(names), test_fraction), len(names) - 1)
     test: list[int] = []
     for place in within:
-        unit = units[free[place]]
-        if test and len(test) + len(unit) > wanted:
+        members = units[free[place]]
+        if test and len(test) + len(members) > wanted:
             continue
-        test += unit
+        test += members
         if len(test) >= wanted:
             break
     return sorted(set(range(len(names))) - set(test)), sorted(test)
