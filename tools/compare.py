@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     flags.add_argument("--seeds", type=int, metavar="N", help="fine-tunings and readouts of each row, seeds 0 to N-1")
     flags.add_argument("--pretrain-seeds", type=int, metavar="N", help="pre-trainings, seeds 0 to N-1 (pretrain.seeds)")
-    flags.add_argument("--fractions", type=float, nargs="+", metavar="F", help="of the labels, for example .1 1")
+    flags.add_argument("--fractions", nargs="+", metavar="F", help="of the labels, for example .1 1")
     flags.add_argument("--budget", metavar="TIME", help="2h, 90m: decides epochs and iterations (budget)")
     flags.add_argument(
         "--baseline", metavar="NAME", help="what the others are compared with (baseline; default: random)"

@@ -98,7 +98,7 @@ def run_study(
     devices = cuda_devices() if devices is None else devices
     _check_embedded(config, output_dir, on_gpu=bool(devices))
     with open_folder(output_dir, root=root) as folder:
-        if config.data is not None:
+        if config.data is not None and not _is_planned(config):  # what follows depends on what it makes
             code, failed = run_stages(data_stages(config), folder, say=say, out=out)
             if failed is not None:
                 return code, ()

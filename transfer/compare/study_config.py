@@ -256,7 +256,7 @@ def load_study(
                 raise ConfigError(
                     f"{where}: {key}: {{data}} stands for the embedded data set, but there is no `data` part"
                 )
-    for part in config.pretrainings.values():
+    for part in (*config.pretrainings.values(), *([config.pretrain] if config.pretrain else [])):
         pretrain_file(part)
     if config.readout:
         readout_file(config.readout)

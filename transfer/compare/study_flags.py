@@ -18,13 +18,20 @@ from transfer.compare.study_config import NO_WEIGHTS, PRETRAINED, StudyConfig, l
 
 PRETRAIN, RANDOM = "pretrain", "random"  # as they are typed
 MOST_SEEDS = 1000
+NO_BUDGET = (
+    "{} is divided by what this machine is measured to take, and Slurm's jobs run on others; give pretrain.epochs=N and "
+    "detect.iterations=N in its place (--dry-run without --executor, on one of its machines, says what they take)"
+)
 
 
 def study_of(arguments: argparse.Namespace) -> StudyConfig:
     """The study that a command line asks for: the file, the flags over it, `key=value` over both. Raises ConfigError."""
     if arguments.config_file is None:
         _require_flags(arguments)
-    return load_study(arguments.config_file, arguments.overrides, flags=flag_values(arguments))
+    config = load_study(arguments.config_file, arguments.overrides, flags=flag_values(arguments))
+    if arguments.executor == "slurm" and config.budget is not None:
+        raise ConfigError(NO_BUDGET.format("budget"))
+    return config
 
 
 def flag_values(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -154,10 +161,7 @@ def executor_of(arguments: argparse.Namespace, *, say: Say) -> Executor | None:
     if arguments.partition is None:
         raise ConfigError("--executor slurm needs --partition NAME")
     if arguments.budget is not None:
-        raise ConfigError(
-            "--budget is divided by what this machine is measured to take, and Slurm's jobs run on others; pass pretrain.epochs=N and "
-            "detect.iterations=N instead (--dry-run without --executor, on one of its machines, says what they take)"
-        )
+        raise ConfigError(NO_BUDGET.format("--budget"))
     if arguments.dry_run:
         raise ConfigError("--dry-run measures this machine; leave out --executor slurm, or --dry-run")
     others = [entry.partition("=") for entry in arguments.sbatch or ()]
