@@ -43,22 +43,20 @@ def check_detection(
 
     train_data, test_data: SPECs; None where the files are not there yet. init: text of tools/train_net.py --init; random where the
     weights are not there yet. arch: of the encoder that will be pre-trained, or converted, and put into this detector.
-    Raises as tools/train_net.py does.
+    keep_crowds: as tools/train_net.py takes it. Raises as that does.
     """
     from transfer.data.problems import ReadOptions
-    from transfer.detect.config import check_supported, load_detector_config
-    from transfer.detect.inits import apply_init, parse_init
+    from transfer.detect.config import check_supported
     from transfer.detect.loading import plan_weights, verify_fits
     from transfer.detect.options import RunOptions
-    from transfer.detect.run import prepare_run
+    from transfer.detect.run import ask_config, prepare_run
 
+    read = ReadOptions(keep_crowds=keep_crowds and train_data is not None)
+    options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, read=read, init=init)
     if train_data is not None:
-        read = ReadOptions(keep_crowds=keep_crowds)
-        options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, read=read, init=init)
         config = prepare_run(options).config
     else:
-        config = load_detector_config(config_file, overrides)
-        apply_init(config, parse_init(init), frozenset(overrides[::2]))
+        config, _, _ = ask_config(options)
         check_supported(config, 1)
         verify_fits(plan_weights(config, eval_only=False, resume=False, trust=False), config)
     if arch is not None:
@@ -71,6 +69,7 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
     from transfer.conversion.sidecar import detectron2_settings
     from transfer.conversion.targets import target_named
     from transfer.detect.checks import check_settings
+    from transfer.detect.inits import Init, family_that_fits
 
     contract = InputContract()  # of every pre-training of ours
     finding = target_named("detectron2").finding(arch, contract)
@@ -78,10 +77,13 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
         raise ConfigError(
             f"the encoder {arch} cannot be converted for a detector: {finding}; pass encoder.arch=resnet18 or another"
         )
+    settings = detectron2_settings(arch, contract)
     try:
-        check_settings(config, detectron2_settings(arch, contract), where=f"the encoder {arch}")
+        check_settings(config, settings, where=f"the encoder {arch}")
     except ConfigError as error:
-        raise ConfigError(f"{config_file}: {error}") from None
+        family = family_that_fits(config, Init(arch, "", settings))
+        fits = f"\nthe family that fits: {family}" if family else ""
+        raise ConfigError(f"{config_file}: {error}{fits}") from None
 
 
 def _build(config: CfgNode, config_file: Path) -> None:

@@ -17,6 +17,7 @@ from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping, merge, read_config, require
 from transfer.compare.stages import ROOT
+from transfer.detect.config_files import resolve_config_path
 
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
 METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75", "readout/top1")
@@ -288,12 +289,14 @@ def _templates(config: StudyConfig) -> dict[str, str]:
 
 def detection_file(config: StudyConfig) -> Path | None:
     """The detector's family file, None where none is named. Raises ConfigError for one that is not there."""
-    from transfer.detect.config import resolve_config_path
-
     if config.detect is None or config.detect.config_file is None:
         return None
-    given = ROOT / config.detect.config_file
-    return given if given.is_file() else resolve_config_path(config.detect.config_file).absolute()
+    try:
+        return resolve_config_path(config.detect.config_file).absolute()
+    except ConfigError as error:
+        raise ConfigError(
+            f"detect.config_file: {error} (a study names the family alone; its inits become --init)"
+        ) from None
 
 
 def pretrain_file(part: PretrainConfig) -> Path | None:
