@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.base.atomic import write_json
 from pretrain.base.config_files import find_config
-from pretrain.base.errors import ConfigError, DataError
+from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.strict import overridden_keys
 from pretrain.config import load_run_config
 from pretrain.data.default_run import memory_of
@@ -216,7 +216,10 @@ def _architecture(config: StudyConfig, on_gpu: bool) -> tuple[str, str]:
     for init in config.inits:
         path = weight_file(init)
         if path is not None:
-            asked[init.name] = _arch_of(path)
+            try:
+                asked[init.name] = _arch_of(path)
+            except UserError as error:
+                raise type(error)(f"inits: {init.name}: {error}") from None
         elif (catalogued := _catalog_arch(init)) is not None:
             asked[init.name] = catalogued
     if config.readout is not None and config.readout.arch is not None:

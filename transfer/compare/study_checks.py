@@ -31,7 +31,7 @@ DATA = "{data}"  # stands for a folder that the study makes
 WRITTEN = "{output}"  # for the study's own
 
 
-def check_study(config: StudyConfig, data: StudyData | None, place: Path | None = None) -> None:
+def check_study(config: StudyConfig, data: StudyData | None = None, place: Path | None = None) -> None:
     """Raise ConfigError, DataError or CheckpointError, naming the part, for what a later stage would refuse.
 
     data: None before the embedded data set is there. place: where its splits were written.
