@@ -41,6 +41,7 @@ FEW_ITERATIONS, MORE_ITERATIONS = 4, 16  # of the two measured fine-tunings
 LEAST_STEPS = 100  # of a pre-training: below it, nothing is learned that is worth a comparison
 LEAST_ITERATIONS = 100  # of a fine-tuning
 MOST_EPOCHS = 800  # of a pre-training: the longest of the paper
+BUSY = 1.2  # programs a core
 MIB = 2**20
 
 
@@ -242,6 +243,18 @@ def measure(config: StudyConfig, data: StudyData, output_dir: Path, *, say: Say,
                 steps = {"pretrain": epochs * MEASURED_BATCHES, "detect": iterations}.get(kind, 0)
                 found.setdefault(kind, []).append((steps, _run(stage, folder, say)))
     return {kind: _line(points) for kind, points in found.items()}
+
+
+def busy_machine() -> str:
+    """A warning where other programs use this machine, so that what is measured is too long; "" where none do."""
+    if not hasattr(os, "getloadavg"):
+        return ""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= BUSY * cores:
+        return ""
+    return (
+        f"WARNING: other programs use this machine (load {load:.1f} on {cores} cores): what is measured now is too long"
+    )
 
 
 def _length(kind: str, epochs: int, iterations: int) -> str:

@@ -24,6 +24,7 @@ from pretrain.run.duration import in_words
 from transfer.compare.budget import (
     Schedule,
     Work,
+    busy_machine,
     costs_from,
     divide,
     estimate_lines,
@@ -213,7 +214,10 @@ def settle_study(
         is_open = False
     if not (estimate or (budget is not None and is_open) or (config.budget is not None and not earlier.measured)):
         return Settled(full, prepared.data, choices)
-    costs = costs_from(choices.measured) or measure(full, prepared.data, place, say=say, root=root)
+    costs = costs_from(choices.measured)
+    if not costs:
+        say(busy_machine() or "measuring a few steps of each kind of stage; they are thrown away")
+        costs = measure(full, prepared.data, place, say=say, root=root)
     schedule = Schedule(work.epochs or _file_epochs(full), work.iterations or _file_iterations(full))
     if budget is not None and is_open:
         schedule = divide(work, costs, budget_seconds(budget))

@@ -117,7 +117,9 @@ def new_record(request: Request, encoder: FrozenEncoder, images: Splits) -> Reco
     return Record(
         kind="readout",
         experiment={
-            "config": {key: value for key, value in plain.items() if key not in NOT_EXPERIMENT and (key, value) not in ABSENT},
+            "config": {
+                key: value for key, value in plain.items() if key not in NOT_EXPERIMENT and (key, value) not in ABSENT
+            },
             "arch": encoder.module.arch,
             "precision": precision,
             "data": {role: split.fingerprint for role, split in data.items()},

@@ -1,0 +1,226 @@
+"""What a study writes of one's own data, and what it chooses by them: pool without test images, split, fractions, detector."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.base.errors import ConfigError, DataError
+from pretrain.data.source import open_source
+from transfer.compare.choices import (
+    SIDES,
+    Choices,
+    apply_choices,
+    choose,
+    image_side,
+    read_choices,
+    require_same_budget,
+    save_choices,
+)
+from transfer.compare.study_config import (
+    DetectConfig,
+    InitConfig,
+    PretrainConfig,
+    ReadoutConfig,
+    StudyConfig,
+    load_study,
+)
+from transfer.compare.study_data import prepare_data
+from transfer.data.spec import parse_spec, read_data
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import resolve_config_path
+
+INITS = (InitConfig("random", "none"), InitConfig("mine", "pretrained"))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """20 labelled images (a box that nearly fills each), of which the first three are in the pool of 12, too; class folders."""
+    for folder in ("photos", "labelled", "classes/a", "classes/b"):
+        (tmp_path / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def save(path: Path) -> None:
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(path)
+
+    for i in range(9):
+        save(tmp_path / "photos" / f"{i}.png")
+    images, annotations = [], []
+    for i in range(20):
+        save(tmp_path / "labelled" / f"{i}.png")
+        images.append({"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 48})
+        annotations.append(
+            {
+                "id": i + 1,
+                "image_id": i + 1,
+                "category_id": 1 + i % 2,
+                "bbox": [2, 3, 56, 42],
+                "area": 2352,
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "leaf"}]
+    (tmp_path / "labels.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    for i in range(20):
+        shutil.copy(tmp_path / "labelled" / f"{i}.png", tmp_path / "photos" / f"copy{i}.png")
+    for name in "ab":
+        for i in range(8):
+            save(tmp_path / "classes" / name / f"{i}.png")
+    return tmp_path
+
+
+def study(own: Path, **over: object) -> StudyConfig:
+    detect = DetectConfig(f"coco:{own}/labels.json:{own}/labelled", seeds=(0, 1), fractions=(0.2, 1.0))
+    values = {"inits": INITS, "pool": f"{own}/photos", "pretrain": PretrainConfig(), "detect": detect}
+    return StudyConfig(**{**values, **over})  # type: ignore[arg-type]
+
+
+def images_of(spec: str, output: Path) -> set[str]:
+    data = read_data(parse_spec(spec.replace("{output}", str(output))))
+    return {Path(record["file_name"]).name for record in data.records}
+
+
+def test_test_images_are_held_out_of_training_and_pool_and_all_rows_of_a_seed_share_their_fraction(
+    own: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    config = study(own, readout=ReadoutConfig(f"{own}/classes"))
+    prepared = prepare_data(config, output)
+    data = prepared.data
+    test = images_of(data.test, output)
+    whole = images_of(data.train[1.0, 0], output)
+    assert len(test) == 5 and len(whole) == 15 and not test & whole and data.train[1.0, 0] == data.train[1.0, 1]
+    small = [images_of(data.train[0.2, seed], output) for seed in (0, 1)]
+    assert [len(part) for part in small] == [3, 3] and small[0] != small[1] and small[0] | small[1] < whole
+    assert data.pool == "{output}/splits/pool.txt"
+    pool = {Path(open_source(output / "splits" / "pool.txt").where(i)).name for i in range(24)}
+    assert pool == {f"{i}.png" for i in range(9)} | {f"copy{name}" for name in whole}
+    folders = {
+        split: sorted(path.parent.name for path in (output / "splits" / "readout" / split).rglob("*.png"))
+        for split in ("train", "val")
+    }
+    assert folders == {"train": ["a"] * 6 + ["b"] * 6, "val": ["a"] * 2 + ["b"] * 2}
+    assert any("5 test images left out" in note for note in prepared.notes)
+    # Made again it is the same, and no file is touched, so that what is done stays done.
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert prepare_data(config, output).data == data
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+
+def test_a_further_fraction_or_seed_leaves_the_others_as_they_were(own: Path, tmp_path: Path) -> None:
+    config = study(own)
+    prepare_data(config, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out" / "splits").iterdir()}
+    assert config.detect is not None
+    more = replace(config, detect=replace(config.detect, seeds=(0, 1, 2), fractions=(0.2, 0.5, 1.0)))
+    prepare_data(more, tmp_path / "out")
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out" / "splits").iterdir()}
+    assert before.items() < after.items()
+
+
+def test_a_user_s_own_test_set_is_left_as_it_is_and_copies_of_it_in_training_are_named(
+    own: Path, tmp_path: Path
+) -> None:
+    spec = f"coco:{own}/labels.json:{own}/labelled"
+    detect = DetectConfig(spec, test_data=spec)
+    prepared = prepare_data(study(own, detect=detect), tmp_path / "out")
+    assert (
+        prepared.data.test == spec and not prepared.data.written and prepared.data.files == (own / "labels.json",) * 2
+    )
+    assert any("20 training images are also test images" in note for note in prepared.notes)
+
+
+def test_a_pool_that_is_all_test_images_or_an_archive_with_some_is_refused(own: Path, tmp_path: Path) -> None:
+    spec = f"coco:{own}/labels.json:{own}/labelled"
+    config = study(own, detect=DetectConfig(spec, test_data=spec))
+    with pytest.raises(DataError, match="all of its 20 images are test images"):
+        prepare_data(replace(config, pool=f"{own}/labelled"), tmp_path / "out")
+    shutil.make_archive(str(tmp_path / "pool"), "zip", own / "photos")
+    with pytest.raises(DataError, match="20 of its 29 images are test images.*unpack it"):
+        prepare_data(replace(config, pool=f"{tmp_path}/pool.zip"), tmp_path / "out")
+
+
+# --- choices ------------------------------------------------------------------------------------------------------------
+
+
+def boxes(side: float, *, size: int = 480, count: int = 50) -> list[dict]:
+    things = [{"bbox": [0.0, 0.0, side, side]}] * count
+    return [{"width": size * 4 // 3, "height": size, "annotations": things}]
+
+
+def test_an_image_size_shows_the_small_boxes_and_is_never_above_the_images_own() -> None:
+    assert image_side(boxes(200))[0] == SIDES[0]
+    assert image_side(boxes(40))[0] == 192  # 16 px of 40 at 480
+    side, why = image_side(boxes(10))
+    assert side == SIDES[-1] and "768 px" in why
+    assert image_side(boxes(10, size=200))[0] == 192
+
+
+def test_the_detector_is_chosen_by_device_boxes_and_encoder_and_says_why(own: Path) -> None:
+    config = study(own, readout=ReadoutConfig(f"{own}/classes"))
+    train = read_data(parse_spec(f"coco:{own}/labels.json:{own}/labelled"))
+    chosen = choose(config, train=train, pool_size=29, on_gpu=False)
+    values = chosen.values
+    assert values["detect.config_file"] == "demo/R_18_FPN.yaml" and values["readout.arch"] == "resnet18"
+    assert Path(values["pretrain.config_file"]).name == "small_r18_64px.yaml"
+    assert "method.queue_size=128" in values["pretrain.overrides"]
+    words = values["detect.overrides"]
+    resolved = load_detector_config(resolve_config_path("demo/R_18_FPN.yaml"), words)
+    assert resolved.INPUT.MIN_SIZE_TEST == 160 and resolved.MODEL.ANCHOR_GENERATOR.SIZES[-1][0] > 96
+    assert any("anchors" in note and "boxes" in note for note in chosen.notes)
+    on_gpu = choose(replace(config, readout=None, detect=None), train=None, pool_size=None, on_gpu=True).values
+    assert Path(on_gpu["pretrain.config_file"]).name == "infomin_r50_200ep.yaml"
+
+
+def test_what_the_study_says_is_never_replaced(own: Path) -> None:
+    part = PretrainConfig(Path("smoke.yaml"), overrides=("method.queue_size=64", "encoder.arch=resnet18"), epochs=7)
+    assert study(own).detect is not None
+    detect = DetectConfig("coco:a:b", config_file="demo/R_18_FPN.yaml", iterations=9, overrides=("SOLVER.BASE_LR", "1"))
+    config = study(own, pretrain=part, detect=detect)
+    train = read_data(parse_spec(f"coco:{own}/labels.json:{own}/labelled"))
+    chosen = choose(config, train=train, pool_size=29, on_gpu=True)
+    stored = Choices({**chosen.values, "pretrain.epochs": 99, "detect.iterations": 99, "detect.config_file": "x"})
+    assert apply_choices(config, stored) == config
+
+
+def test_encoders_that_no_detector_takes_together_are_refused(own: Path) -> None:
+    inits = (*INITS, InitConfig("msra_r50", "msra_r50"), InitConfig("msra_r101", "msra_r101"))
+    with pytest.raises(ConfigError, match="msra_r50: resnet50, msra_r101: resnet101"):
+        choose(study(own, inits=inits), train=None, pool_size=None, on_gpu=True)
+    chosen = choose(study(own, inits=inits[:3]), train=None, pool_size=None, on_gpu=False)
+    assert chosen.values["detect.config_file"] == "coco/R_50_FPN_1x.yaml"
+
+
+def test_choices_are_kept_and_another_budget_in_their_folder_is_refused(own: Path, tmp_path: Path) -> None:
+    choices = Choices(
+        {"pretrain.epochs": 5, "detect.overrides": ["A", "1"]}, ("why",), "2h", {"detect": {"start": 1.0}}
+    )
+    save_choices(choices, tmp_path)
+    assert read_choices(tmp_path) == choices and read_choices(tmp_path / "other") is None
+    require_same_budget(choices, study(own, budget="2h"), tmp_path)
+    with pytest.raises(ConfigError, match="begun with --budget 2h: pretrain.epochs 5"):
+        require_same_budget(choices, study(own, budget="3h"), tmp_path)
+    (tmp_path / "choices.json").write_text("{}")
+    with pytest.raises(DataError, match="damaged"):
+        read_choices(tmp_path)
+
+
+def test_the_template_has_every_key_and_its_values_are_the_defaults() -> None:
+    from transfer.compare.stages import ROOT
+
+    path = ROOT / "configs" / "study" / "own_data.yaml"
+    text = path.read_text()
+    config = load_study(path)
+    for part in (StudyConfig, PretrainConfig, DetectConfig, ReadoutConfig):
+        for name in part.__dataclass_fields__:
+            assert f"{name}:" in text or name == "data", f"{part.__name__}.{name}"
+    assert config.detect == DetectConfig(train_data="coco:data/labels.json:data/labelled", seeds=(0, 1, 2, 3, 4))
+    assert config.pretrain == PretrainConfig() and config.budget == "2h" and config.pool == "data/photos"
