@@ -284,4 +284,5 @@ def _is_active(place: Path, job: str | None) -> bool:
         return False
     import submitit
 
-    return submitit.SlurmJob(place, job).state.partition(" ")[0] in ACTIVE
+    state = submitit.SlurmJob(place, job).get_info(mode="force").get("State", "UNKNOWN")
+    return str(state).partition(" ")[0] in ACTIVE

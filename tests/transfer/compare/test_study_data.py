@@ -176,7 +176,7 @@ def test_the_detector_is_chosen_by_device_boxes_and_encoder_and_says_why(own: Pa
     resolved = load_detector_config(resolve_config_path("demo/R_18_FPN.yaml"), words)
     assert resolved.INPUT.MIN_SIZE_TEST == 160 and resolved.MODEL.ANCHOR_GENERATOR.SIZES[-1][0] > 96
     assert any("anchors" in note and "boxes" in note for note in chosen.notes)
-    on_gpu = choose(replace(config, readout=None, detect=None), train=None, pool_size=None, on_gpu=True).values
+    on_gpu = choose(replace(config, detect=None), train=None, pool_size=None, on_gpu=True).values
     assert Path(on_gpu["pretrain.config_file"]).name == "infomin_r50_200ep.yaml"
 
 
