@@ -165,10 +165,13 @@ def compare_pictures(tested: Pictures, others: Pictures, *, split: Split) -> lis
             if _is_copy(agreement, tested.short_sides[one], others.short_sides[other]):
                 name = described(moved @ _dihedral_matrix(mirrored, turns))
                 add(one, other, "near", name, 1 - agreement.mean)
-    for one, other, matrix in _near_rings(tested, others, skip=set(found)):
-        agreement, moved = confirm(tested.centres[one], others.centres[other], matrix, disc=True)
-        if _is_copy(agreement, tested.short_sides[one], others.short_sides[other]):
-            add(one, other, "near", described(moved), 1 - agreement.mean)
+    # A copy whose frame kept its shape has the same central square; one that was stretched first, the same whole.
+    for shape, (ones, places) in enumerate(((tested.whole, others.whole), (tested.centres, others.centres))):
+        near = _near_rings((tested.rings[shape], ones), (others.rings[shape], places), skip=set(found))
+        for one, other, matrix in near:
+            agreement, moved = confirm(ones[one], places[other], matrix, disc=True)
+            if _is_copy(agreement, tested.short_sides[one], others.short_sides[other]):
+                add(one, other, "near", described(moved), 1 - agreement.mean)
     return list(found.values())
 
 
@@ -213,15 +216,19 @@ def _unit_details(pictures: np.ndarray) -> np.ndarray:
 
 
 def _near_rings(
-    tested: Pictures, others: Pictures, *, skip: set[tuple[int, int]]
+    tested: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], *, skip: set[tuple[int, int]]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(test picture, other picture, matrix that starts the alignment) of those whose rings agree at some angle."""
+    """(test picture, other picture, matrix that starts the alignment) of those whose rings agree at some angle.
+
+    tested, others: ring spectra (N, zooms, features) and the small pictures.
+    """
+    (spectra, pictures), (other_spectra, other_pictures) = tested, others
     pairs: dict[tuple[int, int], tuple[float, int, int]] = {}
     zooms = [(0, number) for number in range(len(ZOOMS))] + [(number, 0) for number in range(1, len(ZOOMS))]
-    count = min(NEAREST, len(others))
-    for start in range(0, len(tested), CHUNK) if count else ():
+    count = min(NEAREST, len(other_pictures))
+    for start in range(0, len(pictures), CHUNK) if count else ():
         for one_zoom, other_zoom in zooms:
-            cosines = tested.rings[start : start + CHUNK, one_zoom] @ others.rings[:, other_zoom].T
+            cosines = spectra[start : start + CHUNK, one_zoom] @ other_spectra[:, other_zoom].T
             nearest = np.argpartition(cosines, -count, axis=1)[:, -count:]
             values = np.take_along_axis(cosines, nearest, axis=1)
             for row, place in zip(*np.nonzero(values >= MIN_SPECTRUM), strict=True):
@@ -231,9 +238,9 @@ def _near_rings(
                     pairs[pair] = value, one_zoom, other_zoom
     for (one, other), (_, one_zoom, other_zoom) in pairs.items():
         agreement, angle, mirrored = _best_angle(
-            polar(tested.centres[one], zoom=ZOOMS[one_zoom]),
-            polar(tested.centres[one][:, ::-1], zoom=ZOOMS[one_zoom]),
-            polar(others.centres[other], zoom=ZOOMS[other_zoom]),
+            polar(pictures[one], zoom=ZOOMS[one_zoom]),
+            polar(pictures[one][:, ::-1], zoom=ZOOMS[one_zoom]),
+            polar(other_pictures[other], zoom=ZOOMS[other_zoom]),
         )
         if agreement >= MIN_RINGS:
             yield one, other, _turn_matrix(angle, mirrored=mirrored, zoom=ZOOMS[one_zoom] / ZOOMS[other_zoom])
@@ -439,7 +446,9 @@ def write_pool_without(pool: Images, leaks: Iterable[Leak], path: Path) -> tuple
         with atomic_file(target) as file:
             file.writelines(f"{place.absolute()}\n".encode("utf-8", "surrogateescape") for place in source.paths)
     elif not source.scanned:
-        raise DataError(f"{source.root}: a pool on a server cannot be rewritten; leave the named images out of its shards")
+        raise DataError(
+            f"{source.root}: a pool on a server cannot be rewritten; leave the named images out of its shards"
+        )
     else:
         target = path.with_name(f"{path.name}.tar")
         with atomic_file(target) as file, tarfile.open(fileobj=file, mode="w") as archive:

@@ -47,7 +47,7 @@ class Pictures:
     hashes: uint64 (N, 8), perceptual, of the picture in the variants of DIHEDRAL.
     whole: uint8 (N, 64, 64), the grey picture shrunk to a square, whatever its shape.
     centres: uint8 (N, 64, 64), its largest central square.
-    rings: float32 (N, zooms, features), ring spectra of `centres`, of length 1.
+    rings: float32 (2, N, zooms, features), ring spectra of `whole` and of `centres`, each of length 1.
     short_sides (N,): of the picture, px.
     unreadable: (name, reason) of those that are not among the N.
     """
@@ -94,7 +94,7 @@ def read_pictures(source: Source, positions: Sequence[int] | None = None, *, sho
         perceptual_hashes(whole),
         whole,
         centres,
-        ring_spectra(centres),
+        np.stack([ring_spectra(whole), ring_spectra(centres)]),
         np.array([look.short_side for look in looks], np.int64),
         tuple(
             (source.where(position), look)
@@ -165,11 +165,11 @@ def polar(picture: np.ndarray, *, zoom: float = 1.0) -> np.ndarray:
     return rings[:, FIRST_RING:] * np.sqrt(np.arange(FIRST_RING, NUM_RINGS, dtype=np.float32))
 
 
-def ring_spectra(centres: np.ndarray) -> np.ndarray:
+def ring_spectra(pictures: np.ndarray) -> np.ndarray:
     """uint8 (N, 64, 64) -> float32 (N, zooms, features); see the module."""
     size = NUM_FREQUENCIES * (NUM_RINGS - FIRST_RING)
-    spectra = np.zeros((len(centres), len(ZOOMS), size), np.float32)
-    for number, picture in enumerate(centres):
+    spectra = np.zeros((len(pictures), len(ZOOMS), size), np.float32)
+    for number, picture in enumerate(pictures):
         rings = np.stack([polar(picture, zoom=zoom) for zoom in ZOOMS])
         magnitudes = np.abs(np.fft.rfft(rings, axis=1))[:, :NUM_FREQUENCIES]
         spectra[number] = np.sqrt(magnitudes).reshape(len(ZOOMS), size)
