@@ -6,16 +6,15 @@ made again it is the same, so that a study that is continued goes on from what i
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.base.atomic import write_text
+from pretrain.base.atomic import write_json, write_text
 from pretrain.base.errors import DataError
+from pretrain.data.index import Source
 from pretrain.data.source import ClassFolders, ImageSource, list_images, open_source
 from transfer.compare.study_config import DetectConfig, ReadoutConfig, StudyConfig
 from transfer.compare.study_plan import DATA, StudyData, with_data
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 SPLITS = "splits"
 PLACE = f"{{output}}/{SPLITS}"
 NAMED = 5  # images in a message
+MOST_COMPARED = 5000  # labelled images, each with each
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def _detection(
         specs = {(1.0, seed): with_data(part.train_data) for seed in part.seeds}
         return StudyData(train=specs, test=with_data(part.test_data)), None, []
     from transfer.data.fractions import image_folder, relative_names, write_fraction, write_part
+    from transfer.data.leakage import find_leakage
     from transfer.data.spec import parse_spec, read_data
-    from transfer.data.split import classes_of, equal_files, split_images
+    from transfer.data.split import classes_of, split_images
 
     def located(text: str) -> str:
         return text.replace("{data}", str(output_dir / "data"))
@@ -84,7 +85,7 @@ def _detection(
     files: list[Path] = []
     if part.test_data is None:
         paths = [Path(record["file_name"]) for record in read.records]
-        groups = equal_files(paths)
+        groups = _copies(paths)
         inside, outside = split_images(
             classes_of(read),
             relative_names([str(path) for path in paths]),
@@ -97,7 +98,7 @@ def _detection(
         train = replace(read, records=tuple(read.records[position] for position in inside))
         test_files = [paths[position] for position in outside]
         train_spec, test_spec = (f"coco:{PLACE}/{name}.json:{folder}" for name in ("train", "test"))
-        copies = f"; {len(groups)} groups of equal files kept together" if groups else ""
+        copies = f"; {len(groups)} pairs of copies kept together" if groups else ""
         notes.append(
             f"split: {len(inside)} training and {len(outside)} test images of {part.train_data} by seed {part.split_seed}"
             f"{copies} ({_in_classes(read, outside)} in the test images)"
@@ -110,11 +111,12 @@ def _detection(
         train_spec, test_spec = with_data(part.train_data), with_data(part.test_data)
         files = [] if embedded else _annotation_files(part.train_data, part.test_data)
         paths = [Path(record["file_name"]) for record in read.records]
-        both = [group for group in equal_files([*paths, *test_files]) if group[0] < len(paths) <= group[-1]]
-        if both:
-            shown = ", ".join(str(paths[group[0]]) for group in both[:NAMED])
+        leaks = find_leakage(None, _files(paths), _files(test_files))
+        if leaks:
+            shown = "; ".join(leak.line() for leak in leaks[:NAMED])
             notes.append(
-                f"WARNING: {len(both)} training images are also test images (equal files), first {shown}: figures come out too high"
+                f"WARNING: {len({leak.test for leak in leaks})} of {len(test_files)} test images are also training images, so figures "
+                f"come out too high: {shown}{'; ...' if len(leaks) > NAMED else ''}"
             )
     specs = {}
     for fraction in part.fractions:
@@ -189,7 +191,7 @@ def _readout(part: ReadoutConfig, output_dir: Path, notes: list[str]) -> tuple[s
     root = Path(part.data).expanduser()
     if (root / "train").is_dir() or (root / "val").is_dir():
         return part.data, list_images(root / "val") if (root / "val").is_dir() else []
-    from transfer.data.split import equal_files, split_images
+    from transfer.data.split import split_images
 
     folders = ClassFolders.load(root)
     if len(folders.classes) < 2:
@@ -200,7 +202,7 @@ def _readout(part: ReadoutConfig, output_dir: Path, notes: list[str]) -> tuple[s
         names,
         test_fraction=part.test_fraction,
         seed=part.split_seed,
-        together=equal_files(folders.paths),
+        together=_copies(folders.paths),
     )
     held_out = set(outside)
     for position, name in enumerate(names):
@@ -223,24 +225,15 @@ def _link(place: Path, target: Path) -> None:
 # --- the pool -----------------------------------------------------------------------------------------------------------
 
 
-def _pool(pool: str, test_files: Iterable[Path], output_dir: Path, notes: list[str]) -> str:
-    """`pool`, or a list of its images without those that are test images (equal files)."""
+def _pool(pool: str, test_files: Sequence[Path], output_dir: Path, notes: list[str]) -> str:
+    """`pool`, or a list of its images without those that are test images, also turned, flipped or stored again."""
     source = open_source(pool)
     if "://" in pool:
         notes.append(f"pool: {len(source):,} images on a server, NOT compared with the test images")
         return pool
-    wanted: dict[int, set[str]] = defaultdict(set)
-    for path in test_files:
-        wanted[os.stat(path).st_size].add(hashlib.sha256(path.read_bytes()).hexdigest())  # noqa: PTH116
-    sizes = source.stats()[0]
-    found = []
-    for index, size in enumerate(sizes.tolist()):
-        if size in wanted:
-            with source.open(index) as file:
-                if hashlib.sha256(file.read()).hexdigest() in wanted[size]:
-                    found.append(index)
+    found = _test_images_in(source, test_files, output_dir)
     if not found:
-        notes.append(f"pool: {len(source):,} images, none of them a test image (by content)")
+        notes.append(f"pool: {len(source):,} images, none of them a test image or a changed copy of one")
         return pool
     shown = ", ".join(source.where(index) for index in found[:NAMED])
     if not isinstance(source, ImageSource):
@@ -260,9 +253,49 @@ def _pool(pool: str, test_files: Iterable[Path], output_dir: Path, notes: list[s
     if not path.exists() or path.read_text(encoding="utf-8", errors="surrogateescape") != text:
         write_text(path, text)
     notes.append(
-        f"pool: {len(kept):,} of {len(source):,} images; {len(found)} test images left out: {shown}{', ...' if len(found) > NAMED else ''}"
+        f"pool: {len(kept):,} of {len(source):,} images; {len(found)} are test images or changed copies of them and are left out: "
+        f"{shown}{', ...' if len(found) > NAMED else ''}"
     )
     return f"{PLACE}/pool.txt"
+
+
+def _test_images_in(source: Source, test_files: Sequence[Path], output_dir: Path) -> list[int]:
+    """Positions in the pool; kept in OUT/splits/leakage.json, since every picture is looked at."""
+    from transfer.data.leakage import find_leakage
+
+    if not test_files:
+        return []
+    tested = _files(test_files)
+    compared = {"pool": source.fingerprint(), "test": tested.fingerprint()}
+    path = output_dir / SPLITS / "leakage.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["compared"] == compared:
+            return [int(position) for position in known["positions"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    leaks = find_leakage(source, None, tested)
+    positions = sorted({leak.position for leak in leaks})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"compared": compared, "positions": positions, "found": [leak.line() for leak in leaks]})
+    return positions
+
+
+def _files(paths: Sequence[Path]) -> ImageSource:
+    return ImageSource(Path("/"), [str(path.absolute()).lstrip("/") for path in paths])
+
+
+def _copies(paths: Sequence[Path]) -> list[list[int]]:
+    """Groups of labelled images that are copies of each other; of a large set equal files alone."""
+    from transfer.data.leakage import find_leakage
+    from transfer.data.split import equal_files
+
+    if len(paths) > MOST_COMPARED:
+        return equal_files(paths)
+    source = _files(paths)
+    place = {source.where(index): index for index in range(len(paths))}
+    leaks = find_leakage(None, source, source)
+    return [[place[leak.test], leak.position] for leak in leaks if place[leak.test] < leak.position]
 
 
 def data_folder(output_dir: Path) -> Path:

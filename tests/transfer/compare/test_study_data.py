@@ -108,7 +108,7 @@ def test_test_images_are_held_out_of_training_and_pool_and_all_rows_of_a_seed_sh
         for split in ("train", "val")
     }
     assert folders == {"train": ["a"] * 6 + ["b"] * 6, "val": ["a"] * 2 + ["b"] * 2}
-    assert any("5 test images left out" in note for note in prepared.notes)
+    assert any("5 are test images or changed copies of them and are left out" in note for note in prepared.notes)
     # Made again it is the same, and no file is touched, so that what is done stays done.
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     assert prepare_data(config, output).data == data
@@ -135,7 +135,7 @@ def test_a_user_s_own_test_set_is_left_as_it_is_and_copies_of_it_in_training_are
     assert (
         prepared.data.test == spec and not prepared.data.written and prepared.data.files == (own / "labels.json",) * 2
     )
-    assert any("20 training images are also test images" in note for note in prepared.notes)
+    assert any("20 of 20 test images are also training images" in note for note in prepared.notes)
 
 
 def test_a_pool_that_is_all_test_images_or_an_archive_with_some_is_refused(own: Path, tmp_path: Path) -> None:

@@ -146,9 +146,7 @@ def test_detector_of_every_family_has_the_norms_that_it_names(run: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "run", ["voc/R_50_C4_24k.yaml", "coco/R_50_FPN_1x.yaml", "coco/R_50_FPN_moco_1x.yaml"]
-)
+@pytest.mark.parametrize("run", ["voc/R_50_C4_24k.yaml", "coco/R_50_FPN_1x.yaml", "coco/R_50_FPN_moco_1x.yaml"])
 def test_a_detector_of_each_family_and_initialisation_is_built_on_the_cpu(run: str) -> None:
     config = load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu"])
     model = build_model(config)
