@@ -20,6 +20,8 @@ from pretrain.base.strict import overridden_keys
 from pretrain.config import load_run_config
 from pretrain.data.default_run import memory_of
 from transfer.compare.study_config import (
+    NO_WEIGHTS,
+    PRETRAINED,
     InitConfig,
     PretrainConfig,
     StudyConfig,
@@ -247,6 +249,8 @@ def _arch_of(path: Path) -> str:
 
 def _catalog_arch(init: InitConfig) -> str | None:
     """Of a name of the detector's catalog."""
+    if init.weights in (NO_WEIGHTS, PRETRAINED):  # the catalog needs Detectron2, which takes a second to import
+        return None
     from transfer.conversion.published import catalog_entry
     from transfer.detect.inits import CATALOG
 

@@ -69,7 +69,10 @@ def _check_pretraining(part: PretrainConfig, data: StudyData | None, place: Path
     words = [text.replace(DATA, "DATA") for text in part.overrides]
     pool = data.pool if data is not None else None
     epochs = [f"optimizer.epochs={part.epochs}"] if part.epochs else []
-    run = load_run_config(file, [*([f"data.root={pool}"] if pool else []), f"seed={part.seeds[0]}", *epochs, *words])
+    located = pool and (_located(pool, place) or "DATA")
+    run = load_run_config(
+        file, [*([f"data.root={located}"] if located else []), f"seed={part.seeds[0]}", *epochs, *words]
+    )
     root = _located(pool or next((text for text in part.overrides if DATA in text), run.data.root), place)
     if root is not None:
         open_source(root)
