@@ -59,10 +59,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "labels.json").write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories})
     )
-    one = [{**thing, "category_id": 1} for thing in annotations]
-    (root / "one_class.json").write_text(
-        json.dumps({"images": images, "annotations": one, "categories": categories[:1]})
-    )
+    (root / "single" / "cup").mkdir(parents=True)
+    draw(rng)[0].save(root / "single" / "cup" / "0.png")
     return root
 
 
@@ -100,8 +98,10 @@ PLAIN = ("--pool", "photos", "--train", "coco:labels.json:labelled", "--init", "
         ((*PLAIN, "detect.iteration=5"), "did you mean `detect.iterations`"),
         ((*PLAIN, "detect.overrides=[SOLVER.MAX_ITERS, '5']"), "unknown key SOLVER.MAX_ITERS"),
         ((*PLAIN, "pretrain.overrides=[optimizer.epoch=1]"), "did you mean `optimizer.epochs`"),
+        (PLAIN, "fewer than the 128 of a batch"),
         ((*PLAIN, "detect.config_file=demo/R_18_FNP.yaml"), "did you mean demo/R_18_FPN.yaml"),
         (("--init", "random", "--readout", "labelled"), "one folder a class"),
+        (("--init", "random", "--readout", "single"), "needs two classes or more, found only 'cup'"),
         (
             ("--init", "random", "--readout", "classes", "--pretrain-seeds", "2"),
             "--pretrain-seeds without a pre-training",
@@ -165,7 +165,7 @@ def test_an_initialisation_is_typed_as_it_is_read() -> None:
 
 SMALL = (
     *(
-        "pretrain.overrides=[views.image_size=32, views.patch_size=20, optimizer.batch_size=8, method.queue_size=8, method.batchnorm_images=8, data.num_workers=0]",
+        "pretrain.overrides=[views.image_size=32, views.patch_size=20, optimizer.batch_size=8, method.queue_size=8, method.batchnorm_images=8, method.jigsaw_fraction=0.5, data.num_workers=0]",
     ),
     *(
         "detect.overrides=[INPUT.MIN_SIZE_TRAIN, '(64,)', INPUT.MIN_SIZE_TEST, '64', SOLVER.IMS_PER_BATCH, '2', DATALOADER.NUM_WORKERS, '0']",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.base.errors import UserError
+from pretrain.base.errors import ConfigError, UserError
 from pretrain.config import load_run_config
 from pretrain.data.source import open_source
 from pretrain.model.encoder import ResNetEncoder
@@ -75,7 +75,12 @@ def _check_pretraining(part: PretrainConfig, data: StudyData | None, place: Path
     )
     root = _located(pool or next((text for text in part.overrides if DATA in text), run.data.root), place)
     if root is not None:
-        open_source(root)
+        images, batch = len(open_source(root)), run.optimizer.batch_size
+        if images < batch:
+            raise ConfigError(
+                f"{images} images in {root}, fewer than the {batch} of a batch; give more, or "
+                "pretrain.overrides=[optimizer.batch_size=N] with N below that number"
+            )
     return run.encoder.arch
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.data.source import open_source
+from tests.transfer.fake_tools import write_tools
+from transfer.compare.budget import Cost, measure
 from transfer.compare.choices import (
     SIDES,
     Choices,
@@ -23,6 +25,7 @@ from transfer.compare.choices import (
     require_same_budget,
     save_choices,
 )
+from transfer.compare.study import settle_study, show_study
 from transfer.compare.study_config import (
     DetectConfig,
     InitConfig,
@@ -32,6 +35,7 @@ from transfer.compare.study_config import (
     load_study,
 )
 from transfer.compare.study_data import prepare_data
+from transfer.compare.study_plan import StudyData
 from transfer.data.spec import parse_spec, read_data
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import resolve_config_path
@@ -224,3 +228,99 @@ def test_the_template_has_every_key_and_its_values_are_the_defaults() -> None:
             assert f"{name}:" in text or name == "data", f"{part.__name__}.{name}"
     assert config.detect == DetectConfig(train_data="coco:data/labels.json:data/labelled", seeds=(0, 1, 2, 3, 4))
     assert config.pretrain == PretrainConfig() and config.budget == "2h" and config.pool == "data/photos"
+
+
+# --- a budget from end to end -------------------------------------------------------------------------------------------
+
+COSTS = {
+    "pretrain": Cost(5.0, 0.1, 2**30),
+    "convert": Cost(5.0),
+    "detect": Cost(10.0, 0.2, 2**30),
+    "readout": Cost(5.0),
+}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
+    """What was measured, in place of measuring it."""
+    found: list[StudyConfig] = []
+    monkeypatch.setattr("transfer.compare.study.measure", lambda config, *rest, **more: found.append(config) or COSTS)
+    return found
+
+
+def test_a_budget_is_divided_once_and_a_study_that_goes_on_keeps_its_length(
+    own: Path, tmp_path: Path, measured: list[StudyConfig]
+) -> None:
+    def settle(config: StudyConfig) -> tuple[int | None, int | None]:
+        settled = settle_study(config, tmp_path / "out", tmp_path / "out", devices=(), say=lambda text: None)
+        save_choices(settled.choices, tmp_path / "out")
+        assert settled.config.pretrain is not None and settled.config.detect is not None
+        return settled.config.pretrain.epochs, settled.config.detect.iterations
+
+    config = study(own, budget="20m")
+    first = settle(config)
+    assert first[0] and first[1] and len(measured) == 1
+    assert settle(config) == first and len(measured) == 1
+    assert config.detect is not None
+    more = replace(config, detect=replace(config.detect, seeds=(0, 1, 2)), budget=None)
+    assert settle(more) == first  # a further seed is measured as the others were
+    with pytest.raises(ConfigError, match="begun with --budget 20m"):
+        settle(replace(config, budget="3h"))
+
+
+def test_given_lengths_that_do_not_fit_their_budget_are_refused_with_what_they_take(
+    own: Path, tmp_path: Path, measured: list[StudyConfig]
+) -> None:
+    detect = DetectConfig(f"coco:{own}/labels.json:{own}/labelled", seeds=(0, 1), iterations=100_000)
+    config = study(own, detect=detect, pretrain=PretrainConfig(epochs=1), budget="20m")
+    with pytest.raises(
+        ConfigError, match=r"100000 iterations, as given, take about .* for 1 pre-trainings, 4 fine-tunings"
+    ):
+        settle_study(config, tmp_path / "out", tmp_path / "out", devices=(), say=lambda text: None)
+
+
+def test_a_dry_run_says_time_and_memory_by_kind_and_every_command_and_writes_nothing(
+    own: Path, tmp_path: Path, measured: list[StudyConfig]
+) -> None:
+    said: list[str] = []
+    show_study(study(own, budget="20m"), tmp_path / "out", say=said.append, devices=())
+    text = "\n".join(said)
+    assert not (tmp_path / "out").exists() and len(measured) == 1
+    assert text.count("$ ") == 1 + 1 + 2 * 2 * 2 + 1  # pre-training, conversion, rows x seeds x fractions, report
+    for part in ("pretrain    1 x", "detect      8 x", "1,024 MiB", "in all"):
+        assert part in text, text
+    assert f"{tmp_path}/out/splits/train_f0.2_s0.json" in text and "infomin_plan_" not in text
+
+
+FAKE = """
+time.sleep(0.02)
+if tool == "pretrain":
+    pretraining()
+elif tool == "convert_weights":
+    write(words[1], {})
+elif tool == "train_net":
+    assert int(after("SOLVER.MAX_ITER")) in (4, 16)
+    detection({"bbox": {"AP": 1.0}})
+"""
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_every_kind_of_stage_in_a_folder_of_its_own(own: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write_tools(root, ["pretrain", "convert_weights", "train_net"], FAKE)
+    out = tmp_path / "out"
+    config = study(
+        own,
+        pretrain=PretrainConfig(Path("smoke.yaml")),
+        detect=DetectConfig("x", "y", config_file="demo/R_18_FPN.yaml"),
+    )
+    data = StudyData(pool=f"{own}/photos", train={(1.0, 0): "x"}, test="y")
+    costs = measure(config, data, out, say=lambda text: None, root=root)
+    assert set(costs) == {"pretrain", "convert", "detect"}
+    assert all(cost.start > 0 and cost.memory > 2**20 for cost in costs.values())
+    calls = [line.split()[0] for line in (root / "calls.txt").read_text().splitlines()]
+    assert calls == ["pretrain", "convert_weights", "train_net", "pretrain", "train_net"] and not out.exists()
+    (root / "break_train_net").touch()
+    with pytest.raises(ConfigError, match="exit code 7, and so would the study:\n  hello from train_net"):
+        measure(config, data, out, say=lambda text: None, root=root)
