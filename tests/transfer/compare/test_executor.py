@@ -10,15 +10,18 @@ import io
 import json
 import os
 import pickle
+import signal
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.run.slurm import SlurmOptions
-from tests.transfer.fake_tools import run_here
+from tests.transfer.fake_tools import run_here, write_tools
 from transfer.compare.executor import StageJob, cuda_devices, local_executor, run_on_devices, slurm_executor
 from transfer.compare.runner import StageFolder, open_folder, run_stages
 from transfer.compare.stages import Stage
@@ -187,6 +190,37 @@ def test_a_job_runs_its_stage_with_the_record_of_a_local_run(project: Path, clus
     assert sum("done already" in line for line in said) == 4
     with open_folder(project / "out", root=project) as folder:
         assert slurm_executor(OPTIONS, say=said.append)(PLAN, folder) == (0, None)  # nothing is left to submit
+
+
+def test_a_job_that_has_to_make_room_saves_its_stage_and_goes_back_into_the_queue(tmp_path: Path) -> None:
+    write_tools(tmp_path, ["pretrain"], "")
+    (tmp_path / "slow_pretrain").touch()
+    words = ("{root}/tools/pretrain.py", "--output-dir", "{output}/pretrain")
+    long = Stage("pretrain", "t", words, "pretrain", "pretrain/record.json", resumes=True)
+    submitit_s: list[int] = []  # what its handler would do: put the job back
+    before = signal.signal(signal.SIGUSR2, lambda signum, frame: submitit_s.append(signum))
+
+    def preempt() -> None:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    try:
+        thread = threading.Thread(target=preempt)
+        thread.start()
+        job = StageJob(tmp_path / "out", tmp_path, long, [])
+        job()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert (tmp_path / "asked_to_stop").read_text() == str(int(signal.SIGTERM)) and submitit_s == [signal.SIGUSR2]
+    assert (tmp_path / "out" / "pretrain" / "half.pt").exists()
+    # The same once more, as Slurm starts it again: the folder is kept, since the stage goes on from it.
+    (tmp_path / "slow_pretrain").unlink()
+    with pytest.raises(SystemExit):
+        job()  # this fake leaves no record
+    assert (tmp_path / "out" / "pretrain" / "half.pt").exists()
 
 
 def test_without_slurm_or_with_a_refusal_it_is_said(
