@@ -23,7 +23,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.base.errors import UserError
+from pretrain.base.errors import ConfigError, UserError
 from transfer.conversion.published import SUPERVISED, catalog_entry, is_supervised_address
 from transfer.conversion.sidecar import detectron2_settings, parse_sidecar, sidecar_path
 from transfer.data.findings import Finding, Severity, by_severity
@@ -64,7 +64,7 @@ OFF_RULE = 4  # times the schedule by the rule of transfer/detect/scaling.py
 LONG_RUN = 1000  # iterations
 MANY_CHECKPOINTS = 200
 COSTLY_PRECISE_BN = 0.1  # of the iterations
-USUAL_GPU = 11 * GIB  # what a batch for eight GPUs is compared with where the device is not known
+USUAL_GPU = 24 * GIB  # what a batch for eight GPUs is compared with where the device is not known
 TINY = 8  # pixels: a side of two cells of the finest feature map (stride 4)
 MANY_TINY = 0.25
 UPSCALED = 2.5  # times: 640 px photos of COCO become 800 to 1333, at most 2.1
@@ -167,7 +167,17 @@ def diagnose_config(
     device; None asks this machine.
     """
     case = Case(config, data, init, num_processes, device_memory(config) if memory is None else memory)
-    return by_severity(finding for check in CHECKS for finding in check(case))
+    return by_severity(finding for check in CHECKS for finding in _run(check, case))
+
+
+def _run(check: Callable[[Case], Iterator[Finding]], case: Case) -> list[Finding]:
+    """The findings of one check. Values that it cannot be computed with (a batch of 0, an empty list of sizes) are found as such:
+    Detectron2 stops at them with a message of its own, or with none."""
+    try:
+        return list(check(case))
+    except (ArithmeticError, ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        return [_finding("unchecked", "note", check.__name__, f"could not be checked with these values ({reason})", "")]
 
 
 def _finding(what: str, severity: Severity, where: str, message: str, change: str = "") -> Finding:
@@ -257,7 +267,9 @@ def syncbn_one_process(case: Case) -> Iterator[Finding]:
         keys[0],
         f"SyncBN has one process to agree with: it is plain BN over the {case.images} image{'s' * (case.images > 1)} of a batch"
         + (f", and from fewer than {FEW_FOR_BN} images its statistics are noise" if few else ""),
-        f"SOLVER.IMS_PER_BATCH {FEW_FOR_BN} or more, or {keys[0]} FrozenBN for supervised weights" if few else "",
+        f"SOLVER.IMS_PER_BATCH {FEW_FOR_BN} or more, with SOLVER.AMP.ENABLED True or smaller INPUT.MIN_SIZE_TRAIN where memory is short"
+        if few
+        else "",
     )
 
 
@@ -376,6 +388,8 @@ def norm_of_weights(case: Case) -> Iterator[Finding]:
 def learning_rate(case: Case) -> Iterator[Finding]:
     """The rate against the batch."""
     solver = case.config.SOLVER
+    if case.images < 1:
+        return
     expected = linear_rate(case.config, case.images)
     ratio = solver.BASE_LR / expected
     clipped = bool(solver.CLIP_GRADIENTS.ENABLED)
@@ -771,7 +785,7 @@ def test_data(case: Case) -> Iterator[Finding]:
     """Whether there is anything to measure on, and enough of it."""
     key = "--test-data"
     if case.data is None:
-        if not case.config.DATASETS.TEST:
+        if case.config.DATASETS.TRAIN and not case.config.DATASETS.TEST:
             yield _finding(
                 "no-test-data", "warning", "DATASETS.TEST", "empty: AP is not measured", "DATASETS.TEST \"('NAME',)\""
             )
@@ -941,3 +955,16 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     flipped_classes,
     ignored_keys,
 )
+
+
+def refuse_errors(findings: Sequence[Finding]) -> None:
+    """Raises ConfigError with every error among them and the line to change."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise ConfigError("\n  ".join(["the configuration would fail, or teach nothing:", *map(sentence, errors)]))
+
+
+def sentence(finding: Finding) -> str:
+    """A finding in one line, with what to pass."""
+    change = f"; pass {finding.change}" if finding.change else ""
+    return f"{finding.where}: {finding.message}{change} [{finding.id}]"

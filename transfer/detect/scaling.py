@@ -28,7 +28,7 @@ from detectron2.config import CfgNode
 from pretrain.base.errors import ConfigError
 from transfer.data.records import DetectionData
 from transfer.detect.anchors import anchors_to_pass, show_sizes
-from transfer.detect.memory import GIB, device_memory, estimate_memory
+from transfer.detect.memory import GIB, device_memory, estimate_memory, host_memory
 
 Scale = Literal["none", "auto"]
 PUBLISHED_PROCESSES = 8
@@ -106,7 +106,9 @@ def scale_config(
         raise ConfigError(
             f"--scale auto and SOLVER.REFERENCE_WORLD_SIZE {asked.SOLVER.REFERENCE_WORLD_SIZE}: both scale the schedule; leave one out"
         )
-    memory = device_memory(asked) if memory is None else memory
+    memory = (
+        (device_memory(asked) or host_memory()) if memory is None else memory
+    )  # a run without its GPU is on the CPU
     old = published.SOLVER
     new: dict[str, Any] = {}
     if "SOLVER.IMS_PER_BATCH" not in given:
