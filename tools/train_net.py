@@ -1,12 +1,13 @@
 """Fine-tune or evaluate a detector.
 
-    python tools/train_net.py --config-file voc/R_50_C4_24k_infomin.yaml --num-gpus 8 OUTPUT_DIR runs/voc_infomin
-    python tools/train_net.py --config-file demo/R_18_FPN_random.yaml \
+    python tools/train_net.py --config-file voc/R_50_C4_24k.yaml --init mine=weights/mine.pth --num-gpus 8 OUTPUT_DIR runs/voc_mine
+    python tools/train_net.py --config-file demo/R_18_FPN.yaml --init random \
         --train-data coco:TRAIN.json:IMAGES --test-data coco:TEST.json:IMAGES OUTPUT_DIR runs/mine
 
 Takes Detectron2's own flags (--config-file --num-gpus --resume --eval-only --num-machines ... KEY VALUE) and a SPEC for
 one's own data (coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT, voc07:..., yolo:DATA.yaml:SPLIT). A configuration is looked for as given, then in
-transfer/configs. Out: a table of AP, AP50 and AP75, and in OUTPUT_DIR Detectron2's files, record.json and samples.json; exit
+transfer/configs; it says nothing about weights: --init does, and their input (channel order, mean, std, stride) comes with them.
+Out: a table of AP, AP50 and AP75, and in OUTPUT_DIR Detectron2's files, record.json and samples.json; exit
 code 2 and one message for an input that cannot be used. `--resume` goes on with the run in OUTPUT_DIR, with the values that it
 began with. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
 """
@@ -33,6 +34,7 @@ from pretrain.base.record import RECORD, end_record, this_command
 from pretrain.base.signals import ending_on_sigterm
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import FORMS, parse_class_names
+from transfer.detect.dump import dump_config
 from transfer.detect.options import RunOptions
 from transfer.detect.run import (
     DetectionRun,
@@ -122,7 +124,16 @@ def parse_arguments() -> argparse.Namespace:
         help="a Python module of yours to import first, e.g. one that registers data sets named by DATASETS.TRAIN; repeatable",
     )
     parser.add_argument(
-        "--init", metavar="NAME", help="how the report labels this initialisation (default: read from the weights)"
+        "--init",
+        metavar="NAME=FILE",
+        help="what to start from: converted weights under the name of their row (mine=weights/mine.pth), random, or weights that "
+        "Detectron2 fetches (msra_r50, coco_r50_fpn_3x; supervised=msra_r50 to name the row). How they want their input is applied",
+    )
+    parser.add_argument(
+        "--dump-config",
+        metavar="FILE",
+        type=Path,
+        help="train nothing: write the configuration, complete, as Detectron2's own tools/train_net.py takes it",
     )
     return parser.parse_args()
 
@@ -155,6 +166,9 @@ def main() -> int:
         num_machines=arguments.num_machines,
         modules=tuple(arguments.modules),
     )
+    if arguments.dump_config is not None:
+        print(dump_config(options, arguments.dump_config))
+        return 0
     run = prepare_run(options)
     fetch_weights(run.weights.weights)
     # The first machine holds the folder; the others write their logs into it.

@@ -26,9 +26,10 @@ from transfer.conversion.convert import convert
 from transfer.conversion.names import DETECTRON2
 from transfer.conversion.sources import load_backbone
 from transfer.detect.checks import backbone_names
-from transfer.detect.config import load_detector_config, resolve_config_path
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import resolve_config_path
 
-DETECTORS = {"FPN": "coco/R_50_FPN_1x_random.yaml", "C4": "coco/R_50_C4_1x_random.yaml"}
+DETECTORS = {"FPN": "coco/R_50_FPN_1x.yaml", "C4": "coco/R_50_C4_1x.yaml"}
 TENSORS = 265
 
 

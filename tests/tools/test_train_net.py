@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 STOCK = Path(importlib.util.find_spec("detectron2").origin).parents[1] / "tools" / "train_net.py"
-RANDOM, INFOMIN = "demo/R_18_FPN_random.yaml", "demo/R_18_FPN_infomin.yaml"
+RANDOM, INFOMIN = "demo/R_18_FPN.yaml", "demo/R_18_FPN.yaml"
 TINY = (
     *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0"),
     *("INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"),
@@ -228,7 +228,7 @@ def test_a_python_tag_is_refused_and_never_run(refusal, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config-file", "demo/R_18_FPN_radnom.yaml"], "did you mean demo/R_18_FPN_random.yaml?"),
+        (["--config-file", "demo/R_18_FPN_radnom.yaml"], "did you mean demo/R_18_FPN.yaml?"),
         (
             ["--config-file", RANDOM, "--train-data", "coco:x"],
             "expected coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT",

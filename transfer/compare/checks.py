@@ -35,24 +35,24 @@ def check_detection(
     *,
     train_data: str | None,
     test_data: str | None,
-    weights: str = "",
+    init: str = "random",
     arch: str | None = None,
 ) -> None:
     """Configuration, KEY VALUE pairs, labelled images, weights and the detector itself.
 
-    train_data, test_data: SPECs; None where the files are not there yet. weights: a converted file, "" for none yet. arch: of
-    the encoder that will be pre-trained and put into this detector. Raises as tools/train_net.py does.
+    train_data, test_data: SPECs; None where the files are not there yet. init: as train_net.py takes it; random where the weights
+    are not there yet. arch: of the encoder that will be pre-trained and put into this detector. Raises as tools/train_net.py does.
     """
-    from transfer.detect.config import check_supported, load_detector_config
+    from transfer.detect.config import check_supported
     from transfer.detect.loading import plan_weights, verify_fits
     from transfer.detect.options import RunOptions
-    from transfer.detect.run import prepare_run
+    from transfer.detect.run import ask_config, prepare_run
 
-    words = ("MODEL.WEIGHTS", weights, *overrides)
+    options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, init=init)
     if train_data is not None:
-        config = prepare_run(RunOptions(str(config_file), words, train_data, test_data)).config
+        config = prepare_run(options).config
     else:
-        config = load_detector_config(config_file, words)
+        config, _, _ = ask_config(options)
         check_supported(config, 1)
         verify_fits(plan_weights(config, eval_only=False, resume=False, trust=False), config)
     if arch is not None:
@@ -65,6 +65,7 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
     from transfer.conversion.sidecar import detectron2_settings
     from transfer.conversion.targets import target_named
     from transfer.detect.checks import check_settings
+    from transfer.detect.inits import Init, family_that_fits
 
     contract = InputContract()  # of every pre-training of ours
     finding = target_named("detectron2").finding(arch, contract)
@@ -72,10 +73,13 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
         raise ConfigError(
             f"the encoder {arch} cannot be converted for a detector: {finding}; pass encoder.arch=resnet18 or another"
         )
+    settings = detectron2_settings(arch, contract)
     try:
-        check_settings(config, detectron2_settings(arch, contract), where=f"the encoder {arch} that is pre-trained")
+        check_settings(config, settings, where=f"the encoder {arch} that is pre-trained")
     except ConfigError as error:
-        raise ConfigError(f"{config_file}: {error}") from None
+        family = family_that_fits(config, Init(arch, "", settings))
+        fits = f"\nthe family that fits: {family}" if family else ""
+        raise ConfigError(f"{config_file}: {error}{fits}") from None
 
 
 def _build(config: CfgNode, config_file: Path) -> None:

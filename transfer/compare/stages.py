@@ -20,6 +20,7 @@ from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD
 
+RANDOM = "random"
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = re.compile(r"\{checkpoint:([^{}]+)\}")
 
@@ -166,8 +167,9 @@ def detect_stage(
     """Fine-tuning of a detector. weights: converted ones, "" for random. overrides: KEY VALUE pairs."""
     return tool_stage(
         "train_net",
-        *("--config-file", rooted(config_file), "--train-data", train_data, "--test-data", test_data, "--init", init),
-        *("OUTPUT_DIR", f"{{output}}/{folder}", "SEED", str(seed), "MODEL.WEIGHTS", weights, *overrides),
+        *("--config-file", rooted(config_file), "--init", init_text(init, weights)),
+        *("--train-data", train_data, "--test-data", test_data),
+        *("OUTPUT_DIR", f"{{output}}/{folder}", "SEED", str(seed), *overrides),
         name=name,
         title=title,
         folder=folder,
@@ -177,6 +179,11 @@ def detect_stage(
         init=init,
         seed=seed,
     )
+
+
+def init_text(name: str, weights: str) -> str:
+    """What train_net.py's --init says for a row of that name. weights: converted ones, "" for random."""
+    return f"{name}={weights}" if weights else RANDOM if name == RANDOM else f"{name}={RANDOM}"
 
 
 def checkpoint_of(folder: str) -> str:

@@ -13,6 +13,7 @@ from pretrain.config import load_run_config
 from pretrain.data.source import open_source
 from pretrain.model.encoder import ResNetEncoder
 from transfer.compare.checks import check_detection, check_readout
+from transfer.compare.stages import init_text
 from transfer.compare.study_config import (
     NO_WEIGHTS,
     PRETRAINED,
@@ -84,6 +85,6 @@ def _check_detection(config: StudyConfig, arch: str | None) -> None:
             [word.replace("{init}", init.name).replace(DATA, "DATA") for word in part.overrides],
             train_data=None if later else specs[0],
             test_data=None if later else specs[1],
-            weights=str(weight_file(init) or ""),
+            init=init_text(init.name, str(weight_file(init) or "")),
             arch=arch if init.weights == PRETRAINED else None,
         )

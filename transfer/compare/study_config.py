@@ -12,6 +12,7 @@ from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import load_config
 from transfer.compare.stages import ROOT
+from transfer.detect.config_files import resolve_config_path
 
 NO_WEIGHTS, PRETRAINED = "none", "pretrained"
 METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75", "readout/top1")
@@ -150,7 +151,13 @@ def load_study(config_file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         pretrain_file(config.pretrain)
     if config.readout:
         readout_file(config.readout)
-    for path in (*detection_files(config), *map(weight_file, config.inits)):
+    try:
+        detection_files(config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{config_file}: detect.config_file: {error} (a study names the family alone; its inits become --init)"
+        ) from None
+    for path in map(weight_file, config.inits):
         if path is not None and not path.is_file():
             raise ConfigError(f"{config_file}: no file at {path}, nor from the present folder")
     return config
@@ -170,10 +177,12 @@ def _templates(config: StudyConfig) -> dict[str, str]:
 
 
 def detection_files(config: StudyConfig) -> tuple[Path, ...]:
-    """The detector's configuration file of each initialisation, in their order."""
+    """The detector's configuration file of each initialisation, in their order: one family for all, unless the study's own files
+    are named with {init}. Raises ConfigError for one that is not there."""
     if config.detect is None:
         return ()
-    return tuple(_placed(config.detect.config_file.replace("{init}", init.name)) for init in config.inits)
+    names = (config.detect.config_file.replace("{init}", init.name) for init in config.inits)
+    return tuple(resolve_config_path(name).absolute() for name in names)
 
 
 def pretrain_file(part: PretrainConfig) -> Path:

@@ -210,7 +210,7 @@ def check_sweep(config: SweepConfig) -> Sweep:
 
 def _located(part: DetectionPart) -> DetectionPart:
     """With the configuration's path found as tools/train_net.py finds it."""
-    from transfer.detect.config import resolve_config_path
+    from transfer.detect.config_files import resolve_config_path
 
     return replace(part, config_file=resolve_config_path(str(part.config_file)))
 

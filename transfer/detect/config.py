@@ -25,28 +25,10 @@ from pretrain.base.errors import ConfigError, DataError, did_you_mean
 from pretrain.base.same_run import flat
 from pretrain.base.strict import load_yaml
 from transfer.data.spec import PreparedData
+from transfer.detect.config_files import CONFIG_ROOT
 
-CONFIG_ROOT = Path(__file__).resolve().parents[1] / "configs"
 BASE_KEY = "_BASE_"
 CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
-
-
-def resolve_config_path(name: str) -> Path:
-    """`name` as given if it exists, else below transfer/configs. Raises ConfigError naming the nearest shipped file."""
-    if not name:
-        raise ConfigError(
-            "no configuration: give --config-file, for example --config-file voc/R_50_C4_24k_infomin.yaml"
-        )
-    for candidate in (Path(name), CONFIG_ROOT / name):
-        if candidate.is_file():
-            return candidate
-    shipped = [path.relative_to(CONFIG_ROOT).as_posix() for path in shipped_runs()]
-    raise ConfigError(f"no configuration file {name} here or in {CONFIG_ROOT}{did_you_mean(name, shipped, cutoff=0.3)}")
-
-
-def shipped_runs() -> list[Path]:
-    """Every run file of transfer/configs, sorted; the parts in base/ and init/ are not runs."""
-    return sorted(path for path in CONFIG_ROOT.rglob("*.yaml") if path.parent.name not in ("base", "init"))
 
 
 def load_detector_config(path: Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -228,6 +210,23 @@ def _set_steps(config: CfgNode) -> list[str]:
     ]
 
 
+def portable_config(
+    asked: CfgNode, *, given: frozenset[str], data: PreparedData | None
+) -> tuple[CfgNode, tuple[str, ...]]:
+    """As `resolve_config`, for another program on another machine: nothing that this machine decides (device, loader processes,
+    seed, number of processes)."""
+    config = asked.clone()
+    config.defrost()
+    notes = [*(_set_data(config, data, given) if data else ()), *_set_steps(config)]
+    config.freeze()
+    return config, tuple(notes)
+
+
+def sets_weights(path: Path) -> bool:
+    """Whether a file or one of its bases says what to start from, if only MODEL.WEIGHTS ''."""
+    return any("MODEL.WEIGHTS" in flat(values) for _, values in _chain(path, ()))
+
+
 def plain_values(config: CfgNode) -> dict[str, Any]:
     """The values in plain dictionaries."""
     return {key: plain_values(value) if isinstance(value, CfgNode) else value for key, value in config.items()}
@@ -276,6 +275,11 @@ def _chain(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Mapping[
     resolved = path.resolve()
     if resolved in above:
         raise ConfigError(f"{path}: {BASE_KEY} entries form a circle")
+    if not path.is_file() and path.parent.name == "init" and path.parent.parent.resolve() == CONFIG_ROOT:
+        raise ConfigError(
+            f"{above[-1] if above else path}: its base init/{path.name} is gone: leave it out of {BASE_KEY} and pass --init on the "
+            "command line"
+        )
     values = load_yaml(path)
     bases = values.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases

@@ -18,12 +18,14 @@ from detectron2.config import CfgNode
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, did_you_mean
 from pretrain.base.same_run import flat
+from pretrain.base.strict import load_yaml
 from transfer.conversion.layouts import MSRA_BGR
 from transfer.conversion.published import catalog_entry
 from transfer.conversion.sidecar import detectron2_settings, read_sidecar, sidecar_path
-from transfer.detect.checks import as_argument, config_value, contradictions, same_value
-from transfer.detect.config import CONFIG_ROOT, load_detector_config, shipped_runs
-from transfer.detect.loading import without_sidecar
+from transfer.detect.checks import as_argument, config_value, contradictions, flat_settings, same_value
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
+from transfer.detect.loading import CONFIG_FILE, without_sidecar
 
 WEIGHTS_KEY = "MODEL.WEIGHTS"
 CONTRACT_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
@@ -123,6 +125,14 @@ def parse_init(text: str, *, trust: bool = False) -> Init:
     return _of_file(name, place, trust=trust)
 
 
+def parses_to(text: str, init: Init) -> bool:
+    """Whether `--init TEXT` asks for `init`, by its name and weights; the file need not be there."""
+    name, _, place = text.partition("=")
+    known = RANDOM | dict(CATALOG)
+    weights = known[place or name].weights if (place or name) in known else str(Path(place).expanduser())
+    return (name, place if "://" in place else weights) == (init.name, init.weights)
+
+
 def _hint(text: str, known: Mapping[str, Init]) -> str:
     if "/" in text or Path(text).suffix in (".pth", ".pkl", ".pt", ".json") or Path(text).exists():
         return f"; a file needs a name for its row: --init mine={text}"
@@ -175,11 +185,10 @@ def apply_init(config: CfgNode, init: Init, given: frozenset[str]) -> tuple[str,
     if explicit or network:
         raise ConfigError(_refusal(config, init, asked, explicit, network))
     applied = {key: value for key, value in init.settings.items() if key in CONTRACT_KEYS}
-    changed = [key for key in applied if not same_value(config_value(config, key), applied[key])]
     for key, value in applied.items():
         _set(config, key, value)
     shown = ", ".join(f"{key} {as_argument(value)}" for key, value in applied.items())
-    notes = [f"{asked}: {shown} set from {_source(init)} ({len(changed)} of them were otherwise in the configuration)"]
+    notes = [f"{asked}: set {shown}, from {_source(init)}"]
     fixed = [f"{key} {as_argument(value)}" for key, value in init.settings.items() if key not in CONTRACT_KEYS]
     if fixed:
         notes.append(f"{asked}: the configuration builds the network of the weights: {', '.join(fixed)}")
@@ -192,6 +201,23 @@ def _source(init: Init) -> str:
         return f"the sidecar {sidecar_path(Path(init.weights))}"
     entry = catalog_entry(init.weights)
     return entry.source if entry is not None else f"transfer/detect/inits.py, for {init.name}"
+
+
+def apply_detectors_input(config: CfgNode, given: frozenset[str]) -> tuple[str, ...]:
+    """Feed a trained detector (MODEL.WEIGHTS) as it was trained: the input keys of the config.yaml beside it, where there is one.
+
+    given: keys of the command line, left as they are; whoever loads the detector refuses what contradicts.
+    """
+    path = Path(config.MODEL.WEIGHTS).parent / CONFIG_FILE
+    if not config.MODEL.WEIGHTS or not path.is_file():
+        return ()
+    trained = flat_settings(load_yaml(path))
+    applied = {key: trained[key] for key in CONTRACT_KEYS if key in trained and key not in given}
+    changed = {key: value for key, value in applied.items() if not same_value(config_value(config, key), value)}
+    for key, value in changed.items():
+        _set(config, key, value)
+    shown = ", ".join(f"{key} {as_argument(value)}" for key, value in changed.items())
+    return (f"set from the detector's own {path}: {shown}",) if changed else ()
 
 
 def _words(init: Init) -> str:

@@ -19,7 +19,7 @@ class RunOptions:
     resume: go on with OUTPUT_DIR's own newest checkpoint.
     allow_change: keys in which a resumed run may differ from how it began.
     trust: accept weights without a sidecar.
-    init: name of the initialisation in results; None = from the weights.
+    init: text of --init: what to start from (transfer/detect/inits.py); None = MODEL.WEIGHTS of the configuration.
     command: the exact command, for the record.
     num_processes: how many train together, on num_machines.
     modules: imported first, for data sets and parts that a user registers.

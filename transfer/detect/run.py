@@ -32,11 +32,21 @@ from pretrain.base.record import RECORD, OpenRecord, Record
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import DataSpec, PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
-from transfer.detect.config import load_detector_config, resolve_config, resolve_config_path
+from transfer.detect.config import load_detector_config, resolve_config, sets_weights
+from transfer.detect.config_files import resolve_config_path
+from transfer.detect.inits import (
+    CATALOG,
+    WEIGHTS_KEY,
+    Init,
+    apply_detectors_input,
+    apply_init,
+    parse_init,
+    parses_to,
+)
 from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
 from transfer.detect.options import RunOptions
 from transfer.detect.result import METRICS, collect_samples, figures_of, joined_history, read_history, write_samples
-from transfer.detect.run_record import begin_record, continue_record, earlier_record
+from transfer.detect.run_record import begin_record, continue_record, earlier_record, recorded_init
 from transfer.detect.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
@@ -75,15 +85,15 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     Raises ConfigError, DataError or CheckpointError.
     """
     import_modules(options.modules)
-    asked = load_detector_config(resolve_config_path(options.config_file), options.overrides)
     train, test = (parse_spec(text) if text else None for text in (options.train_data, options.test_data))
-    _check_options(options, train, test)
+    check_options(options, train, test)
+    asked, init, applied = ask_config(options)
     weights = plan_weights(asked, eval_only=options.eval_only, resume=options.resume, trust=options.trust)
     earlier = earlier_record(Path(asked.OUTPUT_DIR)) if options.resume and not options.eval_only else None
-    data, warnings = _own_data(options, train, test, weights)
+    data, warnings = own_data(options, train, test, weights)
     config, notes = resolve_config(
         asked,
-        given=frozenset(options.overrides[::2]),
+        given=given_keys(options),
         data=data,
         num_processes=options.num_processes,
         num_machines=options.num_machines,
@@ -99,7 +109,7 @@ def prepare_run(options: RunOptions) -> DetectionRun:
             "no training data: give --train-data SPEC and --test-data SPEC, or DATASETS.TRAIN for built-in data sets"
         )
     verify_fits(weights, config)
-    record = begin_record(options, config, data, weights, earlier)
+    record = begin_record(options, config, data, weights, earlier, init)
     if data is None and options.eval_only:
         warnings += _builtin_order(record, weights)
     if earlier is not None:
@@ -113,17 +123,54 @@ def prepare_run(options: RunOptions) -> DetectionRun:
         for name in (data.train_name if data else None, data.test_name if data else None)
         if name is not None
     }
-    notes = (*(data.notes if data else ()), *notes, weights.note)
+    notes = (*applied, *(data.notes if data else ()), *notes, weights.note)
     return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings))
 
 
-def _check_options(options: RunOptions, train: DataSpec | None, test: DataSpec | None) -> None:
+def given_keys(options: RunOptions) -> frozenset[str]:
+    """The keys of the command line, which always win or are refused."""
+    return frozenset(options.overrides[::2])
+
+
+def ask_config(options: RunOptions) -> tuple[CfgNode, Init | None, tuple[str, ...]]:
+    """File and command line with the initialisation written in: the configuration that is asked for, the initialisation, and
+    sentences on what was applied.
+
+    Raises ConfigError where nothing says what a training starts from: it is never random for want of a word.
+    """
+    path = resolve_config_path(options.config_file)
+    asked, given = load_detector_config(path, options.overrides), given_keys(options)
+    output_dir = Path(asked.OUTPUT_DIR)
+    known = recorded_init(output_dir) if options.resume else None
+    if known is not None and (options.init is None or parses_to(options.init, known)):
+        return asked, known, apply_init(asked, known, given)  # its weights need not be there any more
+    if options.init is not None:
+        init = parse_init(options.init, trust=options.trust)
+        return asked, init, apply_init(asked, init, given)
+    if options.eval_only:
+        return asked, None, apply_detectors_input(asked, given)
+    goes_on = options.resume and (output_dir / RECORD).exists()
+    if not (goes_on or WEIGHTS_KEY in given or sets_weights(path)):
+        raise ConfigError(
+            f"nothing says what this detector starts from: pass --init mine=FILE (weights of tools/convert_weights.py), "
+            f"--init random, or one of --init {', '.join(CATALOG)}"
+        )
+    return asked, None, ()
+
+
+def check_options(options: RunOptions, train: DataSpec | None, test: DataSpec | None) -> None:
+    """Flags that contradict each other. Raises ConfigError."""
     if test and not train and not options.eval_only:
         raise ConfigError(
             "--test-data is given without --train-data; training needs both (or neither, for built-in data sets)"
         )
     if train and not test and options.eval_only:
         raise ConfigError("--eval-only needs --test-data; --train-data is not evaluated on")
+    if options.init is not None and options.eval_only and not options.resume:
+        raise ConfigError(
+            "--init says what a training starts from; an evaluation takes MODEL.WEIGHTS RUN/model_final.pth, or --resume for "
+            "OUTPUT_DIR's own, and its input from the config.yaml beside it: leave --init out"
+        )
     if options.allow_change and (options.eval_only or not options.resume):
         raise ConfigError("--allow-change is for a training that goes on: it needs --resume, and no --eval-only")
     if options.read != ReadOptions() and not (train or test):
@@ -133,7 +180,7 @@ def _check_options(options: RunOptions, train: DataSpec | None, test: DataSpec |
         )
 
 
-def _own_data(
+def own_data(
     options: RunOptions, train: DataSpec | None, test: DataSpec | None, weights: WeightsPlan
 ) -> tuple[PreparedData | None, list[str]]:
     """The user's own data, read and registered, in the class order of the detector; and what to warn of.

@@ -7,30 +7,38 @@ ConfigError that names every difference. Nothing is written here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.base.errors import ConfigError, did_you_mean
+from pretrain.base.errors import ConfigError, DataError, did_you_mean
 from pretrain.base.record import RECORD, DataRecord, Initialisation, Record, read_record, to_plain, without
 from pretrain.base.same_run import differences
-from transfer.conversion.initialisation import initialisation_of
+from transfer.conversion.initialisation import RANDOM, initialisation_of
 from transfer.data.fingerprint import fingerprint, joined_fingerprint
 from transfer.data.spec import PreparedData
 from transfer.detect.config import plain_values
 from transfer.detect.experiment import DECIDES_NOTHING, experiment_config
+from transfer.detect.inits import Init
 from transfer.detect.loading import WeightsPlan
 from transfer.detect.options import RunOptions
 from transfer.detect.trainer import DetectionTrainer
 
+INIT = "init"  # of a record's details: what --init asked for and applied
+
 
 def begin_record(
-    options: RunOptions, config: CfgNode, own: PreparedData | None, weights: WeightsPlan, earlier: Record | None
+    options: RunOptions,
+    config: CfgNode,
+    own: PreparedData | None,
+    weights: WeightsPlan,
+    earlier: Record | None,
+    init: Init | None = None,
 ) -> Record:
-    """The record of a run as it begins. own: the user's own data."""
+    """The record of a run as it begins. own: the user's own data. init: what --init asked for."""
     train = () if options.eval_only else tuple(config.DATASETS.TRAIN)
     test = tuple(config.DATASETS.TEST)
     builtin = {role: _builtin_record(sets) for role, sets in (("train", train), ("test", test)) if sets and own is None}
@@ -59,7 +67,9 @@ def begin_record(
         details["data_notes"] = list(own.notes)  # what was repaired or left out, with counts
     if weights.sidecar:
         details["sidecar"] = weights.sidecar
-    start = _initialisation(options, config, weights, earlier)
+    if init is not None:
+        details[INIT] = asdict(init)
+    start = _initialisation(options, config, weights, earlier, init)
     return Record(
         kind="detection",
         experiment=experiment,
@@ -75,17 +85,24 @@ def begin_record(
 
 
 def _initialisation(
-    options: RunOptions, config: CfgNode, weights: WeightsPlan, earlier: Record | None
+    options: RunOptions, config: CfgNode, weights: WeightsPlan, earlier: Record | None, init: Init | None
 ) -> Initialisation:
     """What the detector was trained from: for an evaluated or continued one, what its own record says."""
     own = weights.trained if options.eval_only else earlier if weights.kind == "checkpoint" else None
     if own is not None and own.initialisation is not None:
-        known = own.initialisation
-        return replace(known, name=options.init, source="asked") if options.init else known
+        return own.initialisation
     start = weights.weights if options.eval_only else config.MODEL.WEIGHTS
-    return initialisation_of(
-        start, asked=options.init, sidecar=weights.sidecar, random_seed=None if start else config.SEED
-    )
+    asked = init.name if init is not None and (init.weights or init.name != RANDOM) else None
+    return initialisation_of(start, asked=asked, sidecar=weights.sidecar, random_seed=None if start else config.SEED)
+
+
+def recorded_init(output_dir: Path) -> Init | None:
+    """What the run in a folder was started from by --init; None where no record there says so."""
+    try:
+        values = read_record(output_dir / RECORD).details.get(INIT)
+        return Init(**values) if isinstance(values, dict) else None
+    except (DataError, TypeError):
+        return None  # whether a record must be there is the run's question
 
 
 def _builtin_record(sets: Sequence[str]) -> DataRecord:

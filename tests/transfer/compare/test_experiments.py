@@ -94,7 +94,7 @@ def test_runs_that_are_not_done_enter_no_experiment(detections):
         {"train_data": "coco:a:b"},
         {"test_data": "coco:a:b"},
         {"num_train_images": 5},
-        {"config_file": "transfer/configs/voc/R_50_C4_24k_random.yaml"},
+        {"config_file": "transfer/configs/voc/R_50_C4_24k.yaml"},
     ],
     ids=lambda over: next(iter(over)),
 )

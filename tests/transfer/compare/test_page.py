@@ -345,7 +345,7 @@ def test_every_command_is_listed_once_with_its_run(example_runs):
 
 
 def test_why_published_figures_are_absent_stands_in_markdown(make_detection, tmp_path):
-    config_file = "transfer/configs/voc/R_50_C4_24k_infomin.yaml"
+    config_file = "transfer/configs/voc/R_50_C4_24k.yaml"
     make_detection(tmp_path / "x" / "run", init="infomin", seed=0, ap50=80.0, config_file=config_file)
     text = render_markdown(*parts(tmp_path))
     assert "are not shown: 24,000 iterations there, 600 here" in text and "82.7" not in text

@@ -135,13 +135,13 @@ def test_information_alone_needs_no_labels_and_names_no_best(bench):
 
 def test_detection_converts_and_fine_tunes(bench):
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
-    part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
+    part = DetectionPart(Path("demo/R_18_FPN.yaml"), train, test)
     code, tools = bench.run(downstream="detection", detection=part, seeds=[1], overrides=["encoder.arch=resnet18"])
     assert code == 0 and tools == ["pretrain", "measure_views", "convert_weights", "train_net"] * 3
     last = bench.calls()[-1]
     assert (
         f"--train-data {train} --test-data {test}" in last
-        and "configs/demo/R_18_FPN_infomin.yaml" in last
+        and "configs/demo/R_18_FPN.yaml" in last
         and "SEED 1" in last
     )
     assert "crop_0.9_seed1/weights/pretrained.pth" in last
@@ -193,7 +193,7 @@ def test_a_planted_flat_curve_is_not_called_a_reverse_u(bench):
 def test_a_detection_without_box_ap_is_refused_by_name(bench):
     train, test = (write_labelled_image(bench.root / name) for name in ("boxes_train", "boxes_test"))
     bench.plant({name: [(n, s, None) for n, s, _ in entries] for name, entries in REVERSE_U.items()})
-    part = DetectionPart(Path("demo/R_18_FPN_infomin.yaml"), train, test)
+    part = DetectionPart(Path("demo/R_18_FPN.yaml"), train, test)
     with pytest.raises(DataError, match=r"crop_0.05_seed1/detect/record.json has no box AP"):
         bench.run(downstream="detection", detection=part, seeds=[1], overrides=["encoder.arch=resnet18"])
 
@@ -309,7 +309,7 @@ def detection(config, *, test_class="cup", arch="resnet18"):
 
 
 UNKNOWN_HEADS = (
-    "_BASE_: {root}/transfer/configs/demo/R_18_FPN_infomin.yaml\nMODEL: {{ROI_HEADS: {{NAME: NoSuchHeads}}}}\n"
+    "_BASE_: {root}/transfer/configs/demo/R_18_FPN.yaml\nMODEL: {{ROI_HEADS: {{NAME: NoSuchHeads}}}}\n"
 )
 
 
@@ -321,9 +321,9 @@ UNKNOWN_HEADS = (
         (break_readout_image, "val: 1 of 4 images cannot be read"),
         (break_image("train"), "1 of 20 images cannot be read.*\n.*\n.*data.skip_unreadable=true"),
         (break_image("val"), "1 of 12 images cannot be read"),
-        (detection("demo/R_18_FPN_infomin.yaml", arch="resnet50"), "MODEL.RESNETS.DEPTH is 18, must be 50"),
-        (detection("demo/R_18_FPN_infomin.yaml", arch="resnet18_half"), "resnet18_half cannot be converted"),
-        (detection("demo/R_18_FPN_infomin.yaml", test_class="mug"), "mug"),
+        (detection("demo/R_18_FPN.yaml", arch="resnet50"), "MODEL.RESNETS.DEPTH is 18, must be 50"),
+        (detection("demo/R_18_FPN.yaml", arch="resnet18_half"), "resnet18_half cannot be converted"),
+        (detection("demo/R_18_FPN.yaml", test_class="mug"), "mug"),
         (detection(UNKNOWN_HEADS), "cannot build this detector.*NoSuchHeads"),
     ],
     ids=["readout configuration", "classes", "readout image", "image", "held-out image", "depth", "width", "class names", "heads"],
@@ -335,7 +335,7 @@ def test_what_a_later_stage_would_refuse_is_refused_before_the_first(bench, brok
 
 
 def test_a_sound_detection_starts_and_so_does_pre_training_that_leaves_out_what_it_cannot_read(bench):
-    code, tools = bench.run(**detection("demo/R_18_FPN_infomin.yaml")(bench))
+    code, tools = bench.run(**detection("demo/R_18_FPN.yaml")(bench))
     assert code == 0 and "train_net" in tools
     more = break_image("train")(bench)
     assert bench.run(**more, overrides=["data.skip_unreadable=true"], seeds=[0])[0] == 0

@@ -57,9 +57,9 @@ def test_a_missing_configuration_file_is_named(bench, tmp_path):
     ("config", "train", "error", "message"),
     [
         ("x.yaml", "sound", ConfigError, r"no configuration file x\.yaml"),
-        ("demo/R_18_FPN_infomin.yaml", "coco:absent.json:absent", DataError, "no image folder at absent"),
-        ("demo/R_18_FPN_infomin.yaml", "absent.json", ConfigError, "expected coco:ANNOTATIONS.json:IMAGE_DIR"),
-        ("demo/R_18_FPN_infomin.yaml", "sound", None, ""),
+        ("demo/R_18_FPN.yaml", "coco:absent.json:absent", DataError, "no image folder at absent"),
+        ("demo/R_18_FPN.yaml", "absent.json", ConfigError, "expected coco:ANNOTATIONS.json:IMAGE_DIR"),
+        ("demo/R_18_FPN.yaml", "sound", None, ""),
     ],
 )
 def test_detection_is_checked_before_hours_of_pre_training(bench, tmp_path, config, train, error, message):

@@ -22,7 +22,7 @@ SCORES = {"random": [20.0, 22.0, 21.0], "infomin": [26.0, 27.0, 31.0]}
 SCHEDULE = {"SOLVER.MAX_ITER": 24_000, "SOLVER.IMS_PER_BATCH": 16, "SOLVER.BASE_LR": 0.02}
 VOC_CLASSES = [f"class {i}" for i in range(20)]
 VOC = {
-    "config_file": "transfer/configs/voc/R_50_C4_24k_infomin.yaml",
+    "config_file": "transfer/configs/voc/R_50_C4_24k.yaml",
     "settings": SCHEDULE,
     "train": split("voc_2007_trainval, voc_2012_trainval", 16_551),
     "test": split("voc_2007_test", 4_952),
@@ -176,7 +176,7 @@ def test_published_figures_stand_beside_like_ones_and_recalled_ones_are_marked(e
 
 def test_every_cell_of_an_unverified_figure_carries_the_mark(experiment_of):
     coco = {
-        "config_file": "transfer/configs/coco/R_50_FPN_1x_infomin.yaml",
+        "config_file": "transfer/configs/coco/R_50_FPN_1x.yaml",
         "settings": {**SCHEDULE, "SOLVER.MAX_ITER": 90_000},
         "train": split("coco_2017_train", 117_266),
         "test": split("coco_2017_val", 5_000),

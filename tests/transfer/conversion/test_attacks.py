@@ -30,7 +30,8 @@ from transfer.conversion.convert import convert
 from transfer.conversion.sources import load_backbone
 from transfer.conversion.weight_files import open_weight_file, read_weight_file
 from transfer.detect.checkpointer import SafeCheckpointer
-from transfer.detect.config import load_detector_config, resolve_config_path
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import resolve_config_path
 from transfer.detect.loading import plan_weights, verify_fits
 from transfer.readout.config import load_linear_config
 from transfer.readout.features import load_frozen_encoder
@@ -120,7 +121,7 @@ def resume(path: Path) -> None:
 
 
 def detector(*words: str):
-    return load_detector_config(resolve_config_path("demo/R_18_FPN_random.yaml"), words)
+    return load_detector_config(resolve_config_path("demo/R_18_FPN.yaml"), words)
 
 
 def train_net(path: Path) -> None:
@@ -230,7 +231,7 @@ COMMANDS = {
     "convert_weights": lambda path, data: (str(path), str(path.parent / "out" / "new.pth")),
     "linear_eval": lambda path, data: ("--weights", str(path), "--data", str(data), "num_workers=0"),
     "train_net": lambda path, data: (
-        *("--config-file", "demo/R_18_FPN_random.yaml", "--trust"),
+        *("--config-file", "demo/R_18_FPN.yaml", "--trust"),
         *("MODEL.WEIGHTS", str(path), "OUTPUT_DIR", str(path.parent / "out")),
     ),
 }

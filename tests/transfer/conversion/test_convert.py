@@ -39,7 +39,8 @@ from transfer.conversion.sources import load_backbone
 from transfer.conversion.targets import TARGETS
 from transfer.conversion.weight_files import file_sha256, read_weight_file
 from transfer.detect.checks import backbone_names
-from transfer.detect.config import load_detector_config, resolve_config_path
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import resolve_config_path
 
 OUTPUTS = {
     "detectron2": "out.pth",
@@ -258,8 +259,8 @@ def resnet50(tmp_path_factory):
 @pytest.mark.parametrize(
     "config_file",
     [
-        "coco/R_50_FPN_1x_infomin.yaml",
-        "coco/R_50_C4_1x_infomin.yaml",
+        "coco/R_50_FPN_1x.yaml",
+        "coco/R_50_C4_1x.yaml",
         "COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml",
     ],
 )

@@ -86,7 +86,7 @@ def build_without_memory(config) -> torch.nn.Module:
 
 
 def test_every_run_of_the_paper_ships() -> None:
-    assert set(RUNS) - {"demo/R_18_FPN_infomin.yaml", "demo/R_18_FPN_random.yaml"} == {
+    assert set(RUNS) - {"demo/R_18_FPN.yaml", "demo/R_18_FPN.yaml"} == {
         f"{family}_{init}.yaml" for family in FAMILIES for init in INIT
     }
 
@@ -104,11 +104,11 @@ def test_run_departs_from_detectron2s_own_file_in_the_published_figures_only(fam
 
 
 def test_schedules_and_sizes_are_the_published_ones() -> None:
-    voc = load_detector_config(CONFIG_ROOT / "voc/R_50_C4_24k_infomin.yaml")
+    voc = load_detector_config(CONFIG_ROOT / "voc/R_50_C4_24k.yaml")
     assert tuple(range(480, 801, 32)) == voc.INPUT.MIN_SIZE_TRAIN and voc.INPUT.MIN_SIZE_TEST == 800
     assert (voc.SOLVER.BASE_LR, voc.SOLVER.IMS_PER_BATCH, voc.SOLVER.WARMUP_ITERS) == (0.02, 16, 100)
     assert voc.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval") and not voc.MODEL.MASK_ON
-    coco = load_detector_config(CONFIG_ROOT / "coco/R_50_FPN_1x_infomin.yaml")
+    coco = load_detector_config(CONFIG_ROOT / "coco/R_50_FPN_1x.yaml")
     assert tuple(range(640, 801, 32)) == coco.INPUT.MIN_SIZE_TRAIN and coco.MODEL.MASK_ON
     assert (coco.SOLVER.STEPS, coco.SOLVER.MAX_ITER) == ((60000, 80000), 90000)
 
@@ -147,7 +147,7 @@ def test_detector_of_every_family_has_the_norms_that_it_names(run: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "run", ["voc/R_50_C4_24k_infomin.yaml", "coco/R_50_FPN_1x_supervised.yaml", "coco/R_50_FPN_moco_1x_random.yaml"]
+    "run", ["voc/R_50_C4_24k.yaml", "coco/R_50_FPN_1x.yaml", "coco/R_50_FPN_moco_1x.yaml"]
 )
 def test_a_detector_of_each_family_and_initialisation_is_built_on_the_cpu(run: str) -> None:
     config = load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu"])
@@ -245,9 +245,9 @@ def test_bad_command_line_says_what_to_type(tmp_path: Path, words: list[str], me
 
 def test_shipped_files_are_found_from_any_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_config_path("voc/R_50_C4_24k_infomin.yaml") == CONFIG_ROOT / "voc/R_50_C4_24k_infomin.yaml"
-    mine = write(tmp_path, "SEED: 1", "voc/R_50_C4_24k_infomin.yaml")
-    assert resolve_config_path("voc/R_50_C4_24k_infomin.yaml").resolve() == mine  # the user's own comes first
+    assert resolve_config_path("voc/R_50_C4_24k.yaml") == CONFIG_ROOT / "voc/R_50_C4_24k.yaml"
+    mine = write(tmp_path, "SEED: 1", "voc/R_50_C4_24k.yaml")
+    assert resolve_config_path("voc/R_50_C4_24k.yaml").resolve() == mine  # the user's own comes first
 
 
 def test_absent_file_names_the_nearest_shipped_one() -> None:
@@ -294,7 +294,7 @@ def test_device_that_is_there_is_used(monkeypatch) -> None:
 @pytest.mark.parametrize(("words", "warned"), [([], True), (["MODEL.DEVICE", "cpu"], False)])
 def test_a_file_that_keeps_the_demo_on_the_cpu_of_a_gpu_machine_is_reported(monkeypatch, words, warned) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config, notes = resolved(*words, run="demo/R_18_FPN_infomin.yaml")
+    config, notes = resolved(*words, run="demo/R_18_FPN.yaml")
     assert config.MODEL.DEVICE == "cpu" and any("pass MODEL.DEVICE cuda" in sentence for sentence in notes) is warned
 
 
@@ -316,12 +316,12 @@ EIGHT = ("SOLVER.REFERENCE_WORLD_SIZE", "8", "MODEL.DEVICE", "cpu", "SEED", "0",
 
 def test_a_schedule_for_eight_processes_is_scaled_to_two_before_anything_reads_it() -> None:
     """Detectron2 scaled a copy of its own: the record kept 90,000 iterations of a run of 360,000, and cut its history there."""
-    config, notes = resolved(*EIGHT, run="coco/R_50_FPN_1x_random.yaml", num_processes=2)
+    config, notes = resolved(*EIGHT, run="coco/R_50_FPN_1x.yaml", num_processes=2)
     solver = config.SOLVER
     schedule = (solver.IMS_PER_BATCH, solver.MAX_ITER, solver.STEPS, round(solver.BASE_LR, 9))
     assert schedule == (4, 360000, (240000, 320000), 0.005) and any("now 2 processes" in note for note in notes)
     assert DefaultTrainer.auto_scale_workers(config, 2) is config  # what the trainer runs is what was returned
-    assert resolved(*EIGHT, run="coco/R_50_FPN_1x_random.yaml", num_processes=8)[0].SOLVER.MAX_ITER == 90000
+    assert resolved(*EIGHT, run="coco/R_50_FPN_1x.yaml", num_processes=8)[0].SOLVER.MAX_ITER == 90000
 
 
 def test_a_schedule_that_cannot_be_scaled_is_refused() -> None:
@@ -345,7 +345,7 @@ def test_learning_rate_steps_after_the_end_are_dropped_and_reported(
     max_iter: str, kept: tuple, said: str | None
 ) -> None:
     words = ("SOLVER.MAX_ITER", max_iter, "MODEL.DEVICE", "cpu", "SEED", "0")
-    config, notes = resolved(*words, run="coco/R_50_FPN_1x_random.yaml")
+    config, notes = resolved(*words, run="coco/R_50_FPN_1x.yaml")
     assert kept == config.SOLVER.STEPS and (said is None or any(note.startswith(said) for note in notes))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     build_lr_scheduler(config, optimizer)  # the traceback that there was
@@ -364,14 +364,14 @@ def test_a_schedule_that_cannot_run_is_refused_with_what_to_type(words: tuple, m
         resolved("MODEL.DEVICE", "cpu", *words)
 
 
-def supported(*words: str, run: str = "coco/R_50_FPN_1x_random.yaml", num_processes: int = 1) -> list[str]:
+def supported(*words: str, run: str = "coco/R_50_FPN_1x.yaml", num_processes: int = 1) -> list[str]:
     return check_supported(load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu", *words]), num_processes)
 
 
 def test_syncbn_of_one_process_is_said_to_be_plain_bn() -> None:
     assert "plain BN over the 16 images" in supported()[0]
     assert supported(num_processes=8) == []
-    assert supported(run="demo/R_18_FPN_random.yaml") == []
+    assert supported(run="demo/R_18_FPN.yaml") == []
 
 
 def test_precise_bn_longer_than_the_run_is_said() -> None:

@@ -16,10 +16,11 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 import transfer.detect.heads
-from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.heads import Res5ROIHeadsExtraNorm
 
-C4 = CONFIG_ROOT / "coco" / "R_50_C4_1x_random.yaml"
+C4 = CONFIG_ROOT / "coco" / "R_50_C4_1x.yaml"
 SMALL = [
     *("MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.ROI_HEADS.NUM_CLASSES", "3"),
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "8", "MODEL.RPN.POST_NMS_TOPK_TEST", "8", "MODEL.RPN.PRE_NMS_TOPK_TEST", "50"),

@@ -15,7 +15,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from torch import nn
 
-from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.result import (
     SAMPLE_FALLBACK,
     collect_samples,
@@ -116,7 +117,7 @@ def dataset(tmp_path: Path):
 
 
 def samples_of(model: nn.Module, dataset: str, count: int = 8) -> list[dict]:
-    return collect_samples(load_detector_config(CONFIG_ROOT / "demo/R_18_FPN_random.yaml"), model, dataset, count)
+    return collect_samples(load_detector_config(CONFIG_ROOT / "demo/R_18_FPN.yaml"), model, dataset, count)
 
 
 def test_sample_holds_truth_and_predictions_in_pixels_of_the_file(dataset: str) -> None:
@@ -135,7 +136,7 @@ def test_a_sample_is_read_as_training_reads_it(dataset: str, tmp_path: Path) -> 
     Image.new("RGB", (30, 40)).save(tmp_path / "a.tif", tiffinfo={274: 6})
     for record in DatasetCatalog.get(dataset):
         record["file_name"] = str(tmp_path / "a.tif")
-    config = load_detector_config(CONFIG_ROOT / "demo/R_18_FPN_random.yaml")
+    config = load_detector_config(CONFIG_ROOT / "demo/R_18_FPN.yaml")
     with pytest.raises(SizeMismatchError):
         DatasetMapper(config, is_train=False)(DatasetCatalog.get(dataset)[0])
     assert len(samples_of(FixedDetector([0.5]), dataset)) == 8

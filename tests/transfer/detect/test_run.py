@@ -26,7 +26,8 @@ from transfer.data.coco import read_coco
 from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.write import write_dataset
-from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.options import RunOptions
 from transfer.detect.run import (
     LOCK,
@@ -42,7 +43,7 @@ from transfer.detect.run import (
 )
 from transfer.detect.trainer import DetectionTrainer
 
-SMALL = "demo/R_18_FPN_random.yaml"
+SMALL = "demo/R_18_FPN.yaml"
 BACKWARDS = tuple(reversed(CLASS_NAMES))
 
 
@@ -65,11 +66,13 @@ def spec(root: Path, kind: str, split: str) -> str:
 
 @pytest.fixture
 def options(written: Path, tmp_path: Path):
-    """Function: kinds of data, KEY VALUE words -> options of a run into tmp_path/run."""
+    """Function: kinds of data, KEY VALUE words -> options of a run into tmp_path/run, from random weights where none are named."""
 
     def build(
         *words: str, train: str | None = "coco", test: str | None = "coco", run: str = SMALL, **over
     ) -> RunOptions:
+        if "MODEL.WEIGHTS" not in words and not over.get("eval_only"):
+            over.setdefault("init", "random")
         return RunOptions(
             config_file=run,
             overrides=("OUTPUT_DIR", str(tmp_path / "run"), *words),
@@ -124,7 +127,7 @@ def test_run_lengths_switch_to_bitmasks(options, tmp_path: Path) -> None:
 
     given = options()
     changed = edit_json(given.train_data, tmp_path / "rle.json", encode)
-    run = prepare_run(RunOptions(given.config_file, given.overrides, changed, given.test_data))
+    run = prepare_run(replace(given, train_data=changed))
     assert run.config.INPUT.MASK_FORMAT == "bitmask" and any("run-length" in note for note in run.notes)
 
 
@@ -135,9 +138,9 @@ def test_half_masked_training_data_are_refused_and_test_data_measured_by_boxes(o
     given = options()
     bad_train = edit_json(given.train_data, tmp_path / "train.json", strip)
     with pytest.raises(DataError, match="complete them, or pass MODEL.MASK_ON False"):
-        prepare_run(RunOptions(given.config_file, given.overrides, bad_train, given.test_data))
+        prepare_run(replace(given, train_data=bad_train))
     bad_test = edit_json(given.test_data, tmp_path / "test.json", strip)
-    run = prepare_run(RunOptions(given.config_file, given.overrides, given.train_data, bad_test))
+    run = prepare_run(replace(given, test_data=bad_test))
     assert run.config.MODEL.MASK_ON and any("mask AP is not measured" in note for note in run.notes)
     assert not MetadataCatalog.get(run.data.test_name).can_evaluate_masks
     kept = run.record.details["data_notes"]
@@ -158,7 +161,7 @@ def test_test_data_alone_cannot_train(options) -> None:
 def test_wrong_spec_is_refused_before_anything_is_written(options, tmp_path: Path, text: str) -> None:
     given = options()
     with pytest.raises(UserError, match="expected coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT"):
-        prepare_run(RunOptions(given.config_file, given.overrides, text, given.test_data))
+        prepare_run(replace(given, train_data=text))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,7 +171,7 @@ def test_seed_is_drawn_once_and_recorded(options) -> None:
 
 
 def test_one_process_is_told_that_syncbn_is_bn(options) -> None:
-    run = prepare_run(options("MODEL.DEVICE", "cpu", run="coco/R_50_FPN_1x_random.yaml"))
+    run = prepare_run(options("MODEL.DEVICE", "cpu", run="coco/R_50_FPN_1x.yaml"))
     assert any("SyncBN has one process" in note for note in run.notes)
 
 
@@ -189,9 +192,9 @@ def test_built_in_data_that_are_not_there_say_where_they_are_expected(options, m
     with pytest.raises(
         DataError, match=r"coco_2017_train expects .*instances_train2017\.json.* Set DETECTRON2_DATASETS"
     ):
-        prepare_run(options(train=None, test=None, run="coco/R_50_FPN_1x_random.yaml"))
+        prepare_run(options(train=None, test=None, run="coco/R_50_FPN_1x.yaml"))
     with pytest.raises(DataError, match=r"voc_2007_trainval expects .*VOC2007"):
-        prepare_run(options(train=None, test=None, run="voc/R_50_C4_24k_random.yaml"))
+        prepare_run(options(train=None, test=None, run="voc/R_50_C4_24k.yaml"))
 
 
 def test_unknown_built_in_name_is_refused(options) -> None:

@@ -25,14 +25,15 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserEr
 from pretrain.base.image_files import read_image
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import class_names_in
-from transfer.detect.config import CONFIG_ROOT, load_detector_config
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.evaluation import VocEvaluator
 from transfer.detect.trainer import ClassNames, DetectionTrainer, SharedReaderMapper, _one_line_data_errors
 
 
 def load(*words: str):
     """The demo's detector, for masks as run lengths."""
-    base = CONFIG_ROOT / "demo" / "R_18_FPN_random.yaml"
+    base = CONFIG_ROOT / "demo" / "R_18_FPN.yaml"
     return load_detector_config(base, ("INPUT.MASK_FORMAT", "bitmask", *words))
 
 
