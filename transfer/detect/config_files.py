@@ -49,4 +49,8 @@ def _old_init(suffix: str, family: str) -> str:
     if suffix != "random":
         weights = OLD_WEIGHTS[suffix]
         return weights.replace("50", "18") if family.startswith("demo/") else weights
-    return "random" if family.startswith("demo/") else "random_bgr, whose input is the published rows' (--init random: that of most weights)"
+    return (
+        "random"
+        if family.startswith("demo/")
+        else "random_bgr, whose input is the published rows' (--init random: that of most weights)"
+    )
