@@ -30,7 +30,7 @@ def record(kind, figures, *, file=None, status="done", **details):
 
     seed = next((word[5:] for word in words if word.startswith("seed=")), option("SEED", option("--seeds", "0")))
     experiment = {"config": {"kind": kind}, "data": {"train": "fake"}}
-    name = option("--init-name", option("--init", option("--views", "random")))
+    name = option("--init-name", option("--init", option("--views", "random"))).partition("=")[0]
     found = Record(
         kind=kind, experiment=experiment, config={}, seeds={"run": int(seed), "pretraining": None},
         hash=experiment_hash(experiment), status=status, commands=(" ".join([tool, *words]),),

@@ -47,7 +47,8 @@ def test_weights_from_outside_reach_both_measurements_and_their_content_counts(t
     readout, detect, report = plan_stages(config)
     assert (readout.seed, detect.seed, report.seed) == (4, 3, None)
     for stage in (readout, detect):
-        assert str(weights) in stage.command and not stage.needs
+        assert not stage.needs
+    assert str(weights) in readout.command and f"supervised={weights}" in detect.command
     before = [stage.fingerprint() for stage in (readout, detect)]
     weights.write_bytes(b"2")
     assert all(stage.fingerprint() != old for stage, old in zip((readout, detect), before, strict=True))

@@ -44,7 +44,7 @@ elif tool == "linear_eval":
     write(after("--output-dir") + "/linear_result.json", readout(top1))
 elif tool == "train_net":
     seed = int(after("SEED"))
-    ap = {"random": 10.0 + 2 * seed, "infomin": 12.0 + 2.2 * seed}[after("--config-file").split("_")[-1][:-5]]
+    ap = {"random": 10.0 + 2 * seed, "infomin": 12.0 + 2.2 * seed}[after("--init").partition("=")[0]]
     metrics = {"bbox": {"AP": ap / 2, "AP50": ap, "AP75": ap / 4}, "segm": {"AP": None, "AP50": ap - 1}}
     write(after("OUTPUT_DIR") + "/result.json", detection(metrics))
 elif tool == "report":
@@ -134,7 +134,11 @@ def test_the_checkpoint_comes_from_the_result_of_pre_training_and_reaches_the_de
     (convert,) = [line for line in bench.calls() if line.startswith("convert_weights")]
     assert f"{bench.output}/pretrain/checkpoints/step_5.pt {bench.output}/weights/pretrained.pth" in convert
     detections = [line for line in bench.calls() if line.startswith("train_net")]
-    assert [f"MODEL.WEIGHTS {bench.output}/weights/pretrained.pth" in line for line in detections] == [False, True] * 2
+    assert [f"--init infomin={bench.output}/weights/pretrained.pth " in line for line in detections] == [
+        False,
+        True,
+    ] * 2
+    assert all("--init random " in line for line in detections[::2])
 
 
 def test_a_second_run_reuses_every_stage(bench: Bench) -> None:
@@ -321,6 +325,10 @@ def test_the_baseline_is_named_for_the_report_and_the_differences(bench: Bench) 
         ("data=null", "no `data` part"),
         ("readout.config_file=configs/linear/absent.yaml", "no configuration file at"),
         ("readout=null", "nothing to measure"),
+        (
+            "detect={config_file: 'transfer/configs/demo/R_18_FPN_{init}.yaml', train_data: x, test_data: x, seeds: [0]}",
+            "detect.config_file: .* --config-file demo/R_18_FPN.yaml .*a study names the family alone",
+        ),
         ("pretrain={config_file: configs/pretrain/absent.yaml}", "no configuration file at"),
         ("expect=[{metric: box/AP, higher: random, lower: random}]", "expected one of bbox/AP"),
         ("expect=[{metric: bbox/AP, higher: random, lower: other}]", "'other'"),

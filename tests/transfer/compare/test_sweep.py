@@ -140,9 +140,7 @@ def test_detection_converts_and_fine_tunes(bench):
     assert code == 0 and tools == ["pretrain", "measure_views", "convert_weights", "train_net"] * 3
     last = bench.calls()[-1]
     assert (
-        f"--train-data {train} --test-data {test}" in last
-        and "configs/demo/R_18_FPN.yaml" in last
-        and "SEED 1" in last
+        f"--train-data {train} --test-data {test}" in last and "configs/demo/R_18_FPN.yaml" in last and "SEED 1" in last
     )
     assert "crop_0.9_seed1/weights/pretrained.pth" in last
     assert bench.result()["downstream"]["figure"] == "box AP (%)"
@@ -308,9 +306,7 @@ def detection(config, *, test_class="cup", arch="resnet18"):
     return part
 
 
-UNKNOWN_HEADS = (
-    "_BASE_: {root}/transfer/configs/demo/R_18_FPN.yaml\nMODEL: {{ROI_HEADS: {{NAME: NoSuchHeads}}}}\n"
-)
+UNKNOWN_HEADS = "_BASE_: {root}/transfer/configs/demo/R_18_FPN.yaml\nMODEL: {{ROI_HEADS: {{NAME: NoSuchHeads}}}}\n"
 
 
 @pytest.mark.parametrize(

@@ -333,9 +333,7 @@ def test_perfect_predictions_score_one_hundred_for_boxes_and_masks(tmp_path: Pat
             rows.append(f"{number % 2} {x:.6f} {y:.6f} {x + w:.6f} {y:.6f} {x + w:.6f} {y + h:.6f} {x:.6f} {y + h:.6f}")
         lines[name] = "\n".join(rows)
     name = prepare_data(None, parse_spec(f"yolo:{write_yolo(tmp_path, lines)}:train")).test_name
-    config = load_detector_config(
-        Path("transfer/configs/demo/R_18_FPN.yaml"), ["OUTPUT_DIR", str(tmp_path / "out")]
-    )
+    config = load_detector_config(Path("transfer/configs/demo/R_18_FPN.yaml"), ["OUTPUT_DIR", str(tmp_path / "out")])
     evaluator = DetectionTrainer.build_evaluator(config, name)
     evaluator.reset()
     for entry in DatasetCatalog.get(name):
