@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
@@ -24,17 +24,16 @@ from pretrain.base.plot_style import BLUE, BROWN, GREEN, GREY, PURPLE, QUIET, RE
 from transfer.compare.experiments import Experiment, metric_label, seed_of
 from transfer.compare.results import Run
 from transfer.compare.run_files import is_number
+from transfer.data.drawing import BOX_COLOURS, draw_boxes
 
 COLOURS = {"random": GREY, "supervised": BROWN, "infomin": BLUE}
 OTHER_COLOURS = (GREEN, PURPLE, RED, TEAL)
-BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 BROKEN_LINES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 PANEL_INCHES = (4.0, 2.9)
 SMOOTHING = 0.04  # share of a curve that the running mean spans
 MAX_SHEET_PIXELS = 1600
 LABEL_LENGTH = 27
 MAX_SAMPLES = 8
-SAMPLE_WIDTH = 320  # pixels of a drawn image
 SCORE_SHOWN = 0.3
 MAX_BELOW = 5
 SAMPLES_NOTE = (
@@ -322,21 +321,3 @@ def shown_predictions(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[
     """Those with a score of SCORE_SHOWN or more; if there is none, the best MAX_BELOW."""
     ranked = sorted(predictions, key=lambda box: -float(box["score"]))
     return [box for box in ranked if float(box["score"]) >= SCORE_SHOWN] or ranked[:MAX_BELOW]
-
-
-def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Image.Image:
-    """A copy of `image`, SAMPLE_WIDTH px wide, with each {"box": [x1, y1, x2, y2] px, "class", "score"?} drawn and named."""
-    scale = SAMPLE_WIDTH / image.width
-    canvas = image.resize((SAMPLE_WIDTH, max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
-    for box in boxes:
-        x1, y1, x2, y2 = (float(value) * scale for value in box["box"])
-        name = str(box.get("class", "?"))
-        colour = colours.get(name, BOX_COLOURS[0])
-        draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        text = f"{name} {float(box['score']):.2f}" if "score" in box else name
-        left, top, right, bottom = draw.textbbox((x1 + 2, max(0.0, y1 - 14)), text, font=font)
-        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)
-        draw.text((x1 + 2, max(0.0, y1 - 14)), text, fill="white", font=font)
-    return canvas
