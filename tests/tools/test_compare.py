@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from pretrain.base.record import read_record
 from tests.tools.in_process import TOOLS, run_tool_here
+from tests.transfer.fake_tools import run_here
 from transfer.compare.study_config import DetectConfig, InitConfig, PretrainConfig, ReadoutConfig, load_study
 from transfer.compare.study_flags import flag_values, init_value
 
@@ -175,7 +176,10 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_one_command_goes_from_photos_to_a_report_and_a_second_time_runs_nothing(own: Path, tmp_path: Path) -> None:
+def test_one_command_goes_from_photos_to_a_report_and_a_second_time_runs_nothing(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transfer.compare.runner.run_logged", run_here)  # saves seven starts
     out = tmp_path / "out"
     words = (*PLAIN, "--readout", "classes", "--output-dir", out, *SMALL)
     done = run_tool_here("compare.py", *words, cwd=own)

@@ -18,6 +18,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.engine import launch
 from PIL import Image
@@ -33,6 +34,9 @@ from transfer.conversion.weight_files import file_sha256
 from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
+from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import resolve_config_path
+from transfer.detect.inits import apply_init, parse_init
 from transfer.detect.options import RunOptions
 from transfer.detect.run import DetectionRun, enter_process, prepare_run, run_detection
 
@@ -42,7 +46,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 STOCK = Path(importlib.util.find_spec("detectron2").origin).parents[1] / "tools" / "train_net.py"
-RANDOM, INFOMIN = "demo/R_18_FPN.yaml", "demo/R_18_FPN.yaml"
+FAMILY = "demo/R_18_FPN.yaml"
+RANDOM = ("--config-file", FAMILY, "--init", "random")
 TINY = (
     *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0"),
     *("INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"),
@@ -90,7 +95,7 @@ def record(path: Path) -> Record:
 def trained(demo: Path, tmp_path_factory) -> Path:
     """A finished run of two iterations on the COCO layout."""
     out = tmp_path_factory.mktemp("runs") / "coco"
-    done = run("--config-file", RANDOM, *data(demo, "coco"), "OUTPUT_DIR", str(out), *TINY)
+    done = run(*RANDOM, *data(demo, "coco"), "OUTPUT_DIR", str(out), *TINY)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Evaluation results for segm" in done.stdout and "copypaste" not in done.stdout
     table = done.stdout.rpartition("AP    AP50    AP75")[2]
@@ -113,8 +118,8 @@ def test_coco_run_leaves_what_the_report_reads(trained: Path) -> None:
 @pytest.mark.slow
 def test_evaluation_alone_gives_the_same_ap_and_leaves_the_run_as_it_was(demo: Path, trained: Path) -> None:
     kept = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".json", ".yaml")}
-    words = ("--config-file", RANDOM, "--eval-only", *data(demo, "coco")[2:], *("OUTPUT_DIR", str(trained)), *TINY[6:])
-    done = run_tool_here("train_net.py", *words[:2], "--resume", *words[2:])
+    words = (*RANDOM, "--eval-only", *data(demo, "coco")[2:], *("OUTPUT_DIR", str(trained)), *TINY[6:])
+    done = run_tool_here("train_net.py", "--resume", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     again = record(trained / "evaluation")
     assert again.figures == record(trained).figures and again.details["evaluation_of"] == record(trained).hash
@@ -126,15 +131,13 @@ def test_evaluation_alone_gives_the_same_ap_and_leaves_the_run_as_it_was(demo: P
 def test_voc_run_prints_the_three_figures_and_resume_goes_on(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "voc"
     words = (*data(demo, "voc"), "OUTPUT_DIR", str(out), *TINY)
-    first = run_tool_here("train_net.py", "--config-file", RANDOM, *words, "MODEL.DEVICE", "cpu", "SEED", "5")
+    first = run_tool_here("train_net.py", *RANDOM, *words, "MODEL.DEVICE", "cpu", "SEED", "5")
     assert first.returncode == 0, first.stderr[-3000:]
     said = (out / "log.txt").read_text()
     assert "AP    AP50    AP75\nboxes" in said and "the data have boxes only" in said
     assert all(name.startswith("bbox/") for name in record(out).figures) and record(out).seeds["run"] == 5
     allowed = ("--resume", "--allow-change", "SOLVER.MAX_ITER")
-    longer = run_tool_here(
-        "train_net.py", "--config-file", RANDOM, *allowed, *words, "SEED", "5", "SOLVER.MAX_ITER", "3"
-    )
+    longer = run_tool_here("train_net.py", *RANDOM, *allowed, *words, "SEED", "5", "SOLVER.MAX_ITER", "3")
     assert longer.returncode == 0, longer.stderr[-3000:]
     said = (out / "log.txt").read_text()
     assert "Starting training from iteration 2" in said and "detector: 154 of 154 tensors" in said
@@ -142,6 +145,14 @@ def test_voc_run_prints_the_three_figures_and_resume_goes_on(demo: Path, tmp_pat
     assert gone_on.details["iterations"] == 3 and [row["iteration"] for row in gone_on.history] == [1, 2, 3]
     assert gone_on.cost.images == 6 and len(gone_on.commands) == 2
     assert gone_on.details["changes"] == ["SOLVER.MAX_ITER: 2 there, 3 now"]
+
+
+def write_sidecar(weights: Path, arch: str) -> None:
+    """As tools/convert_weights.py writes it."""
+    source, contract = {"layout": "infomin-transfer", "branch": "query", "method": "infomin"}, InputContract()
+    settings = detectron2_settings(arch, contract)
+    sidecar = Sidecar(file_sha256(weights), arch, source, contract, settings, passed_proof())
+    weights.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
 
 
 @pytest.mark.slow
@@ -152,33 +163,27 @@ def test_converted_weights_are_proven_loaded_and_a_contradiction_stops(
     names = {name: name.removeprefix("backbone.bottom_up.") for name in state if ".bottom_up." in name}
     weights = tmp_path / "w.pth"
     torch.save({"model": {short: state[name] for name, short in names.items()}, "matching_heuristics": True}, weights)
-    sidecar = Sidecar(
-        file_sha256(weights),
-        "resnet18",
-        {"layout": "infomin-transfer", "branch": "query", "method": "infomin"},
-        InputContract(),
-        detectron2_settings("resnet18", InputContract()),
-        passed_proof(),
-    )
-    weights.with_suffix(".json").write_text(json.dumps(sidecar.to_dict()))
+    write_sidecar(weights, "resnet18")
     out = tmp_path / "out"
-    words = (
-        "--config-file",
-        INFOMIN,
-        *data(demo, "coco"),
-        "OUTPUT_DIR",
-        str(out),
-        "MODEL.WEIGHTS",
-        str(weights),
-        *TINY,
-    )
+    start = ("--config-file", FAMILY, "--init", f"mine={weights}")
+    words = (*start, *data(demo, "coco"), "OUTPUT_DIR", str(out), *TINY)
     assert "pass: INPUT.FORMAT RGB" in refusal(*words, "INPUT.FORMAT", "BGR")
     assert not out.exists()
     right = run_tool_here("train_net.py", *words)
     assert right.returncode == 0, right.stderr[-3000:]
-    assert "backbone: 100 of 100 tensors loaded" in (out / "log.txt").read_text()
+    log = (out / "log.txt").read_text()
+    assert "backbone: 100 of 100 tensors loaded" in log and f"--init mine={weights}: set INPUT.FORMAT RGB" in log
     found = record(out)
-    assert found.initialisation.name == "infomin" and found.details["sidecar"]["source"]["branch"] == "query"
+    assert found.initialisation.name == "mine" and found.details["sidecar"]["source"]["branch"] == "query"
+    assert found.details["init"]["settings"]["MODEL.RESNETS.DEPTH"] == 18
+    # It goes on, and is evaluated, with the values that it began with, when the weights are gone and --init is not given again.
+    weights.unlink()
+    more = ("--resume", "--config-file", FAMILY, *data(demo, "coco"), "OUTPUT_DIR", str(out), *TINY)
+    again = run_tool_here("train_net.py", *more)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert record(out).initialisation == found.initialisation and record(out).details["init"] == found.details["init"]
+    refused = refusal("--init", "random", *more)
+    assert "MODEL.WEIGHTS" in refused and "began with other values" in refused
 
 
 @pytest.fixture
@@ -209,7 +214,7 @@ def refusal(tool: dict, monkeypatch, capsys):
 def test_a_detector_as_start_weights_is_named_with_what_can_be_done(
     demo: Path, trained: Path, refusal, tmp_path: Path
 ) -> None:
-    words = (*("--config-file", RANDOM), *data(demo, "coco"), *("OUTPUT_DIR", str(tmp_path / "out")), *TINY)
+    words = (*("--config-file", FAMILY), *data(demo, "coco"), *("OUTPUT_DIR", str(tmp_path / "out")), *TINY)
     weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"))
     message = refusal(*words, *weights)
     assert "is a whole detector" in message and "--eval-only" in message and "--trust" in message
@@ -228,16 +233,24 @@ def test_a_python_tag_is_refused_and_never_run(refusal, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config-file", "demo/R_18_FPN_radnom.yaml"], "did you mean demo/R_18_FPN.yaml?"),
+        (["--config-file", "demo/R_18_FNP.yaml"], "did you mean demo/R_18_FPN.yaml?"),
+        (["--config-file", "demo/R_18_FPN_random.yaml"], "--config-file demo/R_18_FPN.yaml --init random"),
+        (["--config-file", FAMILY], "pass --init mine=FILE"),
+        (["--config-file", FAMILY, "--init", "msra_r50"], "pass the family that fits: --config-file "),
+        ([*RANDOM, "INPUT.FORMAT", "BGR"], "pass: INPUT.FORMAT RGB"),
+        ([*RANDOM, "MODEL.WEIGHTS", "w.pth"], "leave one out"),
+        ([*RANDOM, "--eval-only", "--test-data", "coco:a:b", "MODEL.WEIGHTS", "w.pth"], "leave --init out"),
+        ([*RANDOM, "--dump-config", "x.yaml", "--resume"], "leave --resume and --eval-only out"),
+        ([*RANDOM, "--dump-config", "no/such/x.yaml"], "cannot be written"),
         (
-            ["--config-file", RANDOM, "--train-data", "coco:x"],
+            [*RANDOM, "--train-data", "coco:x"],
             "expected coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT",
         ),
-        (["--config-file", RANDOM, "--train-data", "voc:absent:train"], "no folder at absent"),
-        (["--config-file", RANDOM], "no training data: give --train-data SPEC"),
-        (["--num-gpus", "64", "--config-file", RANDOM], "--num-gpus 64, but this machine has"),
-        (["--config-file", RANDOM, "SOLVER.MAXITER", "2"], "unknown key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER?"),
-        (["--config-file", RANDOM, "MODEL.WEIGHTS", "absent.pth"], "no weight file at absent.pth"),
+        ([*RANDOM, "--train-data", "voc:absent:train"], "no folder at absent"),
+        ([*RANDOM], "no training data: give --train-data SPEC"),
+        (["--num-gpus", "64", *RANDOM], "--num-gpus 64, but this machine has"),
+        ([*RANDOM, "SOLVER.MAXITER", "2"], "unknown key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER?"),
+        (["--config-file", FAMILY, "MODEL.WEIGHTS", "absent.pth"], "no weight file at absent.pth"),
     ],
 )
 def test_users_mistake_ends_with_code_two_and_writes_nothing(
@@ -258,7 +271,7 @@ def test_switches_for_doubtful_data_and_changes_arrive(tool: dict, monkeypatch, 
     monkeypatch.setitem(tool["main"].__globals__, "prepare_run", prepare)
     switches = ["--crowd-as-objects", "--skip-unreadable", "--large-images", "--classes", str(tmp_path / "classes.txt")]
     changes = ["--resume", "--allow-change", "SEED", "--allow-change", "SOLVER.MAX_ITER"]
-    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--config-file", RANDOM, *switches, *changes, "SEED", "1"])
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", *RANDOM, *switches, *changes, "SEED", "1"])
     with pytest.raises(Arrived) as arrived:
         tool["main"]()
     (options,) = arrived.value.args
@@ -274,14 +287,14 @@ def test_a_failed_download_leaves_no_output(refusal, demo: Path, tmp_path: Path,
 
     monkeypatch.setattr("transfer.detect.run.PathManager.get_local_path", offline)
     weights = ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/R-18.pkl")  # one whose input nothing here knows
-    words = ("--config-file", RANDOM, *data(demo, "coco"), "OUTPUT_DIR", str(tmp_path / "out"))
+    words = ("--config-file", FAMILY, *data(demo, "coco"), "OUTPUT_DIR", str(tmp_path / "out"))
     assert "cannot download" in refusal(*words, *weights)
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_in_use_is_left_alone(refusal, demo: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    said = refusal("--config-file", RANDOM, *data(demo, "voc"), "OUTPUT_DIR", str(tmp_path))
+    said = refusal(*RANDOM, *data(demo, "voc"), "OUTPUT_DIR", str(tmp_path))
     assert "is in use (it holds notes.txt)" in said and [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -309,11 +322,11 @@ def test_a_workers_exit_code_is_the_commands(tool: dict, monkeypatch, tmp_path: 
     names = {"launch": launch, "prepare_run": prepare, "open_output_dir": lambda options, config: nullcontext()}
     for name, value in names.items():
         monkeypatch.setitem(main.__globals__, name, value)
-    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--num-gpus", "2", "--config-file", RANDOM, "SEED", "1"])
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--num-gpus", "2", *RANDOM, "SEED", "1"])
     assert main() == 2
     assert given["num_gpus"] == 2 and given["run"] is Run  # what was prepared once
     assert given["prepared"].num_processes == 2 and given["prepared"].overrides == ("SEED", "1")
-    assert given["prepared"].command == f"python tools/train_net.py --num-gpus 2 --config-file {RANDOM} SEED 1"
+    assert given["prepared"].command == f"python tools/train_net.py --num-gpus 2 {' '.join(RANDOM)} SEED 1"
     stopped.exit_code = -9
     with pytest.raises(ProcessExitedException):
         main()
@@ -353,12 +366,12 @@ def test_images_that_lie_on_their_side_train_evaluate_draw_and_resume(tmp_path: 
     spec = f"coco:{tmp_path}/tiles.json:{tmp_path}"
     out = tmp_path / "out"
     words = ("--train-data", spec, "--test-data", spec, "OUTPUT_DIR", str(out), *TINY, "MODEL.MASK_ON", "False")
-    done = run_tool_here("train_net.py", "--config-file", RANDOM, *words)
+    done = run_tool_here("train_net.py", *RANDOM, *words)
     assert done.returncode == 0, done.stderr
     samples = json.loads((out / "samples.json").read_text())["images"]
     assert [(sample["width"], sample["height"]) for sample in samples] == [(96, 64)] * 3
     (out / "samples.json").unlink()
-    again = run_tool_here("train_net.py", "--config-file", RANDOM, "--resume", *words)
+    again = run_tool_here("train_net.py", *RANDOM, "--resume", *words)
     assert again.returncode == 0 and (out / "samples.json").exists() and record(out).status == "done", again.stderr
 
 
@@ -367,7 +380,7 @@ def test_two_processes_evaluate_data_that_only_the_first_has_read(demo: Path, tr
     """The annotations are gone by the time that the workers start; their figure is that of one process."""
     own = Path(shutil.copytree(demo / "voc", tmp_path / "voc"))
     weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "MODEL.DEVICE", "cpu", *TINY)
-    given = {"config_file": RANDOM, "eval_only": True, "test_data": f"voc:{own}:test", "num_processes": 2}
+    given = {"config_file": FAMILY, "eval_only": True, "test_data": f"voc:{own}:test", "num_processes": 2}
     figures = {}
     for name in ("alone", "together"):
         options = RunOptions(overrides=("OUTPUT_DIR", str(tmp_path / name), *weights), **given)
@@ -419,22 +432,21 @@ STOCK_TINY = (
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STOCK.is_file(), reason="this Detectron2 came without its train_net.py")
-def test_authors_fpn_configuration_trains_converted_weights_under_detectron2s_own_tool(
-    demo: Path, tmp_path: Path
-) -> None:
+def test_a_dumped_configuration_trains_converted_weights_under_detectron2s_own_tool(demo: Path, tmp_path: Path) -> None:
     """Its tool has no guard of its own: what it loaded is compared with the file here."""
     from detectron2.modeling import build_model
 
-    from transfer.detect.config import load_detector_config
-
-    path = ROOT / "transfer" / "configs" / "coco" / "R_50_FPN_1x_infomin.yaml"
     torch.manual_seed(1)
-    state = build_model(load_detector_config(path, ["MODEL.DEVICE", "cpu"])).state_dict()
+    config = load_detector_config(resolve_config_path("coco/R_50_FPN_1x.yaml"), ["MODEL.DEVICE", "cpu"])
+    state = build_model(config).state_dict()
     converted = {
         name.removeprefix("backbone.bottom_up."): value + 1e-3 for name, value in state.items() if ".bottom_up." in name
     }
-    weights = tmp_path / "w.pth"
+    weights, path = tmp_path / "w.pth", tmp_path / "stock.yaml"
     torch.save({"model": converted, "matching_heuristics": True, "__author__": "tests"}, weights)
+    write_sidecar(weights, "resnet50")
+    asked = ("--config-file", "coco/R_50_FPN_1x.yaml", "--init", f"mine={weights}", "--dump-config", str(path))
+    assert run_tool_here("train_net.py", *asked).returncode == 0
     frozen = (
         "SOLVER.BASE_LR",
         "0.0",
@@ -451,8 +463,6 @@ def test_authors_fpn_configuration_trains_converted_weights_under_detectron2s_ow
             str(path),
             "OUTPUT_DIR",
             str(tmp_path / "out"),
-            "MODEL.WEIGHTS",
-            str(weights),
             *STOCK_TINY,
             *frozen,
         ),
@@ -465,3 +475,34 @@ def test_authors_fpn_configuration_trains_converted_weights_under_detectron2s_ow
     for name, value in converted.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # a forward pass moves those
             assert torch.equal(after[f"backbone.bottom_up.{name}"], value), name
+
+
+def dumped(path: Path, *words: str) -> tuple[list[str], CfgNode]:
+    """The header of what --dump-config writes, and the configuration as Detectron2's own reader has it."""
+    done = run_tool_here("train_net.py", *words, "--dump-config", str(path))
+    assert done.returncode == 0, done.stderr
+    config = get_cfg()
+    config.merge_from_file(str(path))
+    return [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")], config
+
+
+@pytest.mark.parametrize("family", ["coco/R_50_FPN_1x.yaml", "voc/R_50_C4_24k.yaml"])
+def test_detectron2s_own_reader_takes_a_dumped_configuration_with_every_value(tmp_path: Path, family: str) -> None:
+    words = ("SOLVER.BASE_LR", "0.005")
+    header, found = dumped(tmp_path / "a.yaml", "--config-file", family, "--init", "supervised=msra_r50", *words)
+    wanted = load_detector_config(resolve_config_path(family), words)
+    apply_init(wanted, parse_init("supervised=msra_r50"), frozenset())
+    assert found == wanted and found.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]  # nothing else is written
+    assert any("DETECTRON2/tools/train_net.py --config-file" in line for line in header)
+    # Detectron2 alone has no such head, which the file says; without it there is nothing to say.
+    assert any("`import transfer`" in line for line in header) is ("C4" in family)
+
+
+def test_a_dumped_configuration_of_ones_own_data_says_how_to_register_them(demo: Path, tmp_path: Path) -> None:
+    header, found = dumped(tmp_path / "a.yaml", *RANDOM, *data(demo, "coco"))
+    (line,) = [line for line in header if found.DATASETS.TRAIN[0] in line]
+    assert line.strip().startswith("register_coco_instances(") and "instances_train.json" in line
+    assert found.MODEL.ROI_HEADS.NUM_CLASSES == 8 and found.SEED == 0
+    header, _ = dumped(tmp_path / "b.yaml", *RANDOM, *data(demo, "voc"))
+    assert any("DatasetCatalog.register" in line for line in header)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from pretrain.base.errors import DataError
+from transfer.detect.config_files import OLD_SUFFIX
 
-# Initialisations that the names of shipped configurations end with.
-INITIALISATION_SUFFIX = re.compile(r"_(random|supervised|infomin)$")
 MISSING = object()  # is of no type that is asked for
 Keys = Mapping[str, type | tuple[type, ...]]
 
@@ -80,7 +78,7 @@ def objects(values: Any, *, numbered_by: str = "") -> list[Mapping[str, Any]]:
 
 
 def config_family(config_file: str) -> str:
-    """ ".../configs/voc/R_50_C4_24k_random.yaml" -> "voc/R_50_C4_24k": the file without its initialisation."""
+    """ ".../configs/voc/R_50_C4_24k.yaml" -> "voc/R_50_C4_24k"; names of older runs end with the initialisation, which is left out."""
     path = PurePath(config_file)
-    stem = INITIALISATION_SUFFIX.sub("", path.stem)
+    stem = OLD_SUFFIX.sub("", path.stem)
     return f"{path.parent.name}/{stem}" if path.parent.name else stem

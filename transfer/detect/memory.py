@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
@@ -57,7 +57,17 @@ def largest_training_image(config: CfgNode) -> tuple[int, int]:
 
 def estimate_memory(config: CfgNode) -> MemoryEstimate:
     """The estimate for one process of the configuration's training."""
-    return _estimate(config.dump())
+    return _estimate(_only_shapes(config).dump())
+
+
+def _only_shapes(config: CfgNode) -> CfgNode:
+    """With the defaults in place of all that decides no shape, so that the runs of a study share one estimate."""
+    shapes = get_cfg()
+    shapes.MODEL, shapes.INPUT = config.MODEL.clone(), config.INPUT.clone()
+    shapes.MODEL.defrost()
+    shapes.MODEL.WEIGHTS = ""
+    shapes.SOLVER.AMP.ENABLED = config.SOLVER.AMP.ENABLED
+    return shapes
 
 
 @functools.lru_cache(maxsize=8)
@@ -108,9 +118,14 @@ def _focal_loss(outputs: list[Any]) -> int:
 
 
 def device_memory(config: CfgNode) -> int | None:
-    """Bytes of the first device that the configuration runs on; None where it is not on this machine."""
+    """Bytes of the first device that the configuration names; None where it is not on this machine."""
     if config.MODEL.DEVICE.startswith("cuda"):
         return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    return host_memory()
+
+
+def host_memory() -> int | None:
+    """Bytes of this machine's main memory; None where it cannot be asked."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

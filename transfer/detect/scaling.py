@@ -12,8 +12,8 @@ Rules, with their basis:
   BatchNorm and the new layers settle), yet no more than MAX_EPOCHS. The rate falls at 3/4 and 11/12, as in VOC "24k".
 - anchors: those that overlap the boxes best, where the published ones do not fit (transfer/detect/anchors.py).
 
-A batch too large for memory is not accumulated over several steps: every published family trains its BatchNorm, whose statistics
-would be of the small batch all the same, and the linear rule costs nothing more.
+The other way to a batch too large for memory, `--accumulate K`, keeps rate and schedule and runs a batch in parts. It is not what auto
+takes: every published family trains its BatchNorm, whose statistics are of one part all the same, and the linear rule costs nothing more.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from detectron2.config import CfgNode
 
 from pretrain.base.errors import ConfigError
 from transfer.data.records import DetectionData
 from transfer.detect.anchors import anchors_to_pass, show_sizes
-from transfer.detect.memory import GIB, device_memory, estimate_memory
+from transfer.detect.memory import GIB, device_memory, estimate_memory, host_memory
 
-Scale = Literal["none", "auto"]
 PUBLISHED_PROCESSES = 8
 PUBLISHED_BATCH = 16
 PUBLISHED_RATE = {"RetinaNet": 0.01}  # by architecture; all others 0.02
@@ -106,7 +105,9 @@ def scale_config(
         raise ConfigError(
             f"--scale auto and SOLVER.REFERENCE_WORLD_SIZE {asked.SOLVER.REFERENCE_WORLD_SIZE}: both scale the schedule; leave one out"
         )
-    memory = device_memory(asked) if memory is None else memory
+    memory = (
+        (device_memory(asked) or host_memory()) if memory is None else memory
+    )  # a run without its GPU is on the CPU
     old = published.SOLVER
     new: dict[str, Any] = {}
     if "SOLVER.IMS_PER_BATCH" not in given:

@@ -32,7 +32,7 @@ def test_every_shipped_study_passes(path: Path) -> None:
     ("overrides", "message"),
     [
         (["pretrain.overrides=[optimizer.epoch=1]"], "pretrain: .*did you mean `optimizer.epochs`"),
-        (["pretrain.overrides=['data.root={data}/x', encoder.arch=resnet50]"], "(?s)detect: .*MODEL.RESNETS.DEPTH is 18, must be 50"),
+        (["pretrain.overrides=['data.root={data}/x', encoder.arch=resnet50]"], "(?s)detect: .*MODEL.RESNETS.DEPTH is 18, must be 50.*the family that fits: "),
         (["readout.overrides=[epoch=1]"], "readout: .*did you mean `epochs`"),
         (["readout.arch=resnet17"], "readout: .*found 'resnet17'"),
         (["detect.overrides=[SOLVER.MAX_ITERS, '5']"], "detect: unknown key SOLVER.MAX_ITERS"),
@@ -57,7 +57,7 @@ def test_data_and_weights_from_outside_are_read(tmp_path: Path) -> None:
     ]  # fmt: skip
     check_study(load_study(DEMO, own))
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pth")
-    weights = f"inits=[{{name: random, weights: {tmp_path}/weights.pth}}]"
+    weights = f"inits=[{{name: mine, weights: {tmp_path}/weights.pth}}]"
     with pytest.raises(UserError, match="readout: .*weights.pth"):
         check_study(load_study(DEMO, [*own[:3], weights, *own[4:]]))
     with pytest.raises(UserError, match="detect: .*weights.pth"):

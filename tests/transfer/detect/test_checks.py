@@ -193,7 +193,7 @@ def test_shapes_can_be_checked_without_memory_for_values(tensors) -> None:
     shell = without_memory(SMALL)
     check_backbone_loaded(shell, tensors, where="w.pth", agree=same_shape)
     with pytest.raises(CheckpointError, match="MODEL.RESNETS.DEPTH"):
-        check_backbone_loaded(without_memory(INFOMIN), tensors, where="w.pth", agree=same_shape)
+        check_backbone_loaded(without_memory(FPN), tensors, where="w.pth", agree=same_shape)
 
 
 def test_whole_detector_is_compared_with_its_heads(model) -> None:

@@ -1,72 +1,29 @@
-"""Configurations: the shipped figures against Detectron2's own files, safe reading, helpful errors, every model built."""
+"""Configurations: families that say nothing about weights, safe reading, helpful errors, every model built.
+
+That their values are the published ones: tests/golden/test_published_configs.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2 import model_zoo
+from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
-from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from pretrain.base.errors import ConfigError
-from transfer.detect.config import (
-    CONFIG_ROOT,
-    check_supported,
-    load_detector_config,
-    resolve_config,
-    resolve_config_path,
-    shipped_runs,
-)
+from transfer.detect.checks import config_value
+from transfer.detect.config import check_supported, load_detector_config, resolve_config, sets_weights
+from transfer.detect.config_files import CONFIG_ROOT, resolve_config_path, shipped_runs
+from transfer.detect.inits import CONTRACT_KEYS, apply_init, parse_init
 
 RUNS = [path.relative_to(CONFIG_ROOT).as_posix() for path in shipped_runs()]
-FPN, C4, VOC = (
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
-    "PascalVOC-Detection/faster_rcnn_R_50_C4.yaml",
-)
-# What the paper's runs change in Detectron2's own files: docs/specification.md 2.2 to 2.4. Nothing else may differ.
-NORMED = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.NORM": "SyncBN", "TEST.PRECISE_BN.ENABLED": True}
-MOCO_FPN = NORMED | {"MODEL.FPN.NORM": "SyncBN"}
-AUTHORS_FPN = MOCO_FPN | {
-    "MODEL.ROI_BOX_HEAD.NORM": "SyncBN",
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-    "MODEL.ROI_MASK_HEAD.NORM": "SyncBN",
-}
-EXTRA_NORM = NORMED | {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
-VOC_24K = {"SOLVER.MAX_ITER": 24000, "SOLVER.STEPS": (18000, 22000)}
-TWICE = {"SOLVER.MAX_ITER": 180000, "SOLVER.STEPS": (120000, 160000)}
-INIT = {
-    "random": {"MODEL.WEIGHTS": ""},
-    "supervised": {},
-    "infomin": {
-        "MODEL.WEIGHTS": "weights/infomin_resnet50.pth",
-        "MODEL.PIXEL_MEAN": [123.675, 116.280, 103.530],
-        "MODEL.PIXEL_STD": [58.395, 57.120, 57.375],
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
-        "INPUT.FORMAT": "RGB",
-    },
-}
-FAMILIES = {
-    "voc/R_50_C4_24k": (VOC, EXTRA_NORM | VOC_24K),
-    "coco/R_50_C4_1x": (C4, EXTRA_NORM),
-    "coco/R_50_C4_2x": (C4, EXTRA_NORM | TWICE),
-    "coco/R_50_FPN_1x": (FPN, AUTHORS_FPN),
-    "coco/R_50_FPN_2x": (FPN, AUTHORS_FPN | TWICE),
-    "coco/R_50_FPN_moco_1x": (FPN, MOCO_FPN),
-}
-
-
-def flat(values: Mapping, prefix: str = "") -> dict:
-    found = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+SMALL = "demo/R_18_FPN.yaml"
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
@@ -85,73 +42,75 @@ def build_without_memory(config) -> torch.nn.Module:
 # --- the shipped files ------------------------------------------------------------------------------------------------
 
 
-def test_every_run_of_the_paper_ships() -> None:
-    assert set(RUNS) - {"demo/R_18_FPN.yaml", "demo/R_18_FPN.yaml"} == {
-        f"{family}_{init}.yaml" for family in FAMILIES for init in INIT
-    }
+@pytest.mark.parametrize("run", RUNS)
+def test_a_family_says_nothing_about_weights(run: str) -> None:
+    """Neither what to start from nor how that wants its input (the demo's own input is that of our weights)."""
+    assert not sets_weights(CONFIG_ROOT / run)
+    config, default = load_detector_config(CONFIG_ROOT / run), get_cfg()
+    if run != SMALL:
+        assert [config_value(config, key) for key in CONTRACT_KEYS] == [
+            config_value(default, key) for key in CONTRACT_KEYS
+        ]
 
 
-@pytest.mark.parametrize("init", INIT)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_run_departs_from_detectron2s_own_file_in_the_published_figures_only(family: str, init: str) -> None:
-    theirs_name, changes = FAMILIES[family]
-    ours, theirs = (
-        flat(load_detector_config(CONFIG_ROOT / f"{family}_{init}.yaml")),
-        flat(model_zoo.get_config(theirs_name)),
-    )
-    departures = {key: ours[key] for key in ours if ours[key] != theirs[key]}
-    assert set(ours) == set(theirs) and departures == changes | INIT[init]
+def test_a_file_of_the_users_that_names_weights_is_seen_through_its_bases(tmp_path: Path) -> None:
+    base = write(tmp_path, "MODEL: {WEIGHTS: ''}\n", "base.yaml")
+    assert sets_weights(write(tmp_path, f"_BASE_: {base.name}\nSEED: 1\n"))
+    assert not sets_weights(write(tmp_path, "SEED: 1\n", "other.yaml"))
 
 
-def test_schedules_and_sizes_are_the_published_ones() -> None:
-    voc = load_detector_config(CONFIG_ROOT / "voc/R_50_C4_24k.yaml")
-    assert tuple(range(480, 801, 32)) == voc.INPUT.MIN_SIZE_TRAIN and voc.INPUT.MIN_SIZE_TEST == 800
-    assert (voc.SOLVER.BASE_LR, voc.SOLVER.IMS_PER_BATCH, voc.SOLVER.WARMUP_ITERS) == (0.02, 16, 100)
-    assert voc.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval") and not voc.MODEL.MASK_ON
-    coco = load_detector_config(CONFIG_ROOT / "coco/R_50_FPN_1x.yaml")
-    assert tuple(range(640, 801, 32)) == coco.INPUT.MIN_SIZE_TRAIN and coco.MODEL.MASK_ON
-    assert (coco.SOLVER.STEPS, coco.SOLVER.MAX_ITER) == ((60000, 80000), 90000)
+FROZEN = {
+    "voc/R_50_FPN_frozen.yaml": "res5",
+    "coco/R_50_FPN_probe_1x.yaml": None,
+}  # and what of the backbone is trained
 
 
-def test_demo_rows_differ_in_their_weights_only() -> None:
-    one, other = (
-        flat(load_detector_config(CONFIG_ROOT / f"demo/R_18_FPN_{init}.yaml")) for init in ("random", "infomin")
-    )
-    assert {key for key in one if one[key] != other[key]} == {"MODEL.WEIGHTS"}
-
-
-@pytest.mark.parametrize("run", [run for run in RUNS if run.endswith("_random.yaml")])
-def test_detector_of_every_family_has_the_norms_that_it_names(run: str) -> None:
+@pytest.mark.parametrize("run", RUNS)
+def test_detector_of_every_family_is_built_with_the_norms_and_the_stages_that_train(run: str) -> None:
     config = load_detector_config(CONFIG_ROOT / run)
     model = build_without_memory(config)
     kinds = {
         name: type(module).__name__ for name, module in model.named_modules() if "BatchNorm" in type(module).__name__
     }
-    expected = "BatchNorm2d" if run.startswith("demo/") else "SyncBatchNorm"
+    expected = "FrozenBatchNorm2d" if run in FROZEN else "BatchNorm2d" if run == SMALL else "SyncBatchNorm"
     assert set(kinds.values()) == {expected}
-    assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
-    assert all(parameter.requires_grad for parameter in model.parameters())  # FREEZE_AT 0: the stem too
-    heads = [name for name in kinds if name.startswith("roi_heads.") and "roi_heads.res5.0" not in name]
-    family = run.split("/")[1]
-    if "C4" in family:
-        assert "roi_heads.res5.norm" in kinds
-    elif "moco" in family or "R_18" in family:
-        assert heads == []
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    backbone = {name for name in trained if name.startswith("backbone.bottom_up.") or ".res" in name}
+    if run in FROZEN:
+        assert {name.split(".")[2] for name in backbone} == {FROZEN[run]} - {None} and len(trained) > len(backbone)
     else:
-        assert sum("box_head" in name for name in heads) == 4 and sum("mask_head" in name for name in heads) == 4
-        assert [name for name, _ in model.roi_heads.box_head.named_children() if name.startswith("fc")] == [
-            "fc1",
-            "fc_relu1",
-        ]
+        assert len(trained) == len(list(model.parameters()))  # FREEZE_AT 0: the stem too
+    heads = [name for name in kinds if name.startswith("roi_heads.") and "roi_heads.res5.0" not in name]
+    if "C4" in run:
+        assert "roi_heads.res5.norm" in kinds
+    elif config.MODEL.ROI_BOX_HEAD.NORM and config.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":  # the author's heads
+        boxes = model.roi_heads.box_head if "Cascade" in run else [model.roi_heads.box_head]
+        assert sum("box_head" in name for name in heads) == 4 * len(boxes)
+        assert len(boxes) == (3 if "Cascade" in run else 1) and sum("mask_head" in name for name in heads) == 4
+        for box in boxes:
+            assert [name for name, _ in box.named_children() if name.startswith("fc")] == ["fc1", "fc_relu1"]
+    else:
+        assert heads == []
+    assert hasattr(model, "roi_heads") is not ("RetinaNet" in run)
+    if "keypoint" in run:
+        assert model.roi_heads.keypoint_on and not model.roi_heads.mask_on
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["voc/R_50_C4_24k.yaml", "coco/R_50_FPN_1x.yaml", "coco/R_50_FPN_moco_1x.yaml"])
-def test_a_detector_of_each_family_and_initialisation_is_built_on_the_cpu(run: str) -> None:
-    config = load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu"])
-    model = build_model(config)
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert model.pixel_mean.flatten().tolist() == pytest.approx(config.MODEL.PIXEL_MEAN)
+@pytest.mark.parametrize("run", ["voc/R_50_C4_24k.yaml", "coco/R_50_RetinaNet_1x.yaml"])
+def test_a_step_of_a_family_with_syncbn_runs_in_one_process_on_the_cpu(run: str) -> None:
+    """SyncBN of one process is BN: Detectron2's trainer, one image, one step."""
+    words = ("MODEL.DEVICE", "cpu", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8")
+    config = load_detector_config(CONFIG_ROOT / run, words)
+    apply_init(config, parse_init("random"), frozenset())
+    torch.manual_seed(0)
+    model = build_model(config).train()
+    boxes = Boxes(torch.tensor([[5.0, 5.0, 50.0, 60.0], [20.0, 10.0, 90.0, 90.0]]))
+    target = Instances((96, 96), gt_boxes=boxes, gt_classes=torch.tensor([1, 2]))
+    with EventStorage():
+        losses = model([{"image": torch.rand(3, 96, 96) * 255, "instances": target, "height": 96, "width": 96}] * 2)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -243,16 +202,47 @@ def test_bad_command_line_says_what_to_type(tmp_path: Path, words: list[str], me
 
 def test_shipped_files_are_found_from_any_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_config_path("voc/R_50_C4_24k.yaml") == CONFIG_ROOT / "voc/R_50_C4_24k.yaml"
-    mine = write(tmp_path, "SEED: 1", "voc/R_50_C4_24k.yaml")
-    assert resolve_config_path("voc/R_50_C4_24k.yaml").resolve() == mine  # the user's own comes first
+    name = "voc/R_50_C4_24k.yaml"
+    assert resolve_config_path(name) == resolve_config_path(f"transfer/configs/{name}") == CONFIG_ROOT / name
+    mine = write(tmp_path, "SEED: 1", name)
+    assert resolve_config_path(name).resolve() == mine  # the user's own comes first
 
 
 def test_absent_file_names_the_nearest_shipped_one() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean voc/R_50_C4_24k_infomin\.yaml\?"):
-        resolve_config_path("voc/R_50_C4_24k_infomn.yaml")
+    with pytest.raises(ConfigError, match=r"did you mean voc/R_50_C4_24k\.yaml\?"):
+        resolve_config_path("voc/R_50_C4_24.yaml")
     with pytest.raises(ConfigError, match="no configuration: give --config-file"):
         resolve_config_path("")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "voc/R_50_C4_24k_infomin.yaml",
+            "--config-file voc/R_50_C4_24k.yaml --init infomin=weights/infomin_resnet50.pth",
+        ),
+        (
+            "transfer/configs/coco/R_50_FPN_2x_supervised.yaml",
+            "--config-file coco/R_50_FPN_2x.yaml --init supervised=msra_r50",
+        ),
+        ("coco/R_50_FPN_moco_1x_random.yaml", "--config-file coco/R_50_FPN_moco_1x.yaml --init random_bgr"),
+        ("transfer/configs/demo/R_18_FPN_random.yaml", "--config-file demo/R_18_FPN.yaml --init random"),
+    ],
+)
+def test_a_name_that_held_the_initialisation_is_answered_with_the_new_command(name: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config_path(name)
+    assert words in str(caught.value)
+    family, init = words.split()[1], words.split()[3]
+    assert resolve_config_path(family).is_file()
+    assert init.partition("=")[2].startswith("weights/") or parse_init(init)  # what it says to pass is taken
+
+
+def test_a_base_that_held_an_initialisation_is_answered_with_the_flag(tmp_path: Path) -> None:
+    old = write(tmp_path, f"_BASE_: [{CONFIG_ROOT}/base/RCNN_C4.yaml, {CONFIG_ROOT}/init/random.yaml]\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml: its base init/random\.yaml is gone: .*pass --init"):
+        load_detector_config(old)
 
 
 # --- what the machine decides -----------------------------------------------------------------------------------------
@@ -292,7 +282,7 @@ def test_device_that_is_there_is_used(monkeypatch) -> None:
 @pytest.mark.parametrize(("words", "warned"), [([], True), (["MODEL.DEVICE", "cpu"], False)])
 def test_a_file_that_keeps_the_demo_on_the_cpu_of_a_gpu_machine_is_reported(monkeypatch, words, warned) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config, notes = resolved(*words, run="demo/R_18_FPN.yaml")
+    config, notes = resolved(*words, run=SMALL)
     assert config.MODEL.DEVICE == "cpu" and any("pass MODEL.DEVICE cuda" in sentence for sentence in notes) is warned
 
 
@@ -369,7 +359,7 @@ def supported(*words: str, run: str = "coco/R_50_FPN_1x.yaml", num_processes: in
 def test_syncbn_of_one_process_is_said_to_be_plain_bn() -> None:
     assert "plain BN over the 16 images" in supported()[0]
     assert supported(num_processes=8) == []
-    assert supported(run="demo/R_18_FPN.yaml") == []
+    assert supported(run=SMALL) == []
 
 
 def test_precise_bn_longer_than_the_run_is_said() -> None:
