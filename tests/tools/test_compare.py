@@ -176,6 +176,9 @@ SMALL = (
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Detectron2's
 def test_one_command_goes_from_photos_to_a_report_and_a_second_time_runs_nothing(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
