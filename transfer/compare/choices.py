@@ -155,6 +155,7 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     values: dict[str, Any] = {}
     notes: list[str] = []
     arch, why = _architecture(config, on_gpu)
+    notes += _random_input(config)
     for key, part in _parts(config).items():
         if part.config_file is None:
             name = SMALL_RUN if arch == SMALL_ARCH and not on_gpu else LARGE_RUN
@@ -187,6 +188,27 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
         overrides, more = _detector_settings(apply_choices(config, chosen), train, on_gpu=on_gpu)
         chosen = Choices({**values, "detect.overrides": overrides}, (*notes, *more))
     return chosen
+
+
+def _random_input(config: StudyConfig) -> list[str]:
+    """What to pass where random weights would see another input than everything that they are compared with."""
+    others = [init for init in config.inits if init.weights != NO_WEIGHTS]
+    alone = [init for init in others if init.weights != PRETRAINED and weight_file(init) is None]
+    if len(others) == len(config.inits) or not others or len(alone) < len(others):
+        return []
+    from transfer.detect.inits import CONTRACT_KEYS, RANDOM, parse_init
+
+    def sees(text: str) -> list[object]:
+        settings = parse_init(text).settings
+        return [settings.get(key) for key in CONTRACT_KEYS]
+
+    texts = [init.weights if init.weights == init.name else f"{init.name}={init.weights}" for init in others]
+    if any(sees(text) != sees("random_bgr") for text in texts) or others[0].weights in RANDOM:
+        return []
+    return [
+        "WARNING: random weights get RGB with ImageNet's mean and std, all others BGR without std: for the same input pass "
+        "--init random_bgr --baseline random_bgr in place of --init random"
+    ]
 
 
 def _parts(config: StudyConfig) -> dict[str, PretrainConfig]:

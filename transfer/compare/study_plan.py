@@ -43,6 +43,7 @@ from transfer.compare.study_config import (
 
 DATA = "{output}/data"
 RANDOM = "random"
+RANDOM_WEIGHTS = (NO_WEIGHTS, RANDOM, "random_bgr")  # the last two: names of tools/train_net.py --init
 STEPS_AT = (3 / 4, 11 / 12)  # of a schedule of so many iterations, where the rate falls: VOC's "24k"
 WARMUP = 0.1  # of it, at most
 LONGEST_WARMUP = 1000  # iterations
@@ -279,7 +280,7 @@ def _readouts(config: StudyConfig, data: StudyData) -> Iterator[Stage]:
         for fraction in part.fractions:
             for init in config.inits:
                 for start in _starts(config, init):
-                    if start.weights is None and init.weights != NO_WEIGHTS:
+                    if start.weights is None and init.weights not in RANDOM_WEIGHTS:
                         continue  # a name of the detector's catalog: study_checks says so
                     folder = start.folder("readout", fraction, seed)
                     yield readout_stage(

@@ -203,6 +203,18 @@ def test_encoders_that_no_detector_takes_together_are_refused(own: Path) -> None
     assert chosen.values["detect.config_file"] == "coco/R_50_FPN_1x.yaml"
 
 
+def test_random_weights_that_see_another_input_than_all_others_are_named(own: Path) -> None:
+    def notes(*inits: InitConfig) -> str:
+        made = PretrainConfig() if any(init.weights == "pretrained" for init in inits) else None
+        config = study(own, inits=inits, pretrain=made, pool=f"{own}/photos" if made else None)
+        return "\n".join(choose(config, train=None, pool_size=None, on_gpu=True).notes)
+
+    assert "--init random_bgr" in notes(INITS[0], InitConfig("msra_r50", "msra_r50"))
+    assert "random_bgr" not in notes(*INITS, InitConfig("msra_r50", "msra_r50"))  # our own sees RGB
+    assert "random_bgr" not in notes(INITS[0], InitConfig("torchvision_r50", "torchvision_r50"))
+    assert "random_bgr" not in notes(InitConfig("random_bgr", "random_bgr"), InitConfig("msra_r50", "msra_r50"))
+
+
 def test_choices_are_kept_and_another_budget_in_their_folder_is_refused(own: Path, tmp_path: Path) -> None:
     choices = Choices(
         {"pretrain.epochs": 5, "detect.overrides": ["A", "1"]}, ("why",), "2h", {"detect": {"start": 1.0}}

@@ -125,6 +125,8 @@ def test_random_weights_see_what_the_others_see_and_catalog_weights_are_the_dete
     assert {stage.init for stage in named(stages, "readout")} == {"scratch"}
     assert {after(stage, "--weights") for stage in named(stages, "readout")} == {"random:resnet18"}
     assert not named(stages, "pretrain") and "{output}/pretrain" not in stages[-1].command
+    other = named(plan_study(study(InitConfig("random_bgr", "random_bgr"), pool=None), DATA), "readout")
+    assert {after(stage, "--weights") for stage in other} == {"random:resnet18"}
 
 
 def test_a_checkpoint_as_downloaded_is_converted_first_and_converted_weights_are_used_as_they_are(
