@@ -269,7 +269,7 @@ def test_a_budget_is_divided_once_and_a_study_that_goes_on_keeps_its_length(
         assert settled.config.pretrain is not None and settled.config.detect is not None
         return settled.config.pretrain.epochs, settled.config.detect.iterations
 
-    config = study(own, budget="20m")
+    config = study(own, pretrain=SMALL_BATCH, budget="20m")
     first = settle(config)
     assert first[0] and first[1] and len(measured) == 1
     assert settle(config) == first and len(measured) == 1
@@ -284,7 +284,7 @@ def test_given_lengths_that_do_not_fit_their_budget_are_refused_with_what_they_t
     own: Path, tmp_path: Path, measured: list[StudyConfig]
 ) -> None:
     detect = DetectConfig(f"coco:{own}/labels.json:{own}/labelled", seeds=(0, 1), iterations=100_000)
-    config = study(own, detect=detect, pretrain=PretrainConfig(epochs=1), budget="20m")
+    config = study(own, detect=detect, pretrain=replace(SMALL_BATCH, epochs=1), budget="20m")
     with pytest.raises(
         ConfigError, match=r"100000 iterations, as given, take about .* for 1 pre-trainings, 4 fine-tunings"
     ):
@@ -295,7 +295,7 @@ def test_a_dry_run_says_time_and_memory_by_kind_and_every_command_and_writes_not
     own: Path, tmp_path: Path, measured: list[StudyConfig]
 ) -> None:
     said: list[str] = []
-    show_study(study(own, budget="20m"), tmp_path / "out", say=said.append, devices=())
+    show_study(study(own, pretrain=SMALL_BATCH, budget="20m"), tmp_path / "out", say=said.append, devices=())
     text = "\n".join(said)
     assert not (tmp_path / "out").exists() and len(measured) == 1
     assert text.count("$ ") == 1 + 1 + 2 * 2 * 2 + 1  # pre-training, conversion, rows x seeds x fractions, report
