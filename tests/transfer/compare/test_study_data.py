@@ -244,6 +244,7 @@ def test_the_template_has_every_key_and_its_values_are_the_defaults() -> None:
 
 # --- a budget from end to end -------------------------------------------------------------------------------------------
 
+SMALL_BATCH = PretrainConfig(overrides=("optimizer.batch_size=8",))  # of a pool of 24
 COSTS = {
     "pretrain": Cost(5.0, 0.1, 2**30),
     "convert": Cost(5.0),
