@@ -17,10 +17,10 @@ setup:  ## create .venv with everything (PYTHON=python3.12 chooses the interpret
 	@$(PYTHON) tools/setup_env.py
 
 demo: setup  ## images -> pre-training -> detection AP -> report, in some 10 minutes on 2 cores
-	@$(VENV)/python tools/study.py --config-file configs/study/demo.yaml --output-dir runs/demo
+	@$(VENV)/python tools/compare.py --config-file configs/study/demo.yaml --output-dir runs/demo
 
 study: setup  ## the same with the time it needs and three seeds, at most 60 minutes on 2 cores
-	@$(VENV)/python tools/study.py --config-file configs/study/study.yaml --output-dir runs/study --check
+	@$(VENV)/python tools/compare.py --config-file configs/study/study.yaml --output-dir runs/study --check
 
 test: setup  ## every test, some 5 minutes on 2 cores
 	$(PYTEST)

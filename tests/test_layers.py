@@ -43,6 +43,8 @@ DOOR = (
     "run.checkpoint",
     "run.precision",
     "run.schedule",
+    "run.duration",
+    "run.slurm",
     "good_views",
 )
 

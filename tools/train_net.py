@@ -130,6 +130,21 @@ def parse_arguments() -> argparse.Namespace:
         "Detectron2 fetches (msra_r50, coco_r50_fpn_3x; supervised=msra_r50 to name the row). How they want their input is applied",
     )
     parser.add_argument(
+        "--scale",
+        choices=("none", "auto"),
+        default="none",
+        help="auto: batch, rate, schedule, warm-up and anchors for this number of GPUs, their memory and your data, by the linear rule "
+        "from the published recipe; shown before the start, and keys given as KEY VALUE stay (default: none)",
+    )
+    parser.add_argument(
+        "--accumulate",
+        metavar="K",
+        type=int,
+        default=1,
+        help="run the images of a process in K parts, with one step for all: the published batch in the memory of a part (BatchNorm "
+        "sees one part at a time; default: 1)",
+    )
+    parser.add_argument(
         "--dump-config",
         metavar="FILE",
         type=Path,
@@ -164,6 +179,8 @@ def main() -> int:
         command=this_command(),
         num_processes=max(1, processes),
         num_machines=arguments.num_machines,
+        scale=arguments.scale,
+        accumulate=arguments.accumulate,
         modules=tuple(arguments.modules),
     )
     if arguments.dump_config is not None:

@@ -88,6 +88,7 @@ class CheckedImage:
     turned: an EXIF orientation exchanges height and width.
     incomplete: what a JPEG without its last bytes lacks; None for a whole file.
     mode: how the pixels are stored, by Pillow's name.
+    orientation: by EXIF, 1 to 8; 1 is upright.
     """
 
     height: int
@@ -95,6 +96,7 @@ class CheckedImage:
     turned: bool
     incomplete: str | None = None
     mode: str = ""
+    orientation: int = 1
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -129,8 +131,9 @@ def check_open_image(file: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS,
     try:
         with Image.open(file, formats=FORMATS) as image:
             _refuse_bomb(name, image, max_pixels)
-            turned = _orientation(image) in _ORIENTATIONS_ON_THE_SIDE
-            found = CheckedImage(*_upright_size(image), turned, mode=image.mode)
+            orientation = _orientation(image)
+            turned = orientation in _ORIENTATIONS_ON_THE_SIDE
+            found = CheckedImage(*_upright_size(image), turned, mode=image.mode, orientation=orientation)
             whole = image.mode in _READABLE_MODES and _ends_well(file, image.format or "")
     except DataError:
         raise

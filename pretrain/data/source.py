@@ -299,12 +299,16 @@ def _checked(path: Path, *, decode: bool) -> CheckedImage | str:
         return str(error).removeprefix(f"{path}: ")
 
 
-def some_of_each_class(labels: Sequence[int], count: int, *, seed: int) -> list[int]:
-    """The images whose labels a seed may see: positions of `count` of every class (all of a smaller one), ascending."""
+def some_of_each_class(labels: Sequence[int], count: int | float, *, seed: int) -> list[int]:
+    """The images whose labels a seed may see: positions of `count` of every class (all of a smaller one), ascending.
+
+    count: a float is a share of each class, rounded, at least one image. A smaller draw is part of a larger one.
+    """
     known = np.asarray(labels)
     chosen: list[int] = []
     for label in np.unique(known).tolist():
         members = np.flatnonzero(known == label)
         order = sample_generator(seed=seed, epoch=0, index=label, stream=ORDER_STREAM).permutation(len(members))
-        chosen += members[order[:count]].tolist()
+        taken = max(1, round(count * len(members))) if isinstance(count, float) else count
+        chosen += members[order[:taken]].tolist()
     return sorted(chosen)

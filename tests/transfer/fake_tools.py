@@ -30,7 +30,7 @@ def record(kind, figures, *, file=None, status="done", **details):
 
     seed = next((word[5:] for word in words if word.startswith("seed=")), option("SEED", option("--seeds", "0")))
     experiment = {"config": {"kind": kind}, "data": {"train": "fake"}}
-    name = option("--init-name", option("--init", option("--views", "random"))).partition("=")[0]
+    name = option("--init-name", option("--init", "").partition("=")[0] or option("--views", "random"))
     found = Record(
         kind=kind, experiment=experiment, config={}, seeds={"run": int(seed), "pretraining": None},
         hash=experiment_hash(experiment), status=status, commands=(" ".join([tool, *words]),),
@@ -68,7 +68,9 @@ def write_tools(root: Path, names: Sequence[str], body: str) -> None:
         (root / "tools" / f"{name}.py").write_text(PRELUDE + body)
 
 
-def run_here(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False) -> Outcome:
+def run_here(
+    command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False, also: Sequence[int] = ()
+) -> Outcome:
     """In place of `run_logged`: the command's script in this process, which saves the start of another."""
     printed = io.StringIO()
     code = 0

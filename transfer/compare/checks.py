@@ -37,18 +37,22 @@ def check_detection(
     test_data: str | None,
     init: str = "random",
     arch: str | None = None,
+    keep_crowds: bool = False,
 ) -> None:
     """Configuration, KEY VALUE pairs, labelled images, weights and the detector itself.
 
-    train_data, test_data: SPECs; None where the files are not there yet. init: as train_net.py takes it; random where the weights
-    are not there yet. arch: of the encoder that will be pre-trained and put into this detector. Raises as tools/train_net.py does.
+    train_data, test_data: SPECs; None where the files are not there yet. init: text of tools/train_net.py --init; random where the
+    weights are not there yet. arch: of the encoder that will be pre-trained, or converted, and put into this detector.
+    keep_crowds: as tools/train_net.py takes it. Raises as that does.
     """
+    from transfer.data.problems import ReadOptions
     from transfer.detect.config import check_supported
     from transfer.detect.loading import plan_weights, verify_fits
     from transfer.detect.options import RunOptions
     from transfer.detect.run import ask_config, prepare_run
 
-    options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, init=init)
+    read = ReadOptions(keep_crowds=keep_crowds and train_data is not None)
+    options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, read=read, init=init)
     if train_data is not None:
         config = prepare_run(options).config
     else:
@@ -75,7 +79,7 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
         )
     settings = detectron2_settings(arch, contract)
     try:
-        check_settings(config, settings, where=f"the encoder {arch} that is pre-trained")
+        check_settings(config, settings, where=f"the encoder {arch}")
     except ConfigError as error:
         family = family_that_fits(config, Init(arch, "", settings))
         fits = f"\nthe family that fits: {family}" if family else ""

@@ -170,9 +170,9 @@ def shown(path: Path) -> str:
 # --- stages, one after another ----------------------------------------------------------------------------------------
 
 
-def show_plan(stages: Sequence[Stage], output_dir: Path, *, say: Say) -> None:
+def show_plan(stages: Sequence[Stage], output_dir: Path, *, say: Say, root: Path = ROOT) -> None:
     """Say every stage's command and whether it is done already; nothing is run or written."""
-    folder = StageFolder(output_dir.absolute())
+    folder = StageFolder(output_dir.absolute(), root)
     tokens: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):
         done = set(stage.needs) <= set(tokens) and folder.is_done(stage, tokens)
@@ -240,16 +240,21 @@ def _run_stage(
         raise Terminated(f"during `{stage.title}`; the same command goes on from there")
     if finished:
         return 0
+    say_failed(stage, folder, label, code=outcome.code, seconds=seconds, typed=typed, say=say)
+    return outcome.code or 1
+
+
+def say_failed(
+    stage: Stage, folder: StageFolder, label: str, *, code: int, seconds: float, typed: str, say: Say
+) -> None:
+    """What went wrong, where its log is and how to repeat it. code: 0 for a command that left no result."""
     why = (
-        f"exit code {outcome.code}"
-        if outcome.code
-        else f"no finished {shown(folder.path / stage.result)} although its exit code is 0"
+        f"exit code {code}" if code else f"no finished {shown(folder.path / stage.result)} although its exit code is 0"
     )
     say(f"{label} {stage.title}: FAILED after {show_seconds(seconds)}, {why}")
     say(f"  its log    {shown(folder.log_path(stage))}")
     say(f"  to repeat  {typed}")
     say("  What is done is kept: the same command goes on from here.")
-    return outcome.code or 1
 
 
 def show_seconds(seconds: float) -> str:
@@ -270,19 +275,21 @@ class Outcome:
     stopped_by: int | None
 
 
-def run_logged(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False) -> Outcome:
+def run_logged(
+    command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_on_sigterm: bool = False, also: Sequence[int] = ()
+) -> Outcome:
     """Run `command` to its end; what it prints goes to `out` at once and to `log_path` as well.
 
     On a terminal the command sees a terminal too, so that its progress bars work. On SIGINT or SIGTERM to this process
     the command (not its data workers, which it ends itself) gets SIGTERM if that makes it save its state, else SIGINT,
-    on which Python clears up; then it is waited for. A second signal kills it and its workers. Raises OSError when the
-    command cannot be started.
+    on which Python clears up; then it is waited for. A second signal kills it and its workers. also: further signals that mean
+    the same. Raises OSError when the command cannot be started.
     """
     reader, writer = _terminal(out) if out.isatty() else os.pipe()
     try:
         with (
             log_path.open("wb") as log,
-            _forwarding(signal.SIGTERM if saves_on_sigterm else signal.SIGINT) as forwarding,
+            forwarding_signals(also) as forwarding,
         ):
             try:
                 process = subprocess.Popen(
@@ -295,7 +302,7 @@ def run_logged(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_o
                 )
             finally:
                 os.close(writer)
-            forwarding.attach(process)
+            forwarding.attach(process, signal.SIGTERM if saves_on_sigterm else signal.SIGINT)
             try:
                 for chunk in _chunks(reader):
                     out.write(chunk)
@@ -312,37 +319,45 @@ def run_logged(command: Sequence[str], *, log_path: Path, out: BinaryIO, saves_o
         os.close(reader)
 
 
-class _Forwarding:
-    """Asks a process to stop when a signal arrives, also one that arrived just before it was started."""
+def stop_request(stage: Stage) -> signal.Signals:
+    """The signal on which a stage's command saves its state, or else clears up."""
+    return signal.SIGTERM if stage.resumes else signal.SIGINT
 
-    def __init__(self, request: signal.Signals) -> None:
+
+class Forwarding:
+    """Asks processes to stop when a signal arrives, also one that arrived just before they were started.
+
+    received: the last signal, None before one.
+    """
+
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._request = request
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
 
-    def attach(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def attach(self, process: subprocess.Popen[bytes], request: signal.Signals) -> None:
+        """request: what the process is sent."""
+        self._processes = [*(entry for entry in self._processes if entry[0].poll() is None), (process, request)]
         if self.received is not None:
-            process.send_signal(self._request)
+            process.send_signal(request)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            if self.received is None:
-                process.send_signal(self._request)
-            else:
-                os.killpg(process.pid, signal.SIGKILL)
+        for process, request in self._processes:
+            if process.poll() is None:
+                if self.received is None:
+                    process.send_signal(request)
+                else:
+                    os.killpg(process.pid, signal.SIGKILL)
         self.received = signum
 
 
 @contextmanager
-def _forwarding(request: signal.Signals) -> Iterator[_Forwarding]:
+def forwarding_signals(also: Sequence[int] = ()) -> Iterator[Forwarding]:
     """Signal handlers for the block. Python allows them in the main thread only; elsewhere signals stay as they are."""
-    forwarding = _Forwarding(request)
+    forwarding = Forwarding()
     if threading.current_thread() is not threading.main_thread():
         yield forwarding
         return
-    previous = {signum: signal.signal(signum, forwarding.handle) for signum in HANDLED}
+    previous = {signum: signal.signal(signum, forwarding.handle) for signum in (*HANDLED, *also)}
     try:
         yield forwarding
     finally:

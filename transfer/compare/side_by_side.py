@@ -7,13 +7,12 @@ on at which the run's F1 over all test images is highest; where what a run left 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import read_image
@@ -21,8 +20,8 @@ from transfer.compare.experiments import Experiment, seed_of
 from transfer.compare.image_results import detection_matches
 from transfer.compare.plots import encode_image
 from transfer.compare.results import Run
+from transfer.data.drawing import BOX_COLOURS, draw_boxes
 
-BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 MAX_COLUMNS = 4
 CELL = (270, 203)  # pixels, the largest width and height of a drawn image
 SCORE_SHOWN = 0.3
@@ -101,7 +100,7 @@ def _drawn(file: str, boxes: Sequence[Any], truth: Sequence[Any], colours: Mappi
     """`boxes` in colour, `truth` dashed below them."""
     try:
         image = Image.fromarray(read_image(Path(file)))
-        drawn = draw_boxes(image, boxes, colours, truth=truth)
+        drawn = draw_boxes(image, boxes, colours, within=CELL, truth=truth)
     except DataError as error:
         return Cell("", f"no picture: {error}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # pictures decide no figure
@@ -117,53 +116,3 @@ def shown_predictions(predictions: Sequence[Any], score: float) -> list[Any]:
         return [box for box in ranked if round(float(box["score"]), 4) >= round(score, 4)]
     except (KeyError, TypeError, ValueError):
         return list(predictions)  # drawing says what is wrong
-
-
-def draw_boxes(
-    image: Image.Image,
-    boxes: Sequence[Mapping[str, Any]],
-    colours: Mapping[str, str],
-    *,
-    truth: Sequence[Mapping[str, Any]] = (),
-) -> Image.Image:
-    """A copy of `image`, as large as CELL allows, with each {"box": [x1, y1, x2, y2] px, "class", "score"?} drawn and named.
-
-    truth: boxes that are drawn dashed and in white below them.
-    """
-    scale = min(CELL[0] / image.width, CELL[1] / image.height)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    canvas = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
-    for box in truth:
-        _dashed(draw, [float(value) * scale for value in box["box"]])
-    for box in boxes:
-        x1, y1, x2, y2 = (float(value) * scale for value in box["box"])
-        draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=_colour(box, colours), width=2)
-    for box in boxes:  # names above all lines
-        x1, y1 = (float(value) * scale for value in box["box"][:2])
-        name = str(box.get("class", "?"))
-        text = f"{name} {float(box['score']):.2f}" if "score" in box else name
-        place = (min(max(0.0, x1) + 2, max(0.0, size[0] - 8.0 - draw.textlength(text, font=font))), max(0.0, y1 - 14))
-        left, top, right, bottom = draw.textbbox(place, text, font=font)
-        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=_colour(box, colours))
-        draw.text(place, text, fill="white", font=font)
-    return canvas
-
-
-def _colour(box: Mapping[str, Any], colours: Mapping[str, str]) -> str:
-    return colours.get(str(box.get("class", "?")), BOX_COLOURS[0])
-
-
-def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[float], *, dash: int = 5) -> None:
-    """A rectangle of white dashes on a black line, visible on any ground."""
-    x1, y1, x2, y2 = box
-    corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
-    for (ax, ay), (bx, by) in itertools.pairwise(corners):
-        draw.line((ax, ay, bx, by), fill="black", width=1)
-        length = max(1.0, abs(bx - ax) + abs(by - ay))
-        for start in range(0, int(length), 2 * dash):
-            a, b = start / length, min(1.0, (start + dash) / length)
-            draw.line(
-                (ax + (bx - ax) * a, ay + (by - ay) * a, ax + (bx - ax) * b, ay + (by - ay) * b), fill="white", width=1
-            )

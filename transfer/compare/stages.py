@@ -20,7 +20,6 @@ from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD
 
-RANDOM = "random"
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = re.compile(r"\{checkpoint:([^{}]+)\}")
 
@@ -37,7 +36,7 @@ class Stage:
     needs: names of the stages whose results go in.
     files: configuration and weight files that go in.
     resumes: on SIGTERM the command saves its state in `folder`, and goes on from there when it is run again.
-    init, seed: of a measurement, else None.
+    init, seed, fraction: of a measurement, else None; fraction: of the labels that it trains on.
     """
 
     name: str
@@ -50,6 +49,7 @@ class Stage:
     resumes: bool = False
     init: str | None = None
     seed: int | None = None
+    fraction: float | None = None
 
     def fingerprint(self) -> str:
         """Hash of the command and of the content of every file that goes in, bases included."""
@@ -90,18 +90,32 @@ def pretrain_stage(
     )
 
 
-def convert_stage(*, name: str, title: str, folder: str, pretrain: Stage, branch: str) -> Stage:
-    """The last checkpoint of `pretrain`, converted and proven, as `folder`/pretrained.pth."""
-    weights = f"{{output}}/{folder}/pretrained.pth"
+def convert_stage(
+    *,
+    name: str,
+    title: str,
+    folder: str,
+    checkpoint: str,
+    branch: str | None = None,
+    needs: Sequence[str] = (),
+    files: Sequence[Path] = (),
+) -> Stage:
+    """A checkpoint, converted and proven, as `folder`/pretrained.pth. checkpoint: a path, or `checkpoint_of` a pre-training."""
     return tool_stage(
         "convert_weights",
-        *(checkpoint_of(pretrain.folder), weights, "--branch", branch, "--overwrite"),
+        *(checkpoint, converted(folder), *(("--branch", branch) if branch else ()), "--overwrite"),
         name=name,
         title=title,
         folder=folder,
         result="pretrained.pth",
-        needs=[pretrain.name],
+        needs=needs,
+        files=files,
     )
+
+
+def converted(folder: str) -> str:
+    """Where `convert_stage` puts its weights."""
+    return f"{{output}}/{folder}/pretrained.pth"
 
 
 def measure_stage(*, name: str, title: str, folder: str, pretrain: Stage, data: Path, batch_size: int) -> Stage:
@@ -131,13 +145,18 @@ def readout_stage(
     overrides: Sequence[str] = (),
     needs: Sequence[str] = (),
     files: Sequence[Path] = (),
+    fraction: float = 1.0,
 ) -> Stage:
-    """Linear readout. weights: a checkpoint, a weight file or random:ARCH. init: names the row in tables and the report."""
+    """Linear readout. weights: a checkpoint, a weight file or random:ARCH. init: names the row in tables and the report.
+
+    fraction: of each class, drawn by the seed.
+    """
+    drawn = [] if fraction == 1 else [f"fraction={fraction:g}", "images_per_class=null"]
     return tool_stage(
         "linear_eval",
         *("--weights", weights, "--init-name", init, "--data", data, "--output-dir", f"{{output}}/{folder}"),
         *(("--config-file", rooted(config_file)) if config_file else ()),
-        *(f"seed={seed}", *overrides),
+        *(f"seed={seed}", *drawn, *overrides),
         name=name,
         title=title,
         folder=folder,
@@ -146,6 +165,7 @@ def readout_stage(
         files=[*([config_file] if config_file else []), *files],
         init=init,
         seed=seed,
+        fraction=fraction,
     )
 
 
@@ -154,36 +174,33 @@ def detect_stage(
     name: str,
     title: str,
     folder: str,
-    weights: str,
     init: str,
     seed: int,
     train_data: str,
     test_data: str,
     config_file: Path,
+    flags: Sequence[str] = (),
     overrides: Sequence[str] = (),
     needs: Sequence[str] = (),
     files: Sequence[Path] = (),
+    fraction: float = 1.0,
 ) -> Stage:
-    """Fine-tuning of a detector. weights: converted ones, "" for random. overrides: KEY VALUE pairs."""
+    """Fine-tuning of a detector of a family. init: NAME=WEIGHTS, random, or a name of the catalog. flags: further ones of
+    tools/train_net.py. overrides: KEY VALUE pairs. fraction: of the labelled images that `train_data` is."""
     return tool_stage(
         "train_net",
-        *("--config-file", rooted(config_file), "--init", init_text(init, weights)),
-        *("--train-data", train_data, "--test-data", test_data),
-        *("OUTPUT_DIR", f"{{output}}/{folder}", "SEED", str(seed), *overrides),
+        *("--config-file", rooted(config_file), "--init", init, "--train-data", train_data, "--test-data", test_data),
+        *(*flags, "OUTPUT_DIR", f"{{output}}/{folder}", "SEED", str(seed), *overrides),
         name=name,
         title=title,
         folder=folder,
         result=RECORD,
         needs=needs,
         files=[config_file, *files],
-        init=init,
+        init=init.partition("=")[0],
         seed=seed,
+        fraction=fraction,
     )
-
-
-def init_text(name: str, weights: str) -> str:
-    """What train_net.py's --init says for a row of that name. weights: converted ones, "" for random."""
-    return f"{name}={weights}" if weights else RANDOM if name == RANDOM else f"{name}={RANDOM}"
 
 
 def checkpoint_of(folder: str) -> str:

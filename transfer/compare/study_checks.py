@@ -8,34 +8,42 @@ from pathlib import Path
 
 import torch
 
-from pretrain.base.errors import UserError
+from pretrain.base.errors import ConfigError, UserError
 from pretrain.config import load_run_config
 from pretrain.data.source import open_source
 from pretrain.model.encoder import ResNetEncoder
 from transfer.compare.checks import check_detection, check_readout
-from transfer.compare.stages import init_text
 from transfer.compare.study_config import (
     NO_WEIGHTS,
     PRETRAINED,
+    InitConfig,
+    PretrainConfig,
     StudyConfig,
-    detection_files,
+    detection_file,
     pretrain_file,
     readout_file,
     weight_file,
 )
+from transfer.compare.study_plan import StudyData, needs_conversion, schedule_overrides
 from transfer.conversion.towers import load_encoders
 
 DATA = "{data}"  # stands for a folder that the study makes
+WRITTEN = "{output}"  # for the study's own
 
 
-def check_study(config: StudyConfig) -> None:
-    """Raise ConfigError, DataError or CheckpointError, naming the part, for what a later stage would refuse."""
-    with _part("pretrain"):
-        arch = _check_pretraining(config)
+def check_study(config: StudyConfig, data: StudyData | None = None, place: Path | None = None) -> None:
+    """Raise ConfigError, DataError or CheckpointError, naming the part, for what a later stage would refuse.
+
+    data: None before the embedded data set is there. place: where its splits were written.
+    """
+    archs: dict[str, str] = {}
+    for name, part in config.pretrainings.items():
+        with _part(f"inits.{name}.pretrain" if name else "pretrain"):
+            archs[name] = _check_pretraining(part, data, place)
     with _part("readout"):
-        _check_readout(config)
+        _check_readout(config, data, place)
     with _part("detect"):
-        _check_detection(config, arch)
+        _check_detection(config, archs, data, place)
 
 
 @contextmanager
@@ -47,44 +55,86 @@ def _part(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _check_pretraining(config: StudyConfig) -> str | None:
-    """The encoder that it makes; None where there is no pre-training."""
-    part = config.pretrain
-    if part is None:
+def _located(text: str, place: Path | None) -> str | None:
+    """A SPEC or folder that is there; None for one of the embedded data set."""
+    if DATA in text or f"{WRITTEN}/data/" in text or (WRITTEN in text and place is None):
         return None
-    run = load_run_config(pretrain_file(part), [text.replace(DATA, "DATA") for text in part.overrides])
-    if not any(DATA in text for text in part.overrides):
-        open_source(run.data.root)
+    return text.replace(WRITTEN, str(place))
+
+
+def _check_pretraining(part: PretrainConfig, data: StudyData | None, place: Path | None) -> str:
+    """The encoder that it makes."""
+    file = pretrain_file(part)
+    assert file is not None, "chosen before"
+    words = [text.replace(DATA, "DATA") for text in part.overrides]
+    pool = data.pool if data is not None else None
+    epochs = [f"optimizer.epochs={part.epochs}"] if part.epochs else []
+    located = pool and (_located(pool, place) or "DATA")
+    run = load_run_config(
+        file, [*([f"data.root={located}"] if located else []), f"seed={part.seeds[0]}", *epochs, *words]
+    )
+    root = _located(pool or next((text for text in part.overrides if DATA in text), run.data.root), place)
+    if root is not None:
+        images, batch = len(open_source(root)), run.optimizer.batch_size
+        if images < batch:
+            raise ConfigError(
+                f"{images} images in {root}, fewer than the {batch} of a batch; give more, or "
+                "pretrain.overrides=[optimizer.batch_size=N] with N below that number"
+            )
     return run.encoder.arch
 
 
-def _check_readout(config: StudyConfig) -> None:
+def _check_readout(config: StudyConfig, data: StudyData | None, place: Path | None) -> None:
     part = config.readout
     if part is None:
         return
-    overrides = (f"seed={part.seeds[0]}", *part.overrides)
-    check_readout(None if DATA in part.data else Path(part.data).expanduser(), readout_file(part), overrides)
+    drawn = () if part.fractions == (1.0,) else (f"fraction={min(part.fractions):g}", "images_per_class=null")
+    folder = _located((data.readout if data is not None else None) or part.data, place)
+    check_readout(
+        Path(folder).expanduser() if folder else None,
+        readout_file(part),
+        (f"seed={part.seeds[0]}", *drawn, *part.overrides),
+    )
     for init in config.inits:
         path = weight_file(init)
         if path is not None:
             load_encoders(path)
-        elif init.weights == NO_WEIGHTS:
+        elif init.weights == NO_WEIGHTS and part.arch is not None:
             with torch.device("meta"):
                 ResNetEncoder(part.arch)
 
 
-def _check_detection(config: StudyConfig, arch: str | None) -> None:
-    part = config.detect
+def _check_detection(config: StudyConfig, archs: dict[str, str], data: StudyData | None, place: Path | None) -> None:
+    part, file = config.detect, detection_file(config)
     if part is None:
         return
-    for init, config_file in zip(config.inits, detection_files(config), strict=True):
-        specs = [text.replace("{init}", init.name) for text in (part.train_data, part.test_data)]
-        later = any(DATA in text for text in specs)  # made by the study's first stage
+    assert file is not None, "chosen before"
+    largest = (max(part.fractions), part.seeds[0])
+    train = _located(data.train[largest] if data is not None else part.train_data, place)
+    test = _located((data.test if data is not None else part.test_data) or "", place)
+    schedule = schedule_overrides(part.iterations) if part.iterations else []
+    for number, init in enumerate(config.inits):
+        text, arch = _start(init, archs)
         check_detection(
-            config_file,
-            [word.replace("{init}", init.name).replace(DATA, "DATA") for word in part.overrides],
-            train_data=None if later else specs[0],
-            test_data=None if later else specs[1],
-            init=init_text(init.name, str(weight_file(init) or "")),
-            arch=arch if init.weights == PRETRAINED else None,
+            file,
+            [*schedule, *(word.replace(DATA, "DATA") for word in part.overrides)],
+            train_data=train if number == 0 else None,  # read once
+            test_data=test if number == 0 else None,
+            init=text,
+            arch=arch,
+            keep_crowds=data is not None and data.written,
         )
+
+
+def _start(init: InitConfig, archs: dict[str, str]) -> tuple[str, str | None]:
+    """Text of --init, and the encoder of weights that are not there yet, in whose place random ones are checked."""
+    if init.weights == PRETRAINED:
+        return "random", archs[init.name if init.pretrain else ""]
+    if init.weights == NO_WEIGHTS:
+        return "random", None
+    path = weight_file(init)
+    if path is None:
+        return f"{init.name}={init.weights}" if init.name != init.weights else init.weights, None
+    if needs_conversion(path):
+        return "random", load_encoders(path).arch
+    return f"{init.name}={path}", None

@@ -313,15 +313,15 @@ def _point(sweep: Sweep, setting: Setting, seed: int) -> Point:
             name=f"{name}-convert",
             title=f"{title}: convert the weights and prove them equal",
             folder=f"{name}/weights",
-            pretrain=pretrain,
+            checkpoint=checkpoint_of(pretrain.folder),
             branch="query",
+            needs=[pretrain.name],
         )
         detect = detect_stage(
             name=f"{name}-detect",
             title=f"{title}: fine-tune",
             folder=f"{name}/detect",
-            weights=f"{{output}}/{convert.result}",
-            init=init,
+            init=f"{init}={{output}}/{convert.result}",
             seed=seed,
             train_data=sweep.detection.train_data,
             test_data=sweep.detection.test_data,

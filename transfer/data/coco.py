@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pycocotools.mask
 from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import MAX_PIXELS, read_size
+from transfer.data.exports import recognise, recognise_json
 from transfer.data.image_names import ImageNames
 from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
@@ -28,6 +30,7 @@ MOST_PIXELS = 2**31 - 1  # of one image: the C code counts run lengths in 32 bit
 # COCO's coordinates are rounded to 0.01. Boxes that leave their image by no more than this are clipped for training, but the
 # user's own file is still evaluated against, so that an official file gives the official figures.
 ROUNDING = 0.1
+MAX_BYTES = 1 << 32  # of an annotation file; the largest public ones have 1.2 GB
 MAX_AREA = 1e10  # COCOeval leaves objects outside [0, 1e5 ** 2] out of "all"
 # Share of the objects of a file that may be crowd regions without a question. COCO has 1.2 %; of a CVAT export it is the share
 # of objects drawn with the brush.
@@ -76,9 +79,10 @@ def read_coco(annotations: Path, image_dir: Path, options: ReadOptions = DEFAULT
 
 def file_problems(annotations: Path, *, image_dir: Path, options: ReadOptions) -> Problems[DetectionData]:
     """`problems` of a file. Raises DataError where it is not JSON."""
-    content, encoding = _load(annotations)
+    content, encoding, doubts = _load(annotations)
     if encoding is not None:
         yield Problem("text that is not plain UTF-8", "the whole file", encoding, "read as such", repaired=True)
+    yield from doubts
     data = yield from problems(content, annotations=annotations, image_dir=image_dir, options=options)
     return data if encoding is None else replace(data, complete_coco=None)  # pycocotools reads plain text only
 
@@ -95,32 +99,86 @@ def problems(content: Any, *, annotations: Path, image_dir: Path, options: ReadO
     return (yield from _Reader(annotations, image_dir, options).read(content))
 
 
-def _load(path: Path) -> tuple[Any, str | None]:
-    """The content of a JSON file, and its encoding where that is not plain UTF-8."""
+def _load(path: Path) -> tuple[Any, str | None, list[Problem]]:
+    """The content of a JSON file, its encoding where that is not plain UTF-8, and what it holds that JSON does not have."""
     try:
+        if path.exists() and not path.is_file():  # a device has no end
+            raise DataError(f"cannot read the annotation file {path}: it is a folder or a device")
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            limit = f"an annotation file is expected below {MAX_BYTES >> 30} GiB"
+            raise DataError(f"{path} has {path.stat().st_size} bytes; {limit}: give it in parts, joined by +")
         text = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"no annotation file at {path}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the annotation file {path}: {error}") from None
 
-    def refuse(constant: str) -> NoReturn:
-        raise DataError(f"{path}: {constant} is not a JSON number")
+    constants: list[str] = []
+    repeated: list[str] = []
+
+    def note_constant(constant: str) -> float:
+        constants.append(constant)
+        return float(constant)
+
+    def note_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated.append(next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1))
+        return found
 
     detected = json.detect_encoding(text)  # UTF-16 and UTF-32 without a mark too
     encoding = next((name for mark, name in MARKS.items() if text.startswith(mark)), None)
     if encoding is None and detected != "utf-8":
         encoding = detected.upper()
     try:
-        return json.loads(text.decode(detected), parse_constant=refuse), encoding
+        content = json.loads(text.decode(detected), parse_constant=note_constant, object_pairs_hook=note_repeated)
     except UnicodeDecodeError as error:
         raise DataError(f"cannot read the annotation file {path}: {error}; save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}{_told_apart(path)}") from None
+    remedy = "write a number, or leave the field out"
+    doubts = (
+        [
+            Problem(f"{value} is not a JSON number", where, f"{path}: {value}", remedy, repaired=False)
+            for where, value in _not_finite(content)
+        ]
+        if constants
+        else []
+    )
+    doubts += [
+        Problem(
+            "fields given twice in one object", "the whole file", f"{key!r:.60}", "the last one counts", repaired=True
+        )
+        for key in repeated
+    ]
+    return content, encoding, doubts
+
+
+def _told_apart(path: Path) -> str:
+    """What the file is, where it is another tool's."""
+    export = recognise(path)
+    return "" if export is None else f"; {export.sentence()}: {export.instead}"
+
+
+def _not_finite(content: Any) -> Iterator[tuple[str, str]]:
+    """(place, NaN or Infinity) of the numbers that JSON does not have."""
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield where, "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        elif isinstance(value, dict):
+            waiting += [(f"{where}.{key}".lstrip("."), entry) for key, entry in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(f"{where}[{place}]", entry) for place, entry in reversed(list(enumerate(value)))]
 
 
 def _misses_lists(content: Any) -> Iterator[Problem]:
     kind, remedy = "not a COCO instances file", "export the data as COCO, object detection or instance segmentation"
+    export = recognise_json(content)
+    if export is not None:
+        yield Problem(kind, "the whole file", export.sentence(), export.instead, repaired=False)
+        return
     if not isinstance(content, dict):
         found = f"expected an object with {', '.join(LISTS)}; found {type(content).__name__}"
         yield Problem(kind, "the whole file", found, remedy, repaired=False)

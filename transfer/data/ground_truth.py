@@ -12,8 +12,11 @@ from typing import Any
 from transfer.data.records import DetectionData
 
 
-def ground_truth_json(data: DetectionData) -> dict[str, Any]:
-    """`data` as a COCO file: ids and categories numbered from 1, categories in class order, area and iscrowd filled in."""
+def ground_truth_json(data: DetectionData, *, relative_to: Path | None = None) -> dict[str, Any]:
+    """`data` as a COCO file: ids and categories numbered from 1, categories in class order, area and iscrowd filled in.
+
+    relative_to: the folder that the images' names start from; None: the names alone, for an evaluation, which opens no image.
+    """
     annotations: list[dict[str, Any]] = []
     for record in data.records:
         for thing in record["annotations"]:
@@ -34,7 +37,7 @@ def ground_truth_json(data: DetectionData) -> dict[str, Any]:
     images = [
         {
             "id": record["image_id"],
-            "file_name": Path(record["file_name"]).name,
+            "file_name": _name(Path(record["file_name"]), relative_to),
             "width": record["width"],
             "height": record["height"],
         }
@@ -42,3 +45,7 @@ def ground_truth_json(data: DetectionData) -> dict[str, Any]:
     ]
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(data.class_names)]
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+
+
+def _name(path: Path, relative_to: Path | None) -> str:
+    return path.name if relative_to is None else path.absolute().relative_to(relative_to).as_posix()

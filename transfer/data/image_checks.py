@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,16 +28,27 @@ MISSING = "images are missing"
 MAX_FOLDERS = 1000  # looked into for a missing image
 
 
-def check_images(data: DetectionData, where: str, options: ReadOptions) -> Problems[DetectionData]:
+Looks = Sequence[CheckedImage | DataError]
+
+
+def look_at_images(data: DetectionData, options: ReadOptions) -> Looks:
+    """What `check_image` finds in the image file of every record, or its refusal."""
+    check = partial(_check, max_pixels=pixel_limit(options), decode=options.skip_unreadable)
+    return in_threads(check, [Path(record["file_name"]) for record in data.records], show_progress=True)
+
+
+def check_images(
+    data: DetectionData, where: str, options: ReadOptions, *, looks: Looks | None = None
+) -> Problems[DetectionData]:
     """Compare every record with its image file; the data without the images that are left out.
 
-    Not repaired: files that are missing, too large, of another size than annotated, or unreadable without
+    looks: of `look_at_images`, where they were taken already. Not repaired: files that are missing, too large, of another size than annotated, or unreadable without
     options.skip_unreadable. Data that lost an image are no longer those of the user's own annotation file.
     """
     paths = [Path(record["file_name"]) for record in data.records]
-    check = partial(_check, max_pixels=pixel_limit(options), decode=options.skip_unreadable)
+    looks = look_at_images(data, options) if looks is None else looks
     kept, missing = [], False
-    for record, path, found in zip(data.records, paths, in_threads(check, paths, show_progress=True), strict=True):
+    for record, path, found in zip(data.records, paths, looks, strict=True):
         if isinstance(found, CheckedImage):
             problem = _size_problem(record, found)
             if found.incomplete is not None:

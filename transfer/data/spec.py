@@ -31,6 +31,7 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.record import DataRecord
 from transfer.data.coco import read_coco
 from transfer.data.fingerprint import fingerprint, joined_fingerprint
+from transfer.data.fractions import read_draw
 from transfer.data.image_checks import check_images
 from transfer.data.problems import DEFAULTS, ReadOptions, read_strictly
 from transfer.data.records import DetectionData, with_class_order
@@ -298,9 +299,15 @@ def _refuse_unknown_classes(
 
 
 def _data_record(spec: DataSpec, parts: Sequence[DetectionData]) -> DataRecord:
-    """The split as a record names it: its content, wherever it lies."""
+    """The split as a record names it: its content, wherever it lies; of a fraction, what it was drawn from and how much."""
     prints = [fingerprint(data.records, data.class_names) for data in parts]
-    return DataRecord(str(spec), joined_fingerprint(prints), sum(len(data.records) for data in parts))
+    draws = [
+        read_draw(part.source, found) for part, found in zip(spec.parts, prints, strict=True) if part.kind == "coco"
+    ]
+    images = sum(len(data.records) for data in parts)
+    if len(parts) == 1 and draws and draws[0] is not None:
+        return DataRecord(str(spec), draws[0].identity, images, draws[0].num_available)
+    return DataRecord(str(spec), joined_fingerprint(prints), images)
 
 
 def _register(

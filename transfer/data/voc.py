@@ -23,6 +23,7 @@ from detectron2.structures import BoxMode
 
 from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
+from transfer.data.exports import recognise_xml
 from transfer.data.image_checks import file_problem, is_there, pixel_limit
 from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
@@ -325,6 +326,9 @@ def _parse(path: Path) -> Element:
         ) from None
     except (ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that Python does not know
         raise _FieldError(f"is not XML: {error}") from None
+    export = recognise_xml(tree)
+    if export is not None:
+        raise _FieldError(f"{export.sentence()}, expected the annotation of one image; {export.instead}")
     return tree
 
 

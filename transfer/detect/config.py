@@ -80,7 +80,8 @@ def resolve_config(
         *(_set_data(config, data, given) if data else ()),
     ]
     config, scaled = _scaled(config, num_processes)
-    notes += [*scaled, *_set_steps(config), *check_supported(config, num_processes)]
+    check_supported(config, num_processes)
+    notes += [*scaled, *_set_steps(config)]
     config.freeze()
     return config, tuple(notes)
 
@@ -135,8 +136,6 @@ def _set_data(config: CfgNode, data: PreparedData, given: frozenset[str]) -> lis
         section.NUM_CLASSES = count
     config.DATASETS.TRAIN = (data.train_name,) if data.train_name else ()
     config.DATASETS.TEST = (data.test_name,) if data.test_name else ()
-    if not data.test_name:
-        notes.append("no --test-data: AP is not measured")
     if config.MODEL.KEYPOINT_ON:
         raise ConfigError(
             "MODEL.KEYPOINT_ON True, but of --train-data and --test-data boxes and masks are read, no keypoints; pass "
@@ -232,10 +231,10 @@ def plain_values(config: CfgNode) -> dict[str, Any]:
     return {key: plain_values(value) if isinstance(value, CfgNode) else value for key, value in config.items()}
 
 
-def check_supported(config: CfgNode, num_processes: int) -> list[str]:
+def check_supported(config: CfgNode, num_processes: int) -> None:
     """Compare the configuration with what this project can run. Raises ConfigError with what to pass instead.
 
-    Returns one sentence for each setting that means something else in this run than in the one it was published for.
+    What runs but is not what an expert would run, transfer/detect/doctor.py says.
     """
     if config.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(f"INPUT.FORMAT {config.INPUT.FORMAT!r}: expected RGB or BGR")
@@ -250,24 +249,6 @@ def check_supported(config: CfgNode, num_processes: int) -> list[str]:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {images}: expected a positive multiple of the number of processes, {num_processes}"
         )
-    notes = []
-    if num_processes == 1 and any(value == "SyncBN" for value in _norms(config)):
-        notes.append(f"SyncBN has one process to agree with: it is plain BN over the {images} images of a batch")
-    extra = config.TEST.PRECISE_BN
-    if extra.ENABLED and extra.NUM_ITER > config.SOLVER.MAX_ITER:
-        notes.append(
-            f"TEST.PRECISE_BN runs {extra.NUM_ITER} batches after the {config.SOLVER.MAX_ITER} iterations; for a short trial pass "
-            f"TEST.PRECISE_BN.NUM_ITER {config.SOLVER.MAX_ITER}"
-        )
-    return notes
-
-
-def _norms(values: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _norms(value)
-        elif key == "NORM":
-            yield value
 
 
 def _chain(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Mapping[str, Any]]]:

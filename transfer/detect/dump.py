@@ -18,7 +18,7 @@ from transfer.detect.config import portable_config
 from transfer.detect.heads import Res5ROIHeadsExtraNorm
 from transfer.detect.loading import plan_weights
 from transfer.detect.options import RunOptions
-from transfer.detect.run import ask_config, check_options, given_keys, import_modules, own_data
+from transfer.detect.run import ask_config, check_options, given_keys, import_modules, own_data, scaled_config
 
 STOCK = "DETECTRON2/tools/train_net.py"
 
@@ -30,6 +30,10 @@ def dump_config(options: RunOptions, path: Path) -> str:
     """
     if path.exists():
         raise ConfigError(f"--dump-config {path}: it exists; name another file")
+    if options.accumulate != 1:
+        raise ConfigError(
+            "--dump-config and --accumulate: Detectron2's own train_net.py accumulates nothing; leave one out"
+        )
     if options.resume or options.eval_only:
         raise ConfigError("--dump-config is of a run that begins: leave --resume and --eval-only out")
     import_modules(options.modules)
@@ -38,8 +42,9 @@ def dump_config(options: RunOptions, path: Path) -> str:
     asked, _, applied = ask_config(options)
     weights = plan_weights(asked, eval_only=False, resume=False, trust=options.trust)
     data, _ = own_data(options, train, test, weights)
+    asked, scaled = scaled_config(options, asked, data)
     config, notes = portable_config(asked, given=given_keys(options), data=data)
-    lines = _header(options, config, path, data, (train, test), (*applied, weights.note, *notes))
+    lines = _header(options, config, path, data, (train, test), (*applied, *scaled, weights.note, *notes))
     try:
         write_text(path, "".join(f"# {line}".rstrip() + "\n" for line in lines) + config.dump())
     except OSError as error:

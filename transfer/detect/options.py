@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from transfer.data.problems import ReadOptions
+
+Scale = Literal["none", "auto"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class RunOptions:
     init: text of --init: what to start from (transfer/detect/inits.py); None = MODEL.WEIGHTS of the configuration.
     command: the exact command, for the record.
     num_processes: how many train together, on num_machines.
+    scale: "auto" sets batch, rate, schedule and anchors for this machine and these data (transfer/detect/scaling.py).
+    accumulate: parts in which the images of a process are run, with one step of the optimiser for all.
     modules: imported first, for data sets and parts that a user registers.
     """
 
@@ -38,4 +43,6 @@ class RunOptions:
     command: str = ""
     num_processes: int = 1
     num_machines: int = 1
+    scale: Scale = "none"
+    accumulate: int = 1
     modules: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ from transfer.data.spec import DataSpec, PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
 from transfer.detect.config import load_detector_config, resolve_config, sets_weights
 from transfer.detect.config_files import resolve_config_path
+from transfer.detect.doctor import diagnose_config, refuse_errors, sentence
 from transfer.detect.inits import (
     CATALOG,
     WEIGHTS_KEY,
@@ -47,6 +48,7 @@ from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, veri
 from transfer.detect.options import RunOptions
 from transfer.detect.result import METRICS, collect_samples, figures_of, joined_history, read_history, write_samples
 from transfer.detect.run_record import begin_record, continue_record, earlier_record, recorded_init
+from transfer.detect.scaling import scale_config
 from transfer.detect.trainer import DetectionTrainer
 
 LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
@@ -91,6 +93,7 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     weights = plan_weights(asked, eval_only=options.eval_only, resume=options.resume, trust=options.trust)
     earlier = earlier_record(Path(asked.OUTPUT_DIR)) if options.resume and not options.eval_only else None
     data, warnings = own_data(options, train, test, weights)
+    asked, scaled = scaled_config(options, asked, data)
     config, notes = resolve_config(
         asked,
         given=given_keys(options),
@@ -108,8 +111,18 @@ def prepare_run(options: RunOptions) -> DetectionRun:
         raise ConfigError(
             "no training data: give --train-data SPEC and --test-data SPEC, or DATASETS.TRAIN for built-in data sets"
         )
+    advice = (
+        [] if options.eval_only else diagnose_config(config, data=data, init=init, num_processes=options.num_processes)
+    )
+    refuse_errors(advice)
+    warnings += [sentence(finding) for finding in advice if finding.severity == "warning"]
     verify_fits(weights, config)
     record = begin_record(options, config, data, weights, earlier, init)
+    said = {
+        "scaled": list(scaled),
+        "findings": [finding.to_dict() for finding in advice if finding.severity == "warning"],
+    }
+    record = replace(record, details={**record.details, **{key: value for key, value in said.items() if value}})
     if data is None and options.eval_only:
         warnings += _builtin_order(record, weights)
     if earlier is not None:
@@ -123,7 +136,8 @@ def prepare_run(options: RunOptions) -> DetectionRun:
         for name in (data.train_name if data else None, data.test_name if data else None)
         if name is not None
     }
-    notes = (*applied, *(data.notes if data else ()), *notes, weights.note)
+    found = [sentence(finding) for finding in advice if finding.severity == "note"]
+    notes = (*applied, *scaled, *(data.notes if data else ()), *notes, *found, weights.note)
     return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings))
 
 
@@ -158,6 +172,24 @@ def ask_config(options: RunOptions) -> tuple[CfgNode, Init | None, tuple[str, ..
     return asked, None, ()
 
 
+def scaled_config(options: RunOptions, asked: CfgNode, data: PreparedData | None) -> tuple[CfgNode, tuple[str, ...]]:
+    """What `--scale auto` and `--accumulate` make of the configuration, and sentences on what was set. Raises ConfigError."""
+    notes: tuple[str, ...] = ()
+    if options.scale == "auto":
+        published = load_detector_config(resolve_config_path(options.config_file))
+        train = data.train if data is not None else None
+        asked, notes = scale_config(
+            asked, published, given=given_keys(options), num_processes=options.num_processes, train=train
+        )
+    parts = options.num_processes * options.accumulate
+    if options.accumulate < 1 or asked.SOLVER.IMS_PER_BATCH % parts:
+        raise ConfigError(
+            f"--accumulate {options.accumulate}: expected a number of 1 or more by which the {asked.SOLVER.IMS_PER_BATCH} images of "
+            f"SOLVER.IMS_PER_BATCH over {options.num_processes} processes can be divided"
+        )
+    return asked, notes
+
+
 def check_options(options: RunOptions, train: DataSpec | None, test: DataSpec | None) -> None:
     """Flags that contradict each other. Raises ConfigError."""
     if test and not train and not options.eval_only:
@@ -170,6 +202,12 @@ def check_options(options: RunOptions, train: DataSpec | None, test: DataSpec | 
         raise ConfigError(
             "--init says what a training starts from; an evaluation takes MODEL.WEIGHTS RUN/model_final.pth, or --resume for "
             "OUTPUT_DIR's own, and its input from the config.yaml beside it: leave --init out"
+        )
+    if options.eval_only and (options.scale != "none" or options.accumulate != 1):
+        raise ConfigError("--scale and --accumulate are for a training: leave them out of --eval-only")
+    if options.scale != "none" and options.accumulate != 1:
+        raise ConfigError(
+            "--scale auto changes the batch to what fits into memory, --accumulate keeps it in parts that do: leave one out"
         )
     if options.allow_change and (options.eval_only or not options.resume):
         raise ConfigError("--allow-change is for a training that goes on: it needs --resume, and no --eval-only")
@@ -351,7 +389,7 @@ def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Map
     """The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end: the model, and the last evaluation's
     results."""
     config = run.config
-    trainer = DetectionTrainer(config)
+    trainer = DetectionTrainer(config, accumulate=run.options.accumulate)
     with _explained_download(run.weights.weights):
         trainer.resume_or_load(resume=run.options.resume)
     model = _unwrapped(trainer.model)

@@ -27,6 +27,7 @@ from transfer.detect.loading import WeightsPlan
 from transfer.detect.options import RunOptions
 from transfer.detect.trainer import DetectionTrainer
 
+ACCUMULATE = "accumulate"  # of a record's details and experiment: in how many parts a batch is run
 INIT = "init"  # of a record's details: what --init asked for and applied
 
 
@@ -61,6 +62,8 @@ def begin_record(
         experiment["evaluation_of"] = details["evaluation_of"] = weights.trained.hash if weights.trained else None
         seed = weights.trained.seeds.get("run") if weights.trained else None
     else:
+        if options.accumulate > 1:  # BatchNorm sees one part: another experiment
+            experiment[ACCUMULATE] = details[ACCUMULATE] = options.accumulate
         details["num_train_images"] = sum(map(_num_labelled, train))
         seed = config.SEED
     if own is not None and own.notes:
@@ -163,4 +166,5 @@ def _decisive(record: Record) -> dict[str, Any]:
     """What a run that goes on must have in common with its beginning, {key: JSON value}."""
     values = to_plain(record)
     data = {f"data.{role}": split["fingerprint"] for role, split in values["data"].items()}
-    return {**without(values["config"], DECIDES_NOTHING), **data, "class_names": values["class_names"]}
+    accumulate = {ACCUMULATE: values["details"].get(ACCUMULATE, 1)}
+    return {**without(values["config"], DECIDES_NOTHING), **data, **accumulate, "class_names": values["class_names"]}

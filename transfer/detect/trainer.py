@@ -1,7 +1,7 @@
 """Detectron2's DefaultTrainer with the project's reader and evaluators, typed errors and channels-last convolutions on the CPU.
 
-In: a frozen configuration whose data sets are registered. Out: Detectron2's files in OUTPUT_DIR. The loop is Detectron2's;
-nothing in it is replaced.
+In: a frozen configuration whose data sets are registered. Out: Detectron2's files in OUTPUT_DIR. The loop is Detectron2's; of its
+step only that of an accumulated gradient is ours, which Detectron2 does not have.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from detectron2.data import (
     build_detection_train_loader,
 )
 from detectron2.data.transforms import AugInput
-from detectron2.engine import DefaultTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.engine.hooks import CallbackHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
@@ -109,6 +111,62 @@ class ClassNames:
             )
 
 
+class AccumulatingTrainer(SimpleTrainer):
+    """One step of the optimiser from several parts of a batch that are run one after another.
+
+    The gradient is the mean of theirs, which is what as many processes of one part each would take, and the memory is that of one
+    part. Norms see one part at a time: BatchNorm's statistics are those of the small batch. half_precision: as in AMPTrainer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        num_parts: int,
+        half_precision: bool,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self.num_parts = num_parts
+        self.half_precision = half_precision
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=half_precision)
+
+    def run_step(self) -> None:
+        """One iteration: the batch of the loader in `num_parts` equal parts."""
+        assert self.model.training
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        assert len(data) % self.num_parts == 0, (len(data), self.num_parts)
+        size = len(data) // self.num_parts
+        self.optimizer.zero_grad()
+        means: dict[str, Tensor] = {}
+        for number in range(self.num_parts):
+            last = number == self.num_parts - 1
+            # Processes agree on the gradient once a step, not once a part.
+            wait = isinstance(self.model, DistributedDataParallel) and not last
+            with self.model.no_sync() if wait else nullcontext():
+                with torch.autocast("cuda", torch.float16, enabled=self.half_precision):
+                    losses = self.model(data[number * size : (number + 1) * size])
+                self.grad_scaler.scale(sum(losses.values()) / self.num_parts).backward()
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0) + loss.detach() / self.num_parts
+        self._write_metrics(means, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the scale of half precision, under AMPTrainer's name."""
+        found: dict[str, Any] = super().state_dict()
+        return {**found, "grad_scaler": self.grad_scaler.state_dict()} if self.half_precision else found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.half_precision:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
 class DetectionTrainer(DefaultTrainer):
     """Training of one detector from one configuration.
 
@@ -119,8 +177,17 @@ class DetectionTrainer(DefaultTrainer):
 
     checkpointer: Any  # Detectron2's, made by the base class
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, *, accumulate: int = 1) -> None:
+        """accumulate: parts in which the images of a process are run; see AccumulatingTrainer."""
         super().__init__(cfg)
+        if accumulate > 1:
+            self._trainer = AccumulatingTrainer(
+                self.model,
+                self.data_loader,
+                self.optimizer,
+                num_parts=accumulate,
+                half_precision=cfg.SOLVER.AMP.ENABLED,
+            )
         names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
         self.checkpointer.add_checkpointable(CLASS_NAMES, ClassNames(names))
 

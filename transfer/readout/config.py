@@ -38,6 +38,7 @@ class LinearConfig:
     standardize: every feature to mean 0 and deviation 1 over the cached training views, so that one learning rate fits
         encoders of unlike feature scale (random weights!); needs cached_views > 0.
     images_per_class: train on so many images of each class, drawn by `seed`; None = on all.
+    fraction: the same as a share of each class, at least one image of it.
     precision: of the encoder; "auto" is bf16 where the device computes it natively. The classifier is always float32.
     """
 
@@ -57,6 +58,7 @@ class LinearConfig:
     cached_views: int = 0
     standardize: bool = False
     images_per_class: int | None = None
+    fraction: float | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: int = 8
@@ -86,6 +88,11 @@ class LinearConfig:
         require(
             self.images_per_class is None or self.images_per_class > 0,
             f"images_per_class expected positive, found {self.images_per_class}",
+        )
+        require(self.fraction is None or 0 < self.fraction <= 1, f"fraction expected in (0, 1], found {self.fraction}")
+        require(
+            self.fraction is None or self.images_per_class is None,
+            "fraction and images_per_class both say how many images; pass one of them as null",
         )
         require(self.cached_views >= 0 and self.num_workers >= 0, "cached_views and num_workers expected at least 0")
         require(

@@ -104,8 +104,8 @@ def _without(folders: ClassFolders, bad: Sequence[tuple[Path | str, str]]) -> Cl
     return ClassFolders(folders.classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
 
 
-def few_per_class(images: LabelledImages, count: int, *, seed: int) -> LabelledImages:
-    """`count` images of every class (all of a smaller one), drawn by `seed`, in the order of `images`."""
+def few_per_class(images: LabelledImages, count: int | float, *, seed: int) -> LabelledImages:
+    """`count` images of every class (all of a smaller one; a float is a share), drawn by `seed`, in the order of `images`."""
     chosen = some_of_each_class(images.labels.tolist(), count, seed=seed)
     names = tuple(images.source.names[index] for index in chosen)
     return LabelledImages(ImageSource(images.source.root, names), images.labels[chosen], images.classes)

@@ -29,6 +29,7 @@ from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_cla
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
 METRIC = "top-1 of a linear classifier, %"
+ABSENT = (("fraction", None),)  # keys that older records lack, with the value that says the same
 NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
 OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
 
@@ -75,8 +76,9 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
     with nullcontext() if output_dir is None else hold_folder(output_dir, own=own):
         available, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
         train = available
-        if config.images_per_class is not None:
-            train = few_per_class(available, config.images_per_class, seed=config.seed)
+        drawn = config.fraction if config.images_per_class is None else config.images_per_class
+        if drawn is not None:
+            train = few_per_class(available, drawn, seed=config.seed)
         images = Splits(train, val, available)
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
         begun = new_record(request, encoder, images)
@@ -135,7 +137,9 @@ def new_record(request: Request, encoder: FrozenEncoder, images: Splits) -> Reco
     return Record(
         kind="readout",
         experiment={
-            "config": {key: value for key, value in plain.items() if key not in NOT_EXPERIMENT},
+            "config": {
+                key: value for key, value in plain.items() if key not in NOT_EXPERIMENT and (key, value) not in ABSENT
+            },
             "arch": encoder.module.arch,
             "precision": precision,
             "data": {role: split.fingerprint for role, split in data.items()},

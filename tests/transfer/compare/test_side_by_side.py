@@ -11,12 +11,11 @@ from PIL import Image
 
 from transfer.compare.experiments import group_runs
 from transfer.compare.results import read_run
+from transfer.data.drawing import BOX_COLOURS, draw_boxes
 from transfer.compare.side_by_side import (
-    BOX_COLOURS,
     CELL,
     MAX_COLUMNS,
     SCORE_SHOWN,
-    draw_boxes,
     score_of,
     shown_predictions,
     side_by_side,
@@ -100,16 +99,16 @@ def test_the_score_is_the_one_of_the_best_f1_where_the_run_left_its_detections(d
 def test_a_box_is_drawn_at_its_place_in_its_colour():
     image = Image.new("RGB", (CELL[0] // 2, CELL[0] // 4))  # drawn at twice the size
     box = {"box": [20, 20, 70, 50], "class": "cup"}
-    canvas = np.asarray(draw_boxes(image, [box], {"cup": BOX_COLOURS[3]}))
+    canvas = np.asarray(draw_boxes(image, [box], {"cup": BOX_COLOURS[3]}, within=CELL))
     colour = tuple(int(BOX_COLOURS[3][i : i + 2], 16) for i in (1, 3, 5))
     assert canvas.shape[1] == CELL[0] and (canvas[60:95, [40, 140]] == colour).all()
     assert (canvas[100, 45:135] == colour).all() and not canvas[103:].any() and not canvas[60:95, 50:130].any()
     assert not np.asarray(image).any()  # the image itself is left as it was
-    dashed = np.asarray(draw_boxes(image, [], {}, truth=[box]))
+    dashed = np.asarray(draw_boxes(image, [], {}, within=CELL, truth=[box]))
     assert {tuple(pixel) for pixel in dashed[100, 45:135]} == {(0, 0, 0), (255, 255, 255)}
 
 
 def test_boxes_beyond_the_image_and_turned_around_are_drawn():
     image = Image.new("RGB", (64, 48))
     boxes = [{"box": [90, 90, -10, -10], "score": 0.5}, {"box": [0, 0, 0, 0], "class": 3}]
-    draw_boxes(image, boxes, {}, truth=boxes)
+    draw_boxes(image, boxes, {}, within=CELL, truth=boxes)

@@ -1,12 +1,10 @@
-"""Stages: what their fingerprint depends on, and where weights from outside go."""
+"""Stages: what their fingerprint depends on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from transfer.compare.stages import Stage, with_bases
-from transfer.compare.study import plan_stages
-from transfer.compare.study_config import DetectConfig, InitConfig, ReadoutConfig, StudyConfig
 
 
 def test_a_fingerprint_follows_command_and_files_and_nothing_else(tmp_path: Path) -> None:
@@ -33,22 +31,3 @@ def test_bases_are_followed_in_both_spellings_and_circles_end(tmp_path: Path) ->
 def test_a_base_among_the_shipped_configurations_counts(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("base: methods/moco_v2.yaml\n")
     assert [path.name for path in with_bases((tmp_path / "mine.yaml",))] == ["mine.yaml", "moco_v2.yaml"]
-
-
-def test_weights_from_outside_reach_both_measurements_and_their_content_counts(tmp_path: Path) -> None:
-    weights, detector = tmp_path / "w.pth", tmp_path / "d.yaml"
-    weights.write_bytes(b"1")
-    detector.write_text("x: 1\n")
-    config = StudyConfig(
-        inits=(InitConfig("supervised", str(weights)),),
-        detect=DetectConfig(config_file=str(detector), train_data="coco:a:b", test_data="coco:c:d", seeds=(3,)),
-        readout=ReadoutConfig(data="images", arch="resnet18", seeds=(4,)),
-    )
-    readout, detect, report = plan_stages(config)
-    assert (readout.seed, detect.seed, report.seed) == (4, 3, None)
-    for stage in (readout, detect):
-        assert not stage.needs
-    assert str(weights) in readout.command and f"supervised={weights}" in detect.command
-    before = [stage.fingerprint() for stage in (readout, detect)]
-    weights.write_bytes(b"2")
-    assert all(stage.fingerprint() != old for stage, old in zip((readout, detect), before, strict=True))

@@ -417,3 +417,6 @@ def test_few_labels_are_drawn_evenly_by_the_seed(class_folders):
     assert few_per_class(train, 2, seed=0).source.names == few.source.names
     assert len({few_per_class(train, 2, seed=seed).source.names for seed in range(8)}) > 1
     assert few_per_class(train, 10_000, seed=0).source.names == train.source.names
+    shares = [set(few_per_class(train, share, seed=3).source.names) for share in (0.01, 0.3, 0.6, 1.0)]
+    assert shares[0] < shares[1] < shares[2] < shares[3] == set(train.source.names)
+    assert len(shares[0]) == len(train.classes)  # one image of each

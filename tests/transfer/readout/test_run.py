@@ -116,8 +116,8 @@ def test_an_experiment_is_data_settings_encoder_and_precision_and_not_who_is_mea
         hash_of() == hash_of(seed=1) == hash_of(init="other", device="auto" if not torch.cuda.is_available() else "cpu")
     )
     assert hash_of(precision="auto") == hash_of()  # of the fake encoder below: fp32 in both
-    others = ({"learning_rate": 0.2}, {"images_per_class": 2}, {"cached_views": 2}, {"epochs": 3})
-    assert len({hash_of(), *(hash_of(**over) for over in others)}) == 5
+    others = ({"learning_rate": 0.2}, {"images_per_class": 2}, {"fraction": 0.5}, {"cached_views": 2}, {"epochs": 3})
+    assert len({hash_of(), *(hash_of(**over) for over in others)}) == 6
 
 
 def test_the_record_carries_the_hash_of_the_weights_that_were_read(request_of, small_encoder):
