@@ -648,8 +648,15 @@ def classes(case: Case) -> Iterator[Finding]:
         where = sets[0] if sets else ""
     if names and len(names) != found:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        too_few = found < len(
+            names
+        )  # an object of class 80 in a detector of 20; outputs that no object uses are only a waste
         yield _finding(
-            "classes", "error", key, f"{found}, but {where} has {len(names)} classes: {shown}", f"{key} {len(names)}"
+            "classes",
+            "error" if too_few or case.data is not None else "warning",
+            key,
+            f"{found}, but {where} {'have' if case.data is not None else 'has'} {len(names)} class{'es' * (len(names) > 1)}: {shown}",
+            f"{key} {len(names)}",
         )
 
 
