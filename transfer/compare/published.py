@@ -17,6 +17,8 @@ from pretrain.base.strict import from_mapping, load_yaml
 from transfer.compare.experiments import Experiment
 from transfer.compare.results import Run, family_of, iterations_of, num_images, protocol_of
 
+# How the backbone is trained in all published experiments: with figures of another way they do not stand together.
+FINE_TUNING = {"MODEL.RESNETS.NORM": "SyncBN", "MODEL.BACKBONE.FREEZE_AT": 0, "TEST.PRECISE_BN.ENABLED": True}
 FILE = Path(__file__).with_name("published.yaml")
 
 
@@ -77,7 +79,7 @@ class Data:
 class PublishedTable:
     """Figures of one published experiment.
 
-    config: folder/stem of a file in transfer/configs without its initialisation (detection only).
+    config: folder/stem of a family in transfer/configs (detection only).
     iterations, batch, learning_rate: the schedule (detection only; a readout's is the paper's protocol).
     figures: a name that stands twice has figures from two sources.
     """
@@ -128,7 +130,8 @@ def published_for(experiment: Experiment) -> PublishedTable | None:
 
 
 def why_not_beside(published: PublishedTable, experiment: Experiment) -> tuple[str, ...]:
-    """What differs from the published experiment in schedule, batch and data; empty: the figures may stand side by side."""
+    """What differs from the published experiment in schedule, batch, fine-tuning and data; empty: the figures may stand side by
+    side."""
     run = experiment.first
     schedule = _protocol(run) if experiment.kind == "readout" else _schedule(published, run)
     return (*schedule, *_data(published.data, run))
@@ -138,10 +141,16 @@ def _schedule(published: PublishedTable, run: Run) -> list[str]:
     found = (iterations_of(run), run.setting("SOLVER.IMS_PER_BATCH"), run.setting("SOLVER.BASE_LR"))
     theirs = (published.iterations, published.batch, published.learning_rate)
     names = ("{} iterations", "batches of {} images", "a learning rate of {}")
-    return [
+    reasons = [
         f"{name.format(_shown(there))} there, {'not recorded' if here is None else _shown(here)} here"
         for name, there, here in zip(names, theirs, found, strict=True)
         if here != there
+    ]
+    fine_tuning = (
+        (key, there, run.setting(key)) for key, there in FINE_TUNING.items()
+    )  # of old runs it is not recorded
+    return reasons + [
+        f"{key} {there} there, {here} here" for key, there, here in fine_tuning if here not in (None, there)
     ]
 
 

@@ -125,7 +125,7 @@ def with_method(facts: Mapping[str, Any], asked: str | None, *, where: object) -
         return dict(facts)
     if known and facts.get("method_source") != "asked":
         raise ConfigError(
-            f"--method {asked}: {where} is of method {known}; leave --method out. (For another name of the row in tables pass --init "
+            f"--method {asked}: {where} is of method {known}; leave --method out. (For another name of the row in tables pass --init NAME=FILE "
             "to train_net.py, --init-name to linear_eval.py)"
         )
     return {**facts, "method": asked, "method_source": "asked"}

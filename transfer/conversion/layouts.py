@@ -104,6 +104,8 @@ MSRA_BGR = InputContract(
 )
 # FAIR's ResNeXts (detectron2 configs/COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml): BGR with a deviation, v1.5 strides.
 FAIR_BGR = replace(MSRA_BGR, std=(57.375 / 255, 57.12 / 255, 58.395 / 255), stride_in_1x1=False)
+# FAIR's X-152-IN5k: no deviation (checkpoint/catalog.py; configs/Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv.yaml sets none).
+FAIR_IN5K_BGR = replace(MSRA_BGR, stride_in_1x1=False)
 
 TRUNK_PLACE = r"^classy_state_dict\.base_model\.model\.trunk/"
 AUTHOR = "InfoMin Transfer"  # of converted weights (transfer/conversion/export_detectron2.py)
@@ -471,7 +473,7 @@ LAYOUTS: tuple[Layout, ...] = (
         extra=(r"(conv1_b|(fc1000|pred)_[wb])", r".*_momentum"),
         naming="caffe2",
         contract=MSRA_BGR,
-        by_arch={"resnext101_32x8d": FAIR_BGR, "resnext152_32x8d": FAIR_BGR},
+        by_arch={"resnext101_32x8d": FAIR_BGR, "resnext152_32x8d": FAIR_IN5K_BGR},
     ),
 )
 AUTOMATIC: tuple[Layout, ...] = tuple(layout for layout in LAYOUTS if not layout.asked_only)

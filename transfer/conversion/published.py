@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from pretrain.base.contract import InputContract
-from transfer.conversion.layouts import FAIR_BGR, IMAGENET_RGB, MSRA_BGR
+from transfer.conversion.layouts import FAIR_BGR, FAIR_IN5K_BGR, IMAGENET_RGB, MSRA_BGR
 
 CATALOG_SCHEMES = ("detectron2://", "catalog://")
 CATALOG_ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"  # what detectron2:// stands for
@@ -56,7 +56,7 @@ CATALOG: dict[str, CatalogEntry] = {
     # A deviation of 1: catalog.py says it of all that catalog:// stands for, and the model zoo's own file for these weights sets none.
     "catalog://ImageNetPretrained/FAIR/X-152-32x8d-IN5k": CatalogEntry(
         "resnext152_32x8d",
-        replace(MSRA_BGR, stride_in_1x1=False),
+        FAIR_IN5K_BGR,
         "detectron2 checkpoint/catalog.py and configs/Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv.yaml",
     ),
     **{

@@ -7,6 +7,7 @@ transfer/configs says nothing about weights: how they want their input comes fro
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -154,7 +155,9 @@ def _of_file(name: str, place: str, *, trust: bool) -> Init:
             f"no weight file at {place} (--init {name}={place}){did_you_mean(place, (*RANDOM, *CATALOG), shown=f'--init {name}={{}}', cutoff=0.7)}"
         )
     if not sidecar_path(path).is_file() and not trust:
-        raise CheckpointError(f"{without_sidecar(str(path), path)}, and give {', '.join(CONTRACT_KEYS)}")
+        message = without_sidecar(str(path), path, use=f"--init {name}=OUTPUT.pth")
+        keys = f", and give {', '.join(CONTRACT_KEYS)}" if "--trust" in message else ""
+        raise CheckpointError(f"{message}{keys}")
     try:
         sidecar = read_sidecar(path)
     except CheckpointError as error:
@@ -183,7 +186,7 @@ def apply_init(config: CfgNode, init: Init, given: frozenset[str]) -> tuple[str,
         key: line for key, line in found.items() if key not in CONTRACT_KEYS and not _both_pyramids(config, key, init)
     }
     if explicit or network:
-        raise ConfigError(_refusal(config, init, asked, explicit, network))
+        raise ConfigError(_refusal(config, init, asked, given, explicit, network))
     applied = {key: value for key, value in init.settings.items() if key in CONTRACT_KEYS}
     for key, value in applied.items():
         _set(config, key, value)
@@ -258,7 +261,14 @@ def _set(config: CfgNode, key: str, value: Any) -> None:
     node[last] = list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _refusal(config: CfgNode, init: Init, asked: str, explicit: Mapping[str, str], network: Mapping[str, str]) -> str:
+def _refusal(
+    config: CfgNode,
+    init: Init,
+    asked: str,
+    given: frozenset[str],
+    explicit: Mapping[str, str],
+    network: Mapping[str, str],
+) -> str:
     lines = []
     if explicit:
         lines += [
@@ -267,7 +277,10 @@ def _refusal(config: CfgNode, init: Init, asked: str, explicit: Mapping[str, str
         ]
         if init.origin == "random":
             lines.append("  (to choose the input of random weights yourself pass MODEL.WEIGHTS '' in place of --init)")
-    if network:
+    if network and set(network) <= given:
+        lines.append(f"{asked}: the weights are of another network than the command line asks for; leave these out:")
+        lines += network.values()
+    elif network:
         lines.append(f"{asked}: the configuration builds another network than that of the weights ({_source(init)}):")
         lines += [line.partition("; pass:")[0] for line in network.values()]
         family = family_that_fits(config, init)
@@ -281,12 +294,19 @@ def _refusal(config: CfgNode, init: Init, asked: str, explicit: Mapping[str, str
 
 
 def family_that_fits(config: CfgNode, init: Init) -> str | None:
-    """Of the shipped families whose network is that of the weights, the one that differs least from `config`."""
-    asked, found = flat(config), {}
-    for path in shipped_runs():
-        family = load_detector_config(path)
-        wrong = contradictions(family, {key: value for key, value in init.settings.items() if key not in CONTRACT_KEYS})
-        if all(_both_pyramids(family, key, init) for key in wrong):
+    """Of the shipped families whose network is that of the weights, the one that differs least from `config`: in data and kind of
+    detector first, then in the number of keys."""
+    asked, found = flat(config), dict[str, tuple[bool, bool, int, str]]()
+    network = {key: value for key, value in init.settings.items() if key not in CONTRACT_KEYS}
+    for name, family in _families().items():
+        if all(_both_pyramids(family, key, init) for key in contradictions(family, network)):
             values = flat(family)
-            found[path.relative_to(CONFIG_ROOT).as_posix()] = sum(values[key] != asked.get(key) for key in values)
-    return min(found, key=lambda name: (found[name], name)) if found else None
+            others = [key for key in values if values[key] != asked.get(key)]
+            found[name] = ("DATASETS.TRAIN" in others, "MODEL.META_ARCHITECTURE" in others, len(others), name)
+    return min(found, key=found.__getitem__) if found else None
+
+
+@functools.cache
+def _families() -> Mapping[str, CfgNode]:
+    """Every shipped family by its name; not to be written into."""
+    return {path.relative_to(CONFIG_ROOT).as_posix(): load_detector_config(path) for path in shipped_runs()}

@@ -120,7 +120,12 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
             f"{weights} was written for {sidecar.target}; convert the checkpoint with `python tools/convert_weights.py INPUT "
             "OUTPUT.pth`, whose default is Detectron2"
         )
-    check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
+    try:
+        check_settings(config, sidecar.detectron2, where=f"the weights' sidecar {sidecar_path(path)}")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}\nor pass --init NAME={weights} in place of MODEL.WEIGHTS, which sets how the weights want their input"
+        ) from None
     return WeightsPlan("converted", weights, sidecar.to_dict())
 
 
@@ -136,13 +141,12 @@ def _newest_checkpoint(pointer: Path) -> str:
     return str(path)
 
 
-def without_sidecar(weights: str, path: Path) -> str:
-    """What a file without a sidecar is, and what to do with one of its kind: as the converter recognises it."""
+def without_sidecar(weights: str, path: Path, *, use: str = "MODEL.WEIGHTS OUTPUT.pth") -> str:
+    """What a file without a sidecar is, and what to do with one of its kind: as the converter recognises it. use: how the
+    converted file is passed."""
     lacks = f"{weights} has no sidecar at {sidecar_path(path)}"
     trust = "Or add --trust to vouch for its input yourself"
-    convert = (
-        f"convert it with `python tools/convert_weights.py {weights} OUTPUT.pth` and pass MODEL.WEIGHTS OUTPUT.pth"
-    )
+    convert = f"convert it with `python tools/convert_weights.py {weights} OUTPUT.pth` and pass {use}"
     try:
         layout = load_backbone(path).layout
     except (CheckpointError, ConfigError) as error:

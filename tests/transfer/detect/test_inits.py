@@ -18,8 +18,18 @@ from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
 from transfer.detect.checks import check_settings, config_value
 from transfer.detect.config import load_detector_config
-from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
-from transfer.detect.inits import CATALOG, CONTRACT_KEYS, RANDOM, Init, apply_init, parse_init, parses_to
+from transfer.detect.config_files import CONFIG_ROOT
+from transfer.detect.inits import (
+    CATALOG,
+    CONTRACT_KEYS,
+    RANDOM,
+    Init,
+    apply_detectors_input,
+    apply_init,
+    family_that_fits,
+    parse_init,
+    parses_to,
+)
 
 FPN, SMALL = "coco/R_50_FPN_1x.yaml", "demo/R_18_FPN.yaml"
 
@@ -97,8 +107,8 @@ def test_a_name_of_the_catalog_or_random_takes_the_name_that_is_given() -> None:
     ("text", "message"),
     [
         ("", "expected NAME=FILE"),
-        ("rndom", r"did you mean --init random\?"),
-        ("msra_r05", r"did you mean --init msra_r50\?"),
+        ("rndom", "did you mean --init random?"),
+        ("msra_r05", "did you mean --init msra_r50?"),
         ("infomin", "--init infomin=FILE"),  # what named the row only, until the weights came with it
         ("weights/mine.pth", "--init mine=weights/mine.pth"),
         ("mine=", "nothing after the ="),
@@ -124,7 +134,8 @@ def test_a_file_without_a_sidecar_is_refused_with_the_command_that_converts_it(t
     path = tmp_path / "raw.pth"
     torch.save(detectron2_names(encoder_state("resnet18"), encoder_state("resnet18", 1)), path)
     with pytest.raises(
-        CheckpointError, match=r"`python tools/convert_weights.py .*raw.pth OUTPUT.pth`.*--trust.*INPUT.FORMAT"
+        CheckpointError,
+        match=r"`python tools/convert_weights.py .*raw.pth OUTPUT.pth` and pass --init mine=OUTPUT.pth.*--trust.*INPUT.FORMAT",
     ):
         parse_init(f"mine={path}")
     trusted = parse_init(f"mine={path}", trust=True)
@@ -168,6 +179,13 @@ def test_a_key_of_the_command_line_that_contradicts_is_refused_with_the_line_to_
     applied(FPN, init, *shlex.split(line.partition("pass: ")[2]))  # what it says to pass is taken
 
 
+def test_a_depth_of_the_command_line_that_the_weights_do_not_have_is_to_be_left_out(weights) -> None:
+    init = parse_init(f"mine={weights()}")
+    said = refusal(FPN, init, "MODEL.RESNETS.DEPTH", "101")
+    assert "leave these out" in said and "MODEL.RESNETS.DEPTH is 101, must be 50" in said
+    applied("coco/R_18_FPN_1x.yaml", init, "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256")
+
+
 def test_a_key_that_says_the_same_is_no_contradiction_and_others_stay(weights) -> None:
     words = ("INPUT.FORMAT", "RGB", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]", "SOLVER.BASE_LR", "0.3")
     config, _ = applied(FPN, parse_init(f"mine={weights()}"), *words)
@@ -190,7 +208,7 @@ def test_weights_that_are_named_twice_must_be_the_same(weights) -> None:
         ("resnet101", "coco/R_50_C4_2x.yaml", "coco/R_101_C4_2x.yaml"),
         ("resnext101_32x8d", "coco/R_101_FPN_2x.yaml", "coco/X_101_FPN_2x.yaml"),
         ("resnext152_32x8d", FPN, "coco/X_152_FPN_1x.yaml"),
-        ("resnet50", SMALL, "voc/R_50_FPN_frozen.yaml"),
+        ("resnet50", SMALL, "coco/R_50_FPN_moco_1x.yaml"),
     ],
 )
 def test_a_family_of_another_network_is_refused_naming_the_one_that_fits(
@@ -203,7 +221,7 @@ def test_a_family_of_another_network_is_refused_naming_the_one_that_fits(
 
 
 def test_a_network_of_no_family_is_told_the_keys(weights) -> None:
-    init = parse_init(f"wide={weights('resnet50_w2')}")
+    init = parse_init(f"wide={weights('resnet50w2')}")
     said = refusal(FPN, init)
     assert "no family of transfer/configs builds that network" in said
     applied(FPN, init, *shlex.split(said.rpartition("pass: ")[2]))
@@ -214,16 +232,10 @@ def test_a_network_of_no_family_is_told_the_keys(weights) -> None:
 
 def test_every_entry_of_the_catalog_is_one_of_the_known_addresses_and_has_its_family() -> None:
     assert {init.weights for init in CATALOG.values()} <= set(ADDRESSES)
-    families = [load_detector_config(path) for path in shipped_runs()]
     for init in CATALOG.values():
-        fitting = []
-        for family in families:
-            try:
-                apply_init(family.clone(), init, frozenset())
-                fitting.append(family)
-            except ConfigError:
-                pass
-        assert fitting, init.name
+        family = family_that_fits(load_detector_config(CONFIG_ROOT / FPN), init)
+        assert family is not None, init.name
+        applied(family, init)
 
 
 @pytest.mark.parametrize("name", [name for name in CATALOG if name.startswith("coco_")])
@@ -245,3 +257,18 @@ def test_a_detector_with_a_pyramid_is_not_put_into_one_without() -> None:
     assert "--config-file coco/R_50_FPN_moco_1x.yaml" in said
     assert "MODEL.BACKBONE.NAME" in refusal(FPN, CATALOG["coco_r50_c4_3x"])
     applied("coco/R_50_RetinaNet_1x.yaml", CATALOG["coco_r50_fpn_3x"])
+
+
+def test_a_trained_detector_is_fed_as_its_own_configuration_says_unless_a_key_is_given(tmp_path: Path) -> None:
+    trained, _ = applied(FPN, parse_init("random"))
+    (tmp_path / "config.yaml").write_text(trained.dump())
+    words = ("MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    config = load_detector_config(CONFIG_ROOT / FPN, words)
+    (note,) = apply_detectors_input(config, frozenset(words[::2]))
+    assert [config_value(config, key) for key in CONTRACT_KEYS] == [config_value(trained, key) for key in CONTRACT_KEYS]
+    assert str(tmp_path / "config.yaml") in note and all(key in note for key in CONTRACT_KEYS)
+    given = load_detector_config(CONFIG_ROOT / FPN, (*words, "INPUT.FORMAT", "BGR"))
+    apply_detectors_input(given, frozenset({"MODEL.WEIGHTS", "INPUT.FORMAT"}))
+    assert given.INPUT.FORMAT == "BGR" and given.MODEL.PIXEL_STD == trained.MODEL.PIXEL_STD  # the loader refuses it
+    (tmp_path / "config.yaml").unlink()
+    assert apply_detectors_input(load_detector_config(CONFIG_ROOT / FPN, words), frozenset()) == ()
