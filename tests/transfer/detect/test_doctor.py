@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
-from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError
@@ -19,6 +18,7 @@ from transfer.data.findings import Finding, worst
 from transfer.data.records import DetectionData
 from transfer.data.spec import PreparedData
 from transfer.detect.config import load_detector_config
+from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
 from transfer.detect.doctor import CHECKS, diagnose_config, refuse_errors
 from transfer.detect.inits import CATALOG, RANDOM, Init, apply_init
 from transfer.detect.memory import GIB
@@ -102,6 +102,7 @@ PLANTED: list[tuple[str, str, str, Init, Sequence[Any], dict[str, Any]]] = [
         ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.0025),
         {"num_processes": 1},
     ),
+    ("syncbn-one-process", "note", FPN, SELF["resnet50"], (), {"num_processes": 1}),
     ("batchnorm-few-images", "warning", FPN, SELF["resnet50"], ("MODEL.RESNETS.NORM", "BN"), {}),
     ("precise-bn-off", "warning", FPN, SELF["resnet50"], ("TEST.PRECISE_BN.ENABLED", False), {}),
     (
