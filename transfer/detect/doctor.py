@@ -55,6 +55,7 @@ from transfer.detect.scaling import (
 TRAINED_BN = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 OF_ONE_PROCESS = ("BN",)  # statistics of the images of one process
 LAST_STAGE = 5  # FREEZE_AT 5: the whole backbone
+PROBE = 4  # FREEZE_AT of a protocol that measures fixed features: stem to res4 (ssl-transfer), or all (a frozen probe)
 FEW_FOR_BN = 4  # images. ResNet-50's error on ImageNet by images a GPU: 32: 23.6, 8: 24.8, 4: 27.3, 2: 34.7 (Wu & He, 2018, table 2)
 FEW_ITERATIONS = 50  # a trial, which nobody judges by its figures
 RATE_ABOVE = {True: 2.5, False: 1.5}  # times the linear rule, with and without clipped gradients
@@ -203,9 +204,13 @@ def frozen_stages(case: Case) -> Iterator[Finding]:
     if stages <= 0 or case.trained == "with labels":
         return
     where, change = "MODEL.BACKBONE.FREEZE_AT", "MODEL.BACKBONE.FREEZE_AT 0"
-    if stages >= LAST_STAGE:
+    if stages >= (LAST_STAGE if case.trained == "random" else PROBE):
         yield _finding(
-            "frozen-stages", "note", where, f"{stages}: the whole backbone stays as it is, as a frozen probe asks", ""
+            "frozen-stages",
+            "note",
+            where,
+            f"{stages}: the backbone stays as it is, as a frozen protocol asks; no figure to put beside those of fine-tuning",
+            "",
         )
     elif case.trained == "random":
         yield _finding(
@@ -230,7 +235,7 @@ def frozen_batchnorm(case: Case) -> Iterator[Finding]:
     """FrozenBN, which is a fixed scale, under weights whose scale is not that of a supervised classifier."""
     if case.resnet_norm != "FrozenBN" or case.trained == "with labels":
         return
-    if case.config.MODEL.BACKBONE.FREEZE_AT >= LAST_STAGE and case.trained != "random":
+    if case.config.MODEL.BACKBONE.FREEZE_AT >= PROBE and case.trained != "random":
         return
     norm = "SyncBN" if case.num_processes > 1 else "BN"
     if case.trained == "random":
@@ -244,6 +249,8 @@ def frozen_batchnorm(case: Case) -> Iterator[Finding]:
 
 def extra_norm(case: Case) -> Iterator[Finding]:
     """The norm after res5 of a C4 detector, which unsupervised features need."""
+    if case.config.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        return  # a one-stage detector has no region heads, whatever their key says
     if case.config.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and case.trained != "with labels" and case.trains_batchnorm:
         yield _finding(
             "extra-norm",
@@ -648,8 +655,15 @@ def classes(case: Case) -> Iterator[Finding]:
         where = sets[0] if sets else ""
     if names and len(names) != found:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        too_few = found < len(
+            names
+        )  # an object of class 80 in a detector of 20; outputs that no object uses are only a waste
         yield _finding(
-            "classes", "error", key, f"{found}, but {where} has {len(names)} classes: {shown}", f"{key} {len(names)}"
+            "classes",
+            "error" if too_few or case.data is not None else "warning",
+            key,
+            f"{found}, but {where} {'have' if case.data is not None else 'has'} {len(names)} class{'es' * (len(names) > 1)}: {shown}",
+            f"{key} {len(names)}",
         )
 
 

@@ -356,17 +356,6 @@ def supported(*words: str, run: str = "coco/R_50_FPN_1x.yaml", num_processes: in
     return check_supported(load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu", *words]), num_processes)
 
 
-def test_syncbn_of_one_process_is_said_to_be_plain_bn() -> None:
-    assert "plain BN over the 16 images" in supported()[0]
-    assert supported(num_processes=8) == []
-    assert supported(run=SMALL) == []
-
-
-def test_precise_bn_longer_than_the_run_is_said() -> None:
-    said = supported("SOLVER.MAX_ITER", "10")
-    assert "TEST.PRECISE_BN.NUM_ITER 10" in said[1] and "200 batches" in said[1]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,0 +1,116 @@
+"""Look at a run before it starts: configuration, weights, data and leakage, as an expert would read them.
+
+    python tools/doctor.py --config-file demo/R_18_FPN.yaml --init mine=weights/mine.pth --train-data SPEC --test-data SPEC
+    python tools/doctor.py --train-data coco:TRAIN.json:IMAGES --test-data coco:TEST.json:IMAGES --pool POOL --pictures samples
+    python tools/doctor.py --config-file coco/R_50_FPN_1x.yaml --init random --num-gpus 1 --json findings.json SOLVER.IMS_PER_BATCH 4
+
+Takes what train_net.py takes, and trains nothing. Out: one line a finding, the worst first, with the line to change below it, and a
+summary. Exit code: 0 no error found (perhaps warnings), 1 at least one error, 2 something cannot be read at all.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
+
+import argparse
+from pathlib import Path
+
+from pretrain.base.atomic import write_json
+from pretrain.base.command_line import user_path
+from pretrain.base.errors import run_tool
+from pretrain.base.record import this_command
+from transfer.data.findings import Finding, exit_code
+from transfer.data.problems import ReadOptions
+from transfer.data.spec import FORMS, parse_class_names
+from transfer.detect.options import RunOptions
+
+SHOWN = 20  # findings of one id; --json has all
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="a family of transfer/configs, or a file of yours"
+    )
+    parser.add_argument("--init", metavar="NAME=FILE", help="what the training would start from, as in train_net.py")
+    parser.add_argument("--train-data", metavar="SPEC", help=FORMS)
+    parser.add_argument("--test-data", metavar="SPEC", help=FORMS)
+    parser.add_argument(
+        "--pool", metavar="IMAGES", help="unlabelled images of the pre-training: folder, list, archive or SPEC"
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes of the training (default: 1)")
+    parser.add_argument(
+        "--scale", choices=("none", "auto"), default="none", help="as in train_net.py: look at what auto would run"
+    )
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="all findings, counts and sizes a class")
+    parser.add_argument(
+        "--pictures", type=user_path, metavar="DIR", help="folder for a picture of samples of each split"
+    )
+    parser.add_argument("--classes", metavar="NAMES|FILE", type=parse_class_names, help="as in train_net.py")
+    crowds = parser.add_mutually_exclusive_group()
+    crowds.add_argument("--crowd-as-objects", action="store_true", help="as in train_net.py")
+    crowds.add_argument("--keep-crowds", action="store_true", help="as in train_net.py")
+    parser.add_argument("--large-images", action="store_true", help="as in train_net.py")
+    parser.add_argument("--trust", action="store_true", help="as in train_net.py")
+    parser.add_argument(
+        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="as in train_net.py"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="as in train_net.py")
+    return parser.parse_args()
+
+
+def show(findings: tuple[Finding, ...]) -> None:
+    shown: dict[str, int] = {}
+    for finding in findings:
+        shown[finding.id] = shown.get(finding.id, 0) + 1
+        if shown[finding.id] <= SHOWN:
+            print(f"{finding.severity:8} {finding.id:30} {finding.where}: {finding.message}")
+            if finding.change:
+                print(f"{'':8} change: {finding.change}")
+    for what, count in shown.items():
+        if count > SHOWN:
+            print(f"{'':8} {what}: {count - SHOWN} more; --json FILE has all")
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    from transfer.detect.examination import examine
+
+    options = RunOptions(
+        config_file=arguments.config_file,
+        overrides=tuple(arguments.opts),
+        train_data=arguments.train_data,
+        test_data=arguments.test_data,
+        read=ReadOptions(
+            crowd_as_objects=arguments.crowd_as_objects,
+            keep_crowds=arguments.keep_crowds,
+            large_images=arguments.large_images,
+            class_names=arguments.classes,
+        ),
+        trust=arguments.trust,
+        init=arguments.init,
+        command=this_command(),
+        num_processes=max(1, arguments.num_gpus),
+        scale=arguments.scale,
+        modules=tuple(arguments.modules),
+    )
+    found = examine(options, pool=arguments.pool, pictures=arguments.pictures)
+    for note in found.notes:
+        print(f"set      {note}")
+    for role, report in found.reports.items():
+        print(f"{role}: {report.table()}")
+    show(found.findings)
+    print(found.summary)
+    if arguments.json is not None:
+        write_json(Path(arguments.json), found.document(options.command))
+    return exit_code(found.findings)
+
+
+def command() -> None:
+    """The console script."""
+    run_tool(main)
+
+
+if __name__ == "__main__":
+    command()
