@@ -11,12 +11,11 @@ Whatever 2 and 3 propose is only a leak once confirmed: one small picture is mov
 Evangelidis and Psarakis 2008), and then *everywhere* where there is any detail the two must agree. That is what tells a copy
 from another picture of the same kind: microscopy fields and product photos on one background share their layout, not their detail.
 
-Thresholds, measured on Caltech-101, COCO and BCCD photos (docs/reference tables; tests/transfer/data/test_leakage.py): copies
-(JPEG quality 30, halved, any angle, crops to 0.8, brightness +-25 %) agree by 0.84 and more, the best of all different COCO and
-BCCD pictures by 0.5. Pictures with a short side below SMALL px (digits, CIFAR) hold less detail, and are called copies only where they
+Thresholds, measured on Caltech-101, COCO and BCCD photos: copies (JPEG quality 30, halved, any angle, crops to 0.8, brightness
++-25 %) agree by 0.84 and more, different COCO and BCCD pictures by 0.5 at most. Pictures with a short side below SMALL px (digits, CIFAR) hold less detail, and are called copies only where they
 nearly coincide.
 
-Not found: a crop to less than 0.8 of the sides or far from the centre, pictures without detail that are not pixel-equal,
+Not found: a crop to less than 0.7 of the sides or far from the centre, pictures without detail that are not pixel-equal,
 pasted parts.
 """
 
@@ -78,7 +77,7 @@ class Leak:
     test, other: the two images. split: where the other one is. position: of the other one in its source.
     kind: the same file, the same pixels, or a changed copy.
     transformation: what turns the test image into the other one: "none", "mirrored, turned by 90 degrees", "zoomed 1.2".
-    distance: 1 - agreement of the details, 0 (the same) to 0.25.
+    distance: 1 - agreement of the details, 0 (the same) to 0.2.
     """
 
     test: str
