@@ -136,7 +136,13 @@ in_coco("category id twice", "data/duplicate-category", lambda c: c["categories"
 in_coco("category without a name", "data/missing-field", lambda c: c["categories"][1].pop("name") and None, "categories[1]")  # fmt: skip
 in_coco("categories of one name", "data/duplicate-category", lambda c: c["categories"][1].update(name="cat"))
 in_coco("names differ in case", "data/class-variants", lambda c: c["categories"][1].update(name="Cat"))
-in_coco("names differ in a space", "data/class-variants", lambda c: None)  # fmt: skip
+in_coco(
+    "names differ in a space",
+    "data/class-variants",
+    lambda c: (
+        [entry.update(name=name) for entry, name in zip(c["categories"], ("big cat", "big_cat"), strict=True)] and None
+    ),
+)
 in_coco("a class without objects", "data/class-without-object", lambda c: c["categories"].append({"id": 9, "name": "rabbit"}))  # fmt: skip
 in_coco("no annotations", "data/no-objects", lambda c: c["annotations"].clear())
 in_coco("lists missing", "data/other-tool", lambda c: c.pop("images") and None)
