@@ -102,7 +102,7 @@ def _json_object(content: Mapping[str, Any]) -> Export | None:
             Export("Supervisely", "the JSON of one image", "Supervisely: run the app Export to COCO"),
         ),
         (
-            "item" in content and "annotations" in content or "dataset" in content and "image" in content,
+            ("item" in content and "annotations" in content) or ("dataset" in content and "image" in content),
             Export("V7 Darwin", "the JSON of one image", "V7: Export Data > COCO"),
         ),
         (

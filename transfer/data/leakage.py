@@ -11,12 +11,11 @@ Whatever 2 and 3 propose is only a leak once confirmed: one small picture is mov
 Evangelidis and Psarakis 2008), and then *everywhere* where there is any detail the two must agree. That is what tells a copy
 from another picture of the same kind: microscopy fields and product photos on one background share their layout, not their detail.
 
-Thresholds, measured on Caltech-101, COCO and BCCD photos (docs/reference tables; tests/transfer/data/test_leakage.py): copies
-(JPEG quality 30, halved, any angle, crops to 0.8, brightness +-25 %) agree by 0.84 and more, the best of all different COCO and
-BCCD pictures by 0.5. Pictures with a short side below SMALL px (digits, CIFAR) hold less detail, and are called copies only where they
+Thresholds, measured on Caltech-101, COCO and BCCD photos: copies (JPEG quality 30, halved, any angle, crops to 0.8, brightness
++-25 %) agree by 0.84 and more, different COCO and BCCD pictures by 0.5 at most. Pictures with a short side below SMALL px (digits, CIFAR) hold less detail, and are called copies only where they
 nearly coincide.
 
-Not found: a crop to less than 0.8 of the sides or far from the centre, pictures without detail that are not pixel-equal,
+Not found: a crop to less than 0.7 of the sides or far from the centre, pictures without detail that are not pixel-equal,
 pasted parts.
 """
 
@@ -58,10 +57,13 @@ CHUNK = 2048  # pictures of the pool in memory at a time
 MAX_BITS = 14  # of 63; copies differ by 8 at most (resized, JPEG 30, +-25 % brightness)
 MIN_CORRELATION = 0.3  # of the whole details, before they are moved onto each other
 MIN_SPECTRUM = 0.93  # cosine of two ring spectra; copies have 0.95 and more
+STRETCHED_ZOOMS = 2  # of ZOOMS that are tried with pictures whose frames were stretched to squares
 NEAREST = 3  # pictures with the nearest spectra that are looked at, for each picture and zoom
-MIN_RINGS = 0.4  # correlation of the rings at the best angle
-MIN_AGREEMENT = 0.75  # mean of the local correlations
-MIN_LOW_AGREEMENT = 0.4  # their tenth percentile
+MIN_RINGS = 0.5  # correlation of the rings at the best angle; copies have 0.56 and more
+MIN_START = 0.45  # agreement before the alignment; copies have 0.56 and more
+MIN_AGREEMENT = 0.8  # mean of the local correlations
+MIN_LOW_AGREEMENT = 0.5  # their tenth percentile
+CLEAR = 0.8  # tenth percentile with which there is nothing to align
 SMALL, MIN_SMALL_AGREEMENT = 48, 0.95
 WINDOW = 7  # px of the small picture, over which a local correlation is taken
 NOISE = 4.0  # variance of grey levels that is no detail
@@ -75,7 +77,7 @@ class Leak:
     test, other: the two images. split: where the other one is. position: of the other one in its source.
     kind: the same file, the same pixels, or a changed copy.
     transformation: what turns the test image into the other one: "none", "mirrored, turned by 90 degrees", "zoomed 1.2".
-    distance: 1 - agreement of the details, 0 (the same) to 0.25.
+    distance: 1 - agreement of the details, 0 (the same) to 0.2.
     """
 
     test: str
@@ -159,15 +161,21 @@ def compare_pictures(tested: Pictures, others: Pictures, *, split: Split) -> lis
     exact = set(found)
     for one, other, number in _near_hashes(tested, others):
         if (one, other) not in exact:
+            small = min(tested.short_sides[one], others.short_sides[other]) < SMALL
             mirrored, turns = DIHEDRAL[number]
             picture = np.ascontiguousarray(variant(tested.whole[one : one + 1], mirrored, turns)[0])
-            agreement, moved = confirm(picture, others.whole[other], IDENTITY)
+            agreement, moved = confirm(picture, others.whole[other], IDENTITY, align=not small)
             if _is_copy(agreement, tested.short_sides[one], others.short_sides[other]):
                 name = described(moved @ _dihedral_matrix(mirrored, turns))
                 add(one, other, "near", name, 1 - agreement.mean)
     # A copy whose frame kept its shape has the same central square; one that was stretched first, the same whole.
     for shape, (ones, places) in enumerate(((tested.whole, others.whole), (tested.centres, others.centres))):
-        near = _near_rings((tested.rings[shape], ones), (others.rings[shape], places), skip=set(found))
+        near = _near_rings(
+            (tested.rings[shape], ones, tested.short_sides >= SMALL),
+            (others.rings[shape], places, others.short_sides >= SMALL),
+            zooms=(STRETCHED_ZOOMS, len(ZOOMS))[shape],
+            skip=set(found),
+        )
         for one, other, matrix in near:
             agreement, moved = confirm(ones[one], places[other], matrix, disc=True)
             if _is_copy(agreement, tested.short_sides[one], others.short_sides[other]):
@@ -216,47 +224,68 @@ def _unit_details(pictures: np.ndarray) -> np.ndarray:
 
 
 def _near_rings(
-    tested: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], *, skip: set[tuple[int, int]]
+    tested: tuple[np.ndarray, np.ndarray, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    zooms: int,
+    skip: set[tuple[int, int]],
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(test picture, other picture, matrix that starts the alignment) of those whose rings agree at some angle.
 
-    tested, others: ring spectra (N, zooms, features) and the small pictures.
+    zooms: how many of ZOOMS are tried. tested, others: ring spectra (N, zooms, features), the small pictures, and which of them take part (N,).
     """
-    (spectra, pictures), (other_spectra, other_pictures) = tested, others
+    (spectra, pictures, large), (other_spectra, other_pictures, others_large) = tested, others
     pairs: dict[tuple[int, int], tuple[float, int, int]] = {}
-    zooms = [(0, number) for number in range(len(ZOOMS))] + [(number, 0) for number in range(1, len(ZOOMS))]
-    count = min(NEAREST, len(other_pictures))
-    for start in range(0, len(pictures), CHUNK) if count else ():
-        for one_zoom, other_zoom in zooms:
+    combinations = [(0, number) for number in range(zooms)] + [(number, 0) for number in range(1, zooms)]
+    for start in range(0, len(pictures), CHUNK):
+        for one_zoom, other_zoom in combinations:
             cosines = spectra[start : start + CHUNK, one_zoom] @ other_spectra[:, other_zoom].T
-            nearest = np.argpartition(cosines, -count, axis=1)[:, -count:]
-            values = np.take_along_axis(cosines, nearest, axis=1)
-            for row, place in zip(*np.nonzero(values >= MIN_SPECTRUM), strict=True):
-                pair = start + int(row), int(nearest[row, place])
-                value = float(values[row, place])
-                if pair not in skip and value > pairs.get(pair, (0.0, 0, 0))[0]:
-                    pairs[pair] = value, one_zoom, other_zoom
+            near = cosines >= MIN_SPECTRUM
+            near[~large[start : start + CHUNK]] = False
+            near[:, ~others_large] = False
+            for row in np.flatnonzero(near.any(axis=1)):
+                places = np.flatnonzero(near[row])
+                if len(places) > NEAREST:
+                    places = places[np.argpartition(cosines[row, places], -NEAREST)[-NEAREST:]]
+                for place in places:
+                    pair, value = (start + int(row), int(place)), float(cosines[row, place])
+                    if pair not in skip and value > pairs.get(pair, (0.0, 0, 0))[0]:
+                        pairs[pair] = value, one_zoom, other_zoom
+    spectrum_of = _AngleSpectra(pictures), _AngleSpectra(other_pictures)
     for (one, other), (_, one_zoom, other_zoom) in pairs.items():
-        agreement, angle, mirrored = _best_angle(
-            polar(pictures[one], zoom=ZOOMS[one_zoom]),
-            polar(pictures[one][:, ::-1], zoom=ZOOMS[one_zoom]),
-            polar(other_pictures[other], zoom=ZOOMS[other_zoom]),
-        )
+        spectrum, wanted = spectrum_of[0](one, one_zoom), spectrum_of[1](other, other_zoom)
+        agreement, angle, mirrored = _best_angle(spectrum, wanted)
         if agreement >= MIN_RINGS:
             yield one, other, _turn_matrix(angle, mirrored=mirrored, zoom=ZOOMS[one_zoom] / ZOOMS[other_zoom])
 
 
-def _best_angle(rings: np.ndarray, mirrored_rings: np.ndarray, target: np.ndarray) -> tuple[float, float, bool]:
-    """(correlation, angle in degrees, mirrored) at which the first rings, or the mirrored ones, agree best with `target`."""
-    wanted = np.fft.rfft(target, axis=0)
-    norm = max(float(np.linalg.norm(rings) * np.linalg.norm(target)), 1e-6)
-    best = (-1.0, 0.0, False)
-    for mirrored, candidate in ((False, rings), (True, mirrored_rings)):
-        spectrum = (np.conj(np.fft.rfft(candidate, axis=0)) * wanted).sum(axis=1)
-        correlation = np.fft.irfft(spectrum, NUM_ANGLES) / norm
-        place = int(correlation.argmax())
-        best = max(best, (float(correlation[place]), place * 360 / NUM_ANGLES, mirrored))
-    return best
+class _AngleSpectra:
+    """Complex spectra over the angle (frequencies, rings), of length 1, of small pictures at a zoom; each is computed once."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
+        self.known: dict[tuple[int, int], np.ndarray] = {}
+
+    def __call__(self, number: int, zoom: int) -> np.ndarray:
+        found = self.known.get((number, zoom))
+        if found is None:
+            rings = polar(self.pictures[number], zoom=ZOOMS[zoom])
+            found = (np.fft.rfft(rings, axis=0) / max(float(np.linalg.norm(rings)), 1e-6)).astype(np.complex64)
+            self.known[number, zoom] = found
+        return found
+
+
+# What a mirrored picture has at an angle, the picture has at 180 degrees minus that angle.
+_MIRRORING = np.exp(-1j * np.pi * np.arange(NUM_ANGLES // 2 + 1)).astype(np.complex64)[:, None]
+
+
+def _best_angle(spectrum: np.ndarray, wanted: np.ndarray) -> tuple[float, float, bool]:
+    """(correlation, angle in degrees, mirrored) at which a picture's rings, or those of its mirror image, agree best with others."""
+    mirrored = np.conj(spectrum) * _MIRRORING
+    products = np.stack([(np.conj(one) * wanted).sum(axis=1) for one in (spectrum, mirrored)])
+    correlations = np.fft.irfft(products, NUM_ANGLES, axis=1)
+    row, place = divmod(int(correlations.argmax()), NUM_ANGLES)
+    return float(correlations[row, place]), place * 360 / NUM_ANGLES, bool(row)
 
 
 # Confirmation. A matrix is 3 x 3, in pixels from the centre of the small picture, from a place of the test picture to the
@@ -277,17 +306,21 @@ NONE = Agreement(-1.0, -1.0)
 
 
 def confirm(
-    picture: np.ndarray, other: np.ndarray, matrix: np.ndarray, *, disc: bool = False
+    picture: np.ndarray, other: np.ndarray, matrix: np.ndarray, *, disc: bool = False, align: bool = True
 ) -> tuple[Agreement, np.ndarray]:
     """Move `picture` onto `other`, starting from `matrix`, and compare them; the agreement and the matrix found.
 
-    disc: only the central disc counts, since a turned picture has its corners from elsewhere.
+    disc: only the central disc counts, since a turned picture has its corners from elsewhere. align: False compares them as
+    `matrix` has them.
     """
     start = _for_opencv(matrix)
     agreement = _agreement(picture, other, start, disc=disc)
+    if not align or agreement.mean < MIN_START or agreement.low >= CLEAR:
+        return agreement, matrix
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
+    whole = np.full_like(picture, 255)
     try:
-        _, found = cv2.findTransformECC(other, picture, start.copy(), cv2.MOTION_AFFINE, criteria, None, 5)
+        _, found = cv2.findTransformECC(other, picture, start.copy(), cv2.MOTION_AFFINE, criteria, whole, 5)
     except cv2.error:  # it does not converge: these are different pictures
         return agreement, matrix
     moved = _agreement(picture, other, found, disc=disc)

@@ -7,7 +7,7 @@ In: the bytes of image files. Out: `Pictures`. A copy may be re-encoded, resized
 | file hash               | the same file under another name                                                             |
 | pixel hash              | the same upright RGB pixels, losslessly stored in another format                             |
 | perceptual hash         | flips and quarter turns of it (exactly: of DCT coefficients they change the sign or the place), other sizes and qualities, other shapes of the frame |
-| ring spectra            | turns by any angle and mirroring, at three zooms: magnitudes over the angle on 22 rings around the centre |
+| ring spectra            | turns by any angle and mirroring, at four zooms: magnitudes over the angle on 22 rings around the centre |
 
 The perceptual hash is the signs of the 63 lowest DCT coefficients of the picture shrunk to a square (pHash of Zauner 2010, with
 the sign in place of the median, so that the eight variants are exact).
@@ -32,7 +32,7 @@ LOW = 8  # DCT coefficients a side in the perceptual hash
 SMOOTH = 4.0  # px of the small picture: what varies more slowly (light, vignettes) does not count
 NUM_ANGLES, NUM_RINGS, FIRST_RING = 64, 24, 2  # of the polar picture; the innermost rings are a few pixels
 NUM_FREQUENCIES = 12  # over the angle, of a ring spectrum
-ZOOMS = (1.0, 1.11, 1.23)  # a copy that was cropped to 0.8 to 1 of its sides meets one of them within 5 %
+ZOOMS = (1.0, 1.11, 1.23, 1.37)  # a copy that was cropped to 0.7 to 1 of its sides meets one of them within 5 %
 CENTRE = (SIDE - 1) / 2
 # The eight flips and quarter turns: (mirrored left-right first, quarter turns counter-clockwise after that).
 DIHEDRAL = tuple((mirrored, turns) for mirrored in (False, True) for turns in range(4))
