@@ -11,7 +11,6 @@ from PIL import Image
 
 from transfer.compare.experiments import group_runs
 from transfer.compare.results import read_run
-from transfer.data.drawing import BOX_COLOURS, draw_boxes
 from transfer.compare.side_by_side import (
     CELL,
     MAX_COLUMNS,
@@ -21,6 +20,7 @@ from transfer.compare.side_by_side import (
     side_by_side,
     spread_out,
 )
+from transfer.data.drawing import BOX_COLOURS, draw_boxes
 
 
 @pytest.fixture
