@@ -39,6 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--pool", metavar="IMAGES", help="unlabelled images of the pre-training: folder, list, archive or SPEC"
     )
+    parser.add_argument(
+        "--allow-leaks", action="store_true", help="test images in the pool are a warning, not an error"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes of the training (default: 1)")
     parser.add_argument(
         "--scale", choices=("none", "auto"), default="none", help="as in train_net.py: look at what auto would run"
@@ -95,7 +98,7 @@ def main() -> int:
         scale=arguments.scale,
         modules=tuple(arguments.modules),
     )
-    found = examine(options, pool=arguments.pool, pictures=arguments.pictures)
+    found = examine(options, pool=arguments.pool, pictures=arguments.pictures, allow_leaks=arguments.allow_leaks)
     for note in found.notes:
         print(f"set      {note}")
     for role, report in found.reports.items():

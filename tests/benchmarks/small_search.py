@@ -6,8 +6,8 @@ Each trial pre-trains with tools/pretrain.py, reads the encoder out with tools/l
 random weights of the same encoder and seed are judged the same way. What is in the output file already is not run again, so that
 the search can be stopped at any time. Out: docs/benchmarks/small_search.json, one entry a trial and seed; one line a trial.
 
-Data: CIFAR-10 (10,000 images of 32 px; 100 labels a class, and all), Caltech-101 (pool of 8,709 without labels; 10 labels a class,
-tested on the others of up to 100 images a class), and the embedded data, made on the spot.
+Data: CIFAR-10 (10,000 images of 32 px; 100 labels a class, and all), the same with 1,000 images, Caltech-101 (pool of 8,709 without
+labels; 10 labels a class, tested on the others of up to 100 images a class), and the embedded data, made on the spot.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 OUTPUT = ROOT / "docs" / "benchmarks" / "small_search.json"
 NEIGHBOURS = 20
-LABELS_A_CLASS = {"cifar10": 100, "caltech101": 10, "embedded": 100}
-SIZED = {
-    "cifar10": ("encoder.arch=resnet18_half", "encoder.stem=small", "views.image_size=32")
-}  # the default for 32 px
+LABELS_A_CLASS = {"cifar10": 100, "cifar10_1k": 100, "caltech101": 10, "embedded": 100}
+SMALL = ("encoder.arch=resnet18_half", "encoder.stem=small", "views.image_size=32")  # the default for 32 px
+SIZED = {"cifar10": SMALL, "cifar10_1k": SMALL}
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,15 @@ class Trial:
     config: str = "small_10k"
 
 
-def moco(*more: str) -> tuple[str, ...]:
+def moco(*more: str, queue_size: int = 2048) -> tuple[str, ...]:
     """MoCo v2 as a short run needs it: head with BatchNorm, a queue of a few batches that moves, no blur at 32 px."""
     return (
-        "method.head=mlp_bn", "method.batchnorm=shuffled", "method.batchnorm_images=64", "method.queue_size=2048",
+        "method.head=mlp_bn", "method.batchnorm=shuffled", "method.batchnorm_images=64", f"method.queue_size={queue_size}",
         "method.momentum=0.99", "views.blur_sigma=[0.01,0.01]", *more,
     )  # fmt: skip
 
 
+INFOMIN = moco("views.recipe=infomin_small", "method.jigsaw_fraction=0.0625", "method.jigsaw_weight=0.1")
 SHORT = 30_720  # 240 steps of 128
 B128 = ("optimizer.batch_size=128", "optimizer.learning_rate=0.06")
 TRIALS = (
@@ -64,7 +64,7 @@ TRIALS = (
         "infomin",
         "cifar10",
         SHORT,
-        (*B128, *moco("views.recipe=infomin_small", "method.jigsaw_fraction=0.0625", "method.jigsaw_weight=0.1")),
+        (*B128, *INFOMIN),
         method="infomin",
     ),
     # SimCLR: one thing changed at a time.
@@ -95,7 +95,29 @@ TRIALS = (
     # Caltech-101 at 64 px with the stem that a detector takes.
     Trial("caltech_simclr_half", "caltech101", SHORT, (*B128, "encoder.arch=resnet18_half")),
     Trial("caltech_simclr", "caltech101", SHORT, B128),
+    Trial(
+        "caltech_moco_v2_half", "caltech101", SHORT, (*B128, *moco(), "encoder.arch=resnet18_half"), method="moco_v2"
+    ),
+    Trial(
+        "caltech_infomin_half", "caltech101", SHORT, (*B128, *INFOMIN, "encoder.arch=resnet18_half"), method="infomin"
+    ),
     Trial("caltech_simclr_half_long", "caltech101", 104_448, (*B128, "encoder.arch=resnet18_half")),
+    Trial("caltech_simclr_long", "caltech101", 104_448, B128),
+    # The embedded data, and a pool of 1,000.
+    Trial("embedded_simclr_half", "embedded", SHORT, (*B128, "encoder.arch=resnet18_half")),
+    Trial(
+        "embedded_infomin_half", "embedded", SHORT, (*B128, *INFOMIN, "encoder.arch=resnet18_half"), method="infomin"
+    ),
+    Trial("thousand_simclr", "cifar10_1k", SHORT, B128, config="small_1k"),
+    Trial(
+        "thousand_moco_v2",
+        "cifar10_1k",
+        SHORT,
+        (*B128, *moco(queue_size=512)),
+        method="moco_v2",
+        config="small_1k",
+    ),
+    Trial("thousand_simclr_long", "cifar10_1k", 99_840, B128, config="small_1k"),
 )
 
 
@@ -106,7 +128,6 @@ def main() -> None:
         for trial in trials:
             print(trial.name, trial.data, trial.images, *trial.overrides)
         return
-    os.nice(19)
     for trial in trials:
         for seed in arguments.seeds:
             run_trial(trial, seed=seed, shared=arguments.shared, work=arguments.work, output=arguments.output)
@@ -215,6 +236,8 @@ def call(command: list[str]) -> str | None:
 def prepared(data: str, *, shared: Path, work: Path) -> tuple[Path, Path]:
     """(images to pre-train on, folder with train/ and val/ to read out), unpacked once."""
     folder = work / data
+    if data == "cifar10_1k":
+        return thousand(folder, prepared("cifar10", shared=shared, work=work))
     if data == "embedded":
         if not folder.exists():
             failed = call(["tools/make_demo_data.py", "--output-dir", str(folder)])
@@ -235,6 +258,18 @@ def prepared(data: str, *, shared: Path, work: Path) -> tuple[Path, Path]:
     if not labelled.exists():
         split_caltech(inner, labelled)
     return inner, labelled
+
+
+def thousand(folder: Path, cifar: tuple[Path, Path]) -> tuple[Path, Path]:
+    """The first 100 images of each class, which are what the readout may learn from too."""
+    pool, labelled = cifar
+    for kind in () if folder.exists() else sorted(path for path in pool.iterdir() if path.is_dir()):
+        (folder / "train" / kind.name).mkdir(parents=True)
+        for image in sorted(kind.iterdir())[:100]:
+            (folder / "train" / kind.name / image.name).symlink_to(image)
+    if not (folder / "val").exists():
+        (folder / "val").symlink_to(labelled / "val")
+    return folder / "train", folder
 
 
 def split_caltech(pool: Path, labelled: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.record import what_differs
 from transfer.compare.results import Run, key_name, name_of, num_images, short_hash, titles
+from transfer.compare.statistics import Cells
 
 # Orders of columns as the literature prints them.
 VOC_ORDER = ("AP50", "AP", "AP75")
@@ -100,19 +101,11 @@ class Experiment:
 
     def figures(self, row: str, metric: str) -> dict[int, float]:
         """Seed of the run -> figure of one row, averaged over its pre-trainings."""
-        found: dict[int, list[float]] = {}
-        for (_, seed), value in self.cells(row, metric).items():
-            found.setdefault(seed, []).append(value)
-        return {seed: statistics.fmean(values) for seed, values in found.items()}
+        return by_seed(self.cells(row, metric))
 
     def units(self, row: str, metric: str) -> list[float]:
-        """The figures that a row's mean and deviation are of: one a pre-training where it has several, else one a seed."""
-        by_pretraining: dict[int | None, list[float]] = {}
-        for (pretraining, _), value in self.cells(row, metric).items():
-            by_pretraining.setdefault(pretraining, []).append(value)
-        if len(by_pretraining) > 1:
-            return [statistics.fmean(values) for values in by_pretraining.values()]
-        return list(self.figures(row, metric).values())
+        """The figures that a row's mean and deviation are of."""
+        return units_of(self.cells(row, metric))
 
     def behind(self, row: str) -> Behind:
         """What stands behind a row."""
@@ -120,6 +113,24 @@ class Experiment:
         seeds = _pretrain_seeds(runs)
         starts = {_origin(run) if seeds[run.path] is None else str(seeds[run.path]) for run in runs} - {""}
         return Behind(len(starts), len({seed_of(run) for run in runs}))
+
+
+def by_seed(cells: Cells) -> dict[int, float]:
+    """Seed of the run -> figure, averaged over the pre-trainings."""
+    found: dict[int, list[float]] = {}
+    for (_, seed), value in cells.items():
+        found.setdefault(seed, []).append(value)
+    return {seed: statistics.fmean(values) for seed, values in found.items()}
+
+
+def units_of(cells: Cells) -> list[float]:
+    """The figures that a mean and a deviation are of: one a pre-training where there are several, else one a seed."""
+    by_pretraining: dict[int | None, list[float]] = {}
+    for (pretraining, _), value in cells.items():
+        by_pretraining.setdefault(pretraining, []).append(value)
+    if len(by_pretraining) > 1:
+        return [statistics.fmean(values) for values in by_pretraining.values()]
+    return list(by_seed(cells).values())
 
 
 def seed_of(run: Run) -> int:

@@ -25,7 +25,7 @@ from transfer.compare.plots import Picture, as_svg, line_of, plain_label
 from transfer.compare.results import Run, key_name, num_images
 
 # What may differ along a curve: which labels, and how long training on them takes.
-LABELS = ("data.train", "config.images_per_class")
+LABELS = ("data.train", "config.images_per_class", "config.fraction")
 SCHEDULE = ("config.SOLVER.MAX_ITER", "config.SOLVER.STEPS", "config.SOLVER.WARMUP_ITERS", "config.SOLVER.BASE_LR")
 
 

@@ -42,7 +42,7 @@ from transfer.compare.choices import (
     save_choices,
 )
 from transfer.compare.executor import Executor, cuda_devices, local_executor
-from transfer.compare.experiments import Experiment, group_runs
+from transfer.compare.experiments import Experiment, group_runs, units_of
 from transfer.compare.results import key_name, read_result
 from transfer.compare.runner import (
     Say,
@@ -55,7 +55,7 @@ from transfer.compare.runner import (
     shown,
 )
 from transfer.compare.stages import ROOT, Stage
-from transfer.compare.statistics import PairedDifference, paired_difference, plain_difference
+from transfer.compare.statistics import Cells, PairedDifference, compare_cells, plain_difference
 from transfer.compare.study_checks import check_study
 from transfer.compare.study_config import (
     METRICS,
@@ -329,7 +329,9 @@ class Results:
         """For study.json."""
         return {
             "fraction": self.fraction,
-            "scores": self.scores,
+            "scores": {
+                metric: {row: _by_run(cells) for row, cells in rows.items()} for metric, rows in self.scores.items()
+            },
             "differences": {
                 metric: {init: plain_difference(found) for init, found in row.items()}
                 for metric, row in self.differences.items()
@@ -383,7 +385,9 @@ def _conclude(
     write_json(folder.path / "study.json", result)
     for one in reversed(results):
         _say_results(one, config, named=len(results) > 1, say=say)
-    say("(percent; mean ± standard deviation over seeds, number of seeds in brackets)")
+    say(
+        "(percent; mean ± standard deviation over seeds, or over pre-trainings where there are several; their number in brackets)"
+    )
     for verdict in verdicts:
         say(verdict.line())
     report = folder.path / stages[-1].result
@@ -407,8 +411,14 @@ def _say_results(results: Results, config: StudyConfig, *, named: bool, say: Say
 # --- the figures ------------------------------------------------------------------------------------------------------
 
 
-# metric -> initialisation -> seed -> percent
-Scores = dict[str, dict[str, dict[int, float]]]
+# metric -> initialisation -> (seed of the pre-training, of the run) -> percent
+Scores = dict[str, dict[str, Cells]]
+
+
+def _by_run(cells: Cells) -> dict[str, float]:
+    """For JSON: "SEED" -> figure; "pretrain PSEED, SEED" where several pre-trainings stand behind a row."""
+    several = len({pretraining for pretraining, _ in cells}) > 1
+    return {f"pretrain {p}, {seed}" if several else str(seed): value for (p, seed), value in cells.items()}
 
 
 @dataclass(frozen=True)
@@ -470,7 +480,7 @@ def collect_scores(experiment: Experiment) -> Scores:
     scores: Scores = {}
     for metric in METRICS:
         if metric.startswith("readout/") == (experiment.kind == "readout"):
-            rows = {row: experiment.figures(row, metric.removeprefix("readout/")) for row in experiment.rows}
+            rows = {row: experiment.cells(row, metric.removeprefix("readout/")) for row in experiment.rows}
             if any(rows.values()):
                 scores[metric] = {row: figures for row, figures in rows.items() if figures}
     return scores
@@ -480,9 +490,7 @@ def format_table(scores: Scores, inits: Sequence[str]) -> str:
     """Rows: initialisations. Columns: what was measured. Cells: mean ± sample standard deviation (number of seeds)."""
     metrics = [metric for metric in COLUMNS if metric in scores]
     rows = [["initialisation", *(COLUMNS[metric] for metric in metrics)]]
-    rows += [
-        [init, *(format_cell(list(scores[metric].get(init, {}).values())) for metric in metrics)] for init in inits
-    ]
+    rows += [[init, *(format_cell(units_of(scores[metric].get(init, {}))) for metric in metrics)] for init in inits]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -519,8 +527,8 @@ def judge(expectation: Expectation, parts: Sequence[Scores]) -> Verdict:
     part = found[0] if found else {}
     measured = part.get(name, {})
     higher, lower = measured.get(expectation.higher, {}), measured.get(expectation.lower, {})
-    difference = paired_difference(higher, lower, comparisons=max(1, len(_rows(part)) - 1))
-    if difference is None or set(higher) != set(lower):
+    difference = compare_cells(higher, lower, comparisons=max(1, len(_rows(part)) - 1))
+    if difference is None or {seed for _, seed in higher} != {seed for _, seed in lower}:
         return Verdict(expectation, "undecided", None, "figures are missing")
     side = difference.side_of(expectation.margin)
     outcomes: dict[str, Literal["held", "FAILED", "undecided"]] = {"above": "held", "below": "FAILED"}
@@ -532,7 +540,8 @@ def describe(difference: PairedDifference) -> str:
     if difference.n == 1:
         return f"difference {difference.mean:+.1f}, n = 1, which gives no interval"
     level = f"{100 * difference.level:.4g} % interval"
-    return f"difference {difference.mean:+.1f}, {level} {difference.interval()}, n = {difference.n}"
+    n = f"n = {difference.n}" if difference.unit == "seed" else difference.units()
+    return f"difference {difference.mean:+.1f}, {level} {difference.interval()}, {n}"
 
 
 def differences_to(baseline: str, scores: Scores) -> dict[str, dict[str, PairedDifference]]:
@@ -543,7 +552,7 @@ def differences_to(baseline: str, scores: Scores) -> dict[str, dict[str, PairedD
     for metric in (name for name in COLUMNS if name in scores):
         for init in others:
             ours, theirs = scores[metric].get(init, {}), scores[metric].get(baseline, {})
-            difference = paired_difference(ours, theirs, comparisons=len(others))
+            difference = compare_cells(ours, theirs, comparisons=len(others))
             if difference is not None:
                 found.setdefault(metric, {})[init] = difference
     return found

@@ -22,7 +22,6 @@ pasted parts.
 from __future__ import annotations
 
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -49,7 +48,6 @@ from transfer.data.picture_hashes import (
     read_pictures,
     variant,
 )
-from transfer.data.problems import SHOWN
 
 Kind = Literal["file", "pixels", "near"]
 Split = Literal["pool", "training data"]
@@ -408,8 +406,8 @@ def described(matrix: np.ndarray) -> str:
 # What to do about them
 
 
-def leakage_findings(leaks: Sequence[Leak]) -> list[Finding]:
-    """One for each leak: "leakage/exact" or "leakage/near"."""
+def leakage_findings(leaks: Sequence[Leak], *, allow_pool: bool = False) -> list[Finding]:
+    """One for each leak: "leakage/exact" or "leakage/near". allow_pool: those of the pool are warnings, else errors as all are."""
     change = {
         "pool": "leave the image out of the pool (compare does so by itself), or pass --allow-leaks",
         "training data": "keep the image in one of the two splits",
@@ -417,41 +415,13 @@ def leakage_findings(leaks: Sequence[Leak]) -> list[Finding]:
     return [
         Finding(
             "leakage/near" if leak.kind == "near" else "leakage/exact",
-            "error",
+            "warning" if allow_pool and leak.split == "pool" else "error",
             leak.test,
             leak.line().removeprefix(f"{leak.test} "),
             change[leak.split],
         )
         for leak in leaks
     ]
-
-
-def check_pool(leaks: Sequence[Leak], *, allow: bool) -> tuple[str, ...]:
-    """Refuse a pool that holds test images. Raises DataError that names the first SHOWN and a file with all; with `allow` it
-    returns that as notes."""
-    bad = [leak for leak in leaks if leak.split == "pool"]
-    if not bad:
-        return ()
-    images = len({leak.other for leak in bad})
-    lines = [f"{images} images of the pool are test images, exactly or changed:"]
-    lines += [f"  {leak.line()}" for leak in bad[:SHOWN]]
-    if len(bad) > SHOWN:
-        lines.append(f"  ... and {len(bad) - SHOWN} more; {_listed(bad)}")
-    if allow:
-        return ("\n".join(lines),)
-    lines.append("  leave them out of the pool, or pass --allow-leaks to pre-train on them all the same")
-    raise DataError("\n".join(lines))
-
-
-def _listed(leaks: Sequence[Leak]) -> str:
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="leaks_", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
-        ) as file:
-            file.writelines(f"{leak.line()}\n" for leak in leaks)
-    except OSError as error:
-        return f"no file with all of them could be written: {error}"
-    return f"all of them in {file.name}"
 
 
 def pool_without(pool: Images, leaks: Iterable[Leak]) -> Source:

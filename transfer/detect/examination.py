@@ -56,8 +56,11 @@ class Examination:
         return dict(findings_document(self.findings, data=data, notes=list(self.notes), command=command))
 
 
-def examine(options: RunOptions, *, pool: str | None = None, pictures: Path | None = None) -> Examination:
+def examine(
+    options: RunOptions, *, pool: str | None = None, pictures: Path | None = None, allow_leaks: bool = False
+) -> Examination:
     """All findings. pool: unlabelled images, as data.root takes them, or a SPEC. pictures: a folder for samples of each split.
+    allow_leaks: test images in the pool are warnings.
 
     Raises ConfigError, CheckpointError or DataError for what cannot be read at all.
     """
@@ -89,7 +92,7 @@ def examine(options: RunOptions, *, pool: str | None = None, pictures: Path | No
         found, notes = _configuration(options, config, init, unreadable)
         findings, looked_at = [*found, *findings], ["the configuration", *looked_at]
     if options.test_data and (pool is not None or options.train_data):
-        findings += _leakage(pool, options.train_data, options.test_data, reports)
+        findings += _leakage(pool, options.train_data, options.test_data, reports, allow_pool=allow_leaks)
         looked_at.append("the images of pool, training and test data" if pool else "the images of both splits")
     if pictures is not None:
         _draw(reports, pictures)
@@ -165,7 +168,9 @@ def _told(refusal: Finding, found: list[Finding]) -> bool:
     return any(finding.severity == "error" and finding.where in refusal.message for finding in found)
 
 
-def _leakage(pool: str | None, train: str | None, test: str, reports: dict[str, DataReport]) -> list[Finding]:
+def _leakage(
+    pool: str | None, train: str | None, test: str, reports: dict[str, DataReport], *, allow_pool: bool
+) -> list[Finding]:
     """Test images among the others. Splits of which nothing could be read are left out; what is wrong with them is said elsewhere."""
     readable = {role: report.data is not None and bool(report.images) for role, report in reports.items()}
     if not readable["test"]:
@@ -179,7 +184,7 @@ def _leakage(pool: str | None, train: str | None, test: str, reports: dict[str, 
         leaks = find_leakage(pool, train if readable.get("train") else None, test, on_unreadable=note)
     except DataError as error:
         return [replace(_refusal(error), id="leakage/not-compared", where=pool or train or test)]
-    return [*leakage_findings(leaks), *dict.fromkeys(unread)]
+    return [*leakage_findings(leaks, allow_pool=allow_pool), *dict.fromkeys(unread)]
 
 
 def _draw(reports: dict[str, DataReport], folder: Path) -> None:

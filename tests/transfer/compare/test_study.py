@@ -348,7 +348,13 @@ def test_a_study_that_cannot_be_run_is_refused(tmp_path: Path, override: str, me
 
 # --- the figures -----------------------------------------------------------------------------------------------------
 
-SCORES: Scores = {"bbox/AP50": {"random": {0: 10.0, 1: 20.0}, "infomin": {0: 12.0, 1: 19.0}}}
+
+def of_seeds(*figures: float, pretraining: int | None = None) -> dict[tuple[int | None, int], float]:
+    """Figures of the seeds 0, 1, ... of one pre-training, or of none."""
+    return {(pretraining, seed): figure for seed, figure in enumerate(figures)}
+
+
+SCORES: Scores = {"bbox/AP50": {"random": of_seeds(10.0, 20.0), "infomin": of_seeds(12.0, 19.0)}}
 
 
 def test_cells_show_mean_sample_deviation_and_number() -> None:
@@ -366,8 +372,8 @@ def test_columns_line_up_and_what_was_not_measured_has_none() -> None:
 
 # infomin - random in three seeds: 5.0, 5.5, 4.5, so 5.0 with a 95 % interval of 4.303 * 0.5 / sqrt(3) = 1.24 on each side
 PAIRED: Scores = {
-    "bbox/AP50": {"random": {0: 10.0, 1: 20.0, 2: 14.0}, "infomin": {0: 15.0, 1: 25.5, 2: 18.5}},
-    "readout/top1": {"random": {0: 30.0}, "infomin": {0: 90.0}},
+    "bbox/AP50": {"random": of_seeds(10.0, 20.0, 14.0), "infomin": of_seeds(15.0, 25.5, 18.5)},
+    "readout/top1": {"random": of_seeds(30.0), "infomin": of_seeds(90.0)},
 }
 
 
@@ -392,21 +398,35 @@ def test_one_seed_decides_nothing_however_large_the_difference() -> None:
     assert verdict.outcome == "undecided" and "n = 1" in verdict.line()
 
 
+def test_seeds_of_fine_tuning_alone_decide_nothing_about_pretrainings_that_differ() -> None:
+    """Each pre-training is far above random in every seed, but by amounts that differ: averaged over them the seeds agree to 0.2."""
+    random = of_seeds(10.0, 10.1, 9.9)
+    mine = {
+        key: value
+        for p, by in enumerate((2.0, 9.0, 30.0))
+        for key, value in of_seeds(10 + by, 10.1 + by, 9.9 + by, pretraining=p).items()
+    }
+    verdict = judge(
+        Expectation("bbox/AP50", higher="infomin", lower="random"), [{"bbox/AP50": {"random": random, "infomin": mine}}]
+    )
+    assert verdict.outcome == "undecided" and "3 pre-trainings x 3 seeds" in verdict.line()
+
+
 def test_a_win_in_every_one_of_three_seeds_is_no_proof() -> None:
-    scores: Scores = {"bbox/AP50": {"random": {0: 10.0, 1: 10.0, 2: 10.0}, "infomin": {0: 10.1, 1: 14.0, 2: 10.5}}}
+    scores: Scores = {"bbox/AP50": {"random": of_seeds(10.0, 10.0, 10.0), "infomin": of_seeds(10.1, 14.0, 10.5)}}
     verdict = judge(Expectation("bbox/AP50", higher="infomin", lower="random"), [scores])
     assert verdict.outcome == "undecided" and verdict.difference is not None and verdict.difference.wins == 3
 
 
 def test_a_missing_seed_or_metric_is_not_a_success() -> None:
     wanted = Expectation("bbox/AP50", higher="infomin", lower="random", margin=-100)
-    for scores in ({"bbox/AP50": {"random": {0: 1.0}, "infomin": {0: 2.0, 1: 2.0}}}, {}):
+    for scores in ({"bbox/AP50": {"random": of_seeds(1.0), "infomin": of_seeds(2.0, 2.0)}}, {}):
         verdict = judge(wanted, [scores])
         assert verdict.outcome == "undecided" and "missing" in verdict.line()
 
 
 def test_of_three_initialisations_each_interval_is_wider_than_of_two() -> None:
-    rows = {"random": {0: 10.0, 1: 20.0, 2: 14.0}, "a": {0: 15.0, 1: 25.5, 2: 18.5}, "b": {0: 16.0, 1: 25.5, 2: 18.0}}
+    rows = {"random": of_seeds(10.0, 20.0, 14.0), "a": of_seeds(15.0, 25.5, 18.5), "b": of_seeds(16.0, 25.5, 18.0)}
     alone = differences_to("random", {"bbox/AP50": {name: rows[name] for name in ("random", "a")}})
     both = differences_to("random", {"bbox/AP50": rows})
     assert set(both["bbox/AP50"]) == {"a", "b"} and both["bbox/AP50"]["a"].level == 0.975

@@ -397,7 +397,7 @@ def test_samples_show_the_boxes(tmp_path: Path) -> None:
     assert draw_samples(report.data, tmp_path / "samples.png") == 3
     picture = np.asarray(Image.open(tmp_path / "samples.png").convert("RGB")).astype(int)
     colour = tuple(int(doctor.BOX_COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
-    scale = doctor.SAMPLE_WIDTH / 100  # the first image is 100 px wide, its first box begins at (10, 12)
+    scale = doctor.SAMPLE[0] / 100  # the first image is 100 px wide, its first box begins at (10, 12)
     row, column = round(30 * scale), round(10 * scale)
     assert any(np.abs(picture[row, column + step] - colour).max() < 8 for step in (-1, 0, 1))
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from pretrain.base.errors import DataError
 from pretrain.data.source import open_source
-from transfer.data.leakage import check_pool, find_leakage, leakage_findings, write_pool_without
+from transfer.data.leakage import find_leakage, leakage_findings, write_pool_without
 from transfer.data.picture_hashes import DIHEDRAL, perceptual_hashes, variant
 
 
@@ -91,13 +91,14 @@ def test_a_pool_with_test_images_is_refused_or_written_without_them(tmp_path: Pa
             file.write(path, path.name)
     for source in (pool, archive):
         leaks = find_leakage(source, None, test)
-        with pytest.raises(DataError, match=r"(?s)1 images of the pool.*x\.jpg.*--allow-leaks"):
-            check_pool(leaks, allow=False)
-        assert len(check_pool(leaks, allow=True)) == 1
+        refused, allowed = leakage_findings(leaks), leakage_findings(leaks, allow_pool=True)
+        assert [(one.severity, other.severity) for one, other in zip(refused, allowed, strict=True)] == [
+            ("error", "warning")
+        ]
+        assert "x.jpg" in refused[0].message and "--allow-leaks" in refused[0].change
         written, count = write_pool_without(source, leaks, tmp_path / f"clean_{source.suffix[1:]}")
         kept = open_source(written)
         assert count == len(kept) == 1 and kept.read(0) == (pool / "y.jpg").read_bytes()
-    assert check_pool([], allow=False) == ()
     with pytest.raises(DataError, match="all 1 images"):
         write_pool_without(test, find_leakage(test, None, test), tmp_path / "none")
 
