@@ -222,22 +222,14 @@ def build_loader(
 
 def _shut_down(loaded: Any, workers: Collection[Any]) -> None:
     """torch asks the workers to end and would wait 10 s for each that is busy or hangs. They hold nothing: kill them sooner."""
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        _kill(workers)
-
-    clock = threading.Timer(CLOSE_SECONDS, end)
+    clock = threading.Timer(CLOSE_SECONDS, _kill, [workers])
     clock.daemon = True
     clock.start()
-    try:
+    # torch's handler of SIGCHLD raises for a worker that was killed here, or just before because it hung: what ended the run
+    # must not be replaced by that.
+    with contextlib.suppress(RuntimeError):
         loaded._shutdown_workers()
-    except RuntimeError:  # of torch's handler of SIGCHLD: a worker was killed
-        if not late.is_set():
-            raise
-    finally:
-        clock.cancel()
+    clock.cancel()
 
 
 def _kill(workers: Collection[Any]) -> None:
