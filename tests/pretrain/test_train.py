@@ -129,6 +129,7 @@ def test_a_stop_signal_before_the_first_step_is_waited_for_and_recorded(tiny_con
     assert read_record(tmp_path / "record.json").status == "stopped"
 
 
+@pytest.mark.slow
 def test_a_record_goes_on_with_its_run(tiny_config, image_folder, tmp_path, monkeypatch):
     config = tiny_config()
     with monkeypatch.context() as patch, pytest.raises(Terminated):

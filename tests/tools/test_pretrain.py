@@ -172,6 +172,7 @@ def test_the_same_command_continues_and_another_configuration_is_refused(images,
     assert never.returncode == 2 and "already holds a run" in never.stderr
 
 
+@pytest.mark.slow
 def test_a_preview_shows_the_resolved_run_and_leaves_nothing(images, tmp_path):
     """Overrides on both sides of the flags, a shipped file from another folder, another method."""
     result = run_tool_here(

@@ -25,6 +25,7 @@ def test_mutated_files_are_sound_data_or_a_user_error(tmp_path: Path, kind: str)
     assert accepted + refused == 500 and min(accepted, refused) > 40  # mutations are neither harmless nor hopeless
 
 
+@pytest.mark.slow
 def test_a_case_is_the_same_whatever_ran_before(tmp_path: Path) -> None:
     bases = write_bases(tmp_path, list(BASES))
     before = [mutate(bases, case, seed=3)[2] for case in range(20)]
@@ -33,6 +34,7 @@ def test_a_case_is_the_same_whatever_ran_before(tmp_path: Path) -> None:
     assert all(path.read_bytes() == content for base in bases for path, content in base.files.items())
 
 
+@pytest.mark.slow
 def test_a_reader_with_a_key_error_is_found(tmp_path: Path) -> None:
     """The control of the first test."""
     _, findings = fuzz(write_bases(tmp_path, ["coco"]), range(300), seed=0, read=planted_reader)

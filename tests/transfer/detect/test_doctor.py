@@ -270,6 +270,7 @@ def test_errors_become_one_refusal_that_lists_them_all() -> None:
     refuse_errors(found_in(FPN, SELF["resnet50"], words))  # warnings alone
 
 
+@pytest.mark.slow
 def test_no_values_make_the_doctor_raise() -> None:
     """Values that Detectron2 takes when it reads them, however little sense they make."""
     odd: dict[str, list[Any]] = {
