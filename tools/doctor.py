@@ -14,7 +14,10 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
+import warnings
 from pathlib import Path
+
+warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2's, while it is imported
 
 from pretrain.base.atomic import write_json
 from pretrain.base.command_line import user_path

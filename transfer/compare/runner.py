@@ -29,10 +29,11 @@ from types import FrameType
 from typing import BinaryIO
 
 from pretrain.base.atomic import lock_folder, write_json
-from pretrain.base.errors import ConfigError, DataError, Terminated
+from pretrain.base.errors import ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import RECORD, read_record
 from transfer.compare.stages import CHECKPOINT, ROOT, Stage
 
+LOCK = ".lock"
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 OLD_RESULT = "result.json"  # of a finished pre-training or detection from before the record; ...
 OLD_RESULTS = (OLD_RESULT, "linear_result.json")  # ... and of a readout
@@ -143,8 +144,15 @@ class StageFolder:
 def open_folder(path: Path, *, root: Path = ROOT) -> Iterator[StageFolder]:
     """Create or re-enter an output folder and hold it. Raises ConfigError when it is in use or cannot be written."""
     path = path.absolute()
-    with lock_folder(path, ".lock"):
-        yield StageFolder(path, root)
+    is_new = not path.exists()
+    try:
+        with lock_folder(path, LOCK):
+            yield StageFolder(path, root)
+    except UserError:
+        if is_new and [entry.name for entry in path.iterdir()] == [LOCK]:  # refused before anything was made
+            (path / LOCK).unlink()
+            path.rmdir()
+        raise
 
 
 def is_finished(result: Path) -> bool:

@@ -153,6 +153,16 @@ def test_a_damaged_record_means_that_the_stage_is_not_done(tmp_path: Path, text:
         assert not folder.is_done(STAGE, {})
 
 
+def test_a_refusal_before_anything_is_made_leaves_no_folder_and_a_later_one_all_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), open_folder(tmp_path / "out"):
+        raise ConfigError("no split of that name")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError), open_folder(tmp_path / "out") as folder:
+        (folder.path / "made").touch()
+        raise ConfigError("something else")
+    assert (tmp_path / "out" / "made").is_file()
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(ConfigError, match="cannot write"), open_folder(tmp_path / "out"):
