@@ -46,7 +46,7 @@ def demo_step(folder: Path, *, batch_size: int | None = None) -> tuple[Callable[
     overrides = [text.replace("{data}", str(data)) for text in part["overrides"]]
     overrides += ["data.num_workers=0", "runtime.device=cpu"]
     if batch_size is not None:
-        overrides += [f"optimizer.batch_size={batch_size}", "method.batchnorm_images=4", "method.jigsaw_fraction=1"]
+        overrides += [f"optimizer.batch_size={batch_size}", "method.batchnorm_images=4"]
     config = load_run_config(ROOT / part["config_file"], overrides)
     trainer = Trainer(config, torch.device("cpu"))
     batches = open_stream(config, ranks=Ranks(), announce=lambda text: None).batches(from_step=0, num_steps=1_000)

@@ -84,7 +84,7 @@ def test_the_command_ends_with_exit_code_2_and_starts_nothing(tmp_path: Path) ->
 def test_check_asks_for_every_expectation_to_be_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any, code: int
 ) -> None:
-    expectation = Expectation("readout/top1", higher="infomin", lower="random")
+    expectation = Expectation("readout/top1", higher="simclr", lower="random")
     verdict = Verdict(expectation, outcome, None, "")
     monkeypatch.setattr("transfer.compare.study.run_study", lambda *arguments, **options: (0, (verdict,)))
     words = ("study.py", "--config-file", DEMO, "--output-dir", tmp_path / "out")
@@ -94,6 +94,6 @@ def test_check_asks_for_every_expectation_to_be_held(
 
 def test_the_baseline_can_be_named_on_the_command_line(tmp_path: Path) -> None:
     words = ("study.py", "--config-file", DEMO, "--output-dir", tmp_path / "out", "--dry-run", "--baseline")
-    assert "--baseline infomin" in run_tool_here(*words, "infomin").stdout
+    assert "--baseline simclr" in run_tool_here(*words, "simclr").stdout
     refused = run_tool_here(*words, "supervised")
-    assert refused.returncode == 2 and "expected one of the inits ['random', 'infomin']" in refused.stderr
+    assert refused.returncode == 2 and "expected one of the inits ['random', 'simclr']" in refused.stderr
