@@ -37,6 +37,14 @@ def tiny_encoder(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(bottleneck=False, layers=(1, 1, 1, 1), base_channels=8))
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """Python takes no notice of Ctrl-C where its parent ignores it, as a shell does for what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def words_of(images, output, *more, arch="tiny"):
     return [
         "--config-file",
