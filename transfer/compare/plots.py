@@ -74,6 +74,7 @@ def plain_label(name: str) -> str:
 
 
 def as_svg(figure: Figure, *, alt: str, caption: str) -> Picture:
+    """A figure as a data URI, without a date, so that equal figures are equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -111,10 +111,12 @@ class Case:
 
 
 def finding(what: str, severity: Severity, where: str, message: str, change: str = "") -> Finding:
+    """One with the id config/WHAT."""
     return Finding(f"config/{what}", severity, where, message, change)
 
 
 def sidecar_of(weights: str) -> Mapping[str, Any] | None:
+    """What lies beside the weights, unproven; None without one that can be read, and for an address."""
     path = Path(weights)
     if "://" in weights or not sidecar_path(path).is_file():
         return None
