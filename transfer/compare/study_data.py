@@ -46,6 +46,9 @@ def prepare_data(config: StudyConfig, output_dir: Path) -> Prepared:
     data = StudyData()
     train: DetectionData | None = None
     test_files: list[Path] = []
+    made_here = config.pool is not None and "{data}" in config.pool
+    # Before the splits are written, so that a wrong path leaves nothing.
+    source = open_source(config.pool) if config.pool is not None and not made_here else None
     if config.detect is not None:
         data, train, test_files = _detection(config.detect, output_dir, notes)
     if config.readout is not None:
@@ -53,7 +56,7 @@ def prepare_data(config: StudyConfig, output_dir: Path) -> Prepared:
         data = replace(data, readout=folder)
         test_files += held_out
     if config.pool is not None:
-        pool = config.pool if "{data}" in config.pool else _pool(config.pool, test_files, output_dir, notes)
+        pool = _pool(config.pool, source, test_files, output_dir, notes) if source is not None else config.pool
         data = replace(data, pool=with_data(pool))
     return Prepared(data, train, tuple(notes))
 
@@ -225,9 +228,8 @@ def _link(place: Path, target: Path) -> None:
 # --- the pool -----------------------------------------------------------------------------------------------------------
 
 
-def _pool(pool: str, test_files: Sequence[Path], output_dir: Path, notes: list[str]) -> str:
+def _pool(pool: str, source: Source, test_files: Sequence[Path], output_dir: Path, notes: list[str]) -> str:
     """`pool`, or a list of its images without those that are test images, also turned, flipped or stored again."""
-    source = open_source(pool)
     if "://" in pool:
         notes.append(f"pool: {len(source):,} images on a server, NOT compared with the test images")
         return pool

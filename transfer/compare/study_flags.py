@@ -105,6 +105,9 @@ def init_value(text: str) -> dict[str, str]:
             f"--init {text}: nothing after the =; expected {name}={PRETRAIN}, {name}={RANDOM} or {name}=FILE"
         )
     weights = {PRETRAIN: PRETRAINED, PRETRAINED: PRETRAINED, RANDOM: NO_WEIGHTS}.get(what, what)
+    hint = did_you_mean(what, [PRETRAIN, PRETRAINED, RANDOM]) if weights == what != PRETRAINED else ""
+    if hint and not Path(what).expanduser().exists():
+        raise ConfigError(f"--init {text}: no weight file at {what}{hint}")
     return {"name": name, "weights": weights}
 
 
