@@ -126,7 +126,7 @@ class EncoderConfig:
 
 
 Channels = Literal["RGB", "Y", "DbDr"]  # what a tower sees of a picture
-Memory = Literal["queue", "bank", "batch"]
+Memory = Literal["queue", "bank", "batch", "labels"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class MethodConfig:
     towers: the channels that each tower sees; each has an encoder, a head and, with `jigsaw`, a jigsaw head of its own.
     contrasts: the terms of the loss. A jigsaw embedding is always contrasted with keys of its own tower [specification 1.5].
     memory: where negatives and keys come from. "queue": keys of the last batches, by a slow key network (MoCo). "bank": one
-        row an image, no key network and one view (InstDis). "batch": the other images of the batch (SimCLR).
+        row an image, no key network and one view (InstDis). "batch": the other images of the batch (SimCLR). "labels": none;
+        one view is classified by the folder of its image (supervised pre-training, pretrain/model/supervised.py).
     head: "mlp" is the paper's; "mlp_bn" adds BatchNorm after both layers, for short runs (pretrain/model/heads.py).
     feature_dim: length of an embedding.
     queue_size: keys in the queue, K.
@@ -194,7 +195,7 @@ class MethodConfig:
     @property
     def num_views(self) -> int:
         """Views that a step needs of an image."""
-        return 1 if self.memory == "bank" else 2
+        return 1 if self.memory in ("bank", "labels") else 2
 
     def jigsaw_images(self, images: int) -> int:
         """How many of a (micro-)batch of `images` take the jigsaw branch: its first ones, since its order is random."""
@@ -202,8 +203,8 @@ class MethodConfig:
 
     @property
     def num_negatives(self) -> int | None:
-        """Negatives of a query, K; None where the batch decides."""
-        return {"queue": self.queue_size, "bank": self.bank_negatives, "batch": None}[self.memory]
+        """Negatives of a query, K; None where the batch or the number of classes decides."""
+        return {"queue": self.queue_size, "bank": self.bank_negatives}.get(self.memory)
 
     def __post_init__(self) -> None:
         require(self.batchnorm_images > 0, f"batchnorm_images expected positive, found {self.batchnorm_images}")
@@ -234,6 +235,10 @@ class MethodConfig:
         require(
             not idle,
             f"contrasts expected to have queries of every tower, or it learns nothing, found none of {', '.join(sorted(idle))}",
+        )
+        require(
+            self.memory != "labels" or (len(self.towers) == 1 and not self.jigsaw),
+            "memory labels (supervised) expected with one tower and jigsaw false: there is nothing to contrast",
         )
         require(
             not self.symmetric or self.memory == "queue",

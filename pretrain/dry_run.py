@@ -69,7 +69,14 @@ def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[s
     that is thrown away."""
     ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
-    state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
+    state = build_state(
+        config,
+        contract,
+        num_images=len(stream.source),
+        labels=stream.labels,
+        precision=precision,
+        ranks=ranks,
+    )
     whole = next(stream.batches(from_step=0, num_steps=1))
     batch_size, accumulate = len(whole.index), config.optimizer.accumulate
     micro = whole.split(accumulate)[0]

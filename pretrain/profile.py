@@ -96,7 +96,14 @@ def profile(config: RunConfig, *, ranks: Ranks, steps: int = STEPS, listed: Sour
     require_trainable(config, precision, ranks)
     announce = logger.info if ranks.is_main else logger.debug
     stream = open_stream(config, ranks=ranks, announce=announce, listed=listed)
-    state = build_state(config, contract_of(config), num_images=len(stream.source), precision=precision, ranks=ranks)
+    state = build_state(
+        config,
+        contract_of(config),
+        num_images=len(stream.source),
+        labels=stream.labels,
+        precision=precision,
+        ranks=ranks,
+    )
     timer = Timer(precision.device)
     if isinstance(state.forward, DistributedDataParallel):
         state.forward.register_comm_hook(

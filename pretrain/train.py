@@ -34,6 +34,7 @@ from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, buil
 from pretrain.model.convolution import multiply_small_maps
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.model.memory import memory_warnings, require_memory
+from pretrain.model.supervised import Supervised
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
     checkpoint_path,
@@ -56,6 +57,7 @@ from pretrain.run.watch import NotFinite, Watch, what_ended
 
 NOT_FINITE = "nonfinite.json"  # of a run's folder
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
+SUPERVISED_METRIC = "cross-entropy of the last steps, in training"
 
 FEWEST_IMAGES_FOR_LARS = 512
 LARGEST_RATE_OF_ADAMW = 0.01
@@ -73,7 +75,7 @@ class TrainState:
     step: number of finished optimiser steps.
     """
 
-    method: Contrast
+    method: Contrast | Supervised
     forward: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -124,11 +126,17 @@ def contract_of(config: RunConfig) -> InputContract:
 
 
 def build_state(
-    config: RunConfig, contract: InputContract, *, num_images: int = 0, precision: Precision, ranks: Ranks
+    config: RunConfig,
+    contract: InputContract,
+    *,
+    num_images: int = 0,
+    labels: Tensor | None = None,
+    precision: Precision,
+    ranks: Ranks,
 ) -> TrainState:
     """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler.
 
-    num_images: rows of a memory bank.
+    num_images: rows of a memory bank. labels: (num_images,) the images' classes, for memory "labels".
     """
     device, batch_size = precision.device, config.optimizer.batch_size
     groups = batchnorm_groups(
@@ -136,14 +144,21 @@ def build_state(
     )
     if config.method.memory == "queue" and groups * ranks.world_size == 1:
         _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
-    method = build_method(
-        encoder=config.encoder,
-        config=config.method,
-        contract=contract,
-        seed=config.seed,
-        num_images=num_images,
-        batchnorm_groups=groups,
-    ).to(device)
+    method: Contrast | Supervised
+    if labels is not None:
+        method = Supervised(
+            encoder=config.encoder, config=config.method, contract=contract, seed=config.seed, labels=labels
+        )
+    else:
+        method = build_method(
+            encoder=config.encoder,
+            config=config.method,
+            contract=contract,
+            seed=config.seed,
+            num_images=num_images,
+            batchnorm_groups=groups,
+        )
+    method = method.to(device)
     if config.method.batchnorm == "synchronised":
         synchronise_batchnorm(method, ranks, device)
     if device.type == "cpu" and precision.dtype is torch.bfloat16:
@@ -342,7 +357,14 @@ def _train_in(
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
         watched = on_main(lambda: images_of_monitor(config, stream), ranks)
         on_main(lambda: _begin(run, config, stream, ranks), ranks)
-        state = build_state(config, contract, num_images=len(stream.source), precision=precision, ranks=ranks)
+        state = build_state(
+            config,
+            contract,
+            num_images=len(stream.source),
+            labels=stream.labels,
+            precision=precision,
+            ranks=ranks,
+        )
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
         return _run_steps(config, contract, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
 
@@ -361,7 +383,7 @@ def monitor_encoder(precision: Precision) -> Callable[[nn.Module, Tensor], Tower
 
     def encode(network: nn.Module, images: Tensor) -> Towers:
         with precision.autocast():
-            return cast(Contrast, network).tower_outputs(images.to(precision.device))
+            return cast(Contrast | Supervised, network).tower_outputs(images.to(precision.device))
 
     return encode
 
@@ -401,7 +423,7 @@ def new_record(config: RunConfig, stream: ViewStream) -> Record:
         seeds={"run": config.seed},
         commands=(this_command(),),
         data={"images": DataRecord(str(config.data.root), fingerprint, len(stream.source))},
-        metric=METRIC,
+        metric=SUPERVISED_METRIC if stream.labels is not None else METRIC,
         initialisation=Initialisation("random", "random", random_seed=config.seed),
     )
 
@@ -460,6 +482,7 @@ def _run_steps(
         run,
         config,
         watched,
+        num_classes=None if stream.labels is None else int(stream.labels.max()) + 1,
         encode=monitor_encoder(precision),
         from_step=state.step,
         steps_per_epoch=stream.steps_per_epoch,

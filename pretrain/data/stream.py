@@ -16,6 +16,7 @@ from pretrain.base.errors import DataError
 from pretrain.config import RunConfig
 from pretrain.data.archives import ArchiveSource
 from pretrain.data.index import Source
+from pretrain.data.labels import folder_labels
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images, write_record
 from pretrain.data.order import Batches, RankBatches, ShardBatches, global_batches, require_one_batch
@@ -26,6 +27,7 @@ from pretrain.views.recipe_file import recipe_of
 from pretrain.views.sheet import draw_sheet, save_png
 
 SHEET_IMAGES = 6
+SHOWN_CLASSES = 4
 RUN_ON = (
     "put the file back as it was, or give the same command with data.skip_unreadable=true, which lets the next readable image "
     "stand in for it"
@@ -39,6 +41,7 @@ class ViewStream:
     """Batches of views, a pure function of (seed, step) whatever the number of workers or the point of restart.
 
     towers: what the method's towers see of a view (MethodConfig.towers); the views sheet shows it.
+    labels: (N,) int64, the classes of the images, where the method learns from them (pretrain/data/labels.py).
     control: a process group on the CPU over which ranks tell each other of unreadable images, None for a rank alone.
     output_dir: where the first rank records them, None for no record.
     """
@@ -52,6 +55,7 @@ class ViewStream:
     announce: Callable[[str], None]
     towers: tuple[str, ...] = ("RGB",)
     output_dir: Path | None = None
+    labels: torch.Tensor | None = None
     control: Any = None
 
     @property
@@ -167,6 +171,12 @@ def open_stream(
         refuse_small_images(source, recipe.smallest_side, ranks)
     require_one_batch(len(source), config.optimizer.batch_size, world_size=ranks.world_size)
     batches = global_batches(len(source), source.shard_ends, config.optimizer.batch_size, seed=config.seed)
+    labels = None
+    if config.method.memory == "labels":
+        labels, classes = folder_labels(source)
+        announce(
+            f"{len(classes)} classes by folder: {', '.join(classes[:SHOWN_CLASSES])}{', ...' if len(classes) > SHOWN_CLASSES else ''}"
+        )
     announce(f"{len(source)} images, {batches.steps_per_epoch} steps of {config.optimizer.batch_size} an epoch")
     micro_batch = config.optimizer.batch_size // (ranks.world_size * config.optimizer.accumulate)
     dataset = ViewDataset(
@@ -187,6 +197,7 @@ def open_stream(
         announce=announce,
         towers=config.method.towers,
         output_dir=output_dir,
+        labels=labels,
         control=_control_group(ranks, config.runtime.timeout_s),
     )
 

@@ -114,6 +114,10 @@ def load_critic(path: Path, precision: Precision) -> Critic:
     state = read_checkpoint(path)
     config = from_mapping(RunConfig, locate_generators(state["config"], path.parent.parent), where=str(path))
     contract = InputContract.from_dict(state["contract"])
+    if config.method.memory == "labels":
+        raise CheckpointError(
+            f"{path}: expected a contrastive method's checkpoint, found a supervised one, which compares no views"
+        )
     method = build_method(
         encoder=config.encoder,
         config=config.method,

@@ -417,7 +417,7 @@ def batchnorm_groups(config: MethodConfig, *, batch_size: int, world_size: int, 
             "method.batchnorm_images=2 or more"
         )
     # In a batch that is its own memory, groups would give the positive away: it is in its query's group, most negatives are not.
-    together = config.memory == "batch" or config.batchnorm == "synchronised"
+    together = config.memory in ("batch", "labels") or config.batchnorm == "synchronised"
     groups = 1 if together else num_groups(images, images_per_group=config.batchnorm_images)
     count = config.jigsaw_images(images)
     # The encoder sees nine patches of a jigsaw image, the head with BatchNorm one row of it.

@@ -26,17 +26,20 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def num_negatives(config: RunConfig) -> int:
-    """K of a query: the memory's, or both views of the other images of a micro-batch, those of all ranks."""
+def num_negatives(config: RunConfig, num_classes: int | None = None) -> int:
+    """K of a query: the memory's, the other classes, or both views of the other images of a micro-batch, those of all ranks."""
+    if num_classes is not None:
+        return num_classes - 1
     images = config.optimizer.batch_size // config.optimizer.accumulate
     return config.method.num_negatives or 2 * images - 2
 
 
-def run_facts(config: RunConfig, *, steps_per_epoch: int, asked: int = 0) -> RunFacts:
-    """What the rules of pretrain/run/diagnosis.py need. asked: images that the kNN probe asks about."""
+def run_facts(config: RunConfig, *, steps_per_epoch: int, asked: int = 0, num_classes: int | None = None) -> RunFacts:
+    """What the rules of pretrain/run/diagnosis.py need. asked: images that the kNN probe asks about. num_classes: of supervised
+    training."""
     method, optimizer = config.method, config.optimizer
     return RunFacts(
-        num_negatives=num_negatives(config),
+        num_negatives=num_negatives(config, num_classes),
         feature_dim=method.feature_dim,
         memory=method.memory,
         keys_per_step=optimizer.batch_size * (2 if method.symmetric else 1),
@@ -58,13 +61,14 @@ class Observation:
         config: RunConfig,
         images: MonitorImages | None,
         *,
+        num_classes: int | None = None,
         encode: Callable[[nn.Module, Tensor], Towers],
         from_step: int,
         steps_per_epoch: int,
         stop: StopFlag,
         ranks: Ranks,
     ) -> None:
-        """run, images: None on ranks that do not write. encode: as of `Monitor`."""
+        """run, images: None on ranks that do not write. encode: as of `Monitor`. num_classes: of supervised training."""
         self._run, self._steps_per_epoch = run, steps_per_epoch
         num_steps = config.optimizer.epochs * steps_per_epoch
         self.recorder = Recorder(
@@ -74,7 +78,7 @@ class Observation:
             log_every=config.runtime.log_every_steps,
             batch_size=config.optimizer.batch_size,
             ranks=ranks,
-            num_negatives=num_negatives(config),
+            num_negatives=num_negatives(config, num_classes),
         )
         measured = [int(entry["step"]) for entry in self.recorder.entries if "effective_rank" in entry]
         self._monitor = Monitor(
@@ -95,6 +99,7 @@ class Observation:
             config,
             steps_per_epoch=steps_per_epoch,
             asked=0 if labels is None else num_asked(labels),
+            num_classes=num_classes,
         )
         self._diagnosis = Diagnosis(self._facts, earlier=self.recorder.entries)
         self._trackers = Trackers(config.monitor.trackers, run.path, to_plain(config)) if run is not None else None

@@ -143,6 +143,7 @@ RECIPES = {
                 GaussianBlur(kernel=23, sigma=(0.1, 2.0), p=0.5),
             ),
         ),
+        Recipe("supervised", (_BANK_CROP, _FLIP)),  # torchvision's ImageNet training
         Recipe("linear", (_CROP, _FLIP)),  # readout, training images
         Recipe("linear_randaugment", (_CROP, _FLIP, RandAugment())),
         Recipe("center", (CenterCrop(),)),  # evaluation

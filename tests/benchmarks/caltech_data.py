@@ -45,14 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (args.output / "coco_person" / f"{split}.json").write_text(json.dumps(kept))
         print(f"coco {split}: {len(kept['images'])} images, {len(kept['annotations'])} persons")
     counts = {split: len(list((args.output / "labelled" / split).glob("*/*"))) for split in ("train", "val")}
-    print(f"caltech101: {len(list(pool.glob('*/*')))} photos; readout {counts['train']} to learn from, {counts['val']} held out")
+    print(
+        f"caltech101: {len(list(pool.glob('*/*')))} photos; readout {counts['train']} to learn from, {counts['val']} held out"
+    )
     return 0
 
 
 def split_classes(pool: Path, labelled: Path) -> None:
     """Links to LABELS photos of each class below train/ and to up to TESTED others below val/."""
     for folder in sorted(path for path in pool.iterdir() if path.is_dir()):
-        photos = sorted(folder.iterdir(), key=lambda path: hashlib.sha256(f"{folder.name}/{path.name}".encode()).digest())
+        photos = sorted(
+            folder.iterdir(), key=lambda path: hashlib.sha256(f"{folder.name}/{path.name}".encode()).digest()
+        )
         for split, chosen in (("train", photos[:LABELS]), ("val", photos[LABELS : LABELS + TESTED])):
             place = labelled / split / folder.name
             place.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,17 @@ def write_images(root: Path, count: int = NUM_IMAGES) -> Path:
     return root
 
 
+def in_classes(images: Path) -> Path:
+    """Links to the images of a folder in two class folders."""
+    root = images.parent / f"{images.name}_classes"
+    for number, image in enumerate(sorted(images.iterdir())):
+        folder = root / ("odd" if number % 2 else "even")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / image.name).exists():
+            (folder / image.name).symlink_to(image)
+    return root
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """Folder of NUM_IMAGES images, shared by the session: read only."""

@@ -61,6 +61,7 @@ PRESETS = {
     "moco_v2": (("RGB",), "queue", "mlp", False, 0.2, "moco_v2"),
     "pirl": (("RGB",), "bank", "linear", True, 0.07, "instdis"),
     "simclr": (("RGB",), "batch", "mlp_bn", False, 0.1, "simclr"),
+    "supervised": (("RGB",), "labels", "linear", False, 1.0, "supervised"),
 }
 
 
@@ -73,7 +74,7 @@ def test_the_shipped_methods_are_the_reference_s_table_and_have_their_own_name()
         assert found == values and method_label(to_plain(config)) == name
         crossed = {("Y", "DbDr"), ("DbDr", "Y")} if "Y" in method.towers else {("RGB", "RGB")}
         assert {(term.query, term.key) for term in method.contrasts} == crossed
-        assert method.num_views == (1 if method.memory == "bank" else 2)
+        assert method.num_views == (1 if method.memory in ("bank", "labels") else 2)
 
 
 def test_a_changed_contrast_is_reported(tmp_path):

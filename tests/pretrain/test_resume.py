@@ -28,7 +28,7 @@ from pretrain.run.ranks import Ranks
 from pretrain.run.schedule import Momentum
 from pretrain.run.watch import Watch
 from pretrain.train import build_state, contract_of, learning_rate_of, train, train_step
-from tests.pretrain.conftest import TINY
+from tests.pretrain.conftest import TINY, in_classes
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -54,7 +54,8 @@ def tiny_encoder(monkeypatch):
 
 
 def config_of(image_folder, name, more=None):
-    values = merge(merge(TINY, method_values(name)), merge(SMALL, {"data": {"root": str(image_folder)}}))
+    root = in_classes(image_folder) if name == "supervised" else image_folder
+    values = merge(merge(TINY, method_values(name)), merge(SMALL, {"data": {"root": str(root)}}))
     return from_mapping(RunConfig, merge(values, more or {}), where=name)
 
 
@@ -92,7 +93,12 @@ class Resumed:
         self.config, self.precision = config, Precision(CPU, number_type)
         self.stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
         self.state = build_state(
-            config, contract_of(config), num_images=len(self.stream.source), precision=self.precision, ranks=Ranks()
+            config,
+            contract_of(config),
+            num_images=len(self.stream.source),
+            labels=self.stream.labels,
+            precision=self.precision,
+            ranks=Ranks(),
         )
         self.watch = Watch(StopFlag(), Ranks(), CPU)
 
@@ -190,7 +196,9 @@ def test_control_no_part_of_the_state_can_be_lost_unnoticed(image_folder, tiny_e
     wanted = copy.deepcopy(resumed.step_from(before))
     assert differing(resumed.step_from(before), wanted) == set()
     memory = resumed.config.method.memory
-    for part in parts_of(before, key=memory == "queue", features=memory != "batch", pointer=memory == "queue"):
+    for part in parts_of(
+        before, key=memory == "queue", features=memory in ("queue", "bank"), pointer=memory == "queue"
+    ):
         # Not only is it another value itself: it sends the rest elsewhere.
         assert differing(resumed.step_from(altered(before, part)), wanted) - {part}, part
 

@@ -46,10 +46,14 @@ READOUT = LinearConfig(image_size=32, device="cpu", precision="fp32", num_worker
 def trained(tmp_path_factory):
     """Function: method, further values -> the folder of its run of two steps."""
     root = tmp_path_factory.mktemp("images")
+    (root / "even").mkdir()
+    (root / "odd").mkdir()
     rng = np.random.default_rng(0)
     for index in range(16):
         coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(root / f"{index}.png")
+        Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(
+            root / ("odd" if index % 2 else "even") / f"{index}.png"
+        )
 
     @functools.cache
     def run(method: str, stem: str = "imagenet", arch: str = "tiny50") -> Path:
