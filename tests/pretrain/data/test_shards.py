@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.base import http_requests
 from pretrain.base.errors import DataError
 from pretrain.data import shards
 from pretrain.data.index import LostSourceError
@@ -52,7 +53,7 @@ def folder(tmp_path):
 def cache(tmp_path, monkeypatch):
     """A cache of the test's own, and no pauses between attempts."""
     monkeypatch.setenv("INFOMIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shards, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(http_requests, "FIRST_PAUSE_SECONDS", 0.001)
     return tmp_path / "cache"
 
 
@@ -368,9 +369,11 @@ def test_the_password_of_netrc_goes_to_its_server_and_to_no_other(tmp_path, monk
         file.write_text(f"machine {machine} login me password secret\n")
         request = {}
         monkeypatch.setattr(
-            shards.urllib.request, "urlopen", lambda asked, timeout, seen=request: seen.update(asked.unredirected_hdrs)
+            http_requests.urllib.request,
+            "urlopen",
+            lambda asked, timeout, seen=request: seen.update(asked.unredirected_hdrs),
         )
-        shards._request("http://127.0.0.1/train-000000.tar", {})
+        http_requests.request("http://127.0.0.1/train-000000.tar", {})
         assert request.get("Authorization") == expected
 
 
