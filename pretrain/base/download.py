@@ -44,6 +44,14 @@ class Published:
         return {name: value.lower() for name, value in (self.checksums or {}).items()}
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """sha256: hexadecimal. url: the address that had it."""
+
+    sha256: str
+    url: str
+
+
 class WrongContentError(DataError):
     """A file is not the published one: what was expected, and what was found."""
 
@@ -91,8 +99,10 @@ def check_file(path: Path, published: Published, *, watch: Watch = lambda done, 
     return digests.found[SHA256]
 
 
-def download(urls: Sequence[str], path: Path, published: Published, *, watch: Watch = lambda done, size: None) -> str:
-    """Fetch `path` from the first of `urls` that has it, and return its SHA-256. The folder exists.
+def download(
+    urls: Sequence[str], path: Path, published: Published, *, watch: Watch = lambda done, size: None
+) -> Fetched:
+    """Fetch `path` from the first of `urls` that has it. The folder exists.
 
     Raises DataError with what is wrong at each address. On any failure nothing is at `path`; what has come stays for the next
     call, unless it was wrong. OSError (a full disk) and KeyboardInterrupt go through.
@@ -101,7 +111,7 @@ def download(urls: Sequence[str], path: Path, published: Published, *, watch: Wa
     reasons = []
     for url in urls:
         try:
-            return part.fetch(url)
+            return Fetched(part.fetch(url), url)
         except (RequestError, WrongContentError) as error:
             reasons.append(str(error))
     raise DataError("\n  ".join([f"{path.name} could not be fetched:", *reasons]))

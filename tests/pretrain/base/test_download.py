@@ -11,7 +11,7 @@ import pytest
 
 from pretrain.base import download as module
 from pretrain.base import http_requests
-from pretrain.base.download import Published, WrongContentError, check_file, download
+from pretrain.base.download import Fetched, Published, WrongContentError, check_file, download
 from pretrain.base.errors import DataError
 from tests.file_server import FileServer
 
@@ -47,7 +47,7 @@ def target(tmp_path):
 
 
 def fetch(server, target, published=PUBLISHED):
-    return download([f"{server.url}/file.tar"], target, published)
+    return download([f"{server.url}/file.tar"], target, published).sha256
 
 
 def stop_halfway(server, target, published=PUBLISHED):
@@ -70,7 +70,9 @@ def leftovers(target):
 
 def test_a_file_comes_whole_and_says_how_much_has_come(serve, target):
     seen = []
-    assert download([f"{serve().url}/file.tar"], target, PUBLISHED, watch=lambda *now: seen.append(now)) == SHA256
+    assert (
+        download([f"{serve().url}/file.tar"], target, PUBLISHED, watch=lambda *now: seen.append(now)).sha256 == SHA256
+    )
     assert target.read_bytes() == CONTENT and leftovers(target) == ["file.tar"]
     assert seen[-1] == (100_000, 100_000) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
@@ -172,12 +174,12 @@ def test_a_file_of_another_size_is_refused_before_it_is_fetched(serve, target):
 def test_the_next_mirror_goes_on_where_the_first_one_ended(serve, target):
     first, second = serve(cut=10**6, etag='"1"', ranges=False), serve(etag='"other"')
     urls = [f"{server.url}/file.tar" for server in (first, second)]
-    assert download(urls, target, PUBLISHED) == SHA256
+    assert download(urls, target, PUBLISHED) == Fetched(SHA256, urls[1])
     assert second.requests == [("/file.tar", "bytes=50000-")]
     first.cut, second.cut = 0, 0
     target.unlink()
     first.replaced["/file.tar"] = OTHER
-    assert download(urls, target, PUBLISHED) == SHA256
+    assert download(urls, target, PUBLISHED) == Fetched(SHA256, urls[1])
 
 
 def test_what_was_whole_but_not_renamed_is_not_fetched_again(serve, target):
@@ -227,7 +229,7 @@ def test_a_file_that_is_there_is_compared(target):
 def test_the_proxy_of_the_environment_is_asked(serve, target, monkeypatch):
     proxy = serve()
     asked = []
-    proxy.answer, plain = lambda request: (asked.append(request.path), request.send_error(404)), proxy.answer
+    proxy.answer = lambda request: (asked.append(request.path), request.send_error(404))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", proxy.url)
@@ -237,4 +239,4 @@ def test_the_proxy_of_the_environment_is_asked(serve, target, monkeypatch):
             download(["http://data.example/file.tar"], target, PUBLISHED)
     finally:
         http_requests.urllib.request._opener = None
-    assert asked == ["http://data.example/file.tar"] and plain
+    assert asked == ["http://data.example/file.tar"]
