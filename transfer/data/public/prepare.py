@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pretrain.base.atomic import LOCK, lock_folder, remove_temporaries, write_json
 from pretrain.base.download import SHA256, Fetched, WrongContentError, check_file, download
@@ -44,8 +44,8 @@ class Sources:
         if self.own is not None and not self.own.is_dir():
             raise ConfigError(f"--archives {self.own}: no such folder; expected the one with the archives")
         if self.base_url is not None:
-            parts = urlsplit(self.base_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            parts = _address(self.base_url)
+            if parts is None:
                 raise ConfigError(
                     f"--base-url {self.base_url}: expected http://SERVER/FOLDER or https://SERVER/FOLDER; for archives on a disk "
                     "pass --archives DIR"
@@ -59,6 +59,15 @@ class Sources:
     def urls(self, archive: Archive) -> tuple[str, ...]:
         """Of one archive, in the order in which they are tried."""
         return archive.urls if self.base_url is None else (f"{self.base_url.rstrip('/')}/{archive.name}",)
+
+
+def _address(url: str) -> SplitResult | None:
+    """None where it is none of a server."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,8 @@ def describe(plan: Plan, root: Path, sources: Sources, *, delete_archives: bool 
     for folder in plan.todo:
         yield f"  write: {root / folder.path} (about {bytes_text(folder.unpacked)})"
     needed = plan.needed(delete_archives=delete_archives)
-    yield f"  disk:  {bytes_text(needed)} needed, {bytes_text(_free(root))} free at {root}"
+    short = " (not enough)" if needed > _free(root) else ""
+    yield f"  disk:  {bytes_text(needed)} needed, {bytes_text(_free(root))} free at {root}{short}"
 
 
 def prepare(

@@ -48,6 +48,8 @@ def run_request(request: Request, announce: Announce, data_sets: Mapping[str, Pu
             raise ConfigError(
                 f"no public data set {name!r}{did_you_mean(name.lower(), data_sets)}; expected of {', '.join(data_sets)}"
             )
+    if request.root.exists() and not request.root.is_dir():
+        raise ConfigError(f"--root {request.root}: expected a folder, found a file")
     given = {
         "--archives": request.archives,
         "--base-url": request.base_url,
