@@ -128,7 +128,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed_from_two(serve, target, if_r
         replace(published, checksums={"sha256": hashlib.sha256(OTHER).hexdigest()}) if published.size else UNCHECKED
     )
     fetch(server, target, published)
-    assert target.read_bytes() == OTHER
+    assert target.read_bytes() == OTHER and len(server.requests) == (1 if if_range else 2)
 
 
 def test_bytes_of_an_unknown_version_are_dropped_where_no_checksum_could_tell(serve, target):

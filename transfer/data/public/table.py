@@ -223,7 +223,7 @@ DATA_SETS: dict[str, PublicDataset] = {
         "ImageNet (ILSVRC2012), train and val, from your own archives",
         _IMAGENET,
         _readout("imagenet"),
-        (f"its archives need a login: fetch them at {IMAGENET_PAGE} and pass their folder as --archives DIR",),
+        ("val/ is sorted into classes by the labels of the development kit",),
         login_page=IMAGENET_PAGE,
     ),
     "cifar10": PublicDataset(

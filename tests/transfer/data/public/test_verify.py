@@ -9,6 +9,7 @@ import pytest
 
 from tests.tools.in_process import run_tool_here
 from tests.transfer.data.public.miniature import jpeg
+from transfer.data.public.checks import coco, voc
 
 
 def rewritten(path, old, new):
@@ -145,6 +146,19 @@ def test_two_data_sets_in_one_command_end_with_1_where_one_of_them_is_wrong(prep
     sound("voc2012", "VOC2012")
     done = prepare("voc2012", "voc2007", "--verify", fetch=False)
     assert done.returncode == 1 and "voc2012: sound" in done.stdout and "VOC2007: no such folder" in done.stdout
+
+
+@pytest.mark.realdata
+def test_real_annotations_are_found_sound(shared_data):
+    for folder in ("bccd", "coco"):
+        assert (shared_data / folder).is_dir()
+    splits = {path.stem: len(path.read_text().split()) for path in (shared_data / "bccd/ImageSets/Main").glob("*.txt")}
+    assert list(voc("bccd", splits)(shared_data)) == []
+    counts = {}
+    for split in ("train2017", "val2017"):
+        content = json.loads((shared_data / f"coco/annotations/instances_{split}.json").read_text())
+        counts[split] = (100, len(content["annotations"]))
+    assert list(coco("coco", counts)(shared_data)) == []
 
 
 @pytest.mark.slow
