@@ -12,29 +12,22 @@ Run: a shard on a server is fetched whole into the cache when its first image is
 the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last, what
 a killed run has fetched of one (NAME.part, taken up again) among them. All
 machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
-number of machines. A connection that breaks is taken up again where it broke; after ATTEMPTS the run ends with the address.
+number of machines. A connection that breaks is taken up again where it broke; after http_requests.ATTEMPTS the run ends with the address.
 Headers of images are not looked at before a run that reads from a server. A name and password for it stand in ~/.netrc, never in
 the address, which is recorded.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import fnmatch
 import hashlib
-import http.client
 import io
 import itertools
-import netrc
 import os
 import re
 import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,13 +37,11 @@ from typing import BinaryIO, Protocol, TypeVar
 import numpy as np
 
 from pretrain.base.errors import DataError
+from pretrain.base.http_requests import BLOCK, CutError, RequestError, request, version_of, with_patience
 from pretrain.data.archives import ArchiveSource, Container, LocalFile, Members, nothing_in, tar_members
 from pretrain.data.cache import VARIABLE, cache_dir, keep_arrays, kept_arrays
 from pretrain.data.index import LostSourceError, Names, in_threads
 
-ATTEMPTS = 5
-FIRST_PAUSE_SECONDS = 0.5  # doubled after each attempt
-TIMEOUT_SECONDS = 60
 MAX_SHARDS = 1_000_000
 READ_AHEAD = 32 * 1024  # of headers, which stand close together where images are small
 CACHE_SIZE_VARIABLE, CACHE_GIGABYTES = "INFOMIN_CACHE_GB", 100.0
@@ -251,18 +242,18 @@ class RemoteFile:
             done = part.stat().st_size if self.ranges and part.exists() else 0
             if self.size >= 0 and done >= self.size:
                 done = 0
-            with _request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
-                if _version(response) != self.version:
+            with request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
+                if version_of(response) != self.version:
                     raise LostSourceError(
                         f"{self.url}: changed on the server since the run began; restore it, or start anew"
                     )
                 mode = "ab" if done and response.status == 206 else "wb"
                 with open(part, mode) as file:
-                    while block := response.read(1 << 20):
+                    while block := response.read(BLOCK):
                         file.write(block)
             found = part.stat().st_size
             if self.size >= 0 and found != self.size:
-                raise _Cut(f"the connection ended after {found} of {self.size} bytes")
+                raise CutError(f"the connection ended after {found} of {self.size} bytes")
 
         _with_patience(self.url, attempt)
 
@@ -270,17 +261,13 @@ class RemoteFile:
         """Bytes `start` .. `stop` - 1."""
 
         def attempt() -> bytes:
-            with _request(self.url, {"Range": f"bytes={start}-{stop - 1}"}) as response:
+            with request(self.url, {"Range": f"bytes={start}-{stop - 1}"}) as response:
                 data = response.read()
             if response.status != 206 or len(data) != stop - start:
-                raise _Cut(f"{len(data)} bytes came for a part of {stop - start}")
+                raise CutError(f"{len(data)} bytes came for a part of {stop - start}")
             return data
 
         return _with_patience(self.url, attempt)
-
-
-class _Cut(Exception):
-    """An answer that is not whole."""
 
 
 class _RangedFile(io.RawIOBase):
@@ -316,69 +303,24 @@ def ask_server(url: str) -> RemoteFile:
     """Size, version and abilities, by a request for the first byte. Raises DataError for a shard that is not there."""
 
     def attempt() -> RemoteFile:
-        with _request(url, {"Range": "bytes=0-0"}) as response:
+        with request(url, {"Range": "bytes=0-0"}) as response:
             ranges = response.status == 206
             size = (
                 response.headers.get("Content-Range", "").rpartition("/")[2]
                 if ranges
                 else response.headers.get("Content-Length")
             )
-            return RemoteFile(url, int(size) if size and size.isdigit() else -1, _version(response), ranges)
+            return RemoteFile(url, int(size) if size and size.isdigit() else -1, version_of(response), ranges)
 
     return _with_patience(url, attempt)
 
 
-def _version(response: http.client.HTTPResponse) -> str:
-    """What tells one content of an address from another; empty where the server does not say."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-
-
-def _request(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-    # The scheme is one of http and https (open_remote_shards), so that no local file is opened.
-    request = urllib.request.Request(url, headers=headers)
-    known = _login(urllib.parse.urlsplit(url).hostname)
-    if known is not None:
-        word = base64.b64encode(":".join(known).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {word}")  # another server does not get it
-    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    return response
-
-
-def _login(host: str | None) -> tuple[str, str] | None:
-    """Name and password of ~/.netrc, or of the file that NETRC names. Raises DataError for one that cannot be read."""
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    try:
-        found = netrc.netrc(path).authenticators(host or "")
-    except FileNotFoundError:
-        return None
-    except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read for the password of {host} ({type(error).__name__})") from error
-    return None if found is None else (found[0], found[2] or "")
-
-
 def _with_patience(url: str, attempt: Callable[[], T]) -> T:
-    """The result of `attempt`, tried again where the server or the connection failed. Raises LostSourceError."""
-    for number in range(ATTEMPTS):
-        if number:
-            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))
-        try:
-            return attempt()
-        except urllib.error.HTTPError as error:
-            reason = f"the server answered {error.code} {error.reason}"
-            error.close()
-            if error.code < 500 and error.code not in (408, 429):
-                raise LostSourceError(f"{url}: {reason}; {_what_to_do(error.code)}") from error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _Cut) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        except ValueError as error:
-            raise LostSourceError(f"{url}: not an address ({error})") from error
-    raise LostSourceError(f"{url}: {reason}, {ATTEMPTS} times; is the server there?")
-
-
-def _what_to_do(code: int) -> str:
-    if code in (401, 403):
-        return "name and password for it are looked for in ~/.netrc"
-    return "pass the address of a shard that is there"
+    """`with_patience`; a server that fails for good is a lost source."""
+    try:
+        return with_patience(url, attempt, missing="pass the address of a shard that is there")
+    except RequestError as error:
+        raise LostSourceError(str(error)) from error
 
 
 @contextlib.contextmanager

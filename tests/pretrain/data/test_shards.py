@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import io
 import json
 import multiprocessing
 import os
 import pickle
 import tarfile
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.base import http_requests
 from pretrain.base.errors import DataError
 from pretrain.data import shards
 from pretrain.data.index import LostSourceError
@@ -26,6 +24,7 @@ from pretrain.data.shards import expand_braces
 from pretrain.data.source import open_source
 from pretrain.data.stream import open_stream
 from pretrain.run.ranks import Ranks
+from tests.file_server import FileServer
 from tests.pretrain.conftest import write_images
 
 SIZES = (3, 5, 1, 6, 3)
@@ -52,71 +51,22 @@ def folder(tmp_path):
 def cache(tmp_path, monkeypatch):
     """A cache of the test's own, and no pauses between attempts."""
     monkeypatch.setenv("INFOMIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shards, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(http_requests, "FIRST_PAUSE_SECONDS", 0.001)
     return tmp_path / "cache"
-
-
-class Server:
-    """A server of one folder. ranges: answers ranged requests; faults: how often it still cuts or fails; requests: what came."""
-
-    def __init__(self, root, *, ranges=True, cut=0, fail=0, etag=None):
-        self.root, self.ranges, self.cut, self.fail, self.etag, self.share = root, ranges, cut, fail, etag, 0.5
-        self.requests: list[tuple[str, str | None]] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def do_GET(self):
-                wanted = self.headers.get("Range")
-                outer.requests.append((self.path, wanted))
-                path = outer.root / self.path.strip("/")
-                if not path.is_file():
-                    self.send_error(404)
-                    return
-                if outer.fail > 0:
-                    outer.fail -= 1
-                    self.send_error(503)
-                    return
-                content = path.read_bytes()
-                first, last = 0, len(content) - 1
-                if wanted and outer.ranges:
-                    first, _, end = wanted.removeprefix("bytes=").partition("-")
-                    first, last = int(first), min(int(end or last), last)
-                    self.send_response(206)
-                    self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-                else:
-                    self.send_response(200)
-                self.send_header("Content-Length", str(last - first + 1))
-                if outer.etag:
-                    self.send_header("ETag", outer.etag)
-                self.end_headers()
-                body = content[first : last + 1]
-                if outer.cut > 0 and len(body) > 2000:
-                    outer.cut -= 1
-                    body = body[: int(outer.share * len(body))]
-                with contextlib.suppress(ConnectionError):  # who asked has seen enough
-                    self.wfile.write(body)
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture
 def serve(folder, cache):
-    """Function: options of `Server` -> a server of the five shards."""
+    """Function: options of `FileServer` -> a server of the five shards."""
     servers = []
 
     def start(**options):
-        servers.append(Server(folder, **options))
+        servers.append(FileServer(folder, **options))
         return servers[-1]
 
     yield start
     for server in servers:
-        server.server.shutdown()
-        server.server.server_close()
+        server.close()
 
 
 def content_of(source):
@@ -368,9 +318,11 @@ def test_the_password_of_netrc_goes_to_its_server_and_to_no_other(tmp_path, monk
         file.write_text(f"machine {machine} login me password secret\n")
         request = {}
         monkeypatch.setattr(
-            shards.urllib.request, "urlopen", lambda asked, timeout, seen=request: seen.update(asked.unredirected_hdrs)
+            http_requests.urllib.request,
+            "urlopen",
+            lambda asked, timeout, seen=request: seen.update(asked.unredirected_hdrs),
         )
-        shards._request("http://127.0.0.1/train-000000.tar", {})
+        http_requests.request("http://127.0.0.1/train-000000.tar", {})
         assert request.get("Authorization") == expected
 
 
