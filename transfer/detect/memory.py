@@ -19,13 +19,13 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from pretrain.base.shapes_only import shapes_only
 
 GIB = 2**30
 WORKSPACE = 3 * GIB // 4  # kernels, fragments, targets: the mean of what is missing from the model zoo's figures
 STATE_COPIES = 3  # a trained parameter, its gradient, its momentum
 FOCAL_LOSS_COPIES = 6  # of a one-stage detector's class outputs: sigmoid, targets, weights and terms of the loss
-FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,12 @@ def _only_shapes(config: CfgNode) -> CfgNode:
     return shapes
 
 
-class _NoValues(TorchFunctionMode):
-    """Leaves out what fills a tensor: on the meta device it has no effect, and a random fill takes a third of the estimate."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in FILLS else func(*args, **(kwargs or {}))
-
-
 @functools.lru_cache(maxsize=32)
 def _estimate(shapes: _Shapes) -> MemoryEstimate:
     config = shapes.config
+    with shapes_only():
+        model = build_model(config).train()
     with torch.device("meta"):
-        with _NoValues():
-            model = build_model(config).train()
         height, width = largest_training_image(config)
         images = torch.empty(1, 3, height, width)
         kept = _Kept()
