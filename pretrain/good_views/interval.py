@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pretrain.base.figures import CONFIDENCE, t_half_width
@@ -39,7 +38,9 @@ def bootstrap_interval(
         total += _resampled(row_bound, positive.cpu(), negative.cpu(), within=within, generator=generator)
     error = float((total / len(batches)).std())
     pairs = sum(len(positive) for positive, _, _ in batches)
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, pairs - 1)) * error
+    from scipy.special import stdtrit  # takes a moment to import
+
+    half_width = float(stdtrit(pairs - 1, (1 + CONFIDENCE) / 2)) * error
     return value - half_width, value + half_width
 
 

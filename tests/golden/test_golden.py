@@ -75,6 +75,7 @@ def loss_differences(then, now, *, exact):
     return found
 
 
+@pytest.mark.slow  # one recipe is compared by the control below
 def test_views_are_the_recorded_ones(tmp_path):
     then, now = recorded("views")["values"], record.record_views(tmp_path)
     if not same_processor("views", record.environment()):

@@ -243,9 +243,8 @@ def differences(real_losses, real_rates, real_state, losses, rates, state):
     return found
 
 
-@pytest.mark.parametrize(
-    "case", [name if name == "infomin" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_the_loop_takes_the_steps_written_out_by_hand(real, case):
     method, start, batches, losses, rates, final = real(case)
     found = differences(losses, rates, final, *by_hand(method, start, batches))

@@ -24,7 +24,7 @@ def shown(table):
 @pytest.mark.parametrize(
     ("owner", "name", "part"),
     [
-        (ViewDataset, "__getitem__", "data"),
+        pytest.param(ViewDataset, "__getitem__", "data", marks=pytest.mark.slow),
         pytest.param(Contrast, "step", "forward", marks=pytest.mark.slow),
         pytest.param(torch.Tensor, "backward", "backward", marks=pytest.mark.slow),
         pytest.param(torch.optim.SGD, "step", "optimiser", marks=pytest.mark.slow),

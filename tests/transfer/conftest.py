@@ -184,7 +184,7 @@ def write_detection_files(path: Path, *, seed: int, ap50: float, iterations: int
             "total_loss": 0.7 + 12 / ap50 + 2 * math.exp(-i / 150) + rng.normal(0, 0.08),
             "lr": 0.02 if i < 400 else 0.002,
         }
-        for i in range(19, iterations, 20)
+        for i in range(19, iterations, max(20, iterations // 30))  # a published schedule has 90,000 iterations
     ]
     (path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 5')
     truth = [{"box": [20, 20, 80, 90], "class": "cup"}, {"box": [100, 40, 170, 120], "class": "<b>bolt</b>"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -61,12 +62,23 @@ REVERSE_U = {
 
 def write_images(root: Path, count: int, *, classes: tuple[str, ...] = ("a", "b"), side: int = 40) -> None:
     """`count` images in each class folder."""
-    rng = np.random.default_rng(0)
+    contents = iter(noise_pngs(count * len(classes), side))
     for name in classes:
         (root / name).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{index}.png")
+            (root / name / f"{index}.png").write_bytes(next(contents))
+
+
+@functools.cache
+def noise_pngs(count: int, side: int) -> tuple[bytes, ...]:
+    """Different images of noise. Compressing them takes longer than most tests."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG", compress_level=0)
+        found.append(buffer.getvalue())
+    return tuple(found)
 
 
 class SweepBench:

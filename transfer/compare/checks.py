@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.shapes_only import shapes_only
 from transfer.readout.config import load_linear_config
 from transfer.readout.features import load_splits
 
@@ -87,14 +88,13 @@ def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:
 
 
 def _build(config: CfgNode, config_file: Path) -> None:
-    import torch
     from detectron2.modeling import build_model
 
     config = config.clone()
     config.defrost()
     config.MODEL.DEVICE = "meta"
     try:
-        with torch.device("meta"):
+        with shapes_only():
             build_model(config)
     except UserError:
         raise

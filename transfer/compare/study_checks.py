@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from pretrain.base.errors import ConfigError, UserError
+from pretrain.base.shapes_only import shapes_only
 from pretrain.config import load_run_config
 from pretrain.data.source import open_source
 from pretrain.model.encoder import ResNetEncoder
@@ -100,7 +99,7 @@ def _check_readout(config: StudyConfig, data: StudyData | None, place: Path | No
         if path is not None:
             load_encoders(path)
         elif init.weights == NO_WEIGHTS and part.arch is not None:
-            with torch.device("meta"):
+            with shapes_only():
                 ResNetEncoder(part.arch)
 
 

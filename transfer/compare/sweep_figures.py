@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scipy import stats
-
 from pretrain.base.figures import Spread, spread
 from pretrain.views.families import STACK, Family, Setting, show_setting
 from transfer.compare.results import Information
@@ -172,6 +170,8 @@ def _rule(rows: Sequence[Row]) -> str:
 
 
 def _direction(rows: Sequence[Row], family: Family) -> str:
+    from scipy import stats  # takes a moment to import
+
     values = [row.nats.mean for row in rows]
     rank = float(stats.spearmanr(range(len(rows)), values).statistic) if len(set(values)) > 1 else 0.0
     low, high = show_setting(rows[0].setting), show_setting(rows[-1].setting)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pretrain.base.shapes_only import shapes_only
 from pretrain.model.encoder import STAGES
 from transfer.conversion.layouts import AUTHOR
 from transfer.conversion.loaded_network import Preprocessing, TorchNetwork
@@ -65,7 +66,7 @@ def load_with_settings(path: Path, settings: Mapping[str, Any]) -> TorchNetwork:
     """As `load`, for given settings. What the file does not fill keeps a value that no checkpoint has, so it is seen."""
     from detectron2.checkpoint import DetectionCheckpointer
 
-    target = detectron2_backbone(settings)
+    target = detectron2_backbone(settings).to_empty(device="cpu")
     for tensor in target.state_dict().values():
         tensor.fill_(7.25) if tensor.is_floating_point() else tensor.zero_()
     with _quiet("fvcore.common.checkpoint", "detectron2.checkpoint"):
@@ -77,7 +78,7 @@ def load_with_settings(path: Path, settings: Mapping[str, Any]) -> TorchNetwork:
 
 
 def detectron2_backbone(settings: Mapping[str, Any]) -> nn.Module:
-    """Detectron2's ResNet for the sidecar's settings, with all five stages as outputs, in evaluation mode."""
+    """Detectron2's ResNet for the sidecar's settings, with all five stages as outputs, in evaluation mode, on the meta device."""
     from detectron2.config import get_cfg
     from detectron2.layers import ShapeSpec
     from detectron2.modeling import build_backbone
@@ -89,7 +90,8 @@ def detectron2_backbone(settings: Mapping[str, Any]) -> nn.Module:
     config.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
     for key, value in settings.items():
         config.merge_from_list([key, value])
-    backbone: nn.Module = build_backbone(config, ShapeSpec(channels=3))
+    with shapes_only():
+        backbone: nn.Module = build_backbone(config, ShapeSpec(channels=3))
     return backbone.eval()
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
-from pretrain.model.encoder import STAGES, ResNetEncoder
+from pretrain.model.encoder import STAGES, ResNetEncoder, uninitialised_encoder
 from transfer.conversion.loaded_network import LoadedNetwork
 from transfer.conversion.sidecar import BREAKS, OTHER_BRANCH, PROVEN_STAGES, TOLERANCE
 from transfer.conversion.sources import Backbone
@@ -135,7 +135,7 @@ def prepare(images: Tensor, contract: InputContract) -> Tensor:
 
 def source_network(backbone: Backbone) -> ResNetEncoder:
     """torchvision's network with the source's tensors, every one of them, in evaluation mode."""
-    network = ResNetEncoder(backbone.arch, stride_in_1x1=backbone.contract.stride_in_1x1)
+    network = uninitialised_encoder(backbone.arch, stride_in_1x1=backbone.contract.stride_in_1x1)
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**backbone.tensors, **counters}, strict=True)
     for layer in network.modules():

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.record import RECORD, Record, read_record
+from pretrain.base.shapes_only import shapes_only
 from pretrain.base.strict import load_yaml
 from transfer.conversion.fitting import DETECTOR_USES
 from transfer.conversion.layouts import DETECTOR_LAYOUT, DETECTRON2_LAYOUTS
@@ -217,7 +217,7 @@ def verify_fits(plan: WeightsPlan, config: CfgNode) -> None:
     config = config.clone()
     config.defrost()
     config.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with shapes_only():
         model = build_model(config)
     _verify(plan, model, same_shape)
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor, nn
+
+from pretrain.base.shapes_only import shapes_only
 
 GIB = 2**30
 WORKSPACE = 3 * GIB // 4  # kernels, fragments, targets: the mean of what is missing from the model zoo's figures
@@ -57,25 +59,37 @@ def largest_training_image(config: CfgNode) -> tuple[int, int]:
 
 def estimate_memory(config: CfgNode) -> MemoryEstimate:
     """The estimate for one process of the configuration's training."""
-    return _estimate(_only_shapes(config).dump())
+    shapes = _only_shapes(config)
+    return _estimate(_Shapes(str(shapes), shapes))
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """A configuration that compares by its text. The text is not parsed again: that takes as long as the estimate."""
+
+    text: str
+    config: CfgNode = field(compare=False)
 
 
 def _only_shapes(config: CfgNode) -> CfgNode:
     """With the defaults in place of all that decides no shape, so that the runs of a study share one estimate."""
     shapes = get_cfg()
-    shapes.MODEL, shapes.INPUT = config.MODEL.clone(), config.INPUT.clone()
+    shapes.MODEL = config.MODEL.clone()
     shapes.MODEL.defrost()
-    shapes.MODEL.WEIGHTS = ""
+    shapes.MODEL.DEVICE, shapes.MODEL.WEIGHTS = "meta", ""
+    shapes.MODEL.PIXEL_MEAN = [0.0] * len(config.MODEL.PIXEL_MEAN)  # one for each channel
+    shapes.MODEL.PIXEL_STD = [1.0] * len(config.MODEL.PIXEL_STD)
+    shapes.INPUT.MIN_SIZE_TRAIN, shapes.INPUT.MAX_SIZE_TRAIN = config.INPUT.MIN_SIZE_TRAIN, config.INPUT.MAX_SIZE_TRAIN
     shapes.SOLVER.AMP.ENABLED = config.SOLVER.AMP.ENABLED
     return shapes
 
 
-@functools.lru_cache(maxsize=8)
-def _estimate(text: str) -> MemoryEstimate:
-    config = CfgNode.load_cfg(text)
-    config.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+@functools.lru_cache(maxsize=32)
+def _estimate(shapes: _Shapes) -> MemoryEstimate:
+    config = shapes.config
+    with shapes_only():
         model = build_model(config).train()
+    with torch.device("meta"):
         height, width = largest_training_image(config)
         images = torch.empty(1, 3, height, width)
         kept = _Kept()

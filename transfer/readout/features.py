@@ -21,7 +21,7 @@ from pretrain.data.loader import ViewDataset, build_loader
 from pretrain.data.order import Key, epoch_permutation
 from pretrain.data.source import ClassFolders, ImageSource, leave_out, scan_images, some_of_each_class
 from pretrain.model.channels import NUM_CHANNELS, channels_of
-from pretrain.model.encoder import ResNetEncoder
+from pretrain.model.encoder import ResNetEncoder, uninitialised_encoder
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, Recipe, with_overrides
@@ -193,7 +193,7 @@ def _built(encoders: Encoders, weights: str) -> ResNetEncoder | TowerEncoders:
             f"{weights}: the readout expects a ResNet with the basic or the small stem, found stem={contract.stem!r}"
         )
     for tower, tensors in encoders.towers.items():
-        modules[tower] = ResNetEncoder(
+        modules[tower] = uninitialised_encoder(
             encoders.arch,
             stride_in_1x1=contract.stride_in_1x1,
             in_channels=NUM_CHANNELS[tower],

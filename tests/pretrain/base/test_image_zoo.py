@@ -23,18 +23,19 @@ def test_the_zoo_is_large():
     assert len(ZOO) >= 40 and sum(bool(animal.refusal) for animal in ZOO.values()) >= 12
 
 
-@pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if not animal.refusal])
-def test_each_file_becomes_its_array_from_a_path_and_from_bytes(tmp_path, name):
-    animal = ZOO[name]
-    path = tmp_path / name
-    path.write_bytes(animal.content)
-    for pixels in (read_image(path), decode_image(animal.content, name=name)):
-        assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.flags.writeable
-        assert pixels.shape == animal.expected.shape
-        assert np.abs(pixels.astype(int) - animal.expected).max() <= animal.tolerance
-    checked = check_image(path, decode=True)
-    assert (checked.height, checked.width) == read_size(path) == animal.expected.shape[:2]
-    assert checked == check_open_image(io.BytesIO(animal.content), name=name)
+def test_each_file_becomes_its_array_from_a_path_and_from_bytes(tmp_path):
+    readable = {name: animal for name, animal in ZOO.items() if not animal.refusal}
+    assert len(readable) > 90
+    for name, animal in readable.items():
+        path = tmp_path / name
+        path.write_bytes(animal.content)
+        for pixels in (read_image(path), decode_image(animal.content, name=name)):
+            assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.flags.writeable, name
+            assert pixels.shape == animal.expected.shape, name
+            assert np.abs(pixels.astype(int) - animal.expected).max() <= animal.tolerance, name
+        checked = check_image(path, decode=True)
+        assert (checked.height, checked.width) == read_size(path) == animal.expected.shape[:2], name
+        assert checked == check_open_image(io.BytesIO(animal.content), name=name), name
 
 
 @pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if animal.refusal])

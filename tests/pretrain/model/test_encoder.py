@@ -11,7 +11,8 @@ from torchvision.models import resnet18
 
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import ConfigError
-from pretrain.model.encoder import ResNetEncoder, backbone_shapes
+from pretrain.base.shapes_only import shapes_only
+from pretrain.model.encoder import ResNetEncoder, backbone_shapes, uninitialised_encoder
 
 
 def test_resnet50_has_265_backbone_tensors():
@@ -55,7 +56,7 @@ def test_an_unknown_architecture_is_named():
 
 
 def own_shapes(arch, **options):
-    with torch.device("meta"):
+    with shapes_only():
         state = ResNetEncoder(arch, **options).state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
@@ -94,7 +95,7 @@ def test_cmc_s_half_width_keeps_the_stem_s_64_channels():
 
 def test_variants_of_torchvision_are_torchvision_s():
     for arch in ("resnext50_32x4d", "resnext101_64x4d", "wide_resnet50_2"):
-        with torch.device("meta"):
+        with shapes_only():
             theirs = getattr(torchvision.models, arch)(weights=None).state_dict()
         assert {name: tuple(theirs[name].shape) for name in backbone_shapes(arch)} == backbone_shapes(arch), arch
 
@@ -129,3 +130,22 @@ def test_encoders_of_one_view_take_its_channels_and_keep_every_name(arch, last):
     assert encoder(torch.zeros(1, 2, 32, 32)).shape == (1, encoder.feature_dim)
     assert all((getattr(block, last).weight == 0).all() for block in encoder.layer3)
     assert all((getattr(block, last).weight == 1).all() for block in plain.layer3)
+
+
+def test_a_network_that_is_loaded_into_is_the_one_whose_state_it_gets_and_draws_nothing():
+    source, before = ResNetEncoder("resnet18_half", stem="small", in_channels=2).eval(), torch.get_rng_state()
+    loaded = uninitialised_encoder("resnet18_half", stem="small", in_channels=2).eval()
+    assert torch.equal(torch.get_rng_state(), before)
+    counters = [tensor for name, tensor in loaded.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert len(counters) == 20 and not any(map(int, counters))
+    loaded.load_state_dict(source.state_dict())
+    images = torch.randn(2, 2, 32, 32)
+    assert torch.equal(loaded(images), source(images))
+
+
+def test_shapes_alone_take_no_memory_and_no_values():
+    before = torch.get_rng_state()
+    with shapes_only():
+        network = ResNetEncoder("resnet50w4")
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+    assert torch.equal(torch.get_rng_state(), before)

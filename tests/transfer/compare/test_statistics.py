@@ -77,8 +77,9 @@ def alarms(figures):
 @pytest.mark.parametrize(("num_seeds", "spread", "every"), [(2, 0.287, 0.25), (3, 0.162, 0.125), (20, 0.0, 0.0)])
 def test_two_equal_settings_are_called_different_in_five_percent_of_experiments(num_seeds, spread, every, shared):
     drawn = simulate(4000, num_seeds, effects=(50.0, 50.0), shared=shared, rng=np.random.default_rng(num_seeds))
-    found = alarms(drawn)
-    np.testing.assert_array_equal(found, paired_rule(drawn[:, 0], drawn[:, 1]))
+    found = paired_rule(drawn[:, 0], drawn[:, 1])
+    some = np.concatenate([np.arange(200), np.flatnonzero(found)[:40]])
+    np.testing.assert_array_equal(alarms(drawn[some]), found[some])
     assert found.mean() == pytest.approx(0.05, abs=0.013)  # four deviations of 4000 draws at 5 %
     # Controls, the rules that this one replaced: their rate depends on the number of seeds.
     assert every_seed_rule(drawn[:, 0], drawn[:, 1]).mean() == pytest.approx(every, abs=0.03)

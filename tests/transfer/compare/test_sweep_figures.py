@@ -155,16 +155,18 @@ def states_a_difference(rows):
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own seeds", "shared seed effects"])
-@pytest.mark.parametrize("num_seeds", [2, 3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_seeds", [2, 3, 20])
 def test_a_sweep_of_five_equal_settings_states_a_difference_in_at_most_five_percent(num_seeds, shared):
-    drawn = simulate(400, num_seeds, effects=(50.0,) * 5, shared=2.0 * shared, rng=np.random.default_rng(num_seeds))
-    alarms = np.array([states_a_difference(sweep_of(figures)) for figures in drawn])
-    np.testing.assert_array_equal(alarms, sweep_alarms(drawn, "rule"))  # the benchmark's table is the product's
+    drawn = simulate(4000, num_seeds, effects=(50.0,) * 5, shared=2.0 * shared, rng=np.random.default_rng(num_seeds))
+    alarms = sweep_alarms(drawn, "rule")  # the benchmark's table, which is the product's:
+    some = np.concatenate([np.arange(50), np.flatnonzero(alarms)[:10]])
+    assert alarms[some].any()
+    np.testing.assert_array_equal([states_a_difference(sweep_of(figures)) for figures in drawn[some]], alarms[some])
     assert alarms.mean() <= 0.05
     if num_seeds < 5 and not shared:  # control: the rule that was replaced
         assert sweep_alarms(drawn, "spread").mean() > 0.25
 
 
 def test_a_setting_that_is_three_deviations_better_is_found_with_ten_seeds():
-    drawn = simulate(100, 10, effects=(50.0, 50.0, 53.0, 50.0, 50.0), shared=2.0, rng=np.random.default_rng(0))
+    drawn = simulate(50, 10, effects=(50.0, 50.0, 53.0, 50.0, 50.0), shared=2.0, rng=np.random.default_rng(0))
     assert np.mean([states_a_difference(sweep_of(figures)) for figures in drawn]) > 0.95

@@ -10,6 +10,7 @@ from detectron2.modeling import build_backbone
 
 from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.contract import InputContract
+from pretrain.base.shapes_only import shapes_only
 from pretrain.model.encoder import STAGES, backbone_shapes
 from tests.transfer.conversion.checkpoints import caffe2_with_statistics, encoder_state, save, torchvision_model
 from transfer.conversion.convert import convert
@@ -47,7 +48,7 @@ def test_what_the_target_says_that_detectron2_lacks_it_refuses_to_build():
 
 @pytest.mark.parametrize("arch", BUILT)
 def test_detectron2_builds_exactly_these_tensors(arch):
-    with torch.device("meta"):
+    with shapes_only():
         built = build_backbone(configured(detectron2_settings(arch, InputContract())), ShapeSpec(channels=3))
     found = {n: tuple(t.shape) for n, t in built.state_dict().items() if not n.endswith("num_batches_tracked")}
     state = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(arch).items()}
@@ -58,7 +59,7 @@ def test_detectron2_builds_exactly_these_tensors(arch):
 def test_the_control_is_a_setting_left_at_its_default(arch, key):
     settings = detectron2_settings(arch, InputContract())
     del settings[f"MODEL.RESNETS.{key}"]
-    with torch.device("meta"):
+    with shapes_only():
         built = build_backbone(configured(settings), ShapeSpec(channels=3))
     shapes = {
         tuple(t.shape)

@@ -30,8 +30,25 @@ from transfer.conversion.sources import load_backbone, matches
 pytestmark = pytest.mark.usefixtures("tiny_architectures")
 PATH = Path("misleading_name_moco_v2.pth")  # the name plays no part
 FILES = [(name, maker) for name, makers in MAKERS.items() for maker in makers]
-IDS = [f"{name}-{maker.__name__}" for name, maker in FILES]
-EACH = pytest.mark.parametrize(("name", "maker"), FILES, ids=IDS)
+
+
+def of_each(files):
+    """One test of all the files: hundreds of cases would take longer than what they do. A failure names its file."""
+
+    def decorate(check):
+        def test():
+            for name, maker in files:
+                try:
+                    check(name, maker)
+                except (Exception, pytest.fail.Exception) as error:
+                    raise AssertionError(f"{name}-{maker.__name__}: {error}") from error
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
+
+
 # haiku's and the SimCLR port's blocks all have a shortcut in the first of a stage, as bottlenecks do: no ResNet-18 of theirs.
 BOTTLENECK_ONLY = ("byol-deepmind", "simclr-port")
 
@@ -80,14 +97,14 @@ def test_bgr_contracts_are_round_figures_in_detectron2_s_units():
     assert [round(255 * value, 6) for value in FAIR_BGR.std] == [57.375, 57.12, 58.395] and not FAIR_BGR.stride_in_1x1
 
 
-@EACH
+@of_each(FILES)
 def test_a_file_fits_its_layout_and_no_other(name, maker):
     view = file_view(made(name, maker), PATH)
     fitting = [layout.name for layout in AUTOMATIC if matches(layout, view)]
     assert fitting == ([] if maker.__name__ == "moco_lincls" else [name])  # that one is torchvision's in an envelope
 
 
-@EACH
+@of_each(FILES)
 def test_each_branch_gives_exactly_its_own_tensors(name, maker):
     content = made(name, maker)
     found = taken(content, PATH)
@@ -140,7 +157,7 @@ ENVELOPES = {
 FLAT_NAMES = ("byol-deepmind", "caffe2")  # haiku's and caffe2's are no torch modules: nothing of torch can wrap them
 
 
-@EACH
+@of_each(FILES)
 def test_wrapped_names_in_two_dictionaries_are_seen_through(name, maker):
     content = made(name, maker)
     if name not in FLAT_NAMES:
@@ -181,7 +198,7 @@ OUTER = {
 }
 
 
-@pytest.mark.parametrize(("name", "maker"), ONE_CONTAINER, ids=[f"{n}-{m.__name__}" for n, m in ONE_CONTAINER])
+@of_each(ONE_CONTAINER)
 def test_lightning_is_seen_through(name, maker):
     found = taken(OUTER["Lightning of compile"](tensors_of(made(name, maker))), PATH)
     # An extracted file is known by its author alone.
@@ -238,7 +255,7 @@ def with_nan(tensor):
     return broken
 
 
-@EACH
+@of_each(FILES)
 def test_a_dropped_tensor_is_refused_and_named(name, maker):
     with pytest.raises(CheckpointError, match=r"1 missing: layer3\.1\.bn2\.weight"):
         taken(spoil(name, maker, "layer3.1.bn2.weight", lambda tensor: None), PATH)
@@ -270,7 +287,7 @@ EXTRA_NAMES = {
 }
 
 
-@EACH
+@of_each(FILES)
 def test_a_tensor_that_nothing_explains_is_refused_and_named(name, maker):
     content = deep_copy(made(name, maker))
     if name == "byol-deepmind":

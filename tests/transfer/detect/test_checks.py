@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.shapes_only import shapes_only
 from transfer.detect.checks import (
     COMPARED_KEYS,
     backbone_names,
@@ -58,7 +59,7 @@ def load(run: str = FPN, *words: str):
 
 def without_memory(run: str) -> nn.Module:
     config = load(run, "MODEL.DEVICE", "meta")
-    with torch.device("meta"):
+    with shapes_only():
         return build_model(config)
 
 

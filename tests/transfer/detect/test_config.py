@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from pretrain.base.errors import ConfigError
+from pretrain.base.shapes_only import shapes_only
 from transfer.detect.checks import config_value
 from transfer.detect.config import check_supported, load_detector_config, resolve_config, sets_weights
 from transfer.detect.config_files import CONFIG_ROOT, resolve_config_path, shipped_runs
@@ -35,7 +36,7 @@ def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
 
 def build_without_memory(config) -> torch.nn.Module:
     config.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with shapes_only():
         return build_model(config)
 
 

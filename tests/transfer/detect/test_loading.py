@@ -19,8 +19,9 @@ from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.record import OpenRecord, Record
 from tests.transfer.conversion.backbones import passed_proof
-from tests.transfer.conversion.checkpoints import detectron2_names, encoder_state, moco_v2, pycontrast
+from tests.transfer.conversion.checkpoints import detectron2_names, moco_v2, pycontrast
 from tests.transfer.conversion.checkpoints_libraries import flat
+from tests.transfer.conversion.tiny_encoders import tiny_state
 from transfer.conversion.published import catalog_entry
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
@@ -176,9 +177,10 @@ def without_sidecar(content, path: Path) -> str:
 @pytest.mark.parametrize(
     ("make", "loadable"), [(flat, False), (moco_v2, False), (pycontrast, False), (detectron2_names, True)]
 )
+@pytest.mark.usefixtures("tiny_architectures")
 def test_a_checkpoint_without_a_sidecar_is_to_be_converted(tmp_path: Path, make, loadable: bool) -> None:
     """--trust is offered only where Detectron2 finds the tensors."""
-    said = without_sidecar(make(encoder_state("resnet18"), encoder_state("resnet18", 1)), tmp_path / "w.pth")
+    said = without_sidecar(make(tiny_state("tiny50"), tiny_state("tiny50", 1)), tmp_path / "w.pth")
     assert f"no sidecar at {tmp_path}/w.json" in said
     assert f"convert it with `python tools/convert_weights.py {tmp_path}/w.pth OUTPUT.pth`" in said
     assert ("--trust" in said) is loadable

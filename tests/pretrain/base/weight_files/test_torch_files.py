@@ -292,7 +292,7 @@ def test_memory_beyond_the_cap_is_refused(heavy, monkeypatch):
     ("program", "seconds", "message"),
     [
         ("import time; time.sleep(60)", 0, "took more than 0 s"),
-        (FOREVER, 30, r"stopped \(SIG(XCPU|KILL); its caps are"),
+        pytest.param(FOREVER, 30, r"stopped \(SIG(XCPU|KILL); its caps are", marks=pytest.mark.slow),
         ("raise ValueError('no luck')", 30, "failed .ValueError: no luck"),
     ],
     ids=["waits", "works without end", "fails"],
