@@ -64,7 +64,10 @@ def vote_accuracy(similarity: Tensor, labels: Tensor, query_labels: Tensor, *, t
     num_classes = int(torch.cat([labels.flatten(), query_labels.to(labels.device)]).max()) + 1
     right = 0
     for values, own, truth in zip(
-        similarity.split(QUERY_ROWS), labels.split(QUERY_ROWS), query_labels.to(labels.device).split(QUERY_ROWS), strict=True
+        similarity.split(QUERY_ROWS),
+        labels.split(QUERY_ROWS),
+        query_labels.to(labels.device).split(QUERY_ROWS),
+        strict=True,
     ):
         votes = torch.zeros(len(values), num_classes, device=values.device)
         # exp((s - 1) / T): the same winner, and no overflow for a small T.

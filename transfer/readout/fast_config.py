@@ -96,7 +96,8 @@ class FastConfig:
         require(all(k > 0 for k in self.neighbours), f"neighbours expected positive, found {list(self.neighbours)}")
         require(0 < self.temperature < math.inf, f"temperature expected positive and finite, found {self.temperature}")
         require(
-            all(0 < share < 1 for share in self.fractions), f"fractions expected in (0, 1), found {list(self.fractions)}"
+            all(0 < share < 1 for share in self.fractions),
+            f"fractions expected in (0, 1), found {list(self.fractions)}",
         )
         require(all(seed >= 0 for seed in self.fraction_seeds), "fraction_seeds expected at least 0")
         require(

@@ -27,6 +27,7 @@ from pretrain.base.record import RECORD, OpenRecord, Record, find_finished
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from pretrain.data.cache import cache_dir
+from pretrain.data.loader import ViewDataset
 from pretrain.data.source import ImageSource
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES
@@ -41,7 +42,6 @@ from transfer.readout.features import (
     load_frozen_encoder,
     load_splits,
     require_splits,
-    state_hash,
     training_recipe,
 )
 from transfer.readout.linear import MAX_TOP, encoder_stands_still
@@ -67,9 +67,7 @@ class FastRequest:
     features: Path | None = None
 
 
-def run_fast_readout(
-    request: FastRequest, output_dir: Path | None, *, announce: Callable[[str], None]
-) -> Record:
+def run_fast_readout(request: FastRequest, output_dir: Path | None, *, announce: Callable[[str], None]) -> Record:
     """The whole readout; returns its record, which is written if there is an `output_dir`.
 
     A finished equal run in `output_dir` is returned as it is. Raises ConfigError/DataError/CheckpointError before the encoder runs
@@ -123,9 +121,7 @@ def encoding_settings(config: Any) -> EncodingSettings:
     return Encoding(config.seed, config.image_size, config.batch_size, config.num_workers)
 
 
-def with_image_size(
-    config: FastConfig, weights: str, images: Path, announce: Callable[[str], None]
-) -> FastConfig:
+def with_image_size(config: FastConfig, weights: str, images: Path, announce: Callable[[str], None]) -> FastConfig:
     """`config` with an image size; where it has none, as `fitting_image_size` finds it, which is announced."""
     if config.image_size is not None:
         return config
@@ -142,8 +138,6 @@ def trunk_figures(
     figures: dict[str, Any] = {"trunk": name, "stored": "float16"}
     if name == "fp32":
         return figures
-    from pretrain.data.loader import ViewDataset
-
     dataset = ViewDataset(source, ViewMaker(RECIPES["center"], image_size=settings.image_size, num_views=1), seed=0)
     batch = dataset[[(0, index) for index in range(min(COMPARED_IMAGES, len(source)))]]
     if isinstance(batch, Exception):
@@ -242,4 +236,6 @@ def _announce_edge(rate: float, config: FastConfig, announce: Callable[[str], No
     rates = config.learning_rates
     if len(rates) > 2 and rate in (min(rates), max(rates)):
         side, factor = ("smallest", 0.1) if rate == min(rates) else ("largest", 10)
-        announce(f"the chosen rate is the {side} one tried; better ones may lie beyond it: add {rate * factor:g} to learning_rates")
+        announce(
+            f"the chosen rate is the {side} one tried; better ones may lie beyond it: add {rate * factor:g} to learning_rates"
+        )

@@ -21,7 +21,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,9 @@ class FeatureCache:
             self._encode(path, made_of, shape, source, view, title=f"{title}, {view}")
             kept = self._kept(path, made_of, shape, title=f"{title}, {view}")
             if kept is None:
-                raise DataError(f"{path}: what was written cannot be read back; name another folder (--features FOLDER)")
+                raise DataError(
+                    f"{path}: what was written cannot be read back; name another folder (--features FOLDER)"
+                )
         return kept
 
     def made_of(self, source: Source, view: View) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class FeatureCache:
             "images": source.fingerprint(),
             "files": files,
             "view": view.name,
-            "recipe": [[type(op).__name__, asdict(op)] for op in view.recipe.ops],
+            "recipe": [repr(op) for op in view.recipe.ops],
             # The centre crop draws nothing.
             **({} if view.name == "centre" else {"number": view.number, "seed": self.settings.seed}),
             "image_size": self.settings.image_size,
@@ -120,7 +122,7 @@ class FeatureCache:
             array = np.load(path, mmap_mode="c")  # private pages: torch warns of memory that it must not write to
             whole = said["made_of"] == made_of and said["crc32"] == _checksum(array)
             whole = whole and array.shape == shape and array.dtype == STORED
-        except (OSError, ValueError, KeyError, TypeError, SyntaxError):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError):
             whole = False
         if not whole:
             self.announce(f"{title}: {path} is damaged; encoded again")
@@ -185,7 +187,7 @@ def _relative(error: float, power: float) -> float:
 def _checksum(array: np.ndarray) -> int:
     flat, value = array.reshape(-1).view(np.uint8), 0
     for start in range(0, len(flat), CHECKSUM_BYTES):
-        value = zlib.crc32(flat[start : start + CHECKSUM_BYTES], value)
+        value = zlib.crc32(flat[start : start + CHECKSUM_BYTES].tobytes(), value)
     return value
 
 

@@ -29,44 +29,47 @@ from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, Recipe, with_overrides
 from transfer.conversion.towers import Encoders, load_encoders
 from transfer.readout.config import LinearConfig
+from transfer.readout.fast_config import FastConfig
 
 RANDOM = "random:"
 SKIP = "--skip-unreadable"
 SCALE_ROWS = 8192  # of features that are looked at in one piece
 
 
-class EncodingSettings(Protocol):
-    """What encoding reads of a configuration, of whichever protocol.
-
-    seed: of views and of random weights. image_size: pixels. batch_size: images an encoder's batch.
-    """
+class BatchSettings(Protocol):
+    """What batches of images read of a configuration, of whichever protocol. seed: of their order. batch_size: images in one."""
 
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int: ...
     @property
-    def image_size(self) -> int: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def num_workers(self) -> int: ...  # noqa: D102
+    def batch_size(self) -> int: ...
 
 
-class TrainingSettings(EncodingSettings, Protocol):
-    """And what the order of training batches depends on."""
+class TrainingSettings(BatchSettings, Protocol):
+    """And for how long to train."""
 
     @property
-    def epochs(self) -> int: ...  # noqa: D102
+    def epochs(self) -> int: ...
+
+
+class EncodingSettings(BatchSettings, Protocol):
+    """And what encoding reads. seed: of views, too. image_size: pixels."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def num_workers(self) -> int: ...
 
 
 class EncoderSettings(Protocol):
     """What loading an encoder reads of a configuration. device, precision: as `LinearConfig` has them."""
 
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int: ...
     @property
-    def device(self) -> str: ...  # noqa: D102
+    def device(self) -> str: ...
     @property
-    def precision(self) -> str: ...  # noqa: D102
+    def precision(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,7 @@ def state_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def training_recipe(config: LinearConfig) -> Recipe:
+def training_recipe(config: LinearConfig | FastConfig) -> Recipe:
     """The named recipe with the configured crop."""
     return with_overrides(RECIPES[config.recipe], {"crop_scale": config.crop_scale})
 
@@ -303,7 +306,13 @@ def _encoded(
 
 
 def encode_in_order(
-    encoder: FrozenEncoder, source: Source, recipe: Recipe, config: EncodingSettings, *, views: Sequence[int], title: str
+    encoder: FrozenEncoder,
+    source: Source,
+    recipe: Recipe,
+    config: EncodingSettings,
+    *,
+    views: Sequence[int],
+    title: str,
 ) -> Iterator[Tensor]:
     """Features of every image in the first of `views`, then in the next, float32 (B, D) a batch; view v draws as epoch v."""
     n = len(source)
@@ -407,11 +416,11 @@ def feature_scale(views: Sequence[Tensor] | Tensor, positions: Tensor | None = N
     return FeatureScale(mean.float(), factor.float())
 
 
-def batches_per_epoch(num_images: int, config: EncodingSettings) -> int:
+def batches_per_epoch(num_images: int, config: BatchSettings) -> int:
     """Batches an epoch; the last one may be smaller, no image is dropped."""
     return -(-num_images // config.batch_size)
 
 
-def _index_chunks(num_images: int, config: EncodingSettings, epoch: int) -> list[list[int]]:
+def _index_chunks(num_images: int, config: BatchSettings, epoch: int) -> list[list[int]]:
     order = epoch_permutation(num_images, seed=config.seed, epoch=epoch).tolist()
     return [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]

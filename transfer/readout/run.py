@@ -29,7 +29,10 @@ from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_cla
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
 METRIC = "top-1 of a linear classifier, %"
-ABSENT = (("fraction", None), ("classifier_start", "torch"))  # keys that older records lack, with the value that says the same
+ABSENT = (
+    ("fraction", None),
+    ("classifier_start", "torch"),
+)  # keys that older records lack, with the value that says the same
 NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
 OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
 

@@ -116,9 +116,7 @@ def fit_classes(
         announce(text)
     results = []
     for column in columns:
-        result = _fit_class(
-            train, train_labels[:, column], test, test_labels[:, column], class_names[column], config
-        )
+        result = _fit_class(train, train_labels[:, column], test, test_labels[:, column], class_names[column], config)
         area = "none in the test images" if result.ap_area is None else f"AP {result.ap_area:.2f} (area)"
         unsettled = "" if result.converged else f"; some fits did not converge in {config.max_iterations} iterations"
         announce(f"{result.name}: C={result.cost:g}, {area}{unsettled}")
@@ -148,7 +146,8 @@ def _fit_class(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         folds = tuple(
-            100 * float(cross_val_score(machine(cost), train, target, cv=config.folds, scoring="average_precision").mean())
+            100
+            * float(cross_val_score(machine(cost), train, target, cv=config.folds, scoring="average_precision").mean())
             for cost in config.costs
         )
         cost = config.costs[int(np.argmax(folds))]

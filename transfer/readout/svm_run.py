@@ -143,9 +143,7 @@ def _measure(
             for role, split in zip(("training", "test"), splits, strict=True)
         ]
     train, test = (unit_length(table) if config.normalize else table.astype("float64") for table in tables)
-    classes = fit_classes(
-        train, labels[0], test, labels[1], splits[0].data.class_names, config, announce=announce
-    )
+    classes = fit_classes(train, labels[0], test, labels[1], splits[0].data.class_names, config, announce=announce)
     shown = [result for result in classes if result.ap_area is not None]
     if not shown:
         raise DataError(f"{request.test_data}: no test image shows a class of the training images")
