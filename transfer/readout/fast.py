@@ -23,6 +23,8 @@ from transfer.readout.features import FeatureScale, batches_per_epoch, cached_ba
 from transfer.readout.heads import Head, LinearHeads, starting_layer, train_epochs
 from transfer.readout.linear import MAX_TOP
 
+TWO = "expected two or more, one to train on and one to compare the heads on"
+
 
 @dataclass(frozen=True)
 class Features:
@@ -121,10 +123,7 @@ def hold_out(positions: Tensor, labels: Tensor, *, share: float, seed: int) -> t
     counts = torch.bincount(labels)
     single = torch.nonzero(counts == 1).flatten().tolist()
     if single:
-        raise DataError(
-            f"{len(single)} classes have a single training image here (class number {single[0]}), expected two or more: one to "
-            "train on and one to compare the heads on; pass more labels (larger fractions)"
-        )
+        raise DataError(f"{len(single)} classes have a single training image here (class number {single[0]}); {TWO}")
     chosen = torch.tensor(some_of_each_class(labels.tolist(), share, seed=seed))
     is_held_out = torch.zeros(len(positions), dtype=torch.bool)
     is_held_out[chosen] = True
@@ -132,6 +131,21 @@ def hold_out(positions: Tensor, labels: Tensor, *, share: float, seed: int) -> t
         if counts[label]:  # a share near 1 of a small class: keep one to train on
             is_held_out[torch.nonzero(labels == label)[0]] = False
     return positions[~is_held_out], positions[is_held_out]
+
+
+def require_enough_labels(labels: Tensor, class_names: Sequence[str], fractions: Sequence[float]) -> None:
+    """Raise DataError where a class has a single image, or would have in one of `fractions`, before anything is encoded."""
+    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    number, name = min(zip(counts, class_names, strict=True))
+    if number < 2:
+        raise DataError(f"class {name!r} has {number} training image; {TWO}")
+    for fraction in fractions:
+        drawn = max(1, round(fraction * number))
+        if drawn < 2:
+            raise DataError(
+                f"fractions: {fraction:g} of the {number} training images of class {name!r} is {drawn}; {TWO}: pass fractions "
+                f"of {2 / number:.2g} or more, or fractions=[]"
+            )
 
 
 def _train(

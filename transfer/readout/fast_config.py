@@ -7,8 +7,9 @@ In: a YAML file (optional) and `key=value` overrides. Out: `FastConfig`. It is n
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,12 @@ from transfer.readout.config import LARGEST_RATE, LinearConfig
 from transfer.readout.heads import Head, Start
 
 MOST_HEADS = 1024
+MOST_WORKERS = 8
+
+
+def usual_workers() -> int:
+    """A process for every core that this one may use, at most 8."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class FastConfig:
     fraction_seeds: tuple[int, ...] = (0, 1, 2)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_workers: int = 8
+    num_workers: int = field(default_factory=usual_workers)
 
     def __post_init__(self) -> None:
         """Raise ValueError (a ConfigError when read from a file) for values out of range."""
@@ -140,4 +147,4 @@ class FastConfig:
 
 def load_fast_config(path: Path | None, overrides: Sequence[str] = ()) -> FastConfig:
     """Read `path` (None: the defaults) and apply `overrides`. Raises ConfigError naming file and key."""
-    return load_config(FastConfig, path, overrides, "fast_readout", "linear")
+    return load_config(FastConfig, path, overrides, "fast_readout")

@@ -32,7 +32,7 @@ from pretrain.data.source import ImageSource
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES
 from transfer.readout.defaults import fitting_image_size
-from transfer.readout.fast import Features, choose_head, few_labels, nearest_neighbours
+from transfer.readout.fast import Features, choose_head, few_labels, nearest_neighbours, require_enough_labels
 from transfer.readout.fast_config import FastConfig
 from transfer.readout.feature_cache import CENTRE, FeatureCache, View, difference_to_float32
 from transfer.readout.features import (
@@ -77,6 +77,7 @@ def run_fast_readout(request: FastRequest, output_dir: Path | None, *, announce:
         require_splits(request.data)
         config = with_image_size(request.config, request.weights, request.data / "train", announce)
         train, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
+        require_enough_labels(train.labels, train.classes, config.fractions)
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
         begun = _begun(request, config, encoder, Splits(train, val, train))
         if output_dir is not None:

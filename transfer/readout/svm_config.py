@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pretrain.base.strict import load_config, require
+from transfer.readout.fast_config import usual_workers
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SvmConfig:
     batch_size: int = 256
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_workers: int = 8
+    num_workers: int = field(default_factory=usual_workers)
 
     def __post_init__(self) -> None:
         """Raise ValueError (a ConfigError when read from a file) for values out of range."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError
+from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.record import read_record
 from pretrain.run.precision import Precision
 from tests.tools.in_process import run_tool_here
@@ -131,10 +131,8 @@ def test_an_encoder_that_moves_ends_the_readout_without_a_figure(run, tmp_path, 
     monkeypatch.setattr(FrozenEncoder, "features", lambda self, images: (self.module.train(), honest(self, images))[1])
     with pytest.raises(AssertionError, match="frozen encoder moved"):
         run("out")
-    assert (
-        read_record(tmp_path / "out" / "record.json").status,
-        read_record(tmp_path / "out" / "record.json").figures,
-    ) == ("failed", {})
+    record = read_record(tmp_path / "out" / "record.json")
+    assert (record.status, record.figures) == ("failed", {})
 
 
 def test_compare_lists_the_figures_that_a_fast_readout_has(run, tmp_path):
@@ -159,9 +157,10 @@ def test_bad_input_ends_with_2_a_sentence_and_no_output(class_folders, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_too_few_to_choose_by_are_refused_with_what_to_pass(run):
-    with pytest.raises(Exception, match="pass more labels"):
-        run(fractions=(0.01,))
+def test_labels_too_few_to_choose_by_are_refused_before_anything_is_encoded(run, tmp_path):
+    with pytest.raises(DataError, match=r"0.1 of the 7 training images of class 'blue' is 1; .*pass fractions of 0.29"):
+        run("out", fractions=(0.5, 0.1))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "features").exists()
 
 
 def test_the_command_prints_its_figures_and_keeps_features_in_the_users_cache(class_folders, tmp_path, monkeypatch):
