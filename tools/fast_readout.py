@@ -66,7 +66,7 @@ def main() -> None:
     record = run_fast_readout(request, arguments.output_dir, announce=print)
     assert record.initialisation is not None
     for name, value in record.figures.items():
-        print(f"{record.initialisation.name}: {name} {value:.2f} %")
+        print(f"{record.initialisation.name}: {name} {'not measured' if value is None else f'{value:.2f} %'}")
     if arguments.output_dir:
         print(f"wrote {arguments.output_dir / RECORD}")
 

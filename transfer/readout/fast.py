@@ -133,19 +133,24 @@ def hold_out(positions: Tensor, labels: Tensor, *, share: float, seed: int) -> t
     return positions[~is_held_out], positions[is_held_out]
 
 
-def require_enough_labels(labels: Tensor, class_names: Sequence[str], fractions: Sequence[float]) -> None:
-    """Raise DataError where a class has a single image, or would have in one of `fractions`, before anything is encoded."""
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    number, name = min(zip(counts, class_names, strict=True))
+def smallest_class(labels: Tensor, class_names: Sequence[str]) -> tuple[int, str]:
+    """(images, name) of the class with the fewest. Raises DataError where that is a single one."""
+    number, name = min(zip(torch.bincount(labels, minlength=len(class_names)).tolist(), class_names, strict=True))
     if number < 2:
         raise DataError(f"class {name!r} has {number} training image; {TWO}")
-    for fraction in fractions:
-        drawn = max(1, round(fraction * number))
-        if drawn < 2:
-            raise DataError(
-                f"fractions: {fraction:g} of the {number} training images of class {name!r} is {drawn}; {TWO}: pass fractions "
-                f"of {2 / number:.2g} or more, or fractions=[]"
-            )
+    return number, name
+
+
+def too_few(fraction: float, smallest: tuple[int, str]) -> str | None:
+    """Why a readout with this share of the labels is impossible, None where it is not. smallest: of `smallest_class`."""
+    number, name = smallest
+    drawn = max(1, round(fraction * number))
+    if drawn >= 2:
+        return None
+    return (
+        f"{100 * fraction:g} % of the labels is left out: of the {number} training images of class {name!r} that is {drawn}; {TWO} "
+        f"(a fraction of {2 / number:.2g} or more)"
+    )
 
 
 def _train(

@@ -32,7 +32,7 @@ from pretrain.data.source import ImageSource
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES
 from transfer.readout.defaults import fitting_image_size
-from transfer.readout.fast import Features, choose_head, few_labels, nearest_neighbours, require_enough_labels
+from transfer.readout.fast import Features, choose_head, few_labels, nearest_neighbours, smallest_class, too_few
 from transfer.readout.fast_config import FastConfig
 from transfer.readout.feature_cache import CENTRE, FeatureCache, View, difference_to_float32
 from transfer.readout.features import (
@@ -77,7 +77,7 @@ def run_fast_readout(request: FastRequest, output_dir: Path | None, *, announce:
         require_splits(request.data)
         config = with_image_size(request.config, request.weights, request.data / "train", announce)
         train, val = load_splits(request.data, skip_unreadable=request.skip_unreadable, announce=announce)
-        require_enough_labels(train.labels, train.classes, config.fractions)
+        smallest = smallest_class(train.labels, train.classes)
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
         begun = _begun(request, config, encoder, Splits(train, val, train))
         if output_dir is not None:
@@ -93,7 +93,7 @@ def run_fast_readout(request: FastRequest, output_dir: Path | None, *, announce:
                 cache = FeatureCache(folder, encoder, hash_of(), encoding_settings(config), announce)
                 trunk = trunk_figures(encoder, val.source, encoding_settings(config), announce)
                 features = _features(cache, train, val, config)
-            figures, details = _measure(features, config, announce)
+            figures, details = _measure(features, config, smallest, announce)
             return record.finish(
                 figures,
                 history=tuple({"figure": name, "value": value} for name, value in figures.items()),
@@ -203,9 +203,9 @@ def near_device(table: torch.Tensor, device: torch.device, *, of: int) -> torch.
 
 
 def _measure(
-    features: Features, config: FastConfig, announce: Callable[[str], None]
+    features: Features, config: FastConfig, smallest: tuple[int, str], announce: Callable[[str], None]
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """(figures, details) of everything that is asked for."""
+    """(figures, details) of everything that is asked for. smallest: images and name of the smallest class."""
     name = f"linear_{config.view}"
     choice = choose_head(features, config)
     head = choice.chosen.head
@@ -222,6 +222,12 @@ def _measure(
     details: dict[str, Any] = {"sweep": choice.to_dict(), "few_labels": {}}
     figures |= nearest_neighbours(features, config)
     for fraction in config.fractions:
+        reason = too_few(fraction, smallest)
+        if reason is not None:
+            announce(reason)
+            figures[f"{name}_{100 * fraction:g}%/top1"] = None
+            details["few_labels"][f"{fraction:g}"] = {"left_out": reason}
+            continue
         results = few_labels(features, config, fraction=fraction, announce=announce)
         top1 = [result["top1"] for result in results]
         figures[f"{name}_{100 * fraction:g}%/top1"] = statistics.fmean(top1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -157,19 +158,32 @@ def test_bad_input_ends_with_2_a_sentence_and_no_output(class_folders, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_too_few_to_choose_by_are_refused_before_anything_is_encoded(run, tmp_path):
-    with pytest.raises(DataError, match=r"0.1 of the 7 training images of class 'blue' is 1; .*pass fractions of 0.29"):
-        run("out", fractions=(0.5, 0.1))
+def test_a_share_of_labels_too_small_to_choose_by_is_left_out_with_the_reason(run):
+    record, said = run(fractions=(0.5, 0.1))
+    assert record.figures["linear_centre_10%/top1"] is None and record.figures["linear_centre_50%/top1"] is not None
+    reason = record.details["few_labels"]["0.1"]["left_out"]
+    assert "of the 7 training images of class 'blue' that is 1" in reason and "a fraction of 0.29" in reason
+    assert reason in said
+
+
+def test_a_class_with_a_single_image_is_refused_before_anything_is_encoded(class_folders, run, tmp_path):
+    root = shutil.copytree(class_folders, tmp_path / "data")
+    for path in sorted((root / "train" / "red").iterdir())[1:]:
+        path.unlink()
+    request = FastRequest("random:resnet18", root, TINY, "random", None, "typed", features=tmp_path / "features")
+    with pytest.raises(DataError, match="class 'red' has 1 training image; expected two or more"):
+        run_fast_readout(request, tmp_path / "out", announce=print)
     assert not (tmp_path / "out").exists() and not (tmp_path / "features").exists()
 
 
 def test_the_command_prints_its_figures_and_keeps_features_in_the_users_cache(class_folders, tmp_path, monkeypatch):
     monkeypatch.setenv("INFOMIN_CACHE", str(tmp_path / "cache"))
-    words = ("least_steps=0", "epochs=1", "neighbours=[3]", "fractions=[]", "num_workers=0", "precision=fp32")
+    words = ("least_steps=0", "epochs=1", "neighbours=[3]", "fractions=[0.1]", "num_workers=0", "precision=fp32")
     done = run_tool_here(
         "fast_readout.py", "--weights", "random:resnet18", "--data", class_folders, *words, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "random: linear_centre/top1 " in done.stdout and "random: knn_3/top1 " in done.stdout
+    assert "linear_centre_10%/top1 not measured" in done.stdout
     assert "images of 32 px (the images' own size, 32 px)" in done.stdout
     assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 2
