@@ -80,10 +80,13 @@ class FeatureCache:
         key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{key}.npy"
         shape = (len(source), self.encoder.module.feature_dim)
-        kept = self._kept(path, made_of, shape, title=f"{title}, {view}")
-        if kept is None:
-            self._encode(path, made_of, shape, source, view, title=f"{title}, {view}")
-            kept = self._kept(path, made_of, shape, title=f"{title}, {view}")
+        title = f"{title}, {view}"
+        kept = self._kept(path, made_of, shape, title=title)
+        if kept is not None:
+            self.announce(f"{title}: {shape[0]} images, features of an earlier run ({path})")
+        else:
+            self._encode(path, made_of, shape, source, view, title=title)
+            kept = self._kept(path, made_of, shape, title=title)
             if kept is None:
                 raise DataError(
                     f"{path}: what was written cannot be read back; name another folder (--features FOLDER)"
@@ -118,9 +121,9 @@ class FeatureCache:
         if not path.exists() or not described.exists():
             return None
         try:
-            said = json.loads(described.read_text(encoding="utf-8"))
+            description = json.loads(described.read_text(encoding="utf-8"))
             array = np.load(path, mmap_mode="c")  # private pages: torch warns of memory that it must not write to
-            whole = said["made_of"] == made_of and said["crc32"] == _checksum(array)
+            whole = description["made_of"] == made_of and description["crc32"] == _checksum(array)
             whole = whole and array.shape == shape and array.dtype == STORED
         except (OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError):
             whole = False

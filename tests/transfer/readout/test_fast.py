@@ -41,13 +41,13 @@ def make_features(*, noise=0.7, num_train=90, num_views=2):
     return Features([rows(train) for _ in range(num_views)], rows(train), rows(val), train, val, C)
 
 
-def test_the_best_head_on_held_out_training_images_is_chosen_and_all_of_them_are_told():
+def test_the_best_head_on_held_out_training_images_is_chosen_and_all_of_them_are_recorded():
     choice = choose_head(make_features(), CONFIG)
     assert len(choice.tried) == 6 and (choice.num_fit, choice.num_held_out) == (66, 24)
     assert choice.chosen.held_out_top1 == max(t.held_out_top1 for t in choice.tried)
     assert choice.chosen.head.learning_rate > 1e-7 and choice.top1 > 80
-    told = choice.to_dict()
-    assert told["heads_tried"] == len(told["heads"]) == 6 and told["trained_again_on"] == 90
+    recorded = choice.to_dict()
+    assert recorded["heads_tried"] == len(recorded["heads"]) == 6 and recorded["trained_again_on"] == 90
 
 
 def test_the_choice_does_not_see_the_validation_labels():
@@ -68,7 +68,7 @@ def test_the_chosen_head_is_the_one_that_a_usual_readout_trains_on_the_same_view
     assert choice.top5 == pytest.approx(trained.history[-1]["top5"])
 
 
-def test_diverged_heads_are_told_and_never_chosen_and_none_left_is_an_error():
+def test_diverged_heads_are_recorded_and_never_chosen_and_none_left_is_an_error():
     features = make_features()
     huge = replace(features, train_views=[1e4 * view for view in features.train_views])
     choice = choose_head(huge, replace(CONFIG, learning_rates=(1e-9, 1e30), weight_decays=(0.0,)))
