@@ -42,6 +42,7 @@ DOOR = (
     "model.encoder",
     "run.checkpoint",
     "run.precision",
+    "run.representation",
     "run.schedule",
     "run.duration",
     "run.slurm",

@@ -1,10 +1,11 @@
-"""Linear readout of a frozen encoder: top-1 and top-5 on class folders.
+"""Linear readout of a frozen encoder by a published protocol: top-1 and top-5 on class folders.
 
 python tools/linear_eval.py --weights weights/mine.pth --data DATA --output-dir runs/readout
 python tools/linear_eval.py --weights random:resnet18 --data DATA --config-file small_64px seed=1
 
 DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Without a configuration file: the paper's protocol for 50,000 training images or
 more (--config-file imagenet_r50), else a small readout at the encoder's image size (--config-file small); it is printed which.
+MoCo's protocol: --config-file imagenet_r50_moco. Many rates at once, kNN and few labels, on features encoded once: tools/fast_readout.py.
 """
 
 import sys

@@ -13,6 +13,7 @@ from torch import Tensor
 
 KNN_TEMPERATURE = 0.07  # of the votes, Wu et al., 2018
 QUERY_ROWS = 512  # rows of a block of similarities
+BANK_ROWS = 1 << 16  # rows of a bank that are brought to unit length at a time: 512 MiB of 2048 features
 
 
 def knn_accuracy(
@@ -26,19 +27,53 @@ def knn_accuracy(
 ) -> float:
     """Share of `queries` (M, D), in percent, whose class wins the vote of the `neighbours` nearest rows of `bank` (N, D).
 
-    A neighbour of cosine s has exp(s / temperature) votes (Wu et al., 2018, section 3.4). Labels: int64 (N,), (M,). A bank
-    smaller than `neighbours` votes as a whole; of classes with equal votes the first wins.
+    See `vote_accuracy`. Labels: int64 (N,), (M,). A bank smaller than `neighbours` votes as a whole.
     """
-    bank, queries = (F.normalize(rows.float(), dim=1) for rows in (bank, queries))
-    num_classes = int(torch.cat([bank_labels, query_labels]).max()) + 1
+    similarity, labels = nearest_rows(bank=bank, bank_labels=bank_labels, queries=queries, neighbours=neighbours)
+    return vote_accuracy(similarity, labels, query_labels, temperature=temperature)
+
+
+def nearest_rows(*, bank: Tensor, bank_labels: Tensor, queries: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarity (M, K) and class (M, K) of the K nearest rows of `bank` (N, D) to each of `queries` (M, D), the nearest
+    first; K = min(neighbours, N). The bank may lie elsewhere (on disk, in half precision): it is read once, in blocks."""
+    queries = F.normalize(queries.float(), dim=1)
+    device = queries.device
+    similarity = torch.empty(len(queries), 0, device=device)
+    labels = torch.empty(len(queries), 0, dtype=bank_labels.dtype, device=device)
+    for start in range(0, len(bank), BANK_ROWS):
+        block = F.normalize(bank[start : start + BANK_ROWS].to(device).float(), dim=1)
+        block_labels = bank_labels[start : start + BANK_ROWS].to(device)
+        found: list[tuple[Tensor, Tensor]] = []
+        for rows, near, own in zip(
+            queries.split(QUERY_ROWS), similarity.split(QUERY_ROWS), labels.split(QUERY_ROWS), strict=True
+        ):
+            values, places = (rows @ block.T).topk(min(neighbours, len(block)), dim=1)
+            values, own = torch.cat([near, values], dim=1), torch.cat([own, block_labels[places]], dim=1)
+            best, places = values.topk(min(neighbours, values.shape[1]), dim=1)
+            found.append((best, own.gather(1, places)))
+        similarity, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return similarity, labels
+
+
+def vote_accuracy(similarity: Tensor, labels: Tensor, query_labels: Tensor, *, temperature: float) -> float:
+    """Percent of queries whose class (M,) wins the vote of their neighbours, given by cosine and class (M, K).
+
+    A neighbour of cosine s has exp(s / temperature) votes (Wu et al., 2018, section 3.4); with temperature=inf all have one. Of
+    classes with equal votes the first wins.
+    """
+    num_classes = int(torch.cat([labels.flatten(), query_labels.to(labels.device)]).max()) + 1
     right = 0
-    for rows, labels in zip(queries.split(QUERY_ROWS), query_labels.split(QUERY_ROWS), strict=True):
-        similarity, nearest = (rows @ bank.T).topk(min(neighbours, len(bank)), dim=1)
-        votes = torch.zeros(len(rows), num_classes, device=rows.device)
+    for values, own, truth in zip(
+        similarity.split(QUERY_ROWS),
+        labels.split(QUERY_ROWS),
+        query_labels.to(labels.device).split(QUERY_ROWS),
+        strict=True,
+    ):
+        votes = torch.zeros(len(values), num_classes, device=values.device)
         # exp((s - 1) / T): the same winner, and no overflow for a small T.
-        votes.scatter_add_(1, bank_labels[nearest], ((similarity - 1) / temperature).exp())
-        right += int((votes.argmax(dim=1) == labels).sum())
-    return 100 * right / len(queries)
+        votes.scatter_add_(1, own, ((values - 1) / temperature).exp())
+        right += int((votes.argmax(dim=1) == truth).sum())
+    return 100 * right / len(similarity)
 
 
 def effective_rank(rows: Tensor) -> float:

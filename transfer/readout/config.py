@@ -1,7 +1,8 @@
-"""Configuration of the linear readout: typed, frozen, strict. The defaults are the paper's protocol.
+"""Configuration of the linear readout by a published protocol: typed, frozen, strict. The defaults are InfoMin's, the paper's.
 
 In: a YAML file (optional) and `key=value` overrides. Out: `LinearConfig`, and in words what differs from the protocol.
-Source of the defaults: docs/specification.md 1.7 (PyContrast options/test_options.py, learning/linear_trainer.py).
+Source of the defaults: docs/specification.md 1.7 (PyContrast options/test_options.py, learning/linear_trainer.py); of MoCo's protocol
+the same section (main_lincls.py). The fast protocol has a configuration of its own, fast_config.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 from pretrain.base.strict import load_config, require
 from pretrain.config import to_plain
+from transfer.readout.heads import Start
 
 REFERENCE_BATCH = 256
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and batches may multiply it
@@ -39,6 +41,7 @@ class LinearConfig:
         encoders of unlike feature scale (random weights!); needs cached_views > 0.
     images_per_class: train on so many images of each class, drawn by `seed`; None = on all.
     fraction: the same as a share of each class, at least one image of it.
+    classifier_start: "torch" = nn.Linear's own values, InfoMin's; "normal" = N(0, 0.01) and a bias of 0, MoCo's.
     precision: of the encoder; "auto" is bf16 where the device computes it natively. The classifier is always float32.
     """
 
@@ -59,6 +62,7 @@ class LinearConfig:
     standardize: bool = False
     images_per_class: int | None = None
     fraction: float | None = None
+    classifier_start: Start = "torch"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: int = 8
@@ -107,11 +111,14 @@ class LinearConfig:
 
     def differences_from_paper(self) -> tuple[str, ...]:
         """`key=value`, as one types it, of every setting that is not the paper's; empty: this is the paper's protocol."""
-        paper = to_plain(LinearConfig())
+        return self._differences(LinearConfig())
+
+    def _differences(self, protocol: LinearConfig) -> tuple[str, ...]:
+        theirs = to_plain(protocol)
         return tuple(
             f"{name}={value if isinstance(value, str) else json.dumps(value)}"
             for name, value in to_plain(self).items()
-            if name not in NOT_PROTOCOL and value != paper[name]
+            if name not in NOT_PROTOCOL and value != theirs[name]
         )
 
     def protocol_name(self) -> str:
@@ -119,7 +126,19 @@ class LinearConfig:
         different = self.differences_from_paper()
         if not different:
             return "the paper's protocol (60 epochs, lr 30, x0.2 at 30, 40, 50, a new view each epoch)"
+        if not self._differences(moco_protocol()):
+            return "MoCo's protocol, not the paper's (100 epochs, lr 30, x0.1 at 60, 80, crops from 0.08, a new view each epoch)"
         return f"not the paper's protocol: {', '.join(different)}"
+
+
+def moco_protocol() -> LinearConfig:
+    """MoCo's readout [specification 1.7, main_lincls.py]; configs/linear/imagenet_r50_moco.yaml writes it out.
+
+    DEVIATION: MoCo prints the best epoch's top-1 on the test images; the figure of a record is the last epoch's.
+    """
+    return LinearConfig(
+        epochs=100, decay=0.1, milestones=(60, 80), crop_scale=(0.08, 1.0), classifier_start="normal"
+    )  # fmt: skip
 
 
 def load_linear_config(path: Path | None, overrides: Sequence[str] = ()) -> LinearConfig:

@@ -32,9 +32,7 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     images = ImageSource(data / "train")
     if len(images) >= MANY_IMAGES:
         return load_linear_config(None, overrides), f"the paper's protocol: {len(images)} training images"
-    size = trained_image_size(Path(weights)) if not weights.startswith("random:") else None
-    origin = "the encoder was pre-trained at" if size else "the images' own size,"
-    size = size or usual_side(images)
+    size, origin = fitting_image_size(weights, images)
     given = {word.partition("=")[0] for word in overrides}
     sized = [] if "image_size" in given else [f"image_size={size}"]
     config = load_linear_config(shipped_configs() / "linear" / "small.yaml", [*sized, *overrides])
@@ -43,6 +41,12 @@ def default_readout(weights: str, data: Path, overrides: Sequence[str] = ()) -> 
     return config, (
         f"a small readout at {at}: {len(images)} training images{compare}; for the paper's protocol pass --config-file imagenet_r50"
     )
+
+
+def fitting_image_size(weights: str, images: ImageSource) -> tuple[int, str]:
+    """(pixels, the words before them): what the encoder was pre-trained at, where that is known, else the images' own size."""
+    size = trained_image_size(Path(weights)) if not weights.startswith("random:") else None
+    return (size, "the encoder was pre-trained at") if size else (usual_side(images), "the images' own size,")
 
 
 def trained_image_size(weights: Path) -> int | None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.data.index import Source
 from pretrain.data.loader import ViewDataset, build_loader
 from pretrain.data.order import Key, epoch_permutation
 from pretrain.data.source import ClassFolders, ImageSource, leave_out, scan_images, some_of_each_class
@@ -27,9 +29,47 @@ from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipes import RECIPES, Recipe, with_overrides
 from transfer.conversion.towers import Encoders, load_encoders
 from transfer.readout.config import LinearConfig
+from transfer.readout.fast_config import FastConfig
 
 RANDOM = "random:"
 SKIP = "--skip-unreadable"
+SCALE_ROWS = 8192  # of features that are looked at in one piece
+
+
+class BatchSettings(Protocol):
+    """What batches of images read of a configuration, of whichever protocol. seed: of their order. batch_size: images in one."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+
+
+class TrainingSettings(BatchSettings, Protocol):
+    """And for how long to train."""
+
+    @property
+    def epochs(self) -> int: ...
+
+
+class EncodingSettings(BatchSettings, Protocol):
+    """And what encoding reads. seed: of views, too. image_size: pixels."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def num_workers(self) -> int: ...
+
+
+class EncoderSettings(Protocol):
+    """What loading an encoder reads of a configuration. device, precision: as `LinearConfig` has them."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -161,7 +201,7 @@ class FrozenEncoder:
             return self.module(images).float()
 
 
-def load_frozen_encoder(weights: str, config: LinearConfig, *, branch: str | None) -> FrozenEncoder:
+def load_frozen_encoder(weights: str, config: EncoderSettings, *, branch: str | None) -> FrozenEncoder:
     """`random:ARCH` (seeded by config.seed), or whatever tools/convert_weights.py takes: a file of any layout and branch, a run, a
     Hugging Face folder. Also what no detector can be given: the small stem, narrow encoders, the two towers of CMC.
 
@@ -234,7 +274,7 @@ def state_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def training_recipe(config: LinearConfig) -> Recipe:
+def training_recipe(config: LinearConfig | FastConfig) -> Recipe:
     """The named recipe with the configured crop."""
     return with_overrides(RECIPES[config.recipe], {"crop_scale": config.crop_scale})
 
@@ -254,34 +294,54 @@ class _Batches:
 
 
 def _encoded(
-    encoder: FrozenEncoder, images: LabelledImages, recipe: Recipe, batches: _Batches, config: LinearConfig
+    encoder: FrozenEncoder, source: Source, recipe: Recipe, batches: _Batches, config: EncodingSettings
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(features (B, D), image index (B,)) of each batch of keys, in order."""
     views = ViewMaker(recipe, image_size=config.image_size, num_views=1)
-    dataset = ViewDataset(images.source, views, seed=config.seed)
+    dataset = ViewDataset(source, views, seed=config.seed)
     pin_memory = encoder.precision.device.type == "cuda"
     loader = build_loader(dataset, batches, num_workers=config.num_workers, pin_memory=pin_memory)
     for batch in loader:
         yield encoder.features(batch.images[:, 0]), batch.index
 
 
+def encode_in_order(
+    encoder: FrozenEncoder,
+    source: Source,
+    recipe: Recipe,
+    config: EncodingSettings,
+    *,
+    views: Sequence[int],
+    title: str,
+) -> Iterator[Tensor]:
+    """Features of every image in the first of `views`, then in the next, float32 (B, D) a batch; view v draws as epoch v."""
+    n = len(source)
+    chunks = [list(range(start, min(start + config.batch_size, n))) for start in range(0, n, config.batch_size)]
+    keys = _Batches(
+        lambda: ([(view, index) for index in chunk] for view in views for chunk in chunks), len(views) * len(chunks)
+    )
+    with tqdm(total=len(views) * n, unit="image", desc=title) as bar:
+        for features, _ in _encoded(encoder, source, recipe, keys, config):
+            yield features
+            bar.update(len(features))
+
+
 def encode_table(
-    encoder: FrozenEncoder, images: LabelledImages, recipe: Recipe, config: LinearConfig, *, num_views: int, title: str
+    encoder: FrozenEncoder,
+    images: LabelledImages,
+    recipe: Recipe,
+    config: EncodingSettings,
+    *,
+    num_views: int,
+    title: str,
 ) -> Tensor:
     """Features of `num_views` views of every image, float32 (V, N, D) on the encoder's device; view v draws as epoch v."""
     n = len(images)
-    chunks = [list(range(start, min(start + config.batch_size, n))) for start in range(0, n, config.batch_size)]
-    keys = _Batches(
-        lambda: ([(view, index) for index in chunk] for view in range(num_views) for chunk in chunks),
-        num_views * len(chunks),
-    )
     table = torch.empty(num_views * n, encoder.module.feature_dim, device=encoder.precision.device)
     row = 0
-    with tqdm(total=num_views * n, unit="image", desc=title) as bar:
-        for features, _ in _encoded(encoder, images, recipe, keys, config):
-            table[row : row + len(features)] = features
-            row += len(features)
-            bar.update(len(features))
+    for features in encode_in_order(encoder, images.source, recipe, config, views=range(num_views), title=title):
+        table[row : row + len(features)] = features
+        row += len(features)
     return table.view(num_views, n, -1)
 
 
@@ -301,24 +361,66 @@ def fresh_batches(
         ),
         config.epochs * batches_per_epoch(n, config),
     )
-    for features, index in _encoded(encoder, images, training_recipe(config), keys, config):
+    for features, index in _encoded(encoder, images.source, training_recipe(config), keys, config):
         yield features, images.labels[index].to(features.device)
 
 
-def cached_batches(table: Tensor, labels: Tensor, config: LinearConfig) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same batches out of a table (V, N, D): epoch e takes view e mod V."""
-    labels = labels.to(table.device)
+def cached_batches(
+    views: Sequence[Tensor] | Tensor, labels: Tensor, config: TrainingSettings, *, positions: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches out of cached features, (N, D) of each of V views: epoch e takes view e mod V.
+
+    positions: int64 (n,), images to train on, all where it is None. Batches are float32, on the device of the labels.
+    """
+    count = len(labels) if positions is None else len(positions)
     for epoch in range(config.epochs):
-        for chunk in _index_chunks(len(labels), config, epoch):
-            index = torch.tensor(chunk, device=table.device)
-            yield table[epoch % len(table), index], labels[index]
+        view = views[epoch % len(views)]
+        for chunk in _index_chunks(count, config, epoch):
+            index = torch.tensor(chunk)
+            index = index if positions is None else positions[index]
+            features = view[index.to(view.device)].to(labels.device, torch.float32)
+            yield features, labels[index.to(labels.device)]
 
 
-def batches_per_epoch(num_images: int, config: LinearConfig) -> int:
+@dataclass(frozen=True)
+class FeatureScale:
+    """Takes the mean (D,) of features away and multiplies them by factor (D,), both float32."""
+
+    mean: Tensor
+    factor: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(..., D) -> the same shape, float32."""
+        return (features.float() - self.mean) * self.factor
+
+
+def feature_scale(views: Sequence[Tensor] | Tensor, positions: Tensor | None = None) -> FeatureScale:
+    """What brings every feature to mean 0 and deviation 1 over views (N, D) and images; a dead feature becomes 0.
+
+    positions: int64 (n,), the images that count; all where it is None. Sums are float64, a block of rows at a time.
+    """
+    first = views[0]
+    total = torch.zeros(2, first.shape[1], dtype=torch.float64, device=first.device)
+    count = 0
+    for shift in (None, True):  # the mean, then the squares around it
+        mean = total[0] / count if shift else total[0]
+        count = 0
+        for view in views:
+            rows = torch.arange(len(view)) if positions is None else positions
+            for block in rows.split(SCALE_ROWS):
+                values = view[block.to(view.device)].double()
+                total[1 if shift else 0] += (values - mean).square().sum(0) if shift else values.sum(0)
+                count += len(block)
+    std = (total[1] / count).sqrt()
+    factor = torch.where(std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std))
+    return FeatureScale(mean.float(), factor.float())
+
+
+def batches_per_epoch(num_images: int, config: BatchSettings) -> int:
     """Batches an epoch; the last one may be smaller, no image is dropped."""
     return -(-num_images // config.batch_size)
 
 
-def _index_chunks(num_images: int, config: LinearConfig, epoch: int) -> list[list[int]]:
+def _index_chunks(num_images: int, config: BatchSettings, epoch: int) -> list[list[int]]:
     order = epoch_permutation(num_images, seed=config.seed, epoch=epoch).tolist()
     return [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from pretrain.base.errors import ConfigError
@@ -28,10 +27,12 @@ from transfer.readout.features import (
     batches_per_epoch,
     cached_batches,
     encode_table,
+    feature_scale,
     fresh_batches,
     state_hash,
     training_recipe,
 )
+from transfer.readout.heads import Head, LinearHeads, starting_layer, train_epochs
 
 MAX_TOP = 5
 FAR_ABOVE = 10  # times ln C
@@ -73,45 +74,32 @@ def train_classifier(
     num_classes: int,
     announce: Callable[[str], None],
 ) -> Trained:
-    """SGD on one linear layer with nn.Linear's own initialisation (seeded); one entry of the history an epoch.
+    """SGD on one linear layer, started as the configuration says (seeded); one entry of the history an epoch.
 
     batches: exactly config.epochs times ceil(num_train / batch_size) of them. Raises ConfigError when the loss or an
     accuracy stops being finite, with a rate to try; announces at once, once, that the loss is far above a constant answer's.
     """
     device, dim = validation.features.device, validation.features.shape[1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        classifier = nn.Linear(dim, num_classes).to(device)
+    layer = starting_layer(dim, num_classes, start=config.classifier_start, seed=config.seed)
+    only = Head(config.scaled_learning_rate, config.weight_decay)
+    classifier = LinearHeads(layer, [only], momentum=config.momentum, device=device)
     steps = batches_per_epoch(num_train, config)
     schedule = LearningRate(
-        base=config.scaled_learning_rate,
+        base=1.0,
         epochs=config.epochs,
         steps_per_epoch=steps,
         kind=config.schedule,
         decay=config.decay,
         milestones=config.milestones,
     )
-    optimizer = torch.optim.SGD(
-        classifier.parameters(), lr=schedule(0), momentum=config.momentum, weight_decay=config.weight_decay
-    )
     history: list[dict[str, float]] = []
     constant_answer = math.log(num_classes)
     with tqdm(total=config.epochs * steps, unit="step", desc="readout") as bar:
-        for epoch in range(config.epochs):
-            rate = schedule(epoch * steps)
-            optimizer.param_groups[0]["lr"] = rate
-            total = torch.zeros((), device=device)
-            for _ in range(steps):
-                features, labels = next(batches)
-                loss = functional.cross_entropy(classifier(features), labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                total += loss.detach() * len(labels)
-                bar.update()
-            with torch.no_grad():
-                logits = classifier(validation.features)
-            mean_loss = total.item() / num_train
+        counted = _counting(batches, bar)
+        for epoch, losses in enumerate(train_epochs(classifier, counted, schedule)):
+            rate = only.learning_rate * schedule(epoch * steps)
+            logits = classifier.logits(validation.features)[:, 0]
+            mean_loss = losses.item()
             if not (math.isfinite(mean_loss) and torch.isfinite(logits).all()):
                 raise ConfigError(_diverged(config, epoch + 1, mean_loss))
             above = mean_loss > FAR_ABOVE * constant_answer
@@ -127,6 +115,12 @@ def train_classifier(
             )
             bar.set_postfix({"loss": f"{mean_loss:.3f}", "top1": f"{top1:.1f}"})
     return Trained(tuple(history), logits.topk(k, dim=1).indices.cpu())
+
+
+def _counting(batches: Batches, bar: tqdm) -> Batches:
+    for batch in batches:
+        yield batch
+        bar.update()
 
 
 def _diverged(config: LinearConfig, epoch: int, loss: float) -> str:
@@ -173,7 +167,7 @@ def measure(
         )
         if config.standardize:
             table, held_out = standardized(table, held_out)
-        batches = cached_batches(table, train.labels, config)
+        batches = cached_batches(table, train.labels.to(table.device), config)
     validation = Validation(held_out, val.labels.to(held_out.device))
     return train_classifier(
         batches, validation, config, num_train=len(train), num_classes=len(train.classes), announce=announce
@@ -182,7 +176,5 @@ def measure(
 
 def standardized(table: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
     """Both with the mean and deviation of `table` (V, N, D) over views and images taken out; dead features become 0."""
-    flat = table.flatten(0, 1)
-    mean, std = flat.mean(0), flat.std(0, correction=0)
-    scale = torch.where(std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std))
-    return (table - mean) * scale, (held_out - mean) * scale
+    scale = feature_scale(table)
+    return scale(table), scale(held_out)

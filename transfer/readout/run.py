@@ -29,7 +29,10 @@ from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_cla
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
 METRIC = "top-1 of a linear classifier, %"
-ABSENT = (("fraction", None),)  # keys that older records lack, with the value that says the same
+ABSENT = (
+    ("fraction", None),
+    ("classifier_start", "torch"),
+)  # keys that older records lack, with the value that says the same
 NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
 OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
 
@@ -123,39 +126,76 @@ def write_predictions(path: Path, val: LabelledImages, best: Tensor) -> None:
 
 def new_record(request: Request, encoder: FrozenEncoder, images: Splits) -> Record:
     """What is known of a readout before its first epoch."""
-    plain, precision = to_plain(request.config), encoder.precision.name
-    start = initialisation_of(
-        request.weights, asked=request.init, branch=request.branch, random_seed=request.config.seed
+    plain = to_plain(request.config)
+    return begin_record(
+        experiment={
+            "config": {
+                key: value for key, value in plain.items() if key not in NOT_EXPERIMENT and (key, value) not in ABSENT
+            }
+        },
+        config=plain,
+        seed=request.config.seed,
+        weights=Weights(request.weights, request.init, request.branch),
+        command=request.command,
+        encoder=encoder,
+        data=splits_record(request.data, images),
+        class_names=images.train.classes,
+        metric=METRIC,
+        protocol=_protocol(request.config, precision=encoder.precision.name, num_classes=len(images.train.classes)),
     )
-    data = {
-        role: DataRecord(str(request.data / folder), whole.source.fingerprint(), len(part), len(whole))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a request. text: as given. init, branch: as `Request` has them."""
+
+    text: str
+    init: str | None
+    branch: str | None
+
+
+def splits_record(data: Path, images: Splits) -> dict[str, DataRecord]:
+    """Class folders as a record names them: the whole split's content, whatever was drawn of it."""
+    return {
+        role: DataRecord(str(data / folder), whole.source.fingerprint(), len(part), len(whole))
         for role, folder, part, whole in (
             ("train", "train", images.train, images.available),
             ("test", "val", images.val, images.val),
         )
     }
+
+
+def begin_record(
+    *,
+    experiment: dict[str, Any],
+    config: dict[str, Any],
+    seed: int,
+    weights: Weights,
+    command: str,
+    encoder: FrozenEncoder,
+    data: dict[str, DataRecord],
+    class_names: tuple[str, ...],
+    metric: str,
+    protocol: dict[str, Any],
+) -> Record:
+    """The record of any readout at its start; encoder, precision and data join `experiment`."""
+    start = initialisation_of(weights.text, asked=weights.init, branch=weights.branch, random_seed=seed)
     return Record(
         kind="readout",
         experiment={
-            "config": {
-                key: value for key, value in plain.items() if key not in NOT_EXPERIMENT and (key, value) not in ABSENT
-            },
+            **experiment,
             "arch": encoder.module.arch,
-            "precision": precision,
+            "precision": encoder.precision.name,
             "data": {role: split.fingerprint for role, split in data.items()},
         },
-        config=plain,
-        seeds={"run": request.config.seed, "pretraining": (start.pretraining or {}).get("seed")},
-        commands=(request.command,),
+        config=config,
+        seeds={"run": seed, "pretraining": (start.pretraining or {}).get("seed")},
+        commands=(command,),
         data=data,
-        class_names=images.train.classes,
-        metric=METRIC,
+        class_names=class_names,
+        metric=metric,
         initialisation=start,
-        details={
-            "arch": encoder.module.arch,
-            "branch": request.branch,
-            "protocol": _protocol(request.config, precision=precision, num_classes=len(images.train.classes)),
-        },
+        details={"arch": encoder.module.arch, "branch": weights.branch, "protocol": protocol},
     )
 
 

@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from pretrain.good_views.information import Scores, info_nce
-from pretrain.run.representation import effective_rank, information_bound, information_ceiling, knn_accuracy, spread
+from pretrain.run import representation
+from pretrain.run.representation import (
+    effective_rank,
+    information_bound,
+    information_ceiling,
+    knn_accuracy,
+    nearest_rows,
+    spread,
+)
 
 
 def clusters(per_class, *, noise, seed):
@@ -43,6 +51,17 @@ def test_knn_is_the_weighted_vote_of_a_slow_reference(neighbours):
     )
     assert found == pytest.approx(slow_knn(bank, bank_labels, queries, query_labels, neighbours))
     assert 40 < found < 100  # neither trivial nor at chance, which is 25
+
+
+def test_knn_on_a_bank_in_blocks_is_knn_on_the_whole_bank(monkeypatch):
+    bank, bank_labels = clusters(12, noise=0.4, seed=0)
+    queries, _ = clusters(6, noise=0.4, seed=1)
+    whole = nearest_rows(bank=bank, bank_labels=bank_labels, queries=queries, neighbours=7)
+    monkeypatch.setattr(representation, "BANK_ROWS", 5)
+    monkeypatch.setattr(representation, "QUERY_ROWS", 3)
+    similarity, labels = nearest_rows(bank=bank, bank_labels=bank_labels, queries=queries, neighbours=7)
+    assert torch.equal(labels, whole[1]) and similarity.shape == (24, 7)
+    torch.testing.assert_close(similarity, whole[0])
 
 
 def test_knn_weights_a_near_neighbour_more_than_two_far_ones():

@@ -42,6 +42,22 @@ def test_shipped_imagenet_file_writes_the_protocol_out():
     assert load_linear_config(CONFIGS / "imagenet_r50.yaml") == LinearConfig()
 
 
+def test_mocos_protocol_is_written_out_and_says_whose_it_is():
+    config = load_linear_config("imagenet_r50_moco")
+    # docs/specification.md 1.7, copied by hand.
+    theirs = {
+        "epochs": 100,
+        "decay": 0.1,
+        "milestones": (60, 80),
+        "crop_scale": (0.08, 1.0),
+        "classifier_start": "normal",
+    }
+    assert {key: getattr(config, key) for key in {**PROTOCOL, **theirs}} == {**PROTOCOL, **theirs}
+    assert config.protocol_name().startswith("MoCo's protocol, not the paper's (100 epochs")
+    assert load_linear_config("imagenet_r50_moco", ["epochs=99"]).protocol_name().startswith("not the paper's protocol")
+    assert load_linear_config("imagenet_r50_moco", ["seed=3", "num_workers=0"]).protocol_name().startswith("MoCo's")
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_file_loads(path):
     load_linear_config(path)

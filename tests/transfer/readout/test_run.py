@@ -120,6 +120,12 @@ def test_an_experiment_is_data_settings_encoder_and_precision_and_not_who_is_mea
     assert len({hash_of(), *(hash_of(**over) for over in others)}) == 6
 
 
+def test_a_setting_that_older_records_lack_does_not_change_their_experiment(request_of):
+    record, _ = run(request_of(), None)
+    assert not {"classifier_start", "fraction"} & set(record.experiment["config"])
+    assert run(request_of(classifier_start="normal"), None)[0].experiment["config"]["classifier_start"] == "normal"
+
+
 def test_the_record_carries_the_hash_of_the_weights_that_were_read(request_of, small_encoder):
     encoder = small_encoder("random:resnet18", TINY, branch=None)
     found = run(request_of(), None)[0].details["encoder"]
