@@ -14,8 +14,10 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
+import os
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +34,7 @@ FIELDS = {
     "keypoints": ("iscrowd", "area", "bbox", "keypoints", "num_keypoints"),
 }
 NUM_KEYPOINTS = 17  # COCO's; other numbers have sigmas of their own
+_PROCESS_OF_THREADS: int | None = None  # the process in which hotcoco started threads: a fork of it has none of them
 # One row a detection: image id, x, y, width, height, score, category id; or COCO's result entries.
 Detections = np.ndarray | Sequence[Mapping[str, Any]]
 
@@ -94,7 +97,7 @@ def evaluate_detections(
     found = _without_other_shapes(detections, task)
     evaluation, engine = _matched(truth, found, task, oks_sigmas, all_sizes=True, only_pycocotools=only_pycocotools)
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), _no_warning_of_sigmas():
         evaluation.accumulate()
         evaluation.summarize()
     summary = printed.getvalue() if engine.name == PYCOCOTOOLS else "\n".join(evaluation.summary_lines())
@@ -224,11 +227,12 @@ def _matched(
 ) -> tuple[Any, Engine]:
     """A COCOeval of either library after evaluate(), and whose it is. all_sizes: also small, medium and large by themselves."""
     hotcoco, reason = (None, "only pycocotools was asked for") if only_pycocotools else import_hotcoco()
+    if _PROCESS_OF_THREADS not in (None, os.getpid()):
+        reason = reason or "forked from a process in which hotcoco ran, whose threads it would wait for"
     reason = reason or difference(truth, detections, task=task, oks_sigmas=oks_sigmas)
     if hotcoco is not None and not reason:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that other sigmas are not COCO's
+            with _no_warning_of_sigmas():
                 evaluation = _matched_by_hotcoco(hotcoco, truth, detections, task, oks_sigmas, all_sizes=all_sizes)
             return evaluation, Engine(HOTCOCO, hotcoco.__version__)
         except BaseException as error:
@@ -248,6 +252,8 @@ def _matched_by_hotcoco(
     *,
     all_sizes: bool,
 ) -> Any:
+    global _PROCESS_OF_THREADS
+    _PROCESS_OF_THREADS = os.getpid()
     # Its columns are COCO's alone: whatever else stands in a file of the user's is not read.
     objects = hotcoco.COCO({name: truth.get(name, []) for name in ("images", "annotations", "categories")})
     found = objects.load_res(detections if isinstance(detections, np.ndarray) else list(detections))
@@ -286,6 +292,14 @@ def _matched_by_pycocotools(
     return evaluation
 
 
+@contextlib.contextmanager
+def _no_warning_of_sigmas() -> Iterator[None]:
+    """hotcoco warns that other sigmas than COCO's give another AP; whoever passes them knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _without_other_shapes(detections: Detections, task: str) -> Detections:
     """Of masks the box is left out, which would be taken for what a detection is, its area included; of boxes the mask."""
     dropped = {"bbox": "segmentation", "segm": "bbox"}.get(task)
@@ -295,4 +309,6 @@ def _without_other_shapes(detections: Detections, task: str) -> Detections:
 
 
 def _lines_of_figures(printed: str) -> list[str]:
-    return [line.rstrip() for line in printed.splitlines() if line.strip().startswith("Average")]
+    """The libraries pad the first words differently."""
+    parts = re.findall(r"(Average \w+) +(\(A[PR]\)) +(@.*)", printed)
+    return [f"{words:<17} {kind} {rest}" for words, kind, rest in parts]

@@ -165,6 +165,8 @@ class CocoEvaluator(COCOEvaluator):
 def image_detections(instances: Any, image_id: Any) -> ImageDetections:
     """Detectron2's predictions of an image, which stay as they are."""
     instances = instances.to("cpu")
+    if not len(instances):  # whatever the fields of nothing are
+        return ImageDetections(image_id, np.zeros(0, dtype=np.int64), np.zeros((0, 4)), np.zeros(0))
     boxes = instances.pred_boxes.tensor.clone()
     boxes[:, 2:] -= boxes[:, :2]  # in the detector's own precision, as Detectron2's evaluator takes it
     masks = keypoints = None
@@ -208,8 +210,8 @@ def result_entries(found: ImageDetections, category_ids: np.ndarray) -> list[dic
         for entry, mask in zip(entries, found.masks, strict=True):
             entry["segmentation"] = mask
     if found.keypoints is not None:
-        for entry, points in zip(entries, found.keypoints.reshape(len(entries), -1).tolist(), strict=True):
-            entry["keypoints"] = points
+        for entry, points in zip(entries, found.keypoints, strict=True):
+            entry["keypoints"] = points.ravel().tolist()
     return entries
 
 
