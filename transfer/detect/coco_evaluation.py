@@ -164,22 +164,21 @@ class CocoEvaluator(COCOEvaluator):
 
 def image_detections(instances: Any, image_id: Any) -> ImageDetections:
     """Detectron2's predictions of an image, which stay as they are."""
-    instances = instances.to("cpu")
     if not len(instances):  # whatever the fields of nothing are
         return ImageDetections(image_id, np.zeros(0, dtype=np.int64), np.zeros((0, 4)), np.zeros(0))
-    boxes = instances.pred_boxes.tensor.clone()
+    boxes = instances.pred_boxes.tensor.cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]  # in the detector's own precision, as Detectron2's evaluator takes it
     masks = keypoints = None
     if instances.has("pred_masks"):  # torch transposes twice as fast as NumPy
-        masks = encode_masks(mask.T.contiguous().numpy().T for mask in instances.pred_masks)
+        masks = encode_masks(mask.T.contiguous().numpy().T for mask in instances.pred_masks.cpu())
     if instances.has("pred_keypoints"):
-        keypoints = instances.pred_keypoints.clone()
+        keypoints = instances.pred_keypoints.cpu().clone()
         keypoints[:, :, :2] -= 0.5  # centres of pixels -> COCO's indices of pixels
     return ImageDetections(
         image_id,
-        instances.pred_classes.numpy(),
+        instances.pred_classes.cpu().numpy(),
         boxes.double().numpy(),
-        instances.scores.double().numpy(),
+        instances.scores.cpu().double().numpy(),
         masks,
         None if keypoints is None else keypoints.double().numpy(),
     )
@@ -196,7 +195,7 @@ def box_table(found: Sequence[ImageDetections], category_ids: np.ndarray) -> np.
         np.concatenate([one.scores for one in found]),
         category_ids[np.concatenate([one.categories for one in found])],
     )
-    return np.stack(columns, axis=1).astype(np.float64)
+    return np.stack(columns, axis=1)
 
 
 def result_entries(found: ImageDetections, category_ids: np.ndarray) -> list[dict[str, Any]]:
