@@ -1,7 +1,7 @@
 """What a detector found image by image: matches from which AP is computed again for any multiset of the test images.
 
 In: the detections that a run left in inference/ and its ground truth. Out: `Matches`, and `average_precision` of them under
-weights, a whole number of copies of each image. The matches are pycocotools' own (`coco_engine`) or, of VOC data, our
+weights, a whole number of copies of each image. The matches are pycocotools' own (`evaluateImg`) or, of VOC data, our
 evaluator's; a match never depends on another image, so only the curve is computed again. With weights of 1 the result is that
 of pycocotools; with others that of pycocotools on the list of images in which each stands so often (tests/transfer/compare/
 test_matches.py: equal to 1e-12). Only where several detections of one class in one image have equal scores to the last bit is
@@ -10,13 +10,13 @@ their order a choice: here all copies of the first come before those of the seco
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from transfer.detect.coco_engine import match_detections
 
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 VOC_2007_RECALLS = np.arange(0.0, 1.1, 0.1)
@@ -120,27 +120,52 @@ def _class_precision(
 # --- matches ----------------------------------------------------------------------------------------------------------
 
 
-def coco_matches(
-    truth: Mapping[str, Any], detections: Detections, *, task: str, only_pycocotools: bool = False
-) -> Matches:
+def coco_matches(truth: Mapping[str, Any], detections: Detections, *, task: str) -> Matches:
     """pycocotools' matches of boxes ("bbox") or masks ("segm"): of all sizes, the best 100 detections of a class and image.
 
-    truth: content of a COCO file. detections: as COCO's result files list them. Both stay as they are. only_pycocotools: leave
-    the faster engine out.
+    truth: content of a COCO file. detections: as COCO's result files list them. Both stay as they are.
     """
-    found = match_detections(truth, detections, task=task, only_pycocotools=only_pycocotools)
-    classes = (_of_class(entries, len(found.image_ids)) for entries in found.by_class.values() if entries)
-    return Matches(found.image_ids, tuple(classes), COCO_RECALLS)
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    # Where masks are meant, a box would be taken for what a detection is, its area included.
+    drop = {"segm": "bbox", "bbox": "segmentation"}[task]
+    found = [{key: value for key, value in entry.items() if key != drop} for entry in detections]
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCO()
+        theirs.dataset = {**truth, "annotations": [dict(thing) for thing in truth["annotations"]]}
+        theirs.createIndex()
+        evaluation = COCOeval(theirs, theirs.loadRes(found) if found else _nothing(truth), task)
+        parameters = evaluation.params
+        parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
+        evaluation.evaluate()
+    ids = tuple(int(value) for value in parameters.imgIds)
+    by_class = [evaluation.evalImgs[k * len(ids) : (k + 1) * len(ids)] for k in range(len(parameters.catIds))]
+    classes = (_of_class(entries) for entries in by_class)
+    return Matches(ids, tuple(one for one in classes if one is not None), COCO_RECALLS)
 
 
-def _of_class(entries: Mapping[int, Mapping[str, Any]], num_images: int) -> ClassMatches:
-    """evaluateImg's answers for one class, by position of the image: those with an object or a detection."""
-    num_objects = np.zeros(num_images, dtype=np.int64)
-    for position, entry in entries.items():
+def _nothing(truth: Mapping[str, Any]) -> Any:
+    """Detections of a detector that found nothing, which pycocotools cannot load."""
+    from pycocotools.coco import COCO
+
+    nothing = COCO()
+    nothing.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": []}
+    nothing.createIndex()
+    return nothing
+
+
+def _of_class(entries: Sequence[Mapping[str, Any] | None]) -> ClassMatches | None:
+    """evaluateImg's answers for one class, one an image, None for an image with neither object nor detection."""
+    there = [(position, entry) for position, entry in enumerate(entries) if entry is not None]
+    if not there:
+        return None
+    num_objects = np.zeros(len(entries), dtype=np.int64)
+    for position, entry in there:
         num_objects[position] = np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
-    image = np.concatenate([np.full(len(entry["dtScores"]), position) for position, entry in entries.items()])
-    score = np.concatenate([np.asarray(entry["dtScores"], dtype=np.float64) for entry in entries.values()])
+    image = np.concatenate([np.full(len(entry["dtScores"]), position) for position, entry in there])
+    score = np.concatenate([np.asarray(entry["dtScores"], dtype=np.float64) for _, entry in there])
     order = np.argsort(-score, kind="mergesort")
-    counted = ~np.concatenate([entry["dtIgnore"] for entry in entries.values()], axis=1)[:, order].astype(bool)
-    hit = np.concatenate([entry["dtMatches"] for entry in entries.values()], axis=1)[:, order].astype(bool) & counted
+    counted = ~np.concatenate([entry["dtIgnore"] for _, entry in there], axis=1)[:, order].astype(bool)
+    hit = np.concatenate([entry["dtMatches"] for _, entry in there], axis=1)[:, order].astype(bool) & counted
     return ClassMatches(image[order], score[order], hit, counted, num_objects)

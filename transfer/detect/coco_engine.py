@@ -1,7 +1,7 @@
 """COCO's average precision: by hotcoco where its figures are known to be pycocotools' own, by pycocotools everywhere else.
 
-In: the content of a COCO file, and detections of boxes, masks or keypoints. Out: pycocotools' arrays and statistics, or what each
-detection met image by image; and which of the two libraries computed them, with the reason where it was not hotcoco.
+In: the content of a COCO file, and detections of boxes, masks or keypoints. Out: pycocotools' arrays and statistics, and
+which of the two libraries computed them, with the reason where it was not hotcoco.
 
 hotcoco (MIT, Rust) is some fifty times faster and equal bit for bit on files that follow COCO's format
 (tests/transfer/detect/test_coco_engine.py). Where it differs from pycocotools, `difference` names the case and pycocotools runs:
@@ -69,18 +69,6 @@ class Evaluation:
     summary: str
 
 
-@dataclass(frozen=True)
-class ImageMatches:
-    """pycocotools' answers of each image for objects of all sizes.
-
-    image_ids: sorted. by_class: category id, sorted -> position of the image -> dtScores, dtMatches, dtIgnore, gtIgnore.
-    """
-
-    engine: Engine
-    image_ids: tuple[int, ...]
-    by_class: Mapping[int, Mapping[int, Mapping[str, Any]]]
-
-
 def evaluate_detections(
     truth: Mapping[str, Any],
     detections: Detections,
@@ -95,7 +83,7 @@ def evaluate_detections(
     COCO's. only_pycocotools: leave hotcoco out.
     """
     found = _without_other_shapes(detections, task)
-    evaluation, engine = _matched(truth, found, task, oks_sigmas, all_sizes=True, only_pycocotools=only_pycocotools)
+    evaluation, engine = _matched(truth, found, task, oks_sigmas, only_pycocotools=only_pycocotools)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), _no_warning_of_sigmas():
         evaluation.accumulate()
@@ -104,22 +92,6 @@ def evaluate_detections(
     values = evaluation.eval
     arrays = {name: np.asarray(values[name]) for name in ("precision", "recall")}
     return Evaluation(engine, np.asarray(evaluation.stats), arrays, "\n".join(_lines_of_figures(summary)))
-
-
-def match_detections(
-    truth: Mapping[str, Any], detections: Detections, *, task: str, only_pycocotools: bool = False
-) -> ImageMatches:
-    """What each detection met, of the best 100 of a class and image. Arguments as in `evaluate_detections`."""
-    found = _without_other_shapes(detections, task)
-    evaluation, engine = _matched(truth, found, task, (), all_sizes=False, only_pycocotools=only_pycocotools)
-    image_ids = tuple(int(value) for value in evaluation.params.imgIds)
-    positions = {value: position for position, value in enumerate(image_ids)}
-    by_class: dict[int, dict[int, Mapping[str, Any]]] = {int(value): {} for value in evaluation.params.catIds}
-    for entry in evaluation.evalImgs:
-        if entry is not None:  # neither object nor detection of the class
-            by_class[int(entry["category_id"])][positions[int(entry["image_id"])]] = entry
-    ordered = {category: dict(sorted(entries.items())) for category, entries in by_class.items()}
-    return ImageMatches(engine, image_ids, ordered)
 
 
 def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
@@ -222,10 +194,9 @@ def _matched(
     task: str,
     oks_sigmas: Sequence[float],
     *,
-    all_sizes: bool,
     only_pycocotools: bool,
 ) -> tuple[Any, Engine]:
-    """A COCOeval of either library after evaluate(), and whose it is. all_sizes: also small, medium and large by themselves."""
+    """A COCOeval of either library after evaluate(), and which one."""
     hotcoco, reason = (None, "only pycocotools was asked for") if only_pycocotools else import_hotcoco()
     if _PROCESS_OF_THREADS not in (None, os.getpid()):
         reason = reason or "forked from a process in which hotcoco ran, whose threads it would wait for"
@@ -233,24 +204,18 @@ def _matched(
     if hotcoco is not None and not reason:
         try:
             with _no_warning_of_sigmas():
-                evaluation = _matched_by_hotcoco(hotcoco, truth, detections, task, oks_sigmas, all_sizes=all_sizes)
+                evaluation = _matched_by_hotcoco(hotcoco, truth, detections, task, oks_sigmas)
             return evaluation, Engine(HOTCOCO, hotcoco.__version__)
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # what Rust raises
                 raise
             reason = f"hotcoco: {type(error).__name__}: {error}"
-    evaluation = _matched_by_pycocotools(truth, detections, task, oks_sigmas, all_sizes=all_sizes)
+    evaluation = _matched_by_pycocotools(truth, detections, task, oks_sigmas)
     return evaluation, Engine(PYCOCOTOOLS, importlib.metadata.version(PYCOCOTOOLS), reason)
 
 
 def _matched_by_hotcoco(
-    hotcoco: Any,
-    truth: Mapping[str, Any],
-    detections: Detections,
-    task: str,
-    sigmas: Sequence[float],
-    *,
-    all_sizes: bool,
+    hotcoco: Any, truth: Mapping[str, Any], detections: Detections, task: str, sigmas: Sequence[float]
 ) -> Any:
     global _PROCESS_OF_THREADS
     _PROCESS_OF_THREADS = os.getpid()
@@ -260,34 +225,24 @@ def _matched_by_hotcoco(
     evaluation = hotcoco.COCOeval(objects, found, task)
     if task == "keypoints" and len(sigmas):
         evaluation.params.kpt_oks_sigmas = [float(value) for value in sigmas]
-    if not all_sizes:
-        parameters = evaluation.params
-        parameters.area_rng, parameters.area_rng_lbl = parameters.area_rng[:1], parameters.area_rng_lbl[:1]
     evaluation.evaluate()
     return evaluation
 
 
 def _matched_by_pycocotools(
-    truth: Mapping[str, Any], detections: Detections, task: str, sigmas: Sequence[float], *, all_sizes: bool
+    truth: Mapping[str, Any], detections: Detections, task: str, sigmas: Sequence[float]
 ) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        objects, found = COCO(), COCO()
+        objects = COCO()
         objects.dataset = {**truth, "annotations": [dict(thing) for thing in truth["annotations"]]}  # it adds fields
         objects.createIndex()
-        if len(detections):
-            found = objects.loadRes(detections if isinstance(detections, np.ndarray) else [dict(d) for d in detections])
-        else:  # which loadRes cannot read
-            found.dataset = {**truth, "annotations": []}
-            found.createIndex()
+        found = objects.loadRes(detections if isinstance(detections, np.ndarray) else [dict(d) for d in detections])
         evaluation = COCOeval(objects, found, task)
-        parameters = evaluation.params
         if task == "keypoints" and len(sigmas):
-            parameters.kpt_oks_sigmas = np.array(sigmas)
-        if not all_sizes:
-            parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
         evaluation.evaluate()
     return evaluation
 

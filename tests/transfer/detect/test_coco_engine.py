@@ -30,7 +30,6 @@ from transfer.detect.coco_engine import (
     Engine,
     encode_masks,
     evaluate_detections,
-    match_detections,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -167,21 +166,6 @@ def test_every_figure_equals_pycocotools_on_coco(shared_data: Path, task: str) -
     assert 0.02 < theirs["stats"][0] < 0.9
     for ours in by_hotcoco(case, task):
         assert largest_difference(ours, theirs) <= EQUAL
-
-
-@pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_matches_of_every_image_are_pycocotools(task: str) -> None:
-    for seed in range(4):
-        case = random_case(seed, task)
-        ours = match_detections(case.truth, case.found, task=task)
-        theirs = match_detections(case.truth, case.found, task=task, only_pycocotools=True)
-        assert (ours.engine.name, theirs.engine.name) == (HOTCOCO, PYCOCOTOOLS)
-        assert ours.image_ids == theirs.image_ids and list(ours.by_class) == list(theirs.by_class)
-        for category, entries in theirs.by_class.items():
-            assert list(ours.by_class[category]) == list(entries)
-            for position, entry in entries.items():
-                for name in ("dtScores", "dtMatches", "dtIgnore", "gtIgnore"):  # matches: by which object, by its id
-                    assert np.array_equal(ours.by_class[category][position][name], entry[name]), (seed, name)
 
 
 def test_encoded_masks_are_pycocotools_text(monkeypatch) -> None:
