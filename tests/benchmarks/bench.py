@@ -139,16 +139,18 @@ def bench_conversion(folder: Path, *, turns: int, quick: bool) -> list[dict[str,
 
 
 def bench_evaluation(folder: Path, *, turns: int, quick: bool) -> list[dict[str, Any]]:
-    """Box AP of given detections: COCO's and VOC's."""
+    """AP of given detections: of boxes by COCO's and VOC's rules, of masks by COCO's."""
     from tests.benchmarks import evaluation_speed
 
     size = {"num_images": 30, "num_detections": 5} if quick else {"num_images": 250, "num_detections": 100}
     coco = in_turns(evaluation_speed.coco_ways(folder, **size), turns=turns)
+    masks = in_turns(evaluation_speed.mask_ways(folder, **size), turns=turns)
     voc = in_turns(evaluation_speed.voc_ways(folder, **size), turns=turns)
     return [
         compared(what, unit="ms", baseline=baseline, **taken)
         for what, baseline, taken in (
             ("COCO box AP", "pycocotools called directly", coco),
+            ("COCO mask AP of run lengths", "pycocotools called directly", masks),
             ("VOC AP", "Detectron2's evaluator", voc),
         )
     ]

@@ -19,12 +19,12 @@ def test_the_quick_bench_measures_every_section(tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "out.json").read_text())
     assert set(found["rows"]) == set(bench.SECTIONS)
     rows = [row for rows in found["rows"].values() for row in rows]
-    assert len(rows) == 9 and all(row["ours"]["median"] > 0 and row["times_better"]["median"] > 0 for row in rows)
+    assert len(rows) == 10 and all(row["ours"]["median"] > 0 and row["times_better"]["median"] > 0 for row in rows)
     assert "host" not in json.dumps(found) and bench.markdown(found) in capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ways", [evaluation_speed.coco_ways, evaluation_speed.voc_ways])
+@pytest.mark.parametrize("ways", [evaluation_speed.coco_ways, evaluation_speed.mask_ways, evaluation_speed.voc_ways])
 @pytest.mark.filterwarnings("ignore")
 def test_both_evaluators_find_the_same_average_precision(tmp_path, ways):
     made = ways(tmp_path, num_images=30, num_detections=10)  # every class occurs

@@ -32,6 +32,7 @@ from pretrain.base.record import RECORD, OpenRecord, Record
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import DataSpec, PreparedData, parse_spec, prepare_data
 from transfer.detect.checkpointer import SafeCheckpointer
+from transfer.detect.coco_evaluation import EVALUATED_BY, engines_of
 from transfer.detect.config import load_detector_config, resolve_config, sets_weights
 from transfer.detect.config_files import resolve_config_path
 from transfer.detect.doctor import diagnose_config, refuse_errors, sentence
@@ -369,7 +370,8 @@ def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
         # 3. The record first: nothing that follows can lose a figure.
         figures = figures_of(results)
         if record is not None:
-            record.finish(figures)
+            engines = engines_of(output_dir / "inference") if figures else {}
+            record.finish(figures, details={**record.record.details, **({EVALUATED_BY: engines} if engines else {})})
     if record is not None:
         if config.DATASETS.TEST:
             _draw(config, model, output_dir)

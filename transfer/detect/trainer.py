@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from detectron2.data import (
 from detectron2.data.transforms import AugInput
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.engine.hooks import CallbackHook
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -41,6 +40,7 @@ from transfer.data.ground_truth import ground_truth_json
 from transfer.data.records import DetectionData
 from transfer.data.spec import COCO_METRIC, VOC_2007_METRIC, VOC_METRIC
 from transfer.detect.checkpointer import CLASS_NAMES, SafeCheckpointer
+from transfer.detect.coco_evaluation import CocoEvaluator
 from transfer.detect.evaluation import VocEvaluator
 
 EVALUATED = ("own_coco", "coco", "own_voc", "pascal_voc")  # kinds of data, as their metadata call them
@@ -76,19 +76,6 @@ class SharedReaderMapper(DatasetMapper):
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 self._transform_annotations(example, transforms, seen.image.shape[:2])
         return example
-
-
-class CocoEvaluator(COCOEvaluator):
-    """COCOEvaluator for which a detector that finds nothing has AP 0, not NaN: a figure of an early or a failed run is bad,
-    not unknown. The sizes stay NaN: which of them the data hold is not asked."""
-
-    def evaluate(self, img_ids: Any = None) -> Any:
-        """{"bbox": {"AP", "AP50", ...}, "segm": {...}} in percent on the main process; None elsewhere."""
-        results = super().evaluate(img_ids)
-        for metrics in (results or {}).values():
-            if all(math.isnan(value) for value in metrics.values()):
-                metrics.update(AP=0.0, AP50=0.0, AP75=0.0)
-        return results
 
 
 class ClassNames:
@@ -249,7 +236,7 @@ class DetectionTrainer(DefaultTrainer):
         if cfg.MODEL.KEYPOINT_ON:
             tasks = (*tasks, "keypoints")
         sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-        return CocoEvaluator(dataset_name, tasks, output_dir=str(inference_dir), kpt_oks_sigmas=sigmas)
+        return CocoEvaluator(dataset_name, tasks, output_dir=inference_dir, kpt_oks_sigmas=sigmas)
 
     @staticmethod
     def metric(dataset_name: str) -> str:
@@ -291,7 +278,7 @@ def _kind(dataset_name: str) -> str:
 
 
 def _provide_ground_truth(dataset_name: str, inference_dir: Path) -> None:
-    """Write the file that COCOEvaluator reads, where the user's own cannot be evaluated against as it is."""
+    """Write the file that CocoEvaluator reads, where the user's own cannot be evaluated against as it is."""
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get("json_file") is not None:
         return

@@ -26,6 +26,7 @@ from transfer.data.coco import read_coco
 from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
 from transfer.demo_data.write import write_dataset
+from transfer.detect.coco_evaluation import ENGINES
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.options import RunOptions
@@ -432,6 +433,18 @@ def execute(monkeypatch):
 
 def record_of(run) -> Record:
     return read_record(Path(run.config.OUTPUT_DIR) / "record.json")
+
+
+def test_the_record_says_what_computed_the_ap(options, execute, tmp_path) -> None:
+    def evaluate_at_the_end(trainer) -> None:
+        trained(trainer)
+        folder = Path(trainer.config.OUTPUT_DIR) / "inference"
+        folder.mkdir()
+        (folder / ENGINES).write_text('{"bbox": {"name": "hotcoco", "version": "1.3.0", "reason": ""}}')
+
+    run = prepare_run(options("OUTPUT_DIR", str(tmp_path / "run")))
+    execute(run, evaluate_at_the_end)
+    assert record_of(run).details["evaluated_by"]["bbox"]["name"] == "hotcoco"
 
 
 def test_a_run_is_recorded_before_its_first_step_and_completed_at_its_end(options, execute, tmp_path) -> None:
