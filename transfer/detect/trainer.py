@@ -26,7 +26,7 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.data.transforms import AugInput
+from detectron2.data.transforms import AugInput, TransformList
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.engine.hooks import CallbackHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
@@ -65,17 +65,21 @@ class SharedReaderMapper(DatasetMapper):
             raise DataError(
                 f"{example['file_name']} is {found[1]} x {found[0]} when upright, its annotation says {expected[1]} x {expected[0]}"
             )
-        seen = AugInput(pixels if self.image_format == "RGB" else pixels[:, :, ::-1])
-        transforms = self.augmentations(seen)
-        example["image"] = torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
+        example["image"], transforms = self.network_input(pixels)
         if not self.is_train:
             example.pop("annotations", None)
         elif "annotations" in example:
             with warnings.catch_warnings():
                 # Detectron2 stacks (and so copies) resized bitmasks, which PIL gave it read-only.
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                self._transform_annotations(example, transforms, seen.image.shape[:2])
+                self._transform_annotations(example, transforms, tuple(example["image"].shape[1:]))
         return example
+
+    def network_input(self, pixels: np.ndarray) -> tuple[Tensor, TransformList]:
+        """Upright RGB pixels, uint8 (H, W, 3) -> what the network is fed, uint8 (C, H', W') in INPUT.FORMAT, and how it came about."""
+        seen = AugInput(pixels if self.image_format == "RGB" else pixels[:, :, ::-1])
+        transforms = self.augmentations(seen)
+        return torch.as_tensor(np.ascontiguousarray(seen.image.transpose(2, 0, 1))), transforms
 
 
 class CocoEvaluator(COCOEvaluator):
