@@ -22,7 +22,7 @@ from transfer.data.drawing import BOX_COLOURS, draw_boxes
 from transfer.detect.trained import TrainedDetector
 
 QUALITY = 90  # of JPEG
-SHEET_CELLS, SHEET_COLUMNS, CELL, CAPTION = 16, 4, (320, 240), 16
+SHEET_CELLS, SHEET_COLUMNS, CELL, CAPTION, GAP = 16, 4, (320, 240), 16, 4
 MAX_WAITING = 8  # images that wait for the drawing thread
 
 
@@ -62,9 +62,9 @@ class Pictures:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file:
             picture.save(file, "JPEG", quality=QUALITY)
-        if index < SHEET_CELLS:
-            picture.thumbnail(CELL, Image.Resampling.LANCZOS)
-            self._cells[index] = (name, picture)
+        if index < SHEET_CELLS:  # drawn again: names that are made smaller with a large image cannot be read
+            cell = draw_boxes(image, boxes, self._colours, within=CELL, skeleton=self._skeleton)
+            self._cells[index] = (name, cell)
 
     def write_sheet(self, path: Path) -> None:
         """The first pictures with their names. To be called once all are drawn."""
@@ -72,13 +72,14 @@ class Pictures:
         if not cells:
             return
         rows = -(-len(cells) // SHEET_COLUMNS)
-        height = CELL[1] + CAPTION
-        sheet = Image.new("RGB", (min(len(cells), SHEET_COLUMNS) * CELL[0], rows * height), "white")
+        width, height = (max(getattr(picture, side) for _, picture in cells) for side in ("width", "height"))
+        width, height = width + GAP, height + CAPTION + GAP
+        sheet = Image.new("RGB", (min(len(cells), SHEET_COLUMNS) * width, rows * height), "white")
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
         for number, (name, picture) in enumerate(cells):
-            x, y = number % SHEET_COLUMNS * CELL[0], number // SHEET_COLUMNS * height
-            sheet.paste(picture, (x + (CELL[0] - picture.width) // 2, y + CAPTION))
-            draw.text((x + 3, y + 1), name[-48:], fill="black", font=font)
+            x, y = number % SHEET_COLUMNS * width, number // SHEET_COLUMNS * height
+            sheet.paste(picture, (x, y + CAPTION))
+            draw.text((x + 1, y + 1), name[-width // 7 :], fill="black", font=font)
         with atomic_file(path) as file:
             sheet.save(file, "JPEG", quality=QUALITY)
 
