@@ -16,7 +16,8 @@ if __name__ == "__main__":
 import argparse
 import warnings
 
-warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2's, while it is imported
+warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # Detectron2's, while it is imported, and of TorchScript files
+warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2's
 
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
