@@ -16,7 +16,9 @@ if __name__ == "__main__":
 import argparse
 import warnings
 
-warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # Detectron2's, while it is imported, and of TorchScript files
+warnings.filterwarnings(
+    "ignore", "`torch.jit", FutureWarning
+)  # Detectron2's, while it is imported, and of TorchScript files
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2's
 
 from pretrain.base.command_line import user_path
@@ -29,7 +31,9 @@ from transfer.detect.trained import load_trained
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("detector", metavar="RUN_OR_WEIGHTS", help="output folder of tools/train_net.py, or a weight file")
+    parser.add_argument(
+        "detector", metavar="RUN_OR_WEIGHTS", help="output folder of tools/train_net.py, or a weight file"
+    )
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", type=user_path, required=True, metavar="FILE", help=".pt, or .onnx; must not exist")
     parser.add_argument(

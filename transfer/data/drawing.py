@@ -47,16 +47,17 @@ def draw_boxes(
         x1, y1 = (float(value) * scale for value in box["box"][:2])
         name = str(box.get("class", "?"))
         text = f"{name} {float(box['score']):.2f}" if "score" in box else name
-        place = (min(max(0.0, x1) + 2, max(0.0, size[0] - 8.0 - draw.textlength(text, font=font))), max(0.0, y1 - height - 3))
+        place = (
+            min(max(0.0, x1) + 2, max(0.0, size[0] - 8.0 - draw.textlength(text, font=font))),
+            max(0.0, y1 - height - 3),
+        )
         left, top, right, bottom = draw.textbbox(place, text, font=font)
         draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=_colour(box, colours))
         draw.text(place, text, fill="white", font=font)
     return canvas
 
 
-def _with_masks(
-    image: Image.Image, boxes: Sequence[Mapping[str, Any]], colours: Mapping[str, str]
-) -> Image.Image:
+def _with_masks(image: Image.Image, boxes: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Image.Image:
     """`image` with each mask tinted and its border drawn; `image` itself where there is none."""
     masks = [(box["mask"], ImageColor.getrgb(_colour(box, colours))) for box in boxes if box.get("mask") is not None]
     if not masks:

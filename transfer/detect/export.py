@@ -88,7 +88,9 @@ def check_exportable(detector: TrainedDetector, format: Format) -> None:
             "MODEL.KEYPOINT_ON False for boxes alone"
         )
     if config.MODEL.DEVICE != "cpu":
-        raise ConfigError(f"MODEL.DEVICE {config.MODEL.DEVICE}: tracing writes the device into the file; pass --opts MODEL.DEVICE cpu")
+        raise ConfigError(
+            f"MODEL.DEVICE {config.MODEL.DEVICE}: tracing writes the device into the file; pass --opts MODEL.DEVICE cpu"
+        )
 
 
 class ExportedNetwork(nn.Module):
@@ -154,7 +156,9 @@ def check_output(options: ExportOptions) -> None:
     """Raises ConfigError for a suffix that contradicts the format, and for files that are there already."""
     suffixes = {"onnx": (".onnx",), "torchscript": (".pt", ".ts", ".torchscript")}[options.format]
     if options.output.suffix not in suffixes:
-        raise ConfigError(f"--output {options.output}: of --format {options.format} expected a name in {' or '.join(suffixes)}")
+        raise ConfigError(
+            f"--output {options.output}: of --format {options.format} expected a name in {' or '.join(suffixes)}"
+        )
     for path in (options.output, sidecar_of(options.output)):
         if path.exists():
             raise ConfigError(f"--output {options.output}: {path} exists; name another file")
@@ -171,7 +175,8 @@ def check_images(detector: TrainedDetector, options: ExportOptions) -> list[Tens
     names = spread(options.images.names, options.num_images)
     tensors = [mapper.network_input(read_image(options.images.root / name))[0].float() for name in names]
     smaller = [
-        nn.functional.interpolate(image[None], scale_factor=0.75, mode="bilinear", antialias=True)[0] for image in tensors
+        nn.functional.interpolate(image[None], scale_factor=0.75, mode="bilinear", antialias=True)[0]
+        for image in tensors
     ]
     return [*tensors, *smaller, torch.full_like(tensors[0], 127.0)]
 

@@ -206,9 +206,7 @@ def _class_names(
     return names, [f"{plan.weights} names no classes, they are numbered: pass --classes NAMES or FILE"]
 
 
-def _fit_classes(
-    config: CfgNode, names: Sequence[str], *, given: frozenset[str], by_file: bool
-) -> tuple[str, ...]:
+def _fit_classes(config: CfgNode, names: Sequence[str], *, given: frozenset[str], by_file: bool) -> tuple[str, ...]:
     """Give a family, whose number of classes is that of its own data, the detector's."""
     key, count = _num_classes(config)
     if count == len(names):

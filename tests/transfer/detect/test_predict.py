@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -18,15 +19,21 @@ from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.record import read_record
 from tests.transfer.detect.tiny_detector import NAMES, write_photo, write_run
 from transfer.data.coco import read_coco
+from transfer.data.image_list import list_inputs
 from transfer.detect.pictures import Pictures, drawn_boxes
 from transfer.detect.predict import PredictOptions, batches, infer, predict, read_ahead
-from transfer.detect.trained import load_trained
+from transfer.detect.trained import TrainedDetector, load_trained
 from transfer.detect.trainer import DetectionTrainer
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "masks")
+
+
+@pytest.fixture(scope="module")
+def detector(run: Path) -> TrainedDetector:
+    return load_trained(str(run))
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +50,10 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-def options(run: Path | str, images: Path | str, out: Path, **over) -> PredictOptions:
-    return PredictOptions(**{"detector": str(run), "images": (str(images),), "output_dir": out, "threshold": 0.0, **over})
+def options(run: Path | str, photos: Path | str, out: Path, **over) -> PredictOptions:
+    return PredictOptions(
+        **{"detector": str(run), "images": (str(photos),), "output_dir": out, "threshold": 0.0, **over}
+    )
 
 
 def quiet(_: str) -> None:
@@ -78,7 +87,7 @@ class Collect(DatasetEvaluator):
         return {}
 
 
-def test_predictions_are_an_evaluations_bit_for_bit(run: Path, predicted: Path, photos: Path) -> None:
+def test_predictions_are_an_evaluations_bit_for_bit(detector: TrainedDetector, predicted: Path, photos: Path) -> None:
     images = read(predicted / "predictions.json")["images"]
     records = [
         {"file_name": str(photos / i["file_name"]), "image_id": i["id"], "height": i["height"], "width": i["width"]}
@@ -86,7 +95,7 @@ def test_predictions_are_an_evaluations_bit_for_bit(run: Path, predicted: Path, 
     ]
     DatasetCatalog.register("tiny_photos", lambda: records)
     try:
-        detector, collect = load_trained(str(run)), Collect()
+        collect = Collect()
         config = detector.config.clone()
         config.defrost()
         config.DATALOADER.NUM_WORKERS = 0
@@ -98,14 +107,11 @@ def test_predictions_are_an_evaluations_bit_for_bit(run: Path, predicted: Path, 
     assert read(predicted / "coco_results.json") == expected
 
 
-def test_larger_batches_join_images_of_one_size_and_change_no_more_than_rounding(run: Path, photos: Path, tmp_path) -> None:
+def test_larger_batches_join_images_of_one_size_and_change_no_more_than_rounding(detector, tmp_path) -> None:
     many = tmp_path / "many"
     for seed in range(4):
         write_photo(many / f"{seed}.png", seed)
     write_photo(many / "other.png", 9, (60, 90))
-    detector = load_trained(str(run))
-    from transfer.data.image_list import list_inputs
-
     images = list(read_ahead(detector, list_inputs([str(many)]), {}, count=2))
     together = list(batches(iter(images), 3))
     assert sorted(len(batch) for batch in together) == [1, 1, 3]
@@ -130,9 +136,13 @@ def test_both_files_are_read_by_pycocotools_and_by_this_project(predicted: Path,
         x, y, width, height = entry["bbox"]
         rows, columns = np.nonzero(mask)
         if len(rows):  # the mask lies in its box
-            assert x - 1 <= columns.min() and columns.max() <= x + width and y - 1 <= rows.min() and rows.max() <= y + height
-    problems = read_coco(predicted / "predictions.json", photos)
-    assert problems is not None
+            assert (
+                x - 1 <= columns.min()
+                and columns.max() <= x + width
+                and y - 1 <= rows.min()
+                and rows.max() <= y + height
+            )
+    assert len(read_coco(predicted / "predictions.json", photos).records) == 5
 
 
 def test_threshold_keeps_the_scores_from_it_on(run: Path, photos: Path, tmp_path: Path, predicted: Path) -> None:
@@ -153,23 +163,24 @@ def test_pictures_have_the_images_size_and_names_that_do_not_collide(predicted: 
         assert sheet.width > 600
 
 
-def test_drawing_changes_the_pixels_of_masks_and_boxes_and_no_others(run: Path, tmp_path: Path) -> None:
-    photo = write_photo(tmp_path / "in" / "a.png", 1)
-    detector = load_trained(str(run))
-    from transfer.data.image_list import list_inputs
-
-    (image,) = read_ahead(detector, list_inputs([str(photo)]), {}, count=1)
-    (found,) = infer(detector, [image])
-    best = found[found.scores.argmax()[None]]
-    with Pictures(detector, tmp_path / "out") as pictures:
-        pictures.add(0, "a.png", image.pixels, best)
-    with Image.open(tmp_path / "out" / "a.png.jpg") as picture:
-        change = np.abs(np.asarray(picture).astype(int) - image.pixels).max(axis=2) > 60  # more than JPEG's
-    x1, y1, x2, y2 = best.pred_boxes.tensor[0].tolist()
+def test_drawing_changes_the_pixels_of_mask_and_box_and_no_others(detector: TrainedDetector, tmp_path: Path) -> None:
+    mask = torch.zeros(2, 100, 120, dtype=torch.bool)
+    mask[0, 40:60, 50:80] = True
+    found = Instances(
+        (100, 120), pred_boxes=Boxes(torch.tensor([[45.0, 35, 85, 65], [10, 80, 20, 90]])), pred_masks=mask
+    )
+    found.scores, found.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([1, 0])
+    grey = np.full((100, 120, 3), 128, np.uint8)
+    with Pictures(detector, tmp_path) as pictures:
+        pictures.add(0, "a.png", grey, found[:1])
+    with Image.open(tmp_path / "a.png.jpg") as picture:
+        change = np.abs(np.asarray(picture).astype(int) - 128).max(axis=2) > 25  # more than JPEG's
     rows, columns = np.nonzero(change)
-    edge = 24  # the name
-    assert len(rows) and columns.min() > x1 - 6 and rows.max() < max(y2 + 6, edge) and rows.min() > y1 - edge
-    assert drawn_boxes(found, NAMES)[-1]["score"] == float(found.scores.max())  # on top
+    assert (columns.min(), rows.max()) == pytest.approx(
+        (45, 65), abs=2
+    ) and rows.min() >= 35 - 16  # the name is above the box
+    assert change[45:55, 55:75].all() and not change[40:44, 81:83].any()  # tinted, and inside the box untouched
+    assert [box["class"] for box in drawn_boxes(found, NAMES)] == ["cup", "leaf"]  # the best last, on top
 
 
 def test_record_says_what_was_run_on_what(predicted: Path, run: Path) -> None:
@@ -195,10 +206,15 @@ def test_unreadable_images_are_named_and_the_rest_is_done(run: Path, tmp_path: P
 
 
 def test_a_folder_that_holds_something_and_one_among_the_images_are_refused(run, photos, predicted, tmp_path) -> None:
-    before = {path: path.read_bytes() for path in predicted.rglob("*") if path.is_file()}
+    def content() -> dict[Path, bytes]:
+        return {
+            path: path.read_bytes() for path in predicted.rglob("*.*") if path.is_file() and path.name != "run.lock"
+        }
+
+    before = content()
     with pytest.raises(ConfigError, match="holds other files"):
         predict(options(run, photos, predicted), quiet)
-    assert {path: path.read_bytes() for path in predicted.rglob("*") if path.is_file()} == before
+    assert content() == before and len(before) == 9
     with pytest.raises(ConfigError, match="its pictures would be taken for images"):
         predict(options(run, photos, photos / "out"), quiet)
     assert not (photos / "out").exists()

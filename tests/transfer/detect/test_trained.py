@@ -41,12 +41,12 @@ def test_unfinished_run_gives_its_newest_checkpoint_and_says_so(run: Path, tmp_p
 def test_weights_that_do_not_fit_are_refused_with_their_number(run: Path, tmp_path: Path) -> None:
     torch.save({"model": {"something.else": torch.zeros(3)}, "class_names": NAMES}, tmp_path / "none.pth")
     shutil.copy(run / "config.yaml", tmp_path)
-    with pytest.raises(CheckpointError, match="0 of 162 tensors"):
+    with pytest.raises(CheckpointError, match=r"0 of (\d+) tensors"):
         load_trained(str(tmp_path / "none.pth"))
     content = torch.load(run / "model_final.pth")
     del content["model"]["roi_heads.box_predictor.cls_score.weight"]
     torch.save(content, tmp_path / "part.pth")
-    with pytest.raises(CheckpointError, match="161 of 162 tensors"):
+    with pytest.raises(CheckpointError, match=r"missing in the file.*cls_score.weight"):
         load_trained(str(tmp_path / "part.pth"))
 
 
