@@ -97,7 +97,7 @@ def load_trained(
     proof = verify_loaded(plan, model)
     device = tuple(note for note in set_here if "CUDA" in note)
     return TrainedDetector(
-        model=model.eval(),
+        model=model.eval().requires_grad_(False),
         config=config,
         class_names=names,
         category_ids=_category_ids(config, names),

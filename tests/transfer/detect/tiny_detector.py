@@ -36,7 +36,7 @@ def write_run(folder: Path, *words: str, family: str = "demo/R_18_FPN.yaml", nam
             layer.momentum = None  # the mean of what is seen
     for value in model.parameters():  # heads start near zero, where all scores are one
         if value.ndim > 1 and value.std() < 0.02:
-            nn.init.normal_(value, std=0.1)
+            nn.init.normal_(value, std=0.05)
     model.eval()
     model.backbone.train()
     with torch.no_grad():
