@@ -12,6 +12,7 @@ dynamo=True) does not get through Detectron2 0.7, whose number of proposals is d
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ class ExportedNetwork(nn.Module):
         return tuple(values[place] for place in self._places)
 
 
-def _raw_instances(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+def _raw_instances(model: Any, inputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
     """Instances in pixels of the network's input, masks inside their boxes."""
     if hasattr(model, "roi_heads"):
         return [{"instances": model.inference(inputs, do_postprocess=False)[0]}]
@@ -220,15 +221,13 @@ def _write_torchscript(file: Any, network: ExportedNetwork, image: Tensor, conte
 
 
 def _write_onnx(file: Any, network: ExportedNetwork, image: Tensor, content: str) -> None:
-    import io
-
     import onnx
 
     buffer = io.BytesIO()
     torch.onnx.export(
         network,
         (image,),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # the exporter that traces writes into files, too
         dynamo=False,
         opset_version=OPSET,
         input_names=[INPUT],

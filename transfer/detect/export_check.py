@@ -162,7 +162,7 @@ def _pairs(first: dict[str, Tensor], second: dict[str, Tensor], min_score: float
 
 def _differences(first: dict[str, Tensor], second: dict[str, Tensor], pairs: Tensor) -> dict[str, float]:
     """Largest absolute difference of each output over the pairs."""
-    found = {}
+    found: dict[str, float] = {}
     for name in ("boxes", "scores", "masks", "keypoints"):
         if name in first and len(pairs):
             here, there = first[name][pairs[:, 0]], second[name][pairs[:, 1]]
