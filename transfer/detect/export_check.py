@@ -42,10 +42,11 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class Agreement:
-    """images, detections: compared. unpaired: at the least score, in one alone. ties: images that agree with the detector once equal
+    """outputs: that were compared, with the classes. images, detections: compared. unpaired: at the least score, in one alone. ties: images that agree with the detector once equal
     scores are ordered by position. Largest differences: boxes, keypoints px; scores and
     masks in 0..1; pasted: share of the pixels of the pasted masks."""
 
+    outputs: tuple[str, ...] = ()
     images: int = 0
     detections: int = 0
     unpaired: int = 0
@@ -62,9 +63,13 @@ class Agreement:
 
     def sentence(self) -> str:
         """For the command."""
+        parts = [f"boxes within {self.boxes:.1e} px", f"scores {self.scores:.1e}"]
+        if "masks" in self.outputs:
+            parts.append(f"masks {self.masks:.1e} ({self.pasted:.1e} of the pasted pixels)")
+        if "keypoints" in self.outputs:
+            parts.append(f"keypoints {self.keypoints:.1e} px")
         return (
-            f"agrees with the detector on {self.detections} detections of {self.images} images: boxes within {self.boxes:.1e} px, scores "
-            f"{self.scores:.1e}, masks {self.masks:.1e} ({self.pasted:.1e} of the pasted pixels), keypoints {self.keypoints:.1e} px"
+            f"agrees with the detector on {self.detections} detections of {self.images} images: {', '.join(parts)}"
             + (f"; {self.unpaired} at the least score are in one alone" if self.unpaired else "")
             + (f"; on {self.ties} images proposals of equal score come in another order" if self.ties else "")
         )
@@ -91,7 +96,7 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 def compare(reference: Reference, exported: Runner, images: Sequence[Tensor], *, min_score: float) -> Agreement:
     """Run both on every image. Raises CheckpointError where they differ by more than the tolerances, ConfigError where nothing was
     found on any image, so that nothing could be compared."""
-    total = Agreement(images=len(images))
+    total = Agreement(outputs=tuple(reference.outputs), images=len(images))
     different, pixels = 0, 0
     for number, image in enumerate(images):
         height, width = image.shape[1:]
