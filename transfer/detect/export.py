@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZipFile
 
 import detectron2
 import torch
@@ -49,6 +50,7 @@ FIELDS = {
 OPSET = 17  # has what tracing needs (RoiAlign with half pixels is of 16); onnxruntime 1.14 and later run it
 SIDECAR_FORMAT, SIDECAR_VERSION = "infomin-transfer/exported-detector", 1
 METADATA_KEY = "detector"  # of the sidecar's content inside the file, without sha256 and agreement
+DEBUG_SUFFIX = ".debug_pkl"  # TorchScript's record of source lines, with the paths of the exporting machine
 NUM_IMAGES = 6
 MEANINGS = {
     "boxes": "float32 (N, 4): x1, y1, x2, y2 in pixels of the input; times original size / input size for the original image",
@@ -217,7 +219,12 @@ def _content(detector: TrainedDetector, format: Format, outputs: Sequence[str]) 
 def _write_torchscript(file: Any, network: ExportedNetwork, image: Tensor, content: str) -> None:
     with torch.no_grad():
         traced = torch.jit.trace(network, (image,), check_trace=False)
-    torch.jit.save(traced, file, _extra_files={METADATA_KEY: content.encode()})
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer, _extra_files={METADATA_KEY: content.encode()})
+    with ZipFile(buffer) as whole, ZipFile(file, "w") as kept:  # both stored, not compressed
+        for entry in whole.infolist():
+            if not entry.filename.endswith(DEBUG_SUFFIX):
+                kept.writestr(entry.filename, whole.read(entry))
 
 
 def _write_onnx(file: Any, network: ExportedNetwork, image: Tensor, content: str) -> None:

@@ -131,7 +131,10 @@ def _find_weights(where: str) -> tuple[str, tuple[str, ...]]:
     if final.is_file():
         return str(final), notes
     if not any(path.glob("model_*.pth")):
-        raise CheckpointError(f"{where} holds no checkpoint (model_*.pth) yet: its training has saved none")
+        raise CheckpointError(
+            f"{where} holds no checkpoint of a detector (model_*.pth): expected an output folder of tools/train_net.py whose training "
+            "has saved one"
+        )
     return "", (f"{where} holds no {FINAL_WEIGHTS}, the run has not ended: its newest checkpoint is used", *notes)
 
 
@@ -147,6 +150,8 @@ def _config_beside(where: str, weights: str) -> Path:
 
 
 def _without_weights(overrides: Sequence[str]) -> tuple[str, ...]:
+    if len(overrides) % 2:
+        raise ConfigError(f"--opts: expected pairs KEY VALUE, found {len(overrides)} words: {' '.join(overrides)}")
     if "MODEL.WEIGHTS" in overrides[::2]:
         raise ConfigError("--opts MODEL.WEIGHTS: the weights are the first argument; leave the key out")
     return tuple(overrides)
