@@ -52,7 +52,8 @@ def export(detector: TrainedDetector, photos: Path, output: Path):
     return export_detector(detector, ExportOptions(kind, output, list_inputs([str(photos)])))
 
 
-@pytest.mark.parametrize("suffix", [pytest.param("pt", marks=pytest.mark.slow), "onnx"])
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["pt", "onnx"])
 def test_the_file_agrees_in_sizes_other_than_the_traced_one(detector, photos, tmp_path, suffix: str) -> None:
     found = export(detector, photos, tmp_path / f"mine.{suffix}")
     assert found.images == 5  # two, smaller ones of these, and a blank one

@@ -61,6 +61,7 @@ def test_a_file_alone_needs_its_configuration(run: Path, tmp_path: Path) -> None
     assert "MODEL.ROI_HEADS.NUM_CLASSES 3, as the detector has classes" in detector.notes
 
 
+@pytest.mark.slow
 def test_a_zoo_file_takes_cocos_names_and_numbers_and_says_that_they_are_assumed(tmp_path: Path) -> None:
     words = ("DATASETS.TEST", "('coco_2017_val',)", "MODEL.ROI_HEADS.NUM_CLASSES", "80")
     run = write_run(tmp_path / "zoo", *words, names=None)
