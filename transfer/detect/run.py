@@ -71,7 +71,7 @@ class DetectionRun:
     weights: what it starts from.
     record: as it begins.
     notes, warnings: for the log, one sentence each.
-    finished: OUTPUT_DIR holds this very run, and there is nothing to do.
+    finished: figures of this very run, which OUTPUT_DIR holds: there is nothing to do. None for any other run.
     """
 
     options: RunOptions
@@ -82,7 +82,7 @@ class DetectionRun:
     record: Record
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    finished: bool = False
+    finished: Mapping[str, float | None] | None = None
 
 
 def prepare_run(options: RunOptions) -> DetectionRun:
@@ -145,7 +145,8 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     }
     found = [sentence(finding) for finding in advice if finding.severity == "note"]
     notes = (*applied, *scaled, *(data.notes if data else ()), *notes, *found, weights.note)
-    return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings), finished)
+    figures = earlier.figures if finished and earlier is not None else None
+    return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings), figures)
 
 
 def given_keys(options: RunOptions) -> frozenset[str]:
