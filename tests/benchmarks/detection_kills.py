@@ -1,6 +1,7 @@
 """A small detection training killed at random points, and what its resumed end has in common with an undisturbed one: everything.
 
     python tests/benchmarks/detection_kills.py [--kills 20] [--control-runs 6] [--seed 0] [--ranks 1] [--output FILE.json]
+    python tests/benchmarks/detection_kills.py --brief  # what the tests look at: two kills, two gloo ranks stopped, NaN on one
 
 Each start is `tools/train_net.py` with the same command, in a process forked from this one, which has torch and Detectron2 loaded;
 with --ranks 2 in two gloo processes. A run is killed once (SIGKILL), at a random time or at a random moment of a save, and the
@@ -46,7 +47,7 @@ from pretrain.base.own_files import read_own_file
 from pretrain.base.record import read_record
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
-from transfer.detect.checkpointer import LAST_CHECKPOINT
+from transfer.detect.checkpointer import LAST_CHECKPOINT, name_of
 from transfer.detect.options import RunOptions
 from transfer.detect.run import open_output_dir, prepare_run
 from transfer.detect.trainer import DetectionTrainer
@@ -244,21 +245,26 @@ def unreadable(output: Path) -> list[str]:
 
 def kill_at_random(child: int, output: Path, draw: random.Random, *, seconds: float, in_save: bool) -> bool:
     """SIGKILL to the run. False where it had ended before. seconds: that an undisturbed run takes."""
+    if not reaches_a_random_moment(child, output, draw, seconds=seconds, in_save=in_save):
+        return False
+    os.killpg(child, signal.SIGKILL)
+    wait(child)
+    return True
+
+
+def reaches_a_random_moment(child: int, output: Path, draw: random.Random, *, seconds: float, in_save: bool) -> bool:
+    """Wait for it. False where the run has ended by then."""
     end = time.monotonic() + draw.uniform(0.0, seconds)
     while not in_save and time.monotonic() < end:
         time.sleep(0.002)
     if in_save:  # some milliseconds after the first byte of a random save: to a temporary file, or to the final name
         saves, seen = draw.randint(1, ITERATIONS), set()
-        while len(seen) < saves and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while len(seen) < saves and not ended_early(child):
             if output.is_dir():
                 seen |= {path.name.lstrip(".").split(".pth")[0] for path in output.iterdir() if ".pth" in path.name}
             time.sleep(0.0005)
         time.sleep(draw.uniform(0.0, 0.05))
-    if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        return False
-    os.killpg(child, signal.SIGKILL)
-    wait(child)
-    return True
+    return not ended_early(child)
 
 
 def campaign(
@@ -302,6 +308,8 @@ def campaign(
             found = left_behind(output)
             other = [part for part, value in undisturbed.items() if found[part] != value]
             counts["ended_differently"] += bool(other)
+            if other and changed is None:
+                print(f"differs: {', '.join(other)}; {found['metrics']} {undisturbed['metrics']}")
             for part in other:
                 differences[part] = differences.get(part, 0) + 1
         if code != 0 or (other and changed is None):
@@ -311,12 +319,72 @@ def campaign(
     return {**counts, "differences": differences}
 
 
+def stopped_and_resumed(data: tuple[str, str], folder: Path, *, ranks: int) -> dict[str, Any]:
+    """A run that gets SIGTERM once two checkpoints are there, then the same command -> exit codes, states, what differs."""
+    whole, cut = folder / f"whole_of_{ranks}", folder / f"cut_of_{ranks}"
+    codes = [wait(start(data, whole, ranks=ranks))]
+    child = start(data, cut, ranks=ranks)
+    while not (cut / f"{name_of(2)}.pth").exists() and not ended_early(child):
+        time.sleep(0.002)
+    os.kill(child, signal.SIGTERM)  # to the launcher alone
+    codes.append(wait(child))
+    record = read_record(cut / "record.json")
+    codes.append(wait(start(data, cut, ranks=ranks)))
+    if codes[0] or codes[2]:
+        print((whole if codes[0] else cut).with_suffix(".log").read_text()[-3000:])
+        return {"codes": codes}
+    found, wanted = left_behind(cut), left_behind(whole)
+    return {
+        "codes": codes,
+        "status": record.status,
+        "error": record.error,
+        "iterations": record.details["iterations"],
+        "differences": [part for part, value in wanted.items() if found[part] != value],
+        "log": cut.with_suffix(".log").read_text(),
+    }
+
+
+def ended_early(child: int) -> Any:
+    """Something where the process has ended; it stays to be waited for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+def with_a_fault(data: tuple[str, str], output: Path, fault: str) -> dict[str, Any]:
+    """A run of two ranks in which something goes wrong -> its exit code, its record, what is left."""
+    code = wait(start(data, output, ranks=2, changed=fault))
+    record = read_record(output / "record.json")
+    log = output.with_suffix(".log").read_text()
+    return {
+        "code": code,
+        "status": record.status,
+        "error": record.error,
+        "said": log.count("error: training diverged"),
+        "unreadable": unreadable(output),
+        "newest": (output / LAST_CHECKPOINT).read_text(),
+        "hung": "Traceback" in log,
+    }
+
+
+def brief(data: tuple[str, str], folder: Path) -> dict[str, Any]:
+    """What tests/transfer/detect/test_kills.py looks at."""
+    then = time.monotonic()
+    assert wait(start(data, folder / "whole", ranks=1)) == 0, (folder / "whole.log").read_text()[-3000:]
+    seconds = time.monotonic() - then
+    undisturbed = left_behind(folder / "whole")
+    return {
+        "killed": campaign(2, data, folder, undisturbed, seed=1, seconds=seconds),
+        "two_ranks": stopped_and_resumed(data, folder, ranks=2),
+        "nan": with_a_fault(data, folder / "nan", "nan_on_rank_1"),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--control-runs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--brief", action="store_true", help="two kills, two ranks stopped and with a NaN; exit code 0")
     parser.add_argument("--output", type=Path, help="a JSON file with the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -324,6 +392,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = write_data(folder / "data")
+        if arguments.brief:
+            print(json.dumps(brief(data, folder)))
+            return 0
         whole = [folder / "whole0", folder / "whole1"]
         then = time.monotonic()
         codes = [wait(start(data, output, ranks=arguments.ranks)) for output in whole]

@@ -24,7 +24,12 @@ from pretrain.base.signals import StopFlag
 from pretrain.run.ranks import Ranks, gather_values, on_main
 from transfer.detect.figures import figures_of
 
+CLOCKS = (
+    "time",
+    "eta_seconds",
+)  # of one start: Detectron2 leaves out its first iterations, and an old value would stay
 SMOOTHING_WINDOW = 20  # iterations over which Detectron2's writers take the median
+MOST_VALUES = 1000  # of a scalar, in so many iterations: its whole history need not be looked through
 BEST_BY = ("segm/AP", "keypoints/AP", "bbox/AP")  # the first one that is measured
 
 
@@ -63,13 +68,12 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         """With the scalars that the next medians are taken of."""
-        scalars = {}
-        for name, values in self.storage.histories().items() if self.storage is not None else ():
-            last = values.values()[-1][1]
-            scalars[name] = {
-                "smooth": self.storage.smoothing_hints()[name] if self.storage is not None else True,
-                "values": [[value, at] for value, at in values.values() if at > last - SMOOTHING_WINDOW],
-            }
+        scalars, storage = {}, self.storage
+        for name, values in storage.histories().items() if storage is not None else ():
+            if name not in CLOCKS:
+                first = values.values()[-1][1] - SMOOTHING_WINDOW
+                kept = [[value, at] for value, at in values.values()[-MOST_VALUES:] if at > first]
+                scalars[name] = {"smooth": storage.smoothing_hints()[name], "values": kept}
         metrics = self.metrics.state_dict() if self.metrics is not None else None
         return {"history": list(self.history), "best": self.best, "scalars": scalars, "metrics": metrics}
 

@@ -151,7 +151,7 @@ def going_on(options: RunOptions, output_dir: Path) -> tuple[RunOptions, bool]:
         return options, False  # the folder is in use, or empty
     if found.kind != "detection" or found.details.get("eval_only"):
         return options, False
-    return replace(options, resume=True), found.status == "done"
+    return replace(options, resume=True), found.status == "done" and not options.allow_change
 
 
 def continue_record(record: Record, earlier: Record, options: RunOptions) -> tuple[Record, tuple[str, ...]]:

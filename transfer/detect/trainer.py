@@ -19,11 +19,12 @@ from typing import Any, NoReturn
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -177,27 +178,37 @@ class DetectionTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode, *, accumulate: int = 1, stop: StopFlag | None = None) -> None:
         """accumulate: parts in which the images of a process are run; see AccumulatingTrainer. stop: of this process."""
+        # Detectron2's own __init__ builds what would be replaced here, and wraps a model on the CPU as one on a GPU.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter, self.max_iter, self.saved = 0, cfg.SOLVER.MAX_ITER, 0
         self.progress = Progress()
         self.ranks = ranks_of_detectron2()
         self.on_progress: Callable[[int], None] = lambda iterations: None
-        self.saved = 0
-        super().__init__(cfg)
         self._stop = stop or StopFlag()
         self._watch = Watch(self._stop, self.ranks, torch.device(cfg.MODEL.DEVICE), late=False)
         self._batch: tuple[list[str], Mapping[str, Tensor]] = ([], {})  # files and losses of the step that is looked at
         own = weakref.proxy(self)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        placed = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         self._trainer = AccumulatingTrainer(
-            self.model,
-            self.data_loader,
-            self.optimizer,
+            create_ddp_model(model, broadcast_buffers=False, **placed),
+            self.build_train_loader(cfg),
+            optimizer,
             num_parts=accumulate,
             half_precision=cfg.SOLVER.AMP.ENABLED,
             before_forward=lambda iteration: own._seed_step(iteration),
             before_optimizer=lambda loss, batch, parts: own._look_at(loss, batch, parts),
         )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         names = ClassNames(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
         parts = {"trainer": own, CLASS_NAMES: names, "progress": self.progress}
         self.checkpointer = SafeCheckpointer(self.model, cfg.OUTPUT_DIR, **parts)
+        self.register_hooks(self.build_hooks())
 
     def _seed_step(self, iteration: int) -> None:
         """Proposals are sampled: from here on the draws of this step are those of this iteration, whatever came before."""
