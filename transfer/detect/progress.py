@@ -68,12 +68,14 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         """With the scalars that the next medians are taken of."""
-        scalars, storage = {}, self.storage
-        for name, values in storage.histories().items() if storage is not None else ():
-            if name not in CLOCKS:
-                first = values.values()[-1][1] - SMOOTHING_WINDOW
-                kept = [[value, at] for value, at in values.values()[-MOST_VALUES:] if at > first]
-                scalars[name] = {"smooth": storage.smoothing_hints()[name], "values": kept}
+        scalars = {}
+        if self.storage is not None:
+            smooth = self.storage.smoothing_hints()
+            for name, values in self.storage.histories().items():
+                if name not in CLOCKS:
+                    first = values.values()[-1][1] - SMOOTHING_WINDOW
+                    kept = [[value, at] for value, at in values.values()[-MOST_VALUES:] if at > first]
+                    scalars[name] = {"smooth": smooth[name], "values": kept}
         metrics = self.metrics.state_dict() if self.metrics is not None else None
         return {"history": list(self.history), "best": self.best, "scalars": scalars, "metrics": metrics}
 
