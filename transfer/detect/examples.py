@@ -25,15 +25,12 @@ from detectron2.utils import comm
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import MAX_PIXELS, read_image
 from pretrain.data.loader import build_loader
-from pretrain.views.rng import DETECTION_STREAM, ORDER_STREAM, sample_generator
+from pretrain.views.rng import DETECTION_STREAM, sample_generator
 from transfer.detect.order import Key, TrainingOrder
 
 Example = dict[str, Any]
 ONCE = "TrainingSampler"  # values of DATALOADER.SAMPLER_TRAIN, by Detectron2's names
 BY_CATEGORY = "RepeatFactorTrainingSampler"
-SUBSET = "RandomSubsetTrainingSampler"
-BY_DATA_SET = "WeightedTrainingSampler"
-BY_BOTH = "WeightedCategoryTrainingSampler"
 
 
 class SharedReaderMapper(DatasetMapper):
@@ -130,7 +127,7 @@ def training_loader(config: CfgNode, mapper: Callable[[Any], Example]) -> Traini
         batch_size=config.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
         seed=seed,
         groups=groups,
-        repeats=_repeats(config, records, seed=seed),
+        repeats=_repeats(config, records),
     )
     return TrainingLoader(
         TrainingExamples(records, mapper, seed=seed), order, num_workers=config.DATALOADER.NUM_WORKERS
@@ -154,32 +151,17 @@ def _records(config: CfgNode, names: Sequence[str]) -> list[dict[str, Any]]:
     return list(found)
 
 
-def _repeats(config: CfgNode, records: Sequence[Mapping[str, Any]], *, seed: int) -> np.ndarray | None:
-    """How often each record comes in an epoch, on average: what DATALOADER.SAMPLER_TRAIN asks for; None: each once."""
+def _repeats(config: CfgNode, records: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """How often each record comes in an epoch, on average: what DATALOADER.SAMPLER_TRAIN asks for; None: each once.
+
+    LVIS: sqrt(threshold / frequency) of an image's rarest class, where that is more than 1. Detectron2's other samplers have no keys
+    in its configuration.
+    """
     name = config.DATALOADER.SAMPLER_TRAIN
     if name == ONCE:
         return None
-    if name == BY_CATEGORY:
-        return _by_category(config, records)
-    if name == SUBSET:
-        chosen = sample_generator(seed=seed, epoch=0, index=0, view=1, stream=ORDER_STREAM).permutation(len(records))
-        repeats = np.zeros(len(records))
-        repeats[chosen[: int(len(records) * config.DATALOADER.RANDOM_SUBSET_RATIO)]] = 1
-        return repeats
-    if name not in (BY_DATA_SET, BY_BOTH):
-        known = ", ".join((ONCE, BY_CATEGORY, SUBSET, BY_DATA_SET, BY_BOTH))
-        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN {name}: expected one of {known}")
-    weights = dict(config.DATASETS.TRAIN_REPEAT_FACTOR)
-    sets = {part: _records(config, [part]) for part in config.DATASETS.TRAIN}
-    repeats = np.concatenate([np.full(len(part), float(weights.get(key, 1))) for key, part in sets.items()])
-    if name == BY_BOTH:
-        repeats = repeats * np.concatenate([_by_category(config, part) for part in sets.values()])
-        repeats = repeats / repeats.min()
-    return repeats
-
-
-def _by_category(config: CfgNode, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """LVIS: sqrt(threshold / frequency) of an image's rarest class, where that is more than 1."""
+    if name != BY_CATEGORY:
+        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN {name}: expected {ONCE} or {BY_CATEGORY}")
     values = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         records, config.DATALOADER.REPEAT_THRESHOLD, sqrt=config.DATALOADER.REPEAT_SQRT
     )
