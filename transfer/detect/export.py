@@ -31,9 +31,9 @@ from pretrain.base.errors import ConfigError
 from pretrain.base.image_files import read_image
 from transfer.conversion.weight_files import file_sha256
 from transfer.data.image_list import ImageList
+from transfer.detect.examples import SharedReaderMapper
 from transfer.detect.export_check import Agreement, Runner, compare, spread
 from transfer.detect.trained import TrainedDetector
-from transfer.detect.trainer import SharedReaderMapper
 
 Format = Literal["torchscript", "onnx"]
 FORMATS: tuple[Format, ...] = ("torchscript", "onnx")

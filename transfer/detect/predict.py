@@ -39,9 +39,9 @@ from pretrain.base.image_files import read_image
 from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record
 from transfer.data.image_list import ImageList, image_ids, list_inputs
 from transfer.detect.config import plain_values
+from transfer.detect.examples import SharedReaderMapper
 from transfer.detect.pictures import Pictures
 from transfer.detect.trained import TrainedDetector, load_trained
-from transfer.detect.trainer import SharedReaderMapper
 
 DATA_SET, RESULTS, DRAWN, SHEET = "predictions.json", "coco_results.json", "images", "sheet.jpg"
 MAX_NAMED = 10  # files that a message names; the record has all
