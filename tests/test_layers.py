@@ -41,6 +41,8 @@ DOOR = (
     "model.channels",
     "model.encoder",
     "run.checkpoint",
+    "run.ranks",
+    "run.watch",
     "run.precision",
     "run.representation",
     "run.schedule",

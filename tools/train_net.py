@@ -8,8 +8,9 @@ Takes Detectron2's own flags (--config-file --num-gpus --resume --eval-only --nu
 one's own data (coco:ANNOTATIONS.json:IMAGE_DIR, voc:ROOT:SPLIT, voc07:..., yolo:DATA.yaml:SPLIT). A configuration is looked for as given, then in
 transfer/configs; it says nothing about weights: --init does, and their input (channel order, mean, std, stride) comes with them.
 Out: a table of AP, AP50 and AP75, and in OUTPUT_DIR Detectron2's files, record.json and samples.json; exit
-code 2 and one message for an input that cannot be used. `--resume` goes on with the run in OUTPUT_DIR, with the values that it
-began with. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
+code 2 and one message for an input that cannot be used. A run that was stopped (Ctrl-C: 130, SIGTERM: 143, both save) or killed goes
+on exactly when the same command is given again; model_best.pth is its best by AP. `--resume` is for
+--allow-change, and evaluates a finished run once more. `--eval-only --resume` evaluates OUTPUT_DIR's newest checkpoint into OUTPUT_DIR/evaluation.
 """
 
 import sys
@@ -18,7 +19,6 @@ if __name__ == "__main__":  # worker processes import this file again with the p
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import multiprocessing
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,9 +29,9 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
-from pretrain.base.errors import ConfigError, Terminated, run_tool
+from pretrain.base.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, Terminated, run_tool
 from pretrain.base.record import RECORD, end_record, this_command
-from pretrain.base.signals import ending_on_sigterm
+from pretrain.base.signals import ending_on_sigterm, passed_to_children
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import FORMS, parse_class_names
 from transfer.detect.dump import dump_config
@@ -40,10 +40,13 @@ from transfer.detect.run import (
     DetectionRun,
     enter_process,
     fetch_weights,
+    figures_table,
     open_output_dir,
     prepare_run,
     run_detection,
 )
+
+AGAIN = "the same command goes on from the newest checkpoint"
 
 
 def worker(run: DetectionRun) -> None:
@@ -52,33 +55,36 @@ def worker(run: DetectionRun) -> None:
 
 
 def train(run: DetectionRun) -> None:
-    enter_process(run)
-    run_detection(run)
+    with ending_on_sigterm(AGAIN):
+        enter_process(run)
+        run_detection(run)
 
 
 def train_together(run: DetectionRun, arguments: argparse.Namespace) -> int:
-    """Several processes, all of them with the run that this one prepared. Returns the exit code."""
+    """Several processes, all of them with the run that this one prepared; a stop signal goes on to them. Returns the exit code."""
     path = Path(run.config.OUTPUT_DIR) / RECORD
-    try:
-        launch(
-            worker,
-            arguments.num_gpus,
-            arguments.num_machines,
-            arguments.machine_rank,
-            arguments.dist_url,
-            args=(run,),
-        )
-    except ProcessException as stop:  # the worker printed why; the others were ended with it
-        end_record(path, "failed", str(stop).strip().splitlines()[0])
-        if not isinstance(stop, ProcessExitedException) or stop.exit_code < 0:  # a bug, or killed by a signal
+    with passed_to_children(AGAIN) as passed:
+        try:
+            launch(
+                worker,
+                arguments.num_gpus,
+                arguments.num_machines,
+                arguments.machine_rank,
+                arguments.dist_url,
+                args=(run,),
+            )
+        except ProcessException as stop:  # the worker printed why; the others were ended with it
+            code = stop.exit_code if isinstance(stop, ProcessExitedException) else -1
+            if passed.received is not None and code < 0:  # it was asked to stop before it could save
+                code = EXIT_TERMINATED
+            stopped = code in (EXIT_TERMINATED, EXIT_INTERRUPTED)
+            end_record(path, "stopped" if stopped else "failed", str(stop).strip().splitlines()[0])
+            if code < 0:  # a bug, or killed by a signal
+                raise
+            return int(code)
+        except (KeyboardInterrupt, Terminated) as stop:
+            end_record(path, "stopped", f"{type(stop).__name__}: {stop}")
             raise
-        return int(stop.exit_code)
-    except (KeyboardInterrupt, Terminated) as stop:
-        for process in multiprocessing.active_children():
-            process.terminate()
-            process.join()
-        end_record(path, "stopped", f"{type(stop).__name__}: {stop}")
-        raise
     return 0
 
 
@@ -154,7 +160,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = parse_arguments()
+    with ending_on_sigterm(AGAIN):  # until there is something to save
+        return run_arguments(parse_arguments())
+
+
+def run_arguments(arguments: argparse.Namespace) -> int:
+    """What the command line asks for. Returns the exit code."""
     devices = torch.cuda.device_count()
     processes = arguments.num_gpus * arguments.num_machines
     if processes > 1 and arguments.num_gpus > devices:
@@ -187,10 +198,13 @@ def main() -> int:
         print(dump_config(options, arguments.dump_config))
         return 0
     run = prepare_run(options)
+    if run.finished is not None:
+        print("\n".join([f"{run.config.OUTPUT_DIR} is finished; nothing to do", *figures_table(run.finished)]))
+        return 0
     fetch_weights(run.weights.weights)
     # The first machine holds the folder; the others write their logs into it.
-    folder = open_output_dir(options, run.config) if arguments.machine_rank == 0 else nullcontext()
-    with folder, ending_on_sigterm("the same command with --resume goes on from the newest checkpoint"):
+    folder = open_output_dir(run.options, run.config) if arguments.machine_rank == 0 else nullcontext()
+    with folder:
         if processes > 1:
             return train_together(run, arguments)
         run_detection(run)

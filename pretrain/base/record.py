@@ -40,6 +40,7 @@ Kind = Literal[
     "view-learning",
     "view-evaluation",
     "sweep-point",
+    "prediction",
 ]
 Status = Literal["running", "done", "stopped", "failed"]
 NameSource = Literal["asked", "sidecar", "checkpoint", "catalog", "random", "unknown"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -72,6 +73,41 @@ def ending_on_sigterm(advice: str = "give the same command again") -> Iterator[N
     before = {number: signal.signal(number, end) for number in STOP_SIGNALS if number != signal.SIGINT}
     try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class PassedOn:
+    """What `passed_to_children` yields. received: the last signal, None before one."""
+
+    received: int | None = None
+
+
+@contextmanager
+def passed_to_children(advice: str = "give the same command again") -> Iterator[PassedOn]:
+    """A stop signal goes on to the processes that multiprocessing started from here, which save; this one waits for them.
+
+    Before there are any it ends the block with `Terminated`. advice: how to go on.
+    """
+    passed = PassedOn()
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.received = number
+        children = multiprocessing.active_children()
+        for child in children:
+            if child.pid is not None:
+                os.kill(child.pid, number)
+        if not children:
+            code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
+            raise Terminated(f"stopped before the end; {advice}", exit_code=code)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield passed
+        return
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    try:
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

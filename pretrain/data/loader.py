@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -181,22 +181,32 @@ class ViewDataset(Dataset):
         raise DataError(f"{self.source.root}: none of the {len(self.source)} images can be read")
 
 
+AKey = TypeVar("AKey")
+ABatch = TypeVar("ABatch", covariant=True)
+
+
+class BatchSource(Protocol[AKey, ABatch]):
+    """Keys -> a batch, or the DataError of what it could not read as a value: an exception would arrive as a traceback."""
+
+    def __getitem__(self, keys: list[AKey], /) -> ABatch | DataError: ...
+
+
 def build_loader(
-    dataset: ViewDataset, batches: Iterable[list[Key]], *, num_workers: int, pin_memory: bool = False
-) -> Iterator[ViewBatch]:
-    """Batches of views in the order of `batches` (e.g. order.RankBatches), whatever the number of workers.
+    dataset: BatchSource[AKey, ABatch], batches: Iterable[list[AKey]], *, num_workers: int, pin_memory: bool = False
+) -> Iterator[ABatch]:
+    """What `dataset` makes of `batches` (e.g. order.RankBatches), in their order, whatever the number of workers.
 
     num_workers 0 works in this process. Let `batches` span epochs: the workers then live through all of them.
     pin_memory counts only where there is a CUDA device. Raises DataError for a file that cannot be read.
     """
     loader = DataLoader(
-        dataset,
+        cast(Any, dataset),  # torch's Dataset has one item a key
         batch_size=None,  # the sampler yields whole batches
         sampler=batches,
         collate_fn=_unchanged,
         num_workers=num_workers,
         pin_memory=pin_memory and torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
     others = set(multiprocessing.active_children())
     with signals_wait():
@@ -315,7 +325,7 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """Workers outlive a signal to the process group: the main process saves first and then ends them."""
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

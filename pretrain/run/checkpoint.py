@@ -41,13 +41,18 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Publish a run's `state` at `path`. Raises CheckpointError as `write_state` does, and for a value that is not finite."""
     missing = set(KEYS) ^ {"format", "version", *state}
     assert not missing, sorted(missing)
+    require_finite(path, state)
+    write_state(path, state, kind=CHECKPOINT)
+
+
+def require_finite(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, naming tensors, where `state`, which was to be written to `path`, holds values that are not finite."""
     bad = [name for name, tensor in _tensors(state) if not _is_finite(tensor)]
     if bad:
         raise CheckpointError(
             f"did not write {path}: {len(bad)} of its tensors hold values that are not finite ({', '.join(bad[:3])}); "
             "what was saved before is untouched"
         )
-    write_state(path, state, kind=CHECKPOINT)
 
 
 def _tensors(values: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -18,6 +18,8 @@ ORDER_STREAM = 3
 PAIR_STREAM = 4  # what is drawn once for the two views of an image
 CROPS_STREAM = 5  # the crops of a whole batch of images in memory
 NEGATIVES_STREAM = 6  # which rows of a memory bank a step is compared with
+DETECTION_STREAM = 7  # augmentation of an image that a detector is trained on
+DETECTION_STEP_STREAM = 8  # what a detector draws in a step (epoch: the iteration; index: the rank)
 
 _WORD = 2**64
 

@@ -314,6 +314,7 @@ def test_a_workers_exit_code_is_the_commands(tool: dict, monkeypatch, tmp_path: 
     class Run:
         config = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
         weights = SimpleNamespace(weights="")
+        options, finished = None, None
 
     def prepare(options):
         given["prepared"] = options

@@ -131,6 +131,7 @@ COUNTED = {
     "view-learning": "view-learning run",
     "view-evaluation": "evaluation of views",
     "sweep-point": "sweep point",
+    "prediction": "prediction on images",
 }
 
 

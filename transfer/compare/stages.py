@@ -185,7 +185,7 @@ def detect_stage(
     files: Sequence[Path] = (),
     fraction: float = 1.0,
 ) -> Stage:
-    """Fine-tuning of a detector of a family. init: NAME=WEIGHTS, random, or a name of the catalog. flags: further ones of
+    """Fine-tuning of a detector of a family, resumed where it was stopped. init: NAME=WEIGHTS, random, or a name of the catalog. flags: further ones of
     tools/train_net.py. overrides: KEY VALUE pairs. fraction: of the labelled images that `train_data` is."""
     return tool_stage(
         "train_net",
@@ -197,6 +197,7 @@ def detect_stage(
         result=RECORD,
         needs=needs,
         files=[config_file, *files],
+        resumes=True,
         init=init.partition("=")[0],
         seed=seed,
         fraction=fraction,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from transfer.conversion.published import CATALOG_SCHEMES, catalog_entry
 from transfer.conversion.sidecar import detectron2_settings, read_sidecar, sidecar_path
 from transfer.conversion.sources import load_backbone
 from transfer.conversion.targets import target_named
-from transfer.detect.checkpointer import class_names_in
+from transfer.detect.checkpointer import Newest, class_names_in, newest_checkpoint
 from transfer.detect.checks import (
     check_backbone_loaded,
     check_model_loaded,
@@ -37,7 +37,6 @@ from transfer.detect.checks import (
     same_values,
 )
 
-LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
 CONFIG_FILE = "config.yaml"  # Detectron2's dump of a run's configuration
 OLD_RESULT, OLD_FORMAT = "result.json", "infomin-transfer/detection-result"  # of a finished run from before the record
 
@@ -53,6 +52,7 @@ class WeightsPlan:
     trained: record of the run that a complete detector comes from, where it lies beside it.
     class_names: of a complete detector, in the order of its outputs: the checkpoint's own, else those of `trained`, else those
         in the result of a run from before the record.
+    newest: of a run that goes on, its newest checkpoint and those that are damaged.
     """
 
     kind: Literal["random", "catalog", "converted", "trusted", "checkpoint"]
@@ -60,6 +60,7 @@ class WeightsPlan:
     sidecar: dict[str, Any] | None = None
     trained: Record | None = None
     class_names: tuple[str, ...] | None = None
+    newest: Newest | None = None
 
     @property
     def note(self) -> str:
@@ -86,9 +87,9 @@ class WeightsPlan:
 def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool) -> WeightsPlan:
     """Decide before anything is built. Raises ConfigError or CheckpointError with what to pass instead."""
     weights = config.MODEL.WEIGHTS
-    pointer = Path(config.OUTPUT_DIR) / LAST_CHECKPOINT
-    if resume and pointer.is_file():
-        return _plan_detector(config, _newest_checkpoint(pointer))
+    newest = newest_checkpoint(Path(config.OUTPUT_DIR)) if resume else None
+    if newest is not None:
+        return replace(_plan_detector(config, str(newest.path)), newest=newest)
     if eval_only:
         if not weights:
             raise ConfigError(
@@ -127,18 +128,6 @@ def plan_weights(config: CfgNode, *, eval_only: bool, resume: bool, trust: bool)
             f"{error}\nor pass --init NAME={weights} in place of MODEL.WEIGHTS, which sets how the weights want their input"
         ) from None
     return WeightsPlan("converted", weights, sidecar.to_dict())
-
-
-def _newest_checkpoint(pointer: Path) -> str:
-    """The file that Detectron2's pointer names. Raises CheckpointError for one that names none, as a full disk leaves it."""
-    path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        there = ", ".join(sorted(found.name for found in pointer.parent.glob("*.pth")))
-        raise CheckpointError(
-            f"{pointer} names no checkpoint that is there: {path.name if path != pointer.parent else 'it is empty'}. "
-            + (f"Write one of these into it: {there}" if there else "Start again with another OUTPUT_DIR")
-        )
-    return str(path)
 
 
 def without_sidecar(weights: str, path: Path, *, use: str = "MODEL.WEIGHTS OUTPUT.pth") -> str:

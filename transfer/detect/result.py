@@ -7,7 +7,6 @@ Figures that could not be computed (NaN: a class without objects) are None.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,14 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from pretrain.base.atomic import write_json
-from transfer.detect.trainer import SharedReaderMapper
+from transfer.detect.examples import SharedReaderMapper
+from transfer.detect.figures import TASKS, finite_or_none
 
-TASKS = ("bbox", "segm", "keypoints")
-METRICS = "metrics.json"  # Detectron2's, one object a line
 NUM_SAMPLES = 8
 SAMPLE_SCORE = (
     0.05  # predictions above this are kept, the report chooses among them; where none is, the best SAMPLE_FALLBACK
 )
 SAMPLE_FALLBACK = 10
-
-
-def figures_of(results: Mapping[str, Any]) -> dict[str, float | None]:
-    """Evaluator results -> {"bbox/AP": 12.3, ...}; of several test sets, the first one's. NaN becomes None."""
-    if results and not any(task in results for task in TASKS):
-        results = next(iter(results.values()))
-    return {
-        f"{task}/{name}": _finite(value)
-        for task in TASKS
-        if results.get(task) is not None
-        for name, value in results[task].items()
-    }
 
 
 def read_history(metrics_path: Path, iterations: int, *, start: int = 0) -> list[dict[str, Any]]:
@@ -57,7 +43,7 @@ def read_history(metrics_path: Path, iterations: int, *, start: int = 0) -> list
             values = json.loads(line)
         except ValueError:
             continue
-        figures = {key: _finite(value) for key, value in values.items() if key.partition("/")[0] in TASKS}
+        figures = {key: finite_or_none(value) for key, value in values.items() if key.partition("/")[0] in TASKS}
         if figures:
             history[min(int(values["iteration"]) + 1, iterations)] = figures
     return [{"iteration": iteration, **history[iteration]} for iteration in sorted(history)]
@@ -67,11 +53,6 @@ def joined_history(*parts: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, An
     """One row an iteration, in order; of an iteration that several parts hold, that of the last part."""
     rows = {row["iteration"]: row for part in parts for row in part}
     return tuple(rows[iteration] for iteration in sorted(rows))
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def write_samples(output_dir: Path, samples: Sequence[Mapping[str, Any]]) -> Path:

@@ -26,16 +26,18 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from pretrain.base.atomic import lock_folder, remove_temporaries
+from pretrain.base.atomic import is_temporary, lock_folder, remove_temporaries
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.base.record import RECORD, OpenRecord, Record
+from pretrain.base.signals import StopFlag
 from transfer.data.problems import ReadOptions
 from transfer.data.spec import DataSpec, PreparedData, parse_spec, prepare_data
-from transfer.detect.checkpointer import SafeCheckpointer
+from transfer.detect.checkpointer import SafeCheckpointer, settle
 from transfer.detect.coco_evaluation import EVALUATED_BY, engines_of
 from transfer.detect.config import load_detector_config, resolve_config, sets_weights
 from transfer.detect.config_files import resolve_config_path
 from transfer.detect.doctor import diagnose_config, refuse_errors, sentence
+from transfer.detect.figures import METRICS, figures_of
 from transfer.detect.inits import (
     CATALOG,
     WEIGHTS_KEY,
@@ -47,8 +49,8 @@ from transfer.detect.inits import (
 )
 from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
 from transfer.detect.options import RunOptions
-from transfer.detect.result import METRICS, collect_samples, figures_of, joined_history, read_history, write_samples
-from transfer.detect.run_record import begin_record, continue_record, earlier_record, recorded_init
+from transfer.detect.result import collect_samples, joined_history, read_history, write_samples
+from transfer.detect.run_record import begin_record, continue_record, earlier_record, going_on, recorded_init
 from transfer.detect.scaling import scale_config
 from transfer.detect.trainer import DetectionTrainer
 
@@ -70,6 +72,7 @@ class DetectionRun:
     weights: what it starts from.
     record: as it begins.
     notes, warnings: for the log, one sentence each.
+    finished: figures of this very run, which OUTPUT_DIR holds: there is nothing to do. None for any other run.
     """
 
     options: RunOptions
@@ -80,14 +83,17 @@ class DetectionRun:
     record: Record
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    finished: Mapping[str, float | None] | None = None
 
 
 def prepare_run(options: RunOptions) -> DetectionRun:
     """Load the configuration, the data and the weights' sidecar and check them against each other. Writes nothing.
 
-    Raises ConfigError, DataError or CheckpointError.
+    A training that OUTPUT_DIR holds unfinished goes on, without --resume too. Raises ConfigError, DataError or CheckpointError.
     """
     import_modules(options.modules)
+    path = resolve_config_path(options.config_file)
+    options, finished = going_on(options, Path(load_detector_config(path, options.overrides).OUTPUT_DIR))
     train, test = (parse_spec(text) if text else None for text in (options.train_data, options.test_data))
     check_options(options, train, test)
     asked, init, applied = ask_config(options)
@@ -117,6 +123,7 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     )
     refuse_errors(advice)
     warnings += [sentence(finding) for finding in advice if finding.severity == "warning"]
+    warnings += weights.newest.warnings if weights.newest else ()
     verify_fits(weights, config)
     record = begin_record(options, config, data, weights, earlier, init)
     said = {
@@ -139,7 +146,8 @@ def prepare_run(options: RunOptions) -> DetectionRun:
     }
     found = [sentence(finding) for finding in advice if finding.severity == "note"]
     notes = (*applied, *scaled, *(data.notes if data else ()), *notes, *found, weights.note)
-    return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings))
+    figures = earlier.figures if finished and earlier is not None else None
+    return DetectionRun(options, config, data, registered, weights, record, notes, tuple(warnings), figures)
 
 
 def given_keys(options: RunOptions) -> frozenset[str]:
@@ -314,15 +322,16 @@ def _builtin_order(record: Record, weights: WeightsPlan) -> list[str]:
 
 @contextmanager
 def open_output_dir(options: RunOptions, config: CfgNode) -> Iterator[Path]:
-    """OUTPUT_DIR, for this process alone while the block lasts: new or empty, or continued with --resume.
+    """OUTPUT_DIR, for this process alone while the block lasts: new or empty, or that of a run that goes on.
 
     Raises ConfigError for a folder that is in use, holds something else, or cannot be written.
     """
     output_dir = Path(config.OUTPUT_DIR)
     try:
-        taken = sorted(path.name for path in output_dir.iterdir() if path.name != LOCK) if output_dir.exists() else []
+        there = list(output_dir.iterdir()) if output_dir.exists() else []
     except OSError as error:
         raise ConfigError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror or error}") from None
+    taken = sorted(path.name for path in there if path.name != LOCK and not is_temporary(path))
     if taken and not options.resume:
         raise ConfigError(
             f"OUTPUT_DIR {output_dir} is in use (it holds {', '.join(taken[:4])}{', ...' if len(taken) > 4 else ''}); pass "
@@ -347,14 +356,18 @@ def enter_process(run: DetectionRun) -> None:
 
 
 def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
-    """Train (or only evaluate), complete record.json, then draw samples.json. Returns the figures. Runs in every process."""
+    """Train (or only evaluate), complete record.json, then draw samples.json. Returns the figures. Runs in every process.
+
+    After a stop signal a training saves and raises Terminated, whether it starts, steps, evaluates or saves.
+    """
     config, options = run.config, run.options
     output_dir = Path(config.OUTPUT_DIR)
     goes_on = options.resume and not options.eval_only  # each evaluation is a run of its own
     record = OpenRecord(output_dir / RECORD, run.record, goes_on=goes_on) if comm.is_main_process() else None
     if record is not None:
         record.spend(images=0, devices=options.num_processes)  # also of a run that ends before its first step
-    with record or nullcontext():
+    stop = StopFlag()
+    with nullcontext() if options.eval_only else stop, record or nullcontext():
         # 1. The log, the seed, config.yaml. OUTPUT_DIR was checked before.
         _shorten_console(setup_logger(config.OUTPUT_DIR, distributed_rank=comm.get_rank()))
         default_setup(
@@ -366,7 +379,7 @@ def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
         for warning in run.warnings:
             LOGGER.warning(warning)
         # 2. The weights and the proof that they arrived, training, evaluation.
-        model, results = _evaluate(run) if options.eval_only else _train(run, record)
+        model, results = _evaluate(run) if options.eval_only else _train(run, record, stop)
         # 3. The record first: nothing that follows can lose a figure.
         figures = figures_of(results)
         if record is not None:
@@ -387,30 +400,32 @@ def _evaluate(run: DetectionRun) -> tuple[nn.Module, Mapping[str, Any]]:
     return model, DetectionTrainer.test(run.config, model)
 
 
-def _train(run: DetectionRun, record: OpenRecord | None) -> tuple[nn.Module, Mapping[str, Any]]:
+def _train(run: DetectionRun, record: OpenRecord | None, stop: StopFlag) -> tuple[nn.Module, Mapping[str, Any]]:
     """The loop, with an evaluation every TEST.EVAL_PERIOD iterations and one at the end: the model, and the last evaluation's
     results."""
-    config = run.config
-    trainer = DetectionTrainer(config, accumulate=run.options.accumulate)
+    config, newest = run.config, run.weights.newest
+    if newest is not None and comm.is_main_process():
+        settle(newest)
+    trainer = DetectionTrainer(config, accumulate=run.options.accumulate, stop=stop)
+    comm.synchronize()
     with _explained_download(run.weights.weights):
-        trainer.resume_or_load(resume=run.options.resume)
+        trainer.resume_or_load(resume=newest is not None)
     model = _unwrapped(trainer.model)
     LOGGER.info(verify_loaded(run.weights, model))
-    metrics = Path(config.OUTPUT_DIR) / METRICS
-    start = metrics.stat().st_size if metrics.exists() else 0
     before = [row for row in run.record.history if row["iteration"] <= trainer.start_iter]
 
     def keep(iterations: int) -> None:
         """What the record holds of a run so far, also of one that is killed after this."""
         if record is not None:
+            best = {"best": trainer.progress.best} if trainer.progress.best else {}
             images = (iterations - trainer.start_iter) * config.SOLVER.IMS_PER_BATCH
             record.update(
-                history=joined_history(before, read_history(metrics, config.SOLVER.MAX_ITER, start=start)),
-                details={**record.record.details, "iterations": iterations},
+                history=joined_history(before, trainer.progress.history),
+                details={**record.record.details, "iterations": iterations, **best},
                 cost=record.spend(images=images, devices=run.options.num_processes),
             )
 
-    trainer.on_checkpoint(keep)
+    trainer.on_progress = keep
     try:
         trainer.train()
     finally:

@@ -138,6 +138,22 @@ def earlier_record(output_dir: Path) -> Record | None:
     return record
 
 
+def going_on(options: RunOptions, output_dir: Path) -> tuple[RunOptions, bool]:
+    """`options` with `resume` where a training in OUTPUT_DIR goes on with the same command; and whether that is finished.
+
+    A run that is stopped or killed goes on when its command is given again; a finished one is evaluated again with --resume alone.
+    """
+    if options.eval_only or options.resume:
+        return options, False
+    try:
+        found = read_record(output_dir / RECORD)
+    except DataError:
+        return options, False  # the folder is in use, or empty
+    if found.kind != "detection" or found.details.get("eval_only"):
+        return options, False
+    return replace(options, resume=True), found.status == "done" and not options.allow_change
+
+
 def continue_record(record: Record, earlier: Record, options: RunOptions) -> tuple[Record, tuple[str, ...]]:
     """`record` of a run that goes on from `earlier`, with what was allowed to change; and notes on that.
 

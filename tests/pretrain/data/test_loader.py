@@ -258,13 +258,13 @@ def test_a_file_lost_during_the_run_is_a_plain_data_error(folder, num_workers):
 
 @pytest.mark.slow
 def test_workers_outlive_a_signal_that_meets_them_while_they_start(folder, monkeypatch):
-    begin = data._start_worker
+    begin = data.start_worker
 
     def struck(worker):
         os.kill(os.getpid(), signal.SIGTERM)  # as the whole process group is struck, before the worker is ready
         begin(worker)
 
-    monkeypatch.setattr(data, "_start_worker", struck)
+    monkeypatch.setattr(data, "start_worker", struck)
     monkeypatch.setattr(data, "BATCH_TIMEOUT_SECONDS", 10)
     assert len(batches_of(dataset_of(folder), num_workers=2)) == 4
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -14,7 +14,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from pretrain.base.errors import CheckpointError
-from transfer.detect.checkpointer import SafeCheckpointer, read_for_detectron2
+from transfer.detect.checkpointer import Newest, SafeCheckpointer, newest_checkpoint, read_for_detectron2, settle
 
 ROOT = Path(__file__).resolve().parents[3]
 ARRAYS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2, np.float32)}
@@ -113,3 +113,43 @@ def test_the_file_may_be_written_anew_while_its_tensors_are_in_use(tmp_path, rea
         assert weight.sum() == 1 << 16
     """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT).returncode == ending
+
+
+def saving(folder, value=1.0):
+    """A checkpointer of a one-layer model whose weight is `value`."""
+    target = model()
+    with torch.no_grad():
+        target.weight.fill_(value)
+    return SafeCheckpointer(target, str(folder), save_to_disk=True)
+
+
+def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_is_taken(tmp_path):
+    for iteration in range(3):
+        saving(tmp_path, iteration).save(f"model_{iteration:07d}", iteration=iteration)
+    newest = tmp_path / "model_0000002.pth"
+    assert newest_checkpoint(tmp_path) == Newest(newest)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit: torch would load it
+    newest.write_bytes(content)
+    found = newest_checkpoint(tmp_path)
+    assert found.path.name == "model_0000001.pth" and "taking model_0000001.pth" in found.warnings[0]
+    assert newest.exists()  # nothing is touched before the folder is held
+    settle(found)
+    assert newest.with_name("model_0000002.pth.damaged").exists() and not newest.exists()
+    assert newest_checkpoint(tmp_path) == Newest(found.path)
+    found.path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints .* is readable, so the run cannot go on"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_disk_that_gives_back_something_else_leaves_what_was_saved_before(tmp_path, monkeypatch):
+    saving(tmp_path, 1).save("model_0000000", iteration=0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def damaged(path):
+        raise CheckpointError("the checksum does not match")
+
+    monkeypatch.setattr("pretrain.run.checkpoint.check_own_file", damaged)
+    with pytest.raises(CheckpointError, match="what the disk gives back is not what was written"):
+        saving(tmp_path, 2).save("model_0000001", iteration=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -17,10 +17,10 @@ from torch import nn
 
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT
+from transfer.detect.figures import figures_of
 from transfer.detect.result import (
     SAMPLE_FALLBACK,
     collect_samples,
-    figures_of,
     joined_history,
     read_history,
     write_samples,

@@ -21,7 +21,7 @@ from detectron2.modeling import build_model
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import Initialisation, OpenRecord, Record, end_record, read_record
-from pretrain.base.signals import ending_on_sigterm
+from pretrain.base.signals import StopFlag, ending_on_sigterm
 from transfer.data.coco import read_coco
 from transfer.data.problems import ReadOptions
 from transfer.demo_data.config import CLASS_NAMES, SyntheticConfig
@@ -30,6 +30,7 @@ from transfer.detect.coco_evaluation import ENGINES
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.options import RunOptions
+from transfer.detect.progress import Progress
 from transfer.detect.run import (
     LOCK,
     LONG_MESSAGE,
@@ -386,6 +387,8 @@ def interrupted(trainer) -> None:
 
 def terminated(trainer) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+    assert trainer.stop.is_set  # it does not end the training where it happens to be
+    raise trainer.stop.terminated("saved")
 
 
 def failed(trainer) -> None:
@@ -408,14 +411,13 @@ def execute(monkeypatch):
             model = torch.nn.Linear(1, 1)
             metric = staticmethod(DetectionTrainer.metric)
 
-            def __init__(self, config, *, accumulate: int) -> None:
+            def __init__(self, config, *, accumulate: int, stop: StopFlag) -> None:
                 seen.append(read_record(Path(config.OUTPUT_DIR) / "record.json"))
                 assert accumulate == 1
+                self.progress, self.stop = Progress(), stop
                 self.config, self.iterations_done, self.start_iter = config, start_iter + 3, start_iter
 
             def resume_or_load(self, resume: bool) -> None: ...
-
-            def on_checkpoint(self, act) -> None: ...
 
             def train(self) -> None:
                 training(self)
@@ -536,11 +538,9 @@ def test_other_values_are_refused_on_resume_unless_allowed_and_recorded(options,
 
 
 def test_a_run_made_longer_keeps_the_rows_that_were_measured_and_no_others(options, execute) -> None:
-    """Detectron2's file has the evaluation after the last of two iterations under index 2: in a run of four that is the third."""
-
     def measured(trainer) -> None:
         trainer.iterations_done = 2
-        (Path(trainer.config.OUTPUT_DIR) / "metrics.json").write_text('{"iteration": 2, "bbox/AP": 1.0}\n')
+        trainer.progress.add({"iteration": 2, "bbox/AP": 1.0})
 
     execute(prepare_run(options("SOLVER.MAX_ITER", "2")), measured)
     longer = options("SOLVER.MAX_ITER", "4", resume=True, allow_change=("SOLVER.MAX_ITER",))
@@ -588,17 +588,26 @@ def test_classes_cannot_change_on_resume(options, begun) -> None:
         prepare_run(options(resume=True, allow_change=("class_names",), read=ReadOptions(class_names=BACKWARDS)))
 
 
-@pytest.mark.parametrize(
-    ("over", "message"),
-    [
-        ({"resume": True, "allow_change": ("SOLVER.MAXITER",)}, "did you mean SOLVER.MAX_ITER"),
-        ({"allow_change": ("SOLVER.MAX_ITER",)}, "it needs --resume"),
-    ],
-)
-def test_a_wrong_allow_change_says_what_to_pass(options, begun, over, message) -> None:
+def test_a_wrong_allow_change_says_what_to_pass(options, begun) -> None:
+    with pytest.raises(ConfigError, match="it needs --resume"):  # there is no run to go on with
+        prepare_run(options(allow_change=("SOLVER.MAX_ITER",)))
     begun()
-    with pytest.raises(ConfigError, match=message):
-        prepare_run(options(**over))
+    with pytest.raises(ConfigError, match=r"did you mean SOLVER.MAX_ITER"):
+        prepare_run(options(resume=True, allow_change=("SOLVER.MAXITER",)))
+
+
+def test_the_same_command_goes_on_with_a_stopped_run_and_finds_a_finished_one_done(options, begun, execute) -> None:
+    begun()
+    run = prepare_run(options())
+    assert run.options.resume and run.finished is None
+    execute(run, trained)
+    again = prepare_run(options())
+    assert again.finished == {"bbox/AP": 12.5, "bbox/AP50": None}
+    assert prepare_run(options(resume=True)).finished is None  # said in so many words: it is evaluated once more
+    longer = prepare_run(options("SOLVER.MAX_ITER", "500", allow_change=("SOLVER.MAX_ITER",)))
+    assert longer.options.resume and longer.finished is None
+    with pytest.raises(ConfigError, match=r"began with other values: SOLVER\.BASE_LR"):
+        prepare_run(options("SOLVER.BASE_LR", "0.5"))
 
 
 def test_the_record_of_something_else_is_not_gone_on_with(options, tmp_path: Path) -> None:

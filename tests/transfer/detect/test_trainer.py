@@ -28,6 +28,7 @@ from transfer.detect.checkpointer import class_names_in
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.evaluation import VocEvaluator
+from transfer.detect.progress import Saving
 from transfer.detect.trainer import ClassNames, DetectionTrainer, SharedReaderMapper, _one_line_data_errors
 
 
@@ -288,32 +289,47 @@ def test_ground_truth_is_written_where_the_users_file_cannot_be_used(data, tmp_p
     assert len(evaluator._coco_api.anns) == data.test.num_objects
 
 
-def test_every_checkpoint_holds_the_class_names_and_detectron2_reads_it(data, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(DefaultTrainer, "build_writers", lambda self: [])  # they would keep files open
-    words = ("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1")
-    config = load(*words, "MODEL.ROI_HEADS.NUM_CLASSES", str(len(data.class_names)))
+@pytest.fixture
+def trainer(data, monkeypatch, tmp_path: Path) -> DetectionTrainer:
+    """Of six iterations, a checkpoint every other one, nothing to evaluate."""
+    for kind in (DetectionTrainer, DefaultTrainer):
+        monkeypatch.setattr(kind, "build_writers", lambda self: [])  # they would keep files open
+    words = ("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "6")
+    config = load(*words, "SOLVER.CHECKPOINT_PERIOD", "2", "MODEL.ROI_HEADS.NUM_CLASSES", str(len(data.class_names)))
     config.DATASETS.TRAIN, config.DATASETS.TEST = (data.train_name,), ()
-    trainer = DetectionTrainer(config)
-    trainer.checkpointer.save("model_0000001")  # what the periodic hook calls
+    return DetectionTrainer(config)
+
+
+def test_every_checkpoint_holds_the_class_names_and_detectron2_reads_it(data, trainer, tmp_path: Path) -> None:
+    trainer.checkpointer.save("model_0000001")
     assert class_names_in(tmp_path / "model_0000001.pth") == data.class_names
-    other = DetectionTrainer.build_model(config)
+    other = DetectionTrainer.build_model(trainer.cfg)
     rest = DetectionCheckpointer(other).load(str(tmp_path / "model_0000001.pth"))
     assert rest["class_names"] == list(data.class_names)  # Detectron2 hands on what it does not know
     ours, theirs = trainer.model.state_dict(), other.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    DefaultTrainer(config).resume_or_load(resume=True)  # its own tool goes on from ours
+    DefaultTrainer(trainer.cfg).resume_or_load(resume=True)  # its own tool goes on from ours
 
 
-def test_a_checkpoint_on_the_way_counts_the_iteration_that_it_follows(data, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(DefaultTrainer, "build_writers", lambda self: [])
-    words = ("DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "2")
-    config = load(*words, "MODEL.ROI_HEADS.NUM_CLASSES", str(len(data.class_names)))
-    config.DATASETS.TRAIN, config.DATASETS.TEST = (data.train_name,), ()
-    trainer, counts = DetectionTrainer(config), []
-    trainer.on_checkpoint(counts.append)
-    for trainer.iter in range(5):  # from 0, as Detectron2 counts
-        trainer._hooks[-1].after_step()
-    assert counts == [2, 4]
+def test_checkpoints_on_the_way_count_iterations_and_the_newest_two_stay(trainer, tmp_path: Path) -> None:
+    counts = []
+    trainer.on_progress = counts.append
+    (saving,) = (hook for hook in trainer._hooks if isinstance(hook, Saving))
+    for trainer.iter in range(6):  # from 0, as Detectron2 counts
+        saving.after_step()
+    assert counts == [2, 4, 6]
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"model_0000003.pth", "model_final.pth"}
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_what_is_not_finite_is_not_saved_and_what_was_there_stays(trainer, tmp_path: Path) -> None:
+    trainer.save(2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with torch.no_grad():
+        trainer.model.roi_heads.box_predictor.cls_score.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"not finite \(model\.roi_heads\.box_predictor\.cls_score\.bias"):
+        trainer.save(4)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_training_does_not_go_on_from_a_checkpoint_of_other_classes() -> None:

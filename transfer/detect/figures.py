@@ -1,0 +1,28 @@
+"""The figures of an evaluation, as a record holds them: {"bbox/AP": 12.3, ...}, in percent; and Detectron2's file of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+METRICS = "metrics.json"  # Detectron2's, one object a line
+TASKS = ("bbox", "segm", "keypoints")
+
+
+def figures_of(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Evaluator results -> {"bbox/AP": 12.3, ...}; of several test sets, the first one's. NaN becomes None."""
+    if results and not any(task in results for task in TASKS):
+        results = next(iter(results.values()))
+    return {
+        f"{task}/{name}": finite_or_none(value)
+        for task in TASKS
+        if results.get(task) is not None
+        for name, value in results[task].items()
+    }
+
+
+def finite_or_none(value: Any) -> float | None:
+    """None for NaN and infinities: a figure that could not be computed."""
+    number = float(value)
+    return number if math.isfinite(number) else None
