@@ -23,8 +23,8 @@ from pretrain.base.errors import ConfigError
 from pretrain.run.slurm import SlurmOptions
 from tests.transfer.fake_tools import run_here, write_tools
 from transfer.compare.executor import StageJob, cuda_devices, local_executor, run_on_devices, slurm_executor
-from transfer.compare.runner import StageFolder, open_folder, run_stages
-from transfer.compare.stages import Stage
+from transfer.compare.runner import StageFolder, open_folder, run_stages, stop_request
+from transfer.compare.stages import Stage, detect_stage
 from transfer.compare.study_flags import executor_of
 
 TOOL = """
@@ -257,3 +257,11 @@ def test_flags_that_do_not_belong_together_are_refused(given: dict[str, object],
 
 def test_a_plan_without_slurm_runs_here() -> None:
     assert executor_of(arguments(executor="local"), say=lambda text: None) is None
+
+
+def test_a_detection_is_asked_to_save_and_goes_on_where_it_was_stopped() -> None:
+    """Its folder is kept, and its command gets SIGTERM whatever the study got."""
+    words = {"name": "d", "title": "t", "folder": "d", "init": "random", "train_data": "a", "test_data": "b"}
+    detection = detect_stage(**words, seed=0, config_file=Path("c.yaml"))
+    assert detection.resumes and stop_request(detection) == signal.SIGTERM
+    assert stop_request(stage("b")) == signal.SIGINT
