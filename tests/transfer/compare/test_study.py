@@ -281,7 +281,8 @@ def test_a_second_study_in_the_same_folder_is_refused(bench: Bench) -> None:
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
-SHIPPED = sorted(path for path in (ROOT / "configs" / "study").glob("*.yaml") if path.stem != "own_data")
+OTHERS_DATA = ("own_data", "caltech_bccd", "caltech_coco")  # they name images that a checkout does not hold
+SHIPPED = sorted(path for path in (ROOT / "configs" / "study").glob("*.yaml") if path.stem not in OTHERS_DATA)
 SMALLEST = """
 data: {}
 inits: [{name: random, weights: none}, {name: a, weights: none}, {name: b, weights: none}]

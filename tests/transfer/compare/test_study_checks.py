@@ -20,7 +20,8 @@ from transfer.compare.study_config import Expectation, load_study
 DEMO = ROOT / "configs" / "study" / "demo.yaml"
 
 
-SHIPPED = sorted(path for path in (ROOT / "configs" / "study").glob("*.yaml") if path.stem != "own_data")
+OTHERS_DATA = ("own_data", "caltech_bccd", "caltech_coco")  # they name images that a checkout does not hold
+SHIPPED = sorted(path for path in (ROOT / "configs" / "study").glob("*.yaml") if path.stem not in OTHERS_DATA)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
