@@ -46,7 +46,7 @@ def run_request(request: Request, announce: Announce, data_sets: Mapping[str, Pu
     for name in request.names:
         if name not in data_sets:
             raise ConfigError(
-                f"no public data set {name!r}{did_you_mean(name.lower(), data_sets)}; expected of {', '.join(data_sets)}"
+                f"no public data set {name!r}; expected one of {', '.join(data_sets)}{did_you_mean(name.lower(), data_sets)}"
             )
     if request.root.exists() and not request.root.is_dir():
         raise ConfigError(f"--root {request.root}: expected a folder, found a file")
