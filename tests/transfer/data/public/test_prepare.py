@@ -283,7 +283,7 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["voc207"], "no public data set 'voc207'; did you mean voc2007?"),
+        (["voc207"], "no public data set 'voc207'; expected one of voc2007, voc2012,"),
         (["VOC2007"], "did you mean voc2007?"),
         (["voc2012", "cocoo"], "no public data set 'cocoo'"),
         (["voc2012", "--archives", "nowhere"], "--archives nowhere: no such folder"),
