@@ -20,6 +20,7 @@ SUFFIXES = {".py", ".yaml", ".j2", ".html", ".css"}
 # Imported module -> distribution, where the names differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "sklearn": "scikit-learn",
     "cv2": "opencv-python-headless",
     "skimage": "scikit-image",
     "yaml": "PyYAML",
