@@ -95,13 +95,14 @@ def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[s
         else f", scaled up from {len(batch.index)} of the batch's {batch_size} images"
     )
     trained = sum(parameter.numel() for parameter in state.method.trained.parameters())
-    guess = information_ceiling(config.method.num_negatives or 2 * len(micro.index) - 2)
+    others = config.method.num_negatives or 2 * len(micro.index) - 2
+    guess = information_ceiling(others if stream.num_classes is None else stream.num_classes - 1)
     lines = [
         f"method {method_label(to_plain(config))}, encoder {config.encoder.arch}; {trained:,} trained parameters",
         f"device {precision.device}, precision {precision.name}",
         *_pixels(batch, contract),
         *(f"{name} {value.item():.4f}" for name, value in figures.items()),
-        f"loss of a uniform guess ln(K + 1) = {guess:.4f}",
+        f"loss of a uniform guess {'ln(K + 1)' if stream.num_classes is None else 'ln(classes)'} = {guess:.4f}",
         f"{flops * batch_size / len(micro.index) / 1e9:.1f} GFLOP for the global batch of {batch_size}",
         f"{seconds:.2f} s a step{part}",
         f"{stored / 1e6:.0f} MB of state, the size of a checkpoint",

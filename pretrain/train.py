@@ -482,7 +482,7 @@ def _run_steps(
         run,
         config,
         watched,
-        num_classes=None if stream.labels is None else int(stream.labels.max()) + 1,
+        num_classes=stream.num_classes,
         encode=monitor_encoder(precision),
         from_step=state.step,
         steps_per_epoch=stream.steps_per_epoch,

@@ -64,6 +64,11 @@ class ViewStream:
         return self.dataset.source
 
     @property
+    def num_classes(self) -> int | None:
+        """Of supervised training, else None."""
+        return None if self.labels is None else int(self.labels.max()) + 1
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole global batches an epoch; the incomplete last one is dropped."""
         return self.batches_of_run.steps_per_epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from pretrain.base.strict import from_mapping, merge
 from pretrain.config import EncoderConfig, MethodConfig, RunConfig, method_values
 from pretrain.data.labels import folder_labels
 from pretrain.data.source import ImageSource, open_source
+from pretrain.data.stream import open_stream
+from pretrain.dry_run import describe
 from pretrain.good_views.measure import load_critic
 from pretrain.model import supervised
 from pretrain.model.supervised import Supervised
@@ -91,3 +94,12 @@ def test_two_towers_or_a_jigsaw_branch_are_refused():
     ):
         with pytest.raises(Exception, match="memory labels .* one tower and jigsaw false"):
             from_mapping(MethodConfig, merge(values, wrong), where="test")
+
+
+@pytest.mark.slow
+def test_the_dry_run_names_the_loss_of_a_guess_among_the_classes(red_and_blue):
+    own = {"data": {"root": str(red_and_blue)}}
+    config = from_mapping(RunConfig, merge(merge(TINY, method_values("supervised")), own), where="test")
+    assert f"loss of a uniform guess ln(classes) = {math.log(2):.4f}" in describe(
+        config, open_stream(config, ranks=Ranks(), announce=str), ranks=Ranks()
+    )
