@@ -22,7 +22,7 @@ demo: setup  ## images -> pre-training -> detection AP -> report, in some 10 min
 study: setup  ## the same with the time it needs and three seeds, at most 60 minutes on 2 cores
 	@$(VENV)/python tools/compare.py --config-file configs/study/study.yaml --output-dir runs/study --check
 
-test: setup  ## every test, some 5 minutes on 2 cores
+test: setup  ## every test, some 10 minutes on 2 cores
 	$(PYTEST)
 
 check: setup format lint types fast-tests  ## format, lint, types and fast tests (layers among them), about a minute
