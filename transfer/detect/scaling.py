@@ -4,6 +4,7 @@ In: the configuration as asked for, the family's own values, the number of proce
 with batch, rate, schedule, warm-up and anchors for this run, and a sentence on each; keys of the command line stay as given.
 
 Rules, with their basis:
+
 - batch: the published one where it fits into memory (transfer/detect/memory.py), else the largest power of two of images a process
   that does; with more than 8 processes 2 images each, as published.
 - rate: linear in the batch, warm-up and schedule inversely so: the same images, the same epochs (Goyal et al., 2017,
