@@ -21,7 +21,7 @@ def folder_labels(source: Source) -> tuple[Tensor, tuple[str, ...]]:
     if len(names) < 2:
         raise DataError(
             f"{source.root}: supervised pre-training expects class folders, CLASS/image.jpg, of two classes or more; all "
-            f"{len(source)} images lie in {names[0] if names else 'none'}. For images without labels pass another --method"
+            f"{len(source)} images lie in {'the folder itself' if names == ('.',) else names[0]}. For images without labels pass another --method"
         )
     number = {name: position for position, name in enumerate(names)}
     return torch.tensor([number[folder] for folder in folders]), names
