@@ -107,3 +107,27 @@ def test_a_state_goes_on_whatever_implementation_wrote_it(name):
     own = [group.get("fused") for group in build_optimizer(model, OptimizerConfig(name=name)).param_groups]
     assert [group.get("fused") for group in again.param_groups] == own
     assert again.param_groups[0]["lr"] == RATE  # control: what is no implementation comes from the state
+
+
+def test_a_first_update_that_the_loss_scaler_skips_leaves_no_trace():
+    """fp16 starts so: gradients overflow until the scale has come down. Uninitialised memory is filled with NaN here."""
+    model, steps = network(torch.float32), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        optimizer = build_optimizer(model, OptimizerConfig(learning_rate=RATE, weight_decay=DECAY, momentum=MOMENTUM))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=1000)
+        before = copy.deepcopy(model.state_dict())
+        for gradient in (float("inf"), 1.0):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            scaler.scale(torch.ones(()))  # a scaler starts with its first loss
+            scaler.step(optimizer)
+            scaler.update(1.0)
+            steps.append(copy.deepcopy(model.state_dict()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    skipped, taken = steps
+    for name, parameter in model.named_parameters():
+        assert torch.equal(skipped[name], before[name])
+        torch.testing.assert_close(taken[name], before[name] - RATE * (1 + DECAY * before[name]))
+        assert parameter.isfinite().all()
