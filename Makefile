@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 CODE := pretrain transfer tools tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test check format lint types layers fast-tests docs bench soak clean
+.PHONY: help setup demo study test check format lint types layers fast-tests gpu-tests docs bench soak clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -41,6 +41,9 @@ layers: setup  ## who may import whom
 
 fast-tests: setup  ## the tests that are not marked slow
 	$(PYTEST) -q -m "not slow"
+
+gpu-tests: setup  ## what only a CUDA device shows, about a minute; skipped without one
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -q -m gpu
 
 docs: setup  ## build the documentation strictly into docs/_build/html
 	$(VENV)/python -m sphinx -q -W --keep-going docs docs/_build/html

@@ -25,6 +25,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--miniature", action="store_true", help="on the CPU, in small; speeds are then not judged")
     parser.add_argument("--batch-size", type=int, help="images a step (default: by the GPU's memory)")
+    parser.add_argument(
+        "--seconds", type=int, default=480, help="parts that no longer fit are left out (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
@@ -36,11 +39,13 @@ def main() -> int:
         raise ConfigError(
             f"--batch-size {arguments.batch_size}: expected 32 or more, and not with --miniature, which has its own"
         )
+    if arguments.seconds < 60:
+        raise ConfigError(f"--seconds {arguments.seconds}: expected 60 or more; one part alone takes that long")
     from pretrain.base.atomic import write_json
     from pretrain.gpu_check.run import gpu_check, pick, table
 
     sizes, device = pick(miniature=arguments.miniature, batch_size=arguments.batch_size)
-    found = gpu_check(sizes, device, announce=print)
+    found = gpu_check(sizes, device, seconds=arguments.seconds, announce=print)
     write_json(arguments.output, found)
     print(table(found))
     print(f"wrote {arguments.output}")

@@ -99,7 +99,7 @@ def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, error, 
     for name in ("speed", "input_stall", "exact_resume", "number_types", "one_rank", "compiled"):
         monkeypatch.setattr(checks, name, lambda *arguments: {})
     monkeypatch.setattr(checks, "speed", fails)
-    found = run.gpu_check(MINIATURE, CPU, announce=lambda text: None)
+    found = run.gpu_check(MINIATURE, CPU, seconds=480, announce=lambda text: None)
     assert found["speed"]["error"] == words and "seconds" in found["compiled"]
     assert f"speed: {words}" in run.table(found)
 
