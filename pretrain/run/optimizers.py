@@ -23,7 +23,12 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     rate, decay = config.learning_rate, config.weight_decay
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay, fused=fused)
+        sgd = torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay, fused=fused)
+        # The fused update allocates these in the first step and fills them there, but for a step that the loss scaler skips, as it
+        # does the first ones of fp16: the next step would take what happens to lie in memory for momentum.
+        for parameter in parameters if config.momentum else ():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     groups = [
         {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": decay},
         {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},

@@ -107,3 +107,18 @@ def test_a_state_goes_on_whatever_implementation_wrote_it(name):
     own = [group.get("fused") for group in build_optimizer(model, OptimizerConfig(name=name)).param_groups]
     assert [group.get("fused") for group in again.param_groups] == own
     assert again.param_groups[0]["lr"] == RATE  # control: what is no implementation comes from the state
+
+
+def test_a_first_step_that_the_loss_scaler_skips_leaves_no_momentum():
+    """torch's fused SGD leaves its new buffers unwritten then (2.14.1): filled with what lay in memory before."""
+    layer = nn.Linear(4096, 1, bias=False)
+    optimizer, scaler = build_optimizer(layer, OptimizerConfig()), torch.amp.GradScaler("cpu", init_scale=4.0)
+    for value in (float("inf"), 1.0):
+        stale = [torch.full((1, 4096), 7.0) for _ in range(8)]
+        del stale
+        optimizer.zero_grad()
+        scaler.scale(layer(torch.full((1, 4096), value)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        momentum = optimizer.state[layer.weight]["momentum_buffer"]
+        assert torch.allclose(momentum, torch.full_like(momentum, 0.0 if value > 1 else 1.0), atol=0.01)
