@@ -32,8 +32,9 @@ from pretrain.views.pipeline import ViewMaker
 
 BATCH_TIMEOUT_SECONDS = 600
 # Images that are decoded before the first view of them is made: code and tables of each stage then stay in the processor's caches
-# for the next image, a tenth of the whole. 8 photographs of 500 px do; large ones are fewer, so that they do not fill the memory.
-GROUP_IMAGES, GROUP_BYTES = 8, 32_000_000
+# for the next image. One by one takes 1.20 times as long as 64 together, 8 together 1.09 times (photographs of 500 px); large
+# images are fewer, so that they do not fill the memory.
+GROUP_IMAGES, GROUP_BYTES = 64, 32_000_000
 CLOSE_SECONDS = 1.0  # that workers have to end by themselves
 
 
@@ -156,11 +157,14 @@ class ViewDataset(Dataset):
     def _groups(self, keys: Sequence[Key], unreadable: list[tuple[str, str]]) -> Iterator[list[tuple[int, np.ndarray]]]:
         """What `read` gives for the images of a batch, some at a time."""
         group: list[tuple[int, np.ndarray]] = []
+        held = 0  # bytes
         for _, index in keys:
-            group.append(self.read(index, unreadable))
-            if len(group) == GROUP_IMAGES or sum(image.nbytes for _, image in group) >= GROUP_BYTES:
+            position, image = self.read(index, unreadable)
+            group.append((position, image))
+            held += image.nbytes
+            if len(group) == GROUP_IMAGES or held >= GROUP_BYTES:
                 yield group
-                group = []
+                group, held = [], 0
         if group:
             yield group
 

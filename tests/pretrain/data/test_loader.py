@@ -193,7 +193,7 @@ def test_how_many_images_are_decoded_together_changes_no_byte_and_is_limited(fol
             lambda self, images, *a, **k: together.append(len(images)) or write(self, images, *a, **k),
         )
         batch = dataset[keys]
-    assert max(together) == {2: 2, 2 * 40 * 50 * 3: 2, 1: 1}.get(next(iter(limit.values()), None), 8)
+    assert max(together) == {2: 2, 2 * 40 * 50 * 3: 2, 1: 1}.get(next(iter(limit.values()), None), 11)
     assert sum(together) == 11
     alone = [
         dataset.views(read_image(dataset.source[index]), seed=SEED, epoch=epoch, index=index) for epoch, index in keys
