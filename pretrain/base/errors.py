@@ -78,6 +78,17 @@ class Terminated(Exception):
         self.exit_code = exit_code
 
 
+def full_gpu(error: RuntimeError) -> str:
+    """Words for torch's OutOfMemoryError."""
+    said = str(error).partition(". ")
+    return (
+        f"the GPU's memory is full ({said[2].partition('. ')[0] or said[0]:.120}). Use fewer or smaller images at a time: in "
+        "pre-training optimizer.accumulate=2 (the same batch in two parts) or a smaller optimizer.batch_size, "
+        "runtime.precision=bf16; in fine-tuning --scale auto, --accumulate 2 or a smaller SOLVER.IMS_PER_BATCH; in a readout a "
+        "smaller batch_size"
+    )
+
+
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and leave the process with its exit code.
 
@@ -108,6 +119,11 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         if words is None:
             raise
         sys.stderr.write(f"error: {words}\n")
+        code = EXIT_USER_ERROR
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; this module does not import it
+            raise
+        sys.stderr.write(f"error: {full_gpu(error)}\n")
         code = EXIT_USER_ERROR
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"interrupted: {stop}\n" if stop.args else "interrupted\n")

@@ -115,6 +115,18 @@ def _path() -> str:
     return os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
+def test_a_full_gpu_ends_a_run_with_what_to_change(demo: Path, tmp_path: Path) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        words = ("--method", "moco_v2", "--output-dir", tmp_path / "run", f"data.root={demo / 'unlabelled'}")
+        done = run_tool_here("pretrain.py", *words, *SMALL, "encoder.arch=resnet50")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert done.returncode == 2 and "the GPU's memory is full" in done.stderr, done.stderr[-2000:]
+    assert read_record(tmp_path / "run" / "record.json").status == "failed"
+
+
 def weights(run: Path) -> torch.Tensor:
     model = torch.load(run / "model_final.pth", map_location="cpu", weights_only=False)["model"]
     return torch.cat([value.flatten().double() for value in model.values()])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from unittest import mock
 
 import pytest
+import torch
 
 from pretrain.base.errors import DataError, Terminated, nearest, run_tool
 
@@ -32,6 +34,14 @@ def test_each_ending_has_its_exit_code(capsys, error, code, text):
         run_tool(main)
     assert stop.value.code == code
     assert capsys.readouterr().err == text
+
+
+def test_a_full_gpu_is_said_with_what_to_change(capsys):
+    said = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8 GiB"
+    with pytest.raises(SystemExit) as stop:
+        run_tool(mock.Mock(side_effect=torch.OutOfMemoryError(said)))
+    assert stop.value.code == 2
+    assert "the GPU's memory is full (Tried to allocate 20.00 MiB). Use fewer" in capsys.readouterr().err
 
 
 def test_success_is_zero_and_a_bug_keeps_its_traceback():
