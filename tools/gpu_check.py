@@ -3,7 +3,7 @@
     python tools/gpu_check.py --output gpu_check.json
     python tools/gpu_check.py --output miniature.json --miniature      # the same path on the CPU, in seconds
 
-Out: a table, and all figures as JSON. Exit code 1 where a target was missed, 2 where nothing could be measured.
+Out: a table, and all figures as JSON, which is written again after every part. Exit code 1 where a target was missed, 2 where nothing could be measured.
 """
 
 import sys
@@ -45,7 +45,9 @@ def main() -> int:
     from pretrain.gpu_check.run import gpu_check, pick, table
 
     sizes, device = pick(miniature=arguments.miniature, batch_size=arguments.batch_size)
-    found = gpu_check(sizes, device, seconds=arguments.seconds, announce=print)
+    found = gpu_check(
+        sizes, device, seconds=arguments.seconds, announce=print, keep=lambda part: write_json(arguments.output, part)
+    )
     write_json(arguments.output, found)
     print(table(found))
     print(f"wrote {arguments.output}")

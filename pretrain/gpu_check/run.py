@@ -41,8 +41,15 @@ def pick(*, miniature: bool, batch_size: int | None) -> tuple[Sizes, torch.devic
     return sizes_of(batch_size or batch_that_fits(memory)), device
 
 
-def gpu_check(sizes: Sizes, device: torch.device, *, seconds: float, announce: Callable[[str], None]) -> dict[str, Any]:
-    """All parts that fit into `seconds`."""
+def gpu_check(
+    sizes: Sizes,
+    device: torch.device,
+    *,
+    seconds: float,
+    announce: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
+) -> dict[str, Any]:
+    """All parts that fit into `seconds`. keep: given what there is after every part, so that a check that is ended loses one part."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DETERMINISTIC_CUBLAS)  # before the device is first used
     started = time.monotonic()
     found: dict[str, Any] = {
@@ -75,6 +82,7 @@ def gpu_check(sizes: Sizes, device: torch.device, *, seconds: float, announce: C
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             found[part]["seconds"] = time.monotonic() - before
+            keep(found)
     found["seconds"] = time.monotonic() - started
     found["targets"] = targets(found, judged=device.type == "cuda")
     return found

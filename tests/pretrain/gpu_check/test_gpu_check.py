@@ -99,8 +99,13 @@ def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, error, 
     for name in ("speed", "input_stall", "exact_resume", "number_types", "one_rank", "compiled"):
         monkeypatch.setattr(checks, name, lambda *arguments: {})
     monkeypatch.setattr(checks, "speed", fails)
-    found = run.gpu_check(MINIATURE, CPU, seconds=480, announce=lambda text: None)
+    kept = []
+    found = run.gpu_check(
+        MINIATURE, CPU, seconds=480, announce=lambda text: None, keep=lambda part: kept.append(list(part)[3:])
+    )
     assert found["speed"]["error"] == words and "seconds" in found["compiled"]
+    parts = ["speed", "input", "exact_resume", "number_types", "one_rank", "compiled"]
+    assert kept == [parts[: count + 1] for count in range(6)]  # of a check that is ended, all but the part at work
     assert f"speed: {words}" in run.table(found)
 
 
