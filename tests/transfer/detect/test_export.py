@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -122,8 +123,10 @@ BOXES = [[0.0, 0, 10, 10], [20.0, 20, 40, 40]]
         (outputs([[0, 0, 10, 10.2], BOXES[1]], [0.9, 0.5], [0, 1]), False),
         (outputs(BOXES, [0.9, 0.5], [0, 0]), False),
         (outputs(BOXES, [0.9, 0.52], [0, 1]), False),
+        (outputs(BOXES, [0.9, math.nan], [0, 1]), False),
         (outputs(BOXES[:1], [0.9], [0]), False),
         (outputs([*BOXES, BOXES[0]], [0.9, 0.5, 0.4], [0, 1, 1]), False),  # one more
+        (outputs([*BOXES, BOXES[0]], [0.9, 0.5, math.nan], [0, 1, 1]), False),
         (outputs([*BOXES, BOXES[0]], [0.9, 0.5, 0.0502], [0, 1, 1]), True),  # at the least score
     ],
 )
@@ -140,6 +143,25 @@ def test_comparison_tells_a_difference_from_another_order(exported, agrees: bool
     else:
         with pytest.raises(CheckpointError, match="does not agree"):
             compare(Reference(), lambda image: exported, images, min_score=0.05)
+
+
+@pytest.mark.parametrize("field", ["masks", "keypoints"])
+def test_a_value_that_is_not_finite_is_no_agreement(field: str) -> None:
+    class Reference(SimpleNamespace):
+        outputs = ("boxes", "scores", "classes", field)
+
+        def __call__(self, image: Tensor):
+            return (*outputs(BOXES, [0.9, 0.5], [0, 1]), torch.full((2, 1, 4, 4), 0.2))
+
+    def exported(image: Tensor) -> tuple[Tensor, ...]:
+        *rest, values = Reference()(image)
+        values[1, 0, 0, 0] = math.nan
+        return (*rest, values)
+
+    images = [torch.zeros(3, 50, 50)]
+    assert compare(Reference(), Reference(), images, min_score=0.05).detections == 2
+    with pytest.raises(CheckpointError, match=f"does not agree with the detector on image 1.*{field} differ by nan"):
+        compare(Reference(), exported, images, min_score=0.05)
 
 
 def test_equal_scores_are_ordered_by_position_within_the_mode() -> None:
