@@ -8,7 +8,6 @@ that the run keeps its own record.
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -48,14 +47,13 @@ from transfer.detect.inits import (
     parses_to,
 )
 from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
+from transfer.detect.log import LOGGER, shorten_console
 from transfer.detect.options import RunOptions
 from transfer.detect.result import collect_samples, joined_history, read_history, write_samples
 from transfer.detect.run_record import begin_record, continue_record, earlier_record, going_on, recorded_init
 from transfer.detect.scaling import scale_config
 from transfer.detect.trainer import DetectionTrainer
 
-LOGGER = logging.getLogger("detectron2.infomin_transfer")  # below Detectron2's logger: same screen, same log.txt
-LONG_MESSAGE = 40  # lines
 HEADLINE = ("AP", "AP50", "AP75")
 TASK_NAMES = {"bbox": "boxes", "segm": "masks"}
 LOCK = "run.lock"
@@ -369,7 +367,7 @@ def run_detection(run: DetectionRun) -> Mapping[str, float | None]:
     stop = StopFlag()
     with nullcontext() if options.eval_only else stop, record or nullcontext():
         # 1. The log, the seed, config.yaml. OUTPUT_DIR was checked before.
-        _shorten_console(setup_logger(config.OUTPUT_DIR, distributed_rank=comm.get_rank()))
+        shorten_console(setup_logger(config.OUTPUT_DIR, distributed_rank=comm.get_rank()))
         default_setup(
             config,
             SimpleNamespace(config_file=str(resolve_config_path(options.config_file)), eval_only=options.eval_only),
@@ -465,19 +463,6 @@ def _explained_download(weights: str) -> Iterator[None]:
             f"cannot download {weights}: {error}. Download the file on a machine that can, then pass MODEL.WEIGHTS FILE "
             "--trust (or MODEL.WEIGHTS '' to start from random weights)"
         ) from None
-
-
-def _shorten_console(logger: logging.Logger) -> None:
-    """Keep Detectron2's dumps (environment, configuration, model: hundreds of lines) and its
-    `copypaste:` lines off the screen; log.txt has them."""
-    for handler in logger.handlers:
-        if not isinstance(handler, logging.FileHandler) and getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(_is_short)
-
-
-def _is_short(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return message.count("\n") < LONG_MESSAGE and not message.startswith(("Environment info", "copypaste:"))
 
 
 def figures_table(figures: Mapping[str, float | None]) -> list[str]:

@@ -33,9 +33,7 @@ from transfer.detect.options import RunOptions
 from transfer.detect.progress import Progress
 from transfer.detect.run import (
     LOCK,
-    LONG_MESSAGE,
     _explained_download,
-    _is_short,
     enter_process,
     figures_table,
     import_modules,
@@ -647,14 +645,6 @@ def test_machines_need_one_seed(options) -> None:
 # --- names and the screen ---------------------------------------------------------------------------------------------
 
 
-def test_dumps_of_hundreds_of_lines_stay_off_the_screen() -> None:
-    def shown(text: str) -> bool:
-        return _is_short(logging.LogRecord("d2", logging.INFO, "", 0, text, (), None))
-
-    assert shown("iter: 19 total_loss: 1.0") and shown("\n" * (LONG_MESSAGE - 1))
-    assert not shown("\n" * LONG_MESSAGE) and not shown("Environment info:\nPython 3")
-
-
 def test_registered_names_do_not_pile_up(options) -> None:
     prepare_run(options())
     before = set(DatasetCatalog.list())
@@ -670,13 +660,6 @@ def test_figures_are_a_table_of_the_three_figures_people_quote() -> None:
         ["masks", "0.50", "-", "-"],
     ]
     assert figures_table({}) == []
-
-
-def test_copypaste_lines_stay_off_the_screen() -> None:
-    def record(text: str) -> logging.LogRecord:
-        return logging.LogRecord("detectron2", logging.INFO, "", 0, text, (), None)
-
-    assert not _is_short(record("copypaste: 1,2,3")) and _is_short(record("eta: 0:00:01"))
 
 
 def test_a_failed_download_says_how_to_do_without_it() -> None:
