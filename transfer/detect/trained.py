@@ -130,7 +130,10 @@ def _find_weights(where: str) -> tuple[str, tuple[str, ...]]:
     final = path / FINAL_WEIGHTS
     if final.is_file():
         return str(final), notes
-    if not any(path.glob("model_*.pth")):
+    there = {file.name for file in path.glob("model_*.pth")}
+    if there == {BEST_WEIGHTS}:
+        raise CheckpointError(f"{where} holds no checkpoint of a detector but its best one: pass {best} to use that")
+    if not there:
         raise CheckpointError(
             f"{where} holds no checkpoint of a detector (model_*.pth): expected an output folder of tools/train_net.py whose training "
             "has saved one"
