@@ -126,7 +126,9 @@ def test_voc_test_data_without_an_object_that_counts_are_refused_before_the_trai
     for path in (damageable_scenes / "voc" / "Annotations").glob("*.xml"):
         path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
     assert prepare_data(voc(damageable_scenes), None).train.num_objects  # they are trained on
-    with pytest.raises(DataError, match=r"all \d+ objects are marked difficult, and VOC AP, area under the curve counts none"):
+    with pytest.raises(
+        DataError, match=r"all \d+ objects are marked difficult, and VOC AP, area under the curve counts none"
+    ):
         prepare_data(voc(damageable_scenes), voc(damageable_scenes, "test"))
 
 
