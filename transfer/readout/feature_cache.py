@@ -32,13 +32,17 @@ from torch import Tensor
 from pretrain.base.atomic import atomic_file, is_temporary, write_json
 from pretrain.base.errors import ConfigError, DataError, full_disk
 from pretrain.data.index import Source
+from pretrain.data.loader import ViewDataset
+from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES, Recipe
 from transfer.readout.features import EncodingSettings, FrozenEncoder, encode_in_order
 
+CACHE = "features"  # kind of the cache folder
 FORMAT, VERSION = "infomin-transfer/features", 1
 STORED = np.dtype("<f2")
 ABANDONED_SECONDS = 24 * 3600.0  # after which a temporary file that nobody wrote to is removed
 CHECKSUM_BYTES = 1 << 24
+COMPARED_IMAGES = 32  # whose features are also computed in float32, where the trunk runs in another precision
 LARGEST_STORAGE_ERROR = 1e-2  # of float16, relative to the root mean square of the features; 3e-4 is usual
 
 
@@ -55,6 +59,21 @@ class View:
 
 
 CENTRE = View("centre", RECIPES["center"])
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """`EncodingSettings`."""
+
+    seed: int
+    image_size: int
+    batch_size: int
+    num_workers: int
+
+
+def encoding_settings(config: Any) -> EncodingSettings:
+    """Of a configuration whose image size is known."""
+    return Encoding(config.seed, config.image_size, config.batch_size, config.num_workers)
 
 
 @dataclass(frozen=True)
@@ -199,3 +218,23 @@ def difference_to_float32(encoder: FrozenEncoder, images: Tensor) -> float:
     exact = replace(encoder, precision=replace(encoder.precision, dtype=None)).features(images)
     error = (encoder.features(images) - exact).square().sum()
     return _relative(float(error), float(exact.square().sum()))
+
+
+def trunk_figures(
+    encoder: FrozenEncoder, source: Source, settings: EncodingSettings, announce: Callable[[str], None]
+) -> dict[str, Any]:
+    """Precision of the trunk and how far its features are from float32's, measured on the first images of `source`."""
+    name = encoder.precision.name
+    figures: dict[str, Any] = {"trunk": name, "stored": "float16"}
+    if name == "fp32":
+        return figures
+    dataset = ViewDataset(source, ViewMaker(RECIPES["center"], image_size=settings.image_size, num_views=1), seed=0)
+    batch = dataset[[(0, index) for index in range(min(COMPARED_IMAGES, len(source)))]]
+    if isinstance(batch, Exception):
+        raise batch
+    difference = difference_to_float32(encoder, batch.images[:, 0])
+    announce(
+        f"the encoder runs in {name}: its features differ from float32's by {100 * difference:.2g} % (root mean square, "
+        f"{len(batch.index)} images); pass precision=fp32 for float32"
+    )
+    return {**figures, "relative_difference_to_fp32": difference, "compared_images": len(batch.index)}
