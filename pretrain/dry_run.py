@@ -42,7 +42,7 @@ from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
 INPUT_IMAGES, INPUT_SECONDS = 16, 2.0  # of a batch that the loader is timed with, and for how long
-STEP_SECONDS = 3.0  # that steps are timed for
+STEP_SECONDS, LEAST_STEPS, MOST_STEPS = 3.0, 3, 20  # that steps are timed for
 DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read again
 
 
@@ -191,10 +191,10 @@ def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: f
     )
 
 
-def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20) -> float:
-    """Of `action`: `least` runs, and more until STEP_SECONDS are spent."""
+def _median_seconds(action: Callable[[], None]) -> float:
+    """Of `action`: LEAST_STEPS runs, and more until STEP_SECONDS are spent."""
     seconds: list[float] = []
-    while len(seconds) < least or (len(seconds) < most and sum(seconds) < STEP_SECONDS):
+    while len(seconds) < LEAST_STEPS or (len(seconds) < MOST_STEPS and sum(seconds) < STEP_SECONDS):
         began = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - began)
