@@ -27,17 +27,8 @@ from pretrain.run.ranks import Ranks
 from pretrain.run.representation import information_ceiling
 from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
-from pretrain.train import (
-    TrainState,
-    build_state,
-    contract_of,
-    images_of_monitor,
-    learning_rate_of,
-    monitor_encoder,
-    precision_of,
-    require_trainable,
-    train_step,
-)
+from pretrain.state import TrainState, contract_of, learning_rate_of, precision_of, require_trainable, state_for
+from pretrain.train import images_of_monitor, monitor_encoder, train_step
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
@@ -69,14 +60,7 @@ def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[s
     that is thrown away."""
     ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
-    state = build_state(
-        config,
-        contract,
-        num_images=len(stream.source),
-        labels=stream.labels,
-        precision=precision,
-        ranks=ranks,
-    )
+    state = state_for(config, stream, precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
     batch_size, accumulate = len(whole.index), config.optimizer.accumulate
     micro = whole.split(accumulate)[0]
