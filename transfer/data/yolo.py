@@ -398,7 +398,8 @@ def _object(
     thing = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0, "area": (box[2] - box[0]) * (box[3] - box[1])}
     if len(values) > BOX_VALUES - 1:
         points = [(x * width, y * height) for x, y in zip(xs, ys, strict=True)]
-        thing |= {"segmentation": [[value for point in points for value in point]], "area": _area(points)}
+        area = min(_area(points), thing["area"])  # of one over the border no more than what lies in the image can have
+        thing |= {"segmentation": [[value for point in points for value in point]], "area": area}
     return thing
 
 
