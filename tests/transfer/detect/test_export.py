@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError, Terminated
 from tests.transfer.detect.tiny_detector import NAMES, write_photo, write_run
 from transfer.data.image_list import list_inputs
-from transfer.detect.export import ExportOptions, check_exportable, export_detector, sidecar_of
+from transfer.detect.export import WRITERS, ExportOptions, check_exportable, export_detector, sidecar_of
 from transfer.detect.export_check import EqualScoresByPosition, compare
 from transfer.detect.trained import TrainedDetector, load_trained
 
@@ -91,8 +92,6 @@ def test_keypoints_are_exported_as_torchscript_and_refused_as_onnx(photos: Path,
 
 
 def test_a_file_of_other_weights_is_refused_and_leaves_nothing(detector, photos, tmp_path, monkeypatch) -> None:
-    from transfer.detect import export as module
-
     def of_other_weights(file, network, image, content) -> None:
         weight = network.adapter.model.backbone.bottom_up.res3[0].conv2.weight
         kept = weight.detach().clone()
@@ -102,9 +101,24 @@ def test_a_file_of_other_weights_is_refused_and_leaves_nothing(detector, photos,
             torch.jit.save(traced, file)
             weight.copy_(kept)
 
-    monkeypatch.setitem(module.WRITERS, "torchscript", of_other_weights)
+    monkeypatch.setitem(WRITERS, "torchscript", of_other_weights)
     with pytest.raises(CheckpointError, match="does not agree with the detector on image"):
         export(detector, photos, tmp_path / "mine.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_asked_to_stop_leaves_nothing(detector, photos, tmp_path, monkeypatch) -> None:
+    def stopped(file, *rest) -> None:
+        file.write(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(WRITERS, "torchscript", stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a command without a handler fails here, and ends no tests
+    try:
+        with pytest.raises(Terminated):
+            export(detector, photos, tmp_path / "mine.pt")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert list(tmp_path.iterdir()) == []
 
 
