@@ -27,22 +27,13 @@ from pretrain.run.ranks import Ranks
 from pretrain.run.representation import information_ceiling
 from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
-from pretrain.train import (
-    TrainState,
-    build_state,
-    contract_of,
-    images_of_monitor,
-    learning_rate_of,
-    monitor_encoder,
-    precision_of,
-    require_trainable,
-    train_step,
-)
+from pretrain.state import TrainState, contract_of, learning_rate_of, precision_of, require_trainable, state_for
+from pretrain.train import images_of_monitor, monitor_encoder, train_step
 from pretrain.views.pipeline import normalize
 
 CPU_IMAGES = 32  # a whole batch of the paper's would take a CPU minutes and tens of gigabytes
 INPUT_IMAGES, INPUT_SECONDS = 16, 2.0  # of a batch that the loader is timed with, and for how long
-STEP_SECONDS = 3.0  # that steps are timed for
+STEP_SECONDS, LEAST_STEPS, MOST_STEPS = 3.0, 3, 20  # that steps are timed for
 DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read again
 
 
@@ -69,14 +60,7 @@ def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[s
     that is thrown away."""
     ranks, contract = Ranks(), contract_of(config)
     precision = precision_of(config, ranks)
-    state = build_state(
-        config,
-        contract,
-        num_images=len(stream.source),
-        labels=stream.labels,
-        precision=precision,
-        ranks=ranks,
-    )
+    state = state_for(config, stream, precision=precision, ranks=ranks)
     whole = next(stream.batches(from_step=0, num_steps=1))
     batch_size, accumulate = len(whole.index), config.optimizer.accumulate
     micro = whole.split(accumulate)[0]
@@ -191,10 +175,10 @@ def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: f
     )
 
 
-def _median_seconds(action: Callable[[], None], *, least: int = 3, most: int = 20) -> float:
-    """Of `action`: `least` runs, and more until STEP_SECONDS are spent."""
+def _median_seconds(action: Callable[[], None]) -> float:
+    """Of `action`: LEAST_STEPS runs, and more until STEP_SECONDS are spent."""
     seconds: list[float] = []
-    while len(seconds) < least or (len(seconds) < most and sum(seconds) < STEP_SECONDS):
+    while len(seconds) < LEAST_STEPS or (len(seconds) < MOST_STEPS and sum(seconds) < STEP_SECONDS):
         began = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - began)

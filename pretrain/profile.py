@@ -27,7 +27,8 @@ from pretrain.data.stream import open_stream
 from pretrain.run.ranks import Ranks
 from pretrain.run.schedule import Momentum
 from pretrain.run.watch import Watch
-from pretrain.train import build_state, contract_of, learning_rate_of, precision_of, require_trainable, train_step
+from pretrain.state import learning_rate_of, precision_of, require_trainable, state_for
+from pretrain.train import train_step
 
 STEPS, WARM_UP = 20, 3  # the first steps choose kernels and start workers
 
@@ -96,14 +97,7 @@ def profile(config: RunConfig, *, ranks: Ranks, steps: int = STEPS, listed: Sour
     require_trainable(config, precision, ranks)
     announce = logger.info if ranks.is_main else logger.debug
     stream = open_stream(config, ranks=ranks, announce=announce, listed=listed)
-    state = build_state(
-        config,
-        contract_of(config),
-        num_images=len(stream.source),
-        labels=stream.labels,
-        precision=precision,
-        ranks=ranks,
-    )
+    state = state_for(config, stream, precision=precision, ranks=ranks)
     timer = Timer(precision.device)
     if isinstance(state.forward, DistributedDataParallel):
         state.forward.register_comm_hook(

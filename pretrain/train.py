@@ -7,10 +7,8 @@ key network and memory.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,20 +17,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.atomic import write_json
-from pretrain.base.contract import InputContract
-from pretrain.base.errors import CheckpointError, ConfigError, UserError, full_disk
+from pretrain.base.errors import CheckpointError, UserError, full_disk
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
-from pretrain.config import MethodConfig, OptimizerConfig, RunConfig, experiment_of, to_plain
+from pretrain.config import RunConfig, experiment_of, to_plain
 from pretrain.data.index import Source
 from pretrain.data.loader import ViewBatch, on_device
 from pretrain.data.manifest import check_image_set, read_record, write_record
 from pretrain.data.monitored import images_to_monitor, labelled_folders
 from pretrain.data.stream import ViewStream, open_stream
-from pretrain.model.batchnorm import synchronise_batchnorm
-from pretrain.model.contrast import Contrast, StepOutput, batchnorm_groups, build_method
-from pretrain.model.convolution import multiply_small_maps
-from pretrain.model.encoder import ResNetEncoder
+from pretrain.model.contrast import Contrast, StepOutput
 from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.model.supervised import Supervised
 from pretrain.run.checkpoint import (
@@ -48,154 +42,25 @@ from pretrain.run.descend import descend_sum
 from pretrain.run.folder import RunDir
 from pretrain.run.monitor import MonitorImages, Towers
 from pretrain.run.observation import Observation
-from pretrain.run.optimizers import build_optimizer, load_optimizer
-from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
-from pretrain.run.ranks import Ranks, gather_values, on_main, pick_device
-from pretrain.run.schedule import LearningRate, Momentum, paper_warmup_epochs
+from pretrain.run.precision import Precision
+from pretrain.run.ranks import Ranks, gather_values, on_main
+from pretrain.run.schedule import Momentum
 from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import NotFinite, Watch, what_ended
+from pretrain.state import (
+    TrainState,
+    contract_of,
+    learning_rate_of,
+    precision_of,
+    require_trainable,
+    state_for,
+)
 
 NOT_FINITE = "nonfinite.json"  # of a run's folder
 METRIC = "contrastive loss (InfoNCE) of the last steps, in training"
 SUPERVISED_METRIC = "cross-entropy of the last steps, in training"
 
-FEWEST_IMAGES_FOR_LARS = 512
-LARGEST_RATE_OF_ADAMW = 0.01
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainState:
-    """All that changes during a run.
-
-    method: networks and memory.
-    forward: calls `method.trained`, through DDP where there are ranks.
-    optimizer, scaler: of the trained part.
-    step: number of finished optimiser steps.
-    """
-
-    method: Contrast | Supervised
-    forward: Callable[..., Any]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    step: int = 0
-
-    def state_dict(self, config: RunConfig, contract: InputContract, steps_per_epoch: int) -> dict[str, Any]:
-        """The checkpoint's content (pretrain/run/checkpoint.py names the fields)."""
-        return {
-            "arch": config.encoder.arch,
-            "method": config.method.name,
-            "contract": contract.to_dict(),
-            "model": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": {"step": self.step, "steps_per_epoch": steps_per_epoch},
-            "config": to_plain(config),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.method.load_state_dict(state["model"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        if state["scaler"]:  # empty in a checkpoint of a run without loss scaling
-            self.scaler.load_state_dict(state["scaler"])
-        self.step = state["progress"]["step"]
-
-
-def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningRate:
-    """The schedule that `config` describes, warm-up rule filled in."""
-    warmup = config.warmup_epochs
-    if warmup is None:
-        warmup = paper_warmup_epochs(batch_size=config.batch_size, epochs=config.epochs, asked=False)
-    return LearningRate(
-        base=config.learning_rate,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        kind=config.schedule,
-        decay=config.decay,
-        milestones=config.milestones,
-        warmup_epochs=min(warmup, config.epochs),
-        warmup_start=config.warmup_start,
-    )
-
-
-def contract_of(config: RunConfig) -> InputContract:
-    """What the encoders of a run are fed with."""
-    return InputContract(stem="small" if config.encoder.stem == "small" else "basic")
-
-
-def build_state(
-    config: RunConfig,
-    contract: InputContract,
-    *,
-    num_images: int = 0,
-    labels: Tensor | None = None,
-    precision: Precision,
-    ranks: Ranks,
-) -> TrainState:
-    """Method, DDP wrapper where there are ranks, optimiser of all parameters that take gradient, loss scaler.
-
-    num_images: rows of a memory bank. labels: (num_images,) the images' classes, for memory "labels".
-    """
-    device, batch_size = precision.device, config.optimizer.batch_size
-    groups = batchnorm_groups(
-        config.method, batch_size=batch_size, world_size=ranks.world_size, accumulate=config.optimizer.accumulate
-    )
-    if config.method.memory == "queue" and groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
-    method: Contrast | Supervised
-    if labels is not None:
-        method = Supervised(
-            encoder=config.encoder, config=config.method, contract=contract, seed=config.seed, labels=labels
-        )
-    else:
-        method = build_method(
-            encoder=config.encoder,
-            config=config.method,
-            contract=contract,
-            seed=config.seed,
-            num_images=num_images,
-            batchnorm_groups=groups,
-        )
-    method = method.to(device)
-    if config.method.batchnorm == "synchronised":
-        synchronise_batchnorm(method, ranks, device)
-    if device.type == "cpu" and precision.dtype is torch.bfloat16:
-        multiply_small_maps(method)
-    if config.runtime.compile:
-        compile_encoders(method)
-    if use_channels_last(config.runtime.channels_last, precision):
-        method = method.to(memory_format=torch.channels_last)
-    method.train()
-    forward: nn.Module = method.trained
-    if ranks.world_size > 1:
-        forward = DistributedDataParallel(forward, device_ids=[device.index] if device.type == "cuda" else None)
-    return TrainState(method, forward, build_optimizer(method.trained, config.optimizer), precision.scaler())
-
-
-def compile_encoders(method: nn.Module) -> None:
-    """torch.compile of every encoder in place, so that no name of the state changes. Images and patches have a graph each."""
-    for module in method.modules():
-        if isinstance(module, ResNetEncoder):
-            module.compile(dynamic=False)
-
-
-def _warn_of_shared_statistics(method: MethodConfig, images: int) -> None:
-    fewer = max(2, images // 4)
-    shuffled = dataclasses.replace(method, batchnorm="shuffled", batchnorm_images=fewer)
-    also = "" if method.batchnorm == "shuffled" else "method.batchnorm=shuffled with "
-    try:
-        batchnorm_groups(shuffled, batch_size=images, world_size=1)
-        advice = f"{also}method.batchnorm_images={fewer}, or a larger optimizer.batch_size"
-    except ConfigError:  # too few images of the batch go through the jigsaw branch for so many groups
-        advice = f"a larger optimizer.batch_size, or {also}method.batchnorm_images={fewer}, method.jigsaw_fraction=1"
-    logger.warning(
-        "all %d images of a batch share their BatchNorm statistics, which can give the positive key away: the loss then falls "
-        "without anything being learned. Pass %s",
-        images,
-        advice,
-    )
 
 
 def train_step(
@@ -262,49 +127,6 @@ def _no_average(forward: Callable[..., Any]) -> contextlib.AbstractContextManage
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
-    """Device and number type of this rank. Raises ConfigError for a device that is not there, or sizes that it cannot train on."""
-    precision = choose_precision(config.runtime.precision, pick_device(config.runtime.device, ranks))
-    if config.method.jigsaw:
-        check_patch_size(precision, config.views.patch_size)
-    return precision
-
-
-def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> None:
-    """Refuse what cannot be trained on these ranks and warn of what can, but should not. Raises ConfigError."""
-    optimizer, method = config.optimizer, config.method
-    batchnorm_groups(
-        method, batch_size=optimizer.batch_size, world_size=ranks.world_size, accumulate=optimizer.accumulate
-    )
-    if method.shuffle_over == "node" and ranks.world_size % ranks.local_world_size:
-        raise ConfigError(
-            f"method.shuffle_over=node expects equally many ranks on every machine, found {ranks.local_world_size} of "
-            f"{ranks.world_size} on this one; pass method.shuffle_over=world"
-        )
-    if not ranks.is_main:
-        return
-    if config.runtime.compile and precision.device.type == "cpu":
-        logger.warning(
-            "runtime.compile=true on the CPU: minutes of compilation and no faster steps; pass runtime.compile=false"
-        )
-    if optimizer.name == "lars" and optimizer.batch_size < FEWEST_IMAGES_FOR_LARS:
-        logger.warning(
-            "optimizer.name=lars with optimizer.batch_size=%d: it is made for batches of %d and more; pass optimizer.name=sgd",
-            optimizer.batch_size,
-            FEWEST_IMAGES_FOR_LARS,
-        )
-    if optimizer.name == "adamw" and optimizer.learning_rate >= LARGEST_RATE_OF_ADAMW:
-        logger.warning(
-            "optimizer.learning_rate=%g with adamw, whose updates have the size of the rate: rates of 1e-4 to 1e-3 are usual",
-            optimizer.learning_rate,
-        )
-    if method.batchnorm == "synchronised" and precision.device.type == "cpu" and ranks.world_size > 1:
-        logger.warning(
-            "method.batchnorm=synchronised on the CPU: a substitute for torch's SyncBatchNorm, which needs a GPU; two small "
-            "reductions over ranks a layer, equal results, slow"
-        )
-
-
 def train(
     config: RunConfig, *, output_dir: Path, resume: bool, ranks: Ranks, listed: Source | None = None
 ) -> dict[str, Any]:
@@ -339,7 +161,6 @@ def _train_in(
     ranks: Ranks,
     listed: Source | None,
 ) -> dict[str, Any]:
-    contract = contract_of(config)
     done = run.result if run else None
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
@@ -357,16 +178,9 @@ def _train_in(
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
         watched = on_main(lambda: images_of_monitor(config, stream), ranks)
         on_main(lambda: _begin(run, config, stream, ranks), ranks)
-        state = build_state(
-            config,
-            contract,
-            num_images=len(stream.source),
-            labels=stream.labels,
-            precision=precision,
-            ranks=ranks,
-        )
+        state = state_for(config, stream, precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
-        return _run_steps(config, contract, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
+        return _run_steps(config, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
 
 
 def images_of_monitor(config: RunConfig, stream: ViewStream) -> MonitorImages | None:
@@ -455,7 +269,6 @@ def _resume(state: TrainState, directory: Path, ranks: Ranks) -> None:
 
 def _run_steps(
     config: RunConfig,
-    contract: InputContract,
     state: TrainState,
     stream: ViewStream,
     run: RunDir | None,
@@ -472,8 +285,11 @@ def _run_steps(
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
     first = saved = state.step
 
-    def save_state(content: dict[str, Any]) -> None:
-        _save(run, content, keep, images=(state.step - first) * config.optimizer.batch_size, ranks=ranks)
+    def save_state() -> None:
+        content = state.state_dict(config, contract_of(config), stream.steps_per_epoch)
+        content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
+        images = (state.step - first) * config.optimizer.batch_size
+        on_main(lambda: _save(run, content, keep, images=images, ranks=ranks), ranks)
 
     def where_it_stands() -> tuple[int, str]:
         return state.step, _what_is_saved(saved, total)
@@ -510,14 +326,17 @@ def _run_steps(
                 watch.settle()  # nothing that is not finite is logged or saved
             observation.record(state.step, figures, learning_rate=rate)
             if save:
-                content = state.state_dict(config, contract, stream.steps_per_epoch)
-                content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
-                on_main(lambda content=content: save_state(content), ranks)  # type: ignore[misc]
+                save_state()
                 saved = state.step
             if save and watch.stopping and state.step < total:
                 raise stop.terminated(f"saved at step {state.step} of {total}; give the same command again to continue")
             observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
         observation.draw()
+    return _finish(run, config, observation, total)
+
+
+def _finish(run: RunDir | None, config: RunConfig, observation: Observation, total: int) -> dict[str, Any]:
+    """Complete the record of a run whose `total` steps are taken -> what `train` returns."""
     details: dict[str, Any] = {
         "steps": total,
         "epochs": config.optimizer.epochs,

@@ -23,6 +23,7 @@ LEVELS: dict[str, list[tuple[set[str], bool]]] = {
         ({"views"}, False),
         ({"config"}, False),
         ({"run", "data", "model"}, True),
+        ({"state"}, False),
         ({"train", "good_views"}, False),
         ({"dry_run", "profile", "gpu_check"}, False),
     ],

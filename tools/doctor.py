@@ -22,11 +22,8 @@ warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectr
 from pretrain.base.atomic import write_json
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
-from pretrain.base.record import this_command
 from transfer.data.findings import Finding, exit_code
-from transfer.data.problems import ReadOptions
-from transfer.data.spec import FORMS, parse_class_names
-from transfer.detect.options import RunOptions
+from transfer.detect.command_line import add_run_arguments, run_options
 
 SHOWN = 20  # findings of one id; --json has all
 
@@ -36,9 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--config-file", default="", metavar="FILE", help="a family of transfer/configs, or a file of yours"
     )
-    parser.add_argument("--init", metavar="NAME=FILE", help="what the training would start from, as in train_net.py")
-    parser.add_argument("--train-data", metavar="SPEC", help=FORMS)
-    parser.add_argument("--test-data", metavar="SPEC", help=FORMS)
+    add_run_arguments(parser)
     parser.add_argument(
         "--pool", metavar="IMAGES", help="unlabelled images of the pre-training: folder, list, archive or SPEC"
     )
@@ -46,21 +41,9 @@ def parse_arguments() -> argparse.Namespace:
         "--allow-leaks", action="store_true", help="test images in the pool are a warning, not an error"
     )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes of the training (default: 1)")
-    parser.add_argument(
-        "--scale", choices=("none", "auto"), default="none", help="as in train_net.py: look at what auto would run"
-    )
     parser.add_argument("--json", type=user_path, metavar="FILE", help="all findings, counts and sizes a class")
     parser.add_argument(
         "--pictures", type=user_path, metavar="DIR", help="folder for a picture of samples of each split"
-    )
-    parser.add_argument("--classes", metavar="NAMES|FILE", type=parse_class_names, help="as in train_net.py")
-    crowds = parser.add_mutually_exclusive_group()
-    crowds.add_argument("--crowd-as-objects", action="store_true", help="as in train_net.py")
-    crowds.add_argument("--keep-crowds", action="store_true", help="as in train_net.py")
-    parser.add_argument("--large-images", action="store_true", help="as in train_net.py")
-    parser.add_argument("--trust", action="store_true", help="as in train_net.py")
-    parser.add_argument(
-        "--import", dest="modules", metavar="MODULE", action="append", default=[], help="as in train_net.py"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="as in train_net.py")
     return parser.parse_args()
@@ -83,24 +66,7 @@ def main() -> int:
     arguments = parse_arguments()
     from transfer.detect.examination import examine
 
-    options = RunOptions(
-        config_file=arguments.config_file,
-        overrides=tuple(arguments.opts),
-        train_data=arguments.train_data,
-        test_data=arguments.test_data,
-        read=ReadOptions(
-            crowd_as_objects=arguments.crowd_as_objects,
-            keep_crowds=arguments.keep_crowds,
-            large_images=arguments.large_images,
-            class_names=arguments.classes,
-        ),
-        trust=arguments.trust,
-        init=arguments.init,
-        command=this_command(),
-        num_processes=max(1, arguments.num_gpus),
-        scale=arguments.scale,
-        modules=tuple(arguments.modules),
-    )
+    options = run_options(arguments, num_processes=max(1, arguments.num_gpus))
     found = examine(options, pool=arguments.pool, pictures=arguments.pictures, allow_leaks=arguments.allow_leaks)
     for note in found.notes:
         print(f"set      {note}")

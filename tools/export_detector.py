@@ -24,16 +24,14 @@ warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2's
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
 from transfer.data.image_list import list_inputs
-from transfer.data.spec import parse_class_names
+from transfer.detect.command_line import add_detector_arguments
 from transfer.detect.export import FORMATS, NUM_IMAGES, ExportOptions, export_detector, sidecar_of
 from transfer.detect.trained import load_trained
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "detector", metavar="RUN_OR_WEIGHTS", help="output folder of tools/train_net.py, or a weight file"
-    )
+    add_detector_arguments(parser, example="INPUT.MIN_SIZE_TEST 600 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", type=user_path, required=True, metavar="FILE", help=".pt, or .onnx; must not exist")
     parser.add_argument(
@@ -42,24 +40,6 @@ def parse_arguments() -> argparse.Namespace:
         required=True,
         metavar="IMAGES",
         help=f"images of the detector's kind, folders or lists (.txt), of which {NUM_IMAGES} are compared",
-    )
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        help="family of transfer/configs or Detectron2 YAML of the weights (default: the config.yaml beside them)",
-    )
-    parser.add_argument(
-        "--classes",
-        type=parse_class_names,
-        metavar="NAMES|FILE",
-        help="the classes in the order of the outputs, where the weights hold no names: joined by commas, or a file with one a line",
-    )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="configuration keys, last on the line: --opts INPUT.MIN_SIZE_TEST 600 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3",
     )
     return parser.parse_args()
 

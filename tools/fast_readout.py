@@ -13,43 +13,29 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import os
 
-from pretrain.base.command_line import parse_with_overrides, user_path
+from pretrain.base.command_line import parse_with_overrides
 from pretrain.base.errors import run_tool
+from transfer.readout.command_line import (
+    add_class_folders,
+    add_features,
+    add_readout_arguments,
+    named_figures,
+    where_written,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--weights",
-        type=os.path.expanduser,
-        required=True,
-        help="a checkpoint of any known layout, or random:ARCH (random:resnet18)",
-    )
-    parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
-    parser.add_argument(
-        "--config-file", type=user_path, help="a file of configs/fast_readout/ or your own (default: centre)"
-    )
-    parser.add_argument(
-        "--output-dir", type=user_path, help="where record.json goes; without it the result is only printed"
-    )
-    parser.add_argument(
-        "--features", type=user_path, help="folder that features are kept in (default: features/ in INFOMIN_CACHE)"
-    )
-    parser.add_argument("--init-name", help="name of the row in the report (default: read from the weights)")
-    parser.add_argument("--branch", help="of a checkpoint with several encoders: query, key, ... (default: its first)")
-    parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="leave out images that cannot be read instead of refusing the data; says how many, of train and val",
-    )
+    add_readout_arguments(parser, configs="configs/fast_readout/ or your own (default: centre)")
+    add_class_folders(parser)
+    add_features(parser)
     return parse_with_overrides(parser, example="view=augmented num_views=4 fractions=[0.1]")
 
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.base.record import RECORD, this_command
+    from pretrain.base.record import this_command
     from transfer.readout.fast_config import load_fast_config
     from transfer.readout.fast_run import FastRequest, run_fast_readout
 
@@ -64,11 +50,7 @@ def main() -> None:
         features=arguments.features,
     )
     record = run_fast_readout(request, arguments.output_dir, announce=print)
-    assert record.initialisation is not None
-    for name, value in record.figures.items():
-        print(f"{record.initialisation.name}: {name} {'not measured' if value is None else f'{value:.2f} %'}")
-    if arguments.output_dir:
-        print(f"wrote {arguments.output_dir / RECORD}")
+    print("\n".join([*named_figures(record), *where_written(arguments.output_dir)]))
 
 
 def command() -> None:

@@ -14,42 +14,22 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import os
 
-from pretrain.base.command_line import parse_with_overrides, user_path
+from pretrain.base.command_line import parse_with_overrides
 from pretrain.base.errors import run_tool
+from transfer.readout.command_line import add_class_folders, add_readout_arguments, where_written
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--weights",
-        type=os.path.expanduser,
-        required=True,
-        help="a checkpoint of any known layout, or random:ARCH (random:resnet18)",
-    )
-    parser.add_argument("--data", type=user_path, required=True, help="folder with class folders train/ and val/")
-    parser.add_argument("--config-file", type=user_path, help="a file of configs/linear/ or your own")
-    parser.add_argument(
-        "--output-dir", type=user_path, help="where record.json goes; without it the result is only printed"
-    )
-    parser.add_argument(
-        "--init-name", help="name of the row in the report, e.g. infomin (default: read from the weights)"
-    )
-    parser.add_argument(
-        "--branch", help="of a checkpoint with several encoders: query, key, student, teacher ... (default: its first)"
-    )
-    parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="leave out images that cannot be read instead of refusing the data; says how many, of train and val",
-    )
+    add_readout_arguments(parser, configs="configs/linear/ or your own")
+    add_class_folders(parser)
     return parse_with_overrides(parser, example="seed=1 image_size=64 cached_views=4")
 
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.base.record import RECORD, this_command
+    from pretrain.base.record import this_command
     from transfer.readout.config import load_linear_config
     from transfer.readout.defaults import default_readout
     from transfer.readout.run import Request, run_readout
@@ -75,8 +55,8 @@ def main() -> None:
         f"{record.initialisation.name}: top-1 {figures['top1']:.2f} %, top-{protocol['top5_k']} {figures['top5']:.2f} % "
         f"({protocol['name']})"
     )
-    if arguments.output_dir:
-        print(f"wrote {arguments.output_dir / RECORD}")
+    for line in where_written(arguments.output_dir):
+        print(line)
 
 
 def command() -> None:

@@ -25,30 +25,17 @@ warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2's
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
 from pretrain.base.record import this_command
-from transfer.data.spec import parse_class_names
+from transfer.detect.command_line import add_detector_arguments
 from transfer.detect.predict import PredictOptions, predict
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "detector", metavar="RUN_OR_WEIGHTS", help="output folder of tools/train_net.py, or a weight file"
-    )
+    add_detector_arguments(parser, example="MODEL.DEVICE cuda INPUT.MIN_SIZE_TEST 600")
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="images, folders of them, lists of files (.txt)")
     parser.add_argument("--output-dir", type=user_path, required=True, metavar="OUT", help="new or empty folder")
     parser.add_argument(
         "--threshold", type=float, default=0.5, metavar="SCORE", help="least score of what is kept (default: 0.5)"
-    )
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        help="family of transfer/configs or Detectron2 YAML of the weights (default: the config.yaml beside them)",
-    )
-    parser.add_argument(
-        "--classes",
-        type=parse_class_names,
-        metavar="NAMES|FILE",
-        help="the classes in the order of the outputs, where the weights hold no names: joined by commas, or a file with one a line",
     )
     parser.add_argument(
         "--batch-size",
@@ -58,13 +45,6 @@ def parse_arguments() -> argparse.Namespace:
         help="run up to N images of one size together (default: 1, the same bits as --eval-only)",
     )
     parser.add_argument("--no-drawings", action="store_true", help="write no pictures")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="configuration keys, last on the line: --opts MODEL.DEVICE cuda INPUT.MIN_SIZE_TEST 600",
-    )
     return parser.parse_args()
 
 

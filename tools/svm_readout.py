@@ -12,37 +12,24 @@ if __name__ == "__main__":
     sys.path.pop(0)  # tools/ itself: tools/pretrain.py would hide the package `pretrain`
 
 import argparse
-import os
 
-from pretrain.base.command_line import parse_with_overrides, user_path
+from pretrain.base.command_line import parse_with_overrides
 from pretrain.base.errors import run_tool
+from transfer.readout.command_line import add_features, add_readout_arguments, named_figures, where_written
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--weights",
-        type=os.path.expanduser,
-        required=True,
-        help="a checkpoint of any known layout, or random:ARCH (random:resnet18)",
-    )
+    add_readout_arguments(parser, configs="configs/svm_readout/ or your own")
+    add_features(parser)
     parser.add_argument("--train-data", required=True, help="SPEC of the training images: voc:ROOT:SPLIT or another")
     parser.add_argument("--test-data", required=True, help="SPEC of the test images")
-    parser.add_argument("--config-file", type=user_path, help="a file of configs/svm_readout/ or your own")
-    parser.add_argument(
-        "--output-dir", type=user_path, help="where record.json goes; without it the result is only printed"
-    )
-    parser.add_argument(
-        "--features", type=user_path, help="folder that features are kept in (default: features/ in INFOMIN_CACHE)"
-    )
-    parser.add_argument("--init-name", help="name of the row in the report (default: read from the weights)")
-    parser.add_argument("--branch", help="of a checkpoint with several encoders: query, key, ... (default: its first)")
     return parse_with_overrides(parser, example="image_size=64 costs=[0.1,1,10]")
 
 
 def main() -> None:
     arguments = parse_arguments()
-    from pretrain.base.record import RECORD, this_command
+    from pretrain.base.record import this_command
     from transfer.readout.svm_config import load_svm_config
     from transfer.readout.svm_run import SvmRequest, run_svm_readout
 
@@ -57,11 +44,7 @@ def main() -> None:
         features=arguments.features,
     )
     record = run_svm_readout(request, arguments.output_dir, announce=print)
-    assert record.initialisation is not None
-    for name, value in record.figures.items():
-        print(f"{record.initialisation.name}: {name} {value:.2f} %")
-    if arguments.output_dir:
-        print(f"wrote {arguments.output_dir / RECORD}")
+    print("\n".join([*named_figures(record), *where_written(arguments.output_dir)]))
 
 
 def command() -> None:

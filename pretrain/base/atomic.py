@@ -99,6 +99,42 @@ def lock_folder(folder: Path, name: str) -> IO[str]:
     return lock
 
 
+@contextmanager
+def one_at_a_time(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A block that processes run one after the other; `path` is a file that is there meanwhile, and that nothing else uses.
+
+    on_wait: called once where another process is in its block. Where the file system has no locks, nobody waits. Raises OSError
+    where the file cannot be made.
+    """
+    while True:
+        lock = open(path, "a")  # noqa: SIM115 - closed below
+        _held.add(lock)
+        try:
+            _wait_for(lock, on_wait)
+            mine = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except BaseException:
+            lock.close()
+            raise
+        if mine:  # else the one before has removed it
+            break
+        lock.close()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+
+
+def _wait_for(lock: IO[str], on_wait: Callable[[], None]) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        return
+
+
 # A lock is of an open file, which a forked child has too: it would hold the folder of a parent that was killed.
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 

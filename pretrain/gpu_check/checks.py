@@ -35,7 +35,8 @@ from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_chec
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
 from pretrain.run.watch import Watch
-from pretrain.train import TrainState, build_state, contract_of, precision_of, train_step
+from pretrain.state import TrainState, build_state, contract_of, precision_of
+from pretrain.train import train_step
 
 METHODS = ("moco_v2", "infomin")
 WARM_STEPS = 2  # the libraries choose their kernels, the allocator its blocks

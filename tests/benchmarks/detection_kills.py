@@ -41,13 +41,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import transfer.detect.run  # so that every fork has it
 from pretrain.base.errors import CheckpointError, run_tool
 from pretrain.base.own_files import read_own_file
 from pretrain.base.record import read_record
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
 from transfer.detect.checkpointer import LAST_CHECKPOINT, name_of
+from transfer.detect.examples import TrainingLoader
+from transfer.detect.launch import train_together  # so that every fork has it
 from transfer.detect.options import RunOptions
 from transfer.detect.run import open_output_dir, prepare_run
 from transfer.detect.trainer import DetectionTrainer
@@ -100,7 +101,7 @@ def from_the_first(loader: Any) -> Iterator[Any]:
     return _ITERATE(loader)
 
 
-_ITERATE = transfer.detect.examples.TrainingLoader.__iter__
+_ITERATE = TrainingLoader.__iter__
 CONTROLS: dict[str, dict[str, Any]] = {
     "position": {"transfer.detect.examples.TrainingLoader.__iter__": from_the_first},
     "draws": {f"transfer.detect.{module}.seed_generators": lambda **_: None for module in ("examples", "trainer")},
@@ -169,17 +170,13 @@ def _run(data: tuple[str, str], ranks: int, words: tuple[str, ...]) -> int:
         sys.path.insert(0, str(TOOL.parent))  # the script takes its own folder off
         runpy.run_path(str(TOOL), run_name="__main__")
         return 0
-    # --num-gpus wants GPUs: what the script does with them, on gloo and in forks.
-    tool = runpy.run_path(str(TOOL))
+    # --num-gpus wants GPUs: what the command does with them, on gloo and in forks.
     options = RunOptions(
         "demo/R_18_FPN.yaml", words, train_data=data[0], test_data=data[1], init="random", num_processes=ranks
     )
     run = prepare_run(options)
-    together = tool["train_together"]
-    together.__globals__["launch"] = launch_in_forks
-    with open_output_dir(run.options, run.config):
-        arguments = SimpleNamespace(num_gpus=ranks, num_machines=1, machine_rank=0, dist_url="")
-        return int(together(run, arguments))
+    with mock.patch("transfer.detect.launch.launch", launch_in_forks), open_output_dir(run.options, run.config):
+        return train_together(run, SimpleNamespace(num_gpus=ranks, num_machines=1, machine_rank=0, dist_url=""))
 
 
 def launch_in_forks(main: Any, count: int, machines: int, rank: int, url: str, args: tuple[Any, ...]) -> None:

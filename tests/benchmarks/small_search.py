@@ -299,7 +299,7 @@ def random_weights(trial: Trial, overrides: list[str], *, number: int, path: Pat
     from pretrain.config import load_run_config
     from pretrain.run.checkpoint import write_checkpoint
     from pretrain.run.ranks import Ranks
-    from pretrain.train import build_state, contract_of, precision_of
+    from pretrain.state import build_state, contract_of, precision_of
 
     config = load_run_config(Path(trial.config), overrides, method=trial.method)
     contract, ranks = contract_of(config), Ranks()

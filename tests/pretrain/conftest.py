@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.strict import from_mapping, merge
 from pretrain.config import RunConfig
 
@@ -75,3 +76,9 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """One block a stage, an eighth as wide."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(bottleneck=False, layers=(1, 1, 1, 1), base_channels=8))

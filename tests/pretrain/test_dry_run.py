@@ -15,7 +15,7 @@ from pretrain.data.stream import open_stream
 from pretrain.dry_run import describe
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
-from pretrain.train import build_state
+from pretrain.state import build_state
 
 pytestmark = pytest.mark.slow  # seconds in all: left to `make test`
 

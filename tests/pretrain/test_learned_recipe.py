@@ -20,7 +20,7 @@ from pretrain.run.checkpoint import checkpoint_path, write_checkpoint
 from pretrain.run.folder import RunDir
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
-from pretrain.train import build_state
+from pretrain.state import build_state
 from pretrain.views.generator import Generator, GeneratorConfig
 from pretrain.views.generator_file import EMBEDDED, record_of, write_generator
 from pretrain.views.operations import RandomResizedCrop

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from pretrain import train as train_module
-from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.errors import Terminated
 from pretrain.base.signals import StopFlag
 from pretrain.base.strict import from_mapping, merge
@@ -27,7 +26,8 @@ from pretrain.run.precision import Precision
 from pretrain.run.ranks import Ranks
 from pretrain.run.schedule import Momentum
 from pretrain.run.watch import Watch
-from pretrain.train import build_state, contract_of, learning_rate_of, train, train_step
+from pretrain.state import build_state, contract_of, learning_rate_of
+from pretrain.train import train, train_step
 from tests.pretrain.conftest import TINY, in_classes
 
 CPU = torch.device("cpu")
@@ -45,12 +45,6 @@ OTHERS = {
     },
     "accumulated, lars": {"optimizer": {"name": "lars", "accumulate": 2, "epochs": 3}},
 }
-
-
-@pytest.fixture
-def tiny_encoder(monkeypatch):
-    """One block a stage, an eighth as wide: a checkpoint of a megabyte."""
-    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(bottleneck=False, layers=(1, 1, 1, 1), base_channels=8))
 
 
 def config_of(image_folder, name, more=None):

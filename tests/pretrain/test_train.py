@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,21 +19,19 @@ import torch
 import torch.multiprocessing as mp
 
 from pretrain import train as train_module
-from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import experiment_hash, read_record
-from pretrain.config import method_values
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
-from pretrain.model.batchnorm import GatheredBatchNorm
-from pretrain.model.contrast import Contrast, batchnorm_groups
+from pretrain.model.contrast import Contrast
 from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
 from pretrain.run.watch import Watch
-from pretrain.train import TrainState, build_state, train, train_step
+from pretrain.state import TrainState, build_state, state_for
+from pretrain.train import train, train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 6
@@ -121,9 +118,9 @@ def test_a_stop_signal_saves_the_step_and_says_so(tiny_config, tmp_path, monkeyp
 def test_a_stop_signal_before_the_first_step_is_waited_for_and_recorded(tiny_config, tmp_path, monkeypatch):
     def stopped(*args, **rest):
         os.kill(os.getpid(), signal.SIGTERM)
-        return build_state(*args, **rest)
+        return state_for(*args, **rest)
 
-    monkeypatch.setattr(train_module, "build_state", stopped)
+    monkeypatch.setattr(train_module, "state_for", stopped)
     with pytest.raises(Terminated, match="saved at step 1 of 6"):
         run(tiny_config(), tmp_path)
     assert read_record(tmp_path / "record.json").status == "stopped"
@@ -501,100 +498,6 @@ def test_a_finished_run_refuses_other_images_and_records_no_command_that_did_not
     assert (tmp_path / "run" / "record.json").read_bytes() == before
 
 
-def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, caplog):
-    config = tiny_config(method={"head": "mlp_bn", "batchnorm_images": 32, "jigsaw": True, "jigsaw_fraction": 0.25})
-    precision = choose_precision("fp32", torch.device("cpu"))
-    build_state(config, InputContract(), precision=precision, ranks=Ranks())
-    (message,) = caplog.messages
-    advised = dict(word.rstrip(",").split("=") for word in message.split() if word.startswith("method."))
-    values = {name.removeprefix("method."): float(value) for name, value in advised.items()}
-    followed = dataclasses.replace(config.method, **{**values, "batchnorm_images": int(values["batchnorm_images"])})
-    assert batchnorm_groups(followed, batch_size=config.optimizer.batch_size, world_size=1) > 1
-
-
-def test_advice_against_synchronised_statistics_with_a_queue_is_to_shuffle(tiny_config, caplog):
-    for batchnorm, advised in (("synchronised", True), ("shuffled", False)):
-        caplog.clear()
-        method = tiny_config(method={"batchnorm": batchnorm, "batchnorm_images": 32}).method
-        train_module._warn_of_shared_statistics(method, 8)
-        assert ("method.batchnorm=shuffled with method.batchnorm_images=2" in caplog.text) == advised and caplog.text
-
-
-@pytest.mark.parametrize(
-    ("over", "ranks", "message"),
-    [
-        ({"accumulate": 3}, 1, r"8 is not divisible by 1 ranks x 3 micro-batches .*pass optimizer\.batch_size=6"),
-        ({"accumulate": 8}, 1, r"gives each of 8 micro-batches of 1 rank\(s\) one image.*batch_size=16 or more"),
-        ({"accumulate": 2}, 4, r"each of 2 micro-batches of 4 rank\(s\) one image"),
-        ({}, 3, r"8 is not divisible by 3 ranks; pass"),
-    ],
-)
-def test_a_batch_that_cannot_be_shared_is_refused(tiny_config, over, ranks, message):
-    def ask(optimizer, world_size):
-        precision = choose_precision("fp32", torch.device("cpu"))
-        train_module.require_trainable(tiny_config(optimizer=optimizer), precision, Ranks(0, 0, world_size, world_size))
-
-    with pytest.raises(ConfigError, match=message):
-        ask(over, ranks)
-    ask({"accumulate": 2}, 2)  # control
-
-
-def test_ranks_of_unequal_machines_cannot_shuffle_over_the_node(tiny_config):
-    precision = choose_precision("fp32", torch.device("cpu"))
-    for over, refused in (("node", True), ("world", False)):
-        config = tiny_config(method={"shuffle_over": over, "batchnorm_images": 2}, optimizer={"batch_size": 15})
-        with (
-            pytest.raises(ConfigError, match="pass method.shuffle_over=world") if refused else contextlib.nullcontext()
-        ):
-            train_module.require_trainable(config, precision, Ranks(0, 0, 5, 3))
-
-
-@pytest.mark.parametrize(
-    ("over", "words"),
-    [
-        ({}, None),
-        ({"runtime": {"compile": True}}, "runtime.compile=true on the CPU"),
-        ({"optimizer": {"name": "lars"}}, "made for batches of 512"),
-        ({"optimizer": {"name": "adamw"}}, "rates of 1e-4 to 1e-3"),
-        ({"optimizer": {"name": "adamw", "learning_rate": 1e-3}}, None),
-    ],
-)
-def test_what_can_run_but_should_not_is_warned_of(tiny_config, caplog, over, words):
-    train_module.require_trainable(tiny_config(**over), choose_precision("fp32", torch.device("cpu")), Ranks())
-    assert (caplog.text == "") == (words is None) and (words or "") in caplog.text
-
-
-@pytest.fixture
-def tiny_encoder(monkeypatch):
-    """One block a stage, an eighth as wide."""
-    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(bottleneck=False, layers=(1, 1, 1, 1), base_channels=8))
-
-
-@pytest.mark.parametrize("name", ["simclr", "infomin"])
-def test_batchnorm_is_synchronised_over_ranks_where_the_method_says_so(tiny_config, tiny_encoder, monkeypatch, name):
-    monkeypatch.setattr(train_module, "DistributedDataParallel", lambda module, **options: module)
-    values = {**method_values(name), "encoder": {"arch": "tiny"}}
-    state = build_state(
-        tiny_config(**values), InputContract(), precision=choose_precision("fp32", CPU), ranks=Ranks(0, 0, 2, 2)
-    )
-    layers = [layer for layer in state.method.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
-    assert layers and {isinstance(layer, GatheredBatchNorm) for layer in layers} == {name == "simclr"}
-
-
-def test_the_networks_are_built_as_the_configuration_says(tiny_config, tiny_encoder):
-    def built(stem, channels_last):
-        over = {"encoder": {"arch": "tiny", "stem": stem}, "runtime": {"channels_last": channels_last}}
-        config = tiny_config(**over)
-        contract = train_module.contract_of(config)
-        state = build_state(config, contract, precision=choose_precision("fp32", CPU), ranks=Ranks())
-        weights = [network.encoder.conv1.weight for network in (state.method.query, state.method.key)]
-        formats = {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
-        return {tuple(weight.shape[2:]) for weight in weights}, contract.stem, formats
-
-    assert built("imagenet", False) == ({(7, 7)}, "basic", {False})
-    assert built("small", True) == ({(3, 3)}, "small", {True})
-
-
 def test_every_micro_batch_of_the_run_has_a_number_of_its_own(tiny_config, tiny_encoder, monkeypatch):
     """ShuffleBN and the bank's draws are functions of it."""
     numbers, honest = [], Contrast.step
@@ -644,16 +547,3 @@ def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(tiny_config, tin
         states.append(state.method.state_dict())
         assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == compiled
     assert list(states[0]) == list(states[1]) and losses[1] == pytest.approx(losses[0], rel=1e-3)
-
-
-def test_compiled_encoders_keep_their_names(tiny_config, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))
-    precision = choose_precision("fp32", torch.device("cpu"))
-    names = []
-    for compile_ in (False, True):
-        config = tiny_config(runtime={"compile": compile_})
-        state = build_state(config, InputContract(), precision=precision, ranks=Ranks())
-        names.append(list(state.method.state_dict()))
-        assert len(compiled) == (2 if compile_ else 0)  # query and key
-    assert names[0] == names[1]

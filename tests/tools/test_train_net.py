@@ -9,10 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 from urllib.error import URLError
 
 import numpy as np
@@ -22,11 +19,10 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.engine import launch
 from PIL import Image
-from torch.multiprocessing import ProcessExitedException
 
 from pretrain.base.contract import InputContract
-from pretrain.base.errors import ConfigError, Terminated, run_tool
-from pretrain.base.record import OpenRecord, Record, read_record
+from pretrain.base.errors import run_tool
+from pretrain.base.record import Record, read_record
 from tests.tools.in_process import run_tool_here
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import Sidecar, detectron2_settings
@@ -37,8 +33,9 @@ from transfer.demo_data.write import write_dataset
 from transfer.detect.config import load_detector_config, plain_values
 from transfer.detect.config_files import resolve_config_path
 from transfer.detect.inits import apply_init, parse_init
+from transfer.detect.launch import worker
 from transfer.detect.options import RunOptions
-from transfer.detect.run import DetectionRun, enter_process, prepare_run, run_detection
+from transfer.detect.run import prepare_run, run_detection
 
 # Detectron2 leaves the configuration file that it reads open.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -71,12 +68,6 @@ def demo(tmp_path_factory) -> Path:
     config = SyntheticConfig(num_unlabelled=8, num_readout=8, num_train_scenes=4, num_test_scenes=2)
     write_dataset(config, root, num_workers=1)
     return root
-
-
-def worker(prepared: DetectionRun) -> None:
-    """One of two processes, as tools/train_net.py starts them."""
-    enter_process(prepared)
-    run_detection(prepared)
 
 
 def data(root: Path, kind: str) -> list[str]:
@@ -249,6 +240,10 @@ def test_a_python_tag_is_refused_and_never_run(refusal, tmp_path: Path) -> None:
         ([*RANDOM, "--train-data", "voc:absent:train"], "no folder at absent"),
         ([*RANDOM], "no training data: give --train-data SPEC"),
         (["--num-gpus", "64", *RANDOM], "--num-gpus 64, but this machine has"),
+        (["--num-gpus", "-1", *RANDOM], "--num-gpus -1: expected 0 or more"),
+        (["--num-gpus", "0", "--num-machines", "2", *RANDOM], "--num-gpus 0: expected 1 or more"),
+        (["--num-machines", "0", *RANDOM], "--num-machines 0: expected 1 or more"),
+        (["--machine-rank", "1", *RANDOM], "--machine-rank 1: expected 0 to 0"),
         ([*RANDOM, "SOLVER.MAXITER", "2"], "unknown key SOLVER.MAXITER; did you mean SOLVER.MAX_ITER?"),
         (["--config-file", FAMILY, "MODEL.WEIGHTS", "absent.pth"], "no weight file at absent.pth"),
     ],
@@ -279,13 +274,14 @@ def test_switches_for_doubtful_data_and_changes_arrive(tool: dict, monkeypatch, 
         crowd_as_objects=True, skip_unreadable=True, large_images=True, class_names=("dog", "sea lion")
     )
     assert options.allow_change == ("SEED", "SOLVER.MAX_ITER") and options.overrides == ("SEED", "1")
+    assert options.command == f"python tools/train_net.py {' '.join([*RANDOM, *switches, *changes])} SEED 1"
 
 
 def test_a_failed_download_leaves_no_output(refusal, demo: Path, tmp_path: Path, monkeypatch) -> None:
     def offline(path: str) -> str:
         raise URLError("name resolution")
 
-    monkeypatch.setattr("transfer.detect.run.PathManager.get_local_path", offline)
+    monkeypatch.setattr("transfer.detect.loading.PathManager.get_local_path", offline)
     weights = ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/R-18.pkl")  # one whose input nothing here knows
     words = ("--config-file", FAMILY, *data(demo, "coco"), "OUTPUT_DIR", str(tmp_path / "out"))
     assert "cannot download" in refusal(*words, *weights)
@@ -296,62 +292,6 @@ def test_folder_in_use_is_left_alone(refusal, demo: Path, tmp_path: Path) -> Non
     (tmp_path / "notes.txt").touch()
     said = refusal(*RANDOM, *data(demo, "voc"), "OUTPUT_DIR", str(tmp_path))
     assert "is in use (it holds notes.txt)" in said and [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-# --- several processes, without them ----------------------------------------------------------------------------------
-
-
-def test_a_workers_exit_code_is_the_commands(tool: dict, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    main = tool["main"]
-    stopped = ProcessExitedException("stopped", 0, 1, 2)
-    given = {}
-
-    def launch(worker, num_gpus, num_machines, machine_rank, dist_url, args):
-        given.update(num_gpus=num_gpus, run=args[0])
-        raise stopped
-
-    class Run:
-        config = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
-        weights = SimpleNamespace(weights="")
-        options, finished = None, None
-
-    def prepare(options):
-        given["prepared"] = options
-        return Run
-
-    names = {"launch": launch, "prepare_run": prepare, "open_output_dir": lambda options, config: nullcontext()}
-    for name, value in names.items():
-        monkeypatch.setitem(main.__globals__, name, value)
-    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--num-gpus", "2", *RANDOM, "SEED", "1"])
-    assert main() == 2
-    assert given["num_gpus"] == 2 and given["run"] is Run  # what was prepared once
-    assert given["prepared"].num_processes == 2 and given["prepared"].overrides == ("SEED", "1")
-    assert given["prepared"].command == f"python tools/train_net.py --num-gpus 2 {' '.join(RANDOM)} SEED 1"
-    stopped.exit_code = -9
-    with pytest.raises(ProcessExitedException):
-        main()
-
-
-@pytest.mark.parametrize(
-    ("stop", "error", "status"),
-    [
-        (ProcessExitedException("process 1 terminated with exit code 2", 1, 2, 2), None, "failed"),
-        (Terminated("told to"), Terminated, "stopped"),
-    ],
-)
-def test_a_worker_that_ends_leaves_no_record_that_says_running(tool, tmp_path: Path, stop, error, status) -> None:
-    """The process that holds the record is killed together with the others."""
-
-    def launch(*given, args):
-        OpenRecord(tmp_path / "record.json", Record("detection", {}, {}, seeds={}))
-        raise stop
-
-    arguments = SimpleNamespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
-    together = tool["train_together"]
-    with mock.patch.dict(together.__globals__, launch=launch), pytest.raises(error) if error else nullcontext():
-        together(SimpleNamespace(config=SimpleNamespace(OUTPUT_DIR=str(tmp_path))), arguments)
-    assert record(tmp_path).status == status and record(tmp_path).error
 
 
 @pytest.mark.slow
@@ -395,16 +335,6 @@ def test_two_processes_evaluate_data_that_only_the_first_has_read(demo: Path, tr
             launch(worker, 2, 1, 0, "auto", args=(prepared,))
         figures[name] = record(tmp_path / name).figures
     assert figures["alone"] == figures["together"] and record(tmp_path / "together").status == "done"
-
-
-def test_a_worker_leaves_with_the_code_of_its_error(tool: dict, monkeypatch, capsys) -> None:
-    def prepare(run):
-        raise ConfigError("what to type")
-
-    monkeypatch.setitem(tool["worker"].__globals__, "enter_process", prepare)
-    with pytest.raises(SystemExit) as left:
-        tool["worker"](None)
-    assert left.value.code == 2 and capsys.readouterr().err == "error: what to type\n"
 
 
 # --- Detectron2's own tool --------------------------------------------------------------------------------------------

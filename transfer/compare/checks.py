@@ -50,7 +50,8 @@ def check_detection(
     from transfer.detect.config import check_supported
     from transfer.detect.loading import plan_weights, verify_fits
     from transfer.detect.options import RunOptions
-    from transfer.detect.run import ask_config, prepare_run
+    from transfer.detect.request import ask_config
+    from transfer.detect.run import prepare_run
 
     read = ReadOptions(keep_crowds=keep_crowds and train_data is not None)
     options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, read=read, init=init)

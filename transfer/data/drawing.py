@@ -12,6 +12,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 MASK_OPACITY = 0.4
 PIXELS_PER_POINT = 80  # of the longer side, for one pixel of text height: a large picture has larger names
 SMALLEST_TEXT = 11  # pixels
+DASH = 5  # pixels
 BOX_COLOURS = ("#e11d48", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 
 
@@ -100,15 +101,15 @@ def _colour(box: Mapping[str, Any], colours: Mapping[str, str]) -> str:
     return colours.get(str(box.get("class", "?")), BOX_COLOURS[0])
 
 
-def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[float], *, dash: int = 5) -> None:
+def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[float]) -> None:
     """A rectangle of white dashes on a black line, visible on any ground."""
     x1, y1, x2, y2 = box
     corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
     for (ax, ay), (bx, by) in itertools.pairwise(corners):
         draw.line((ax, ay, bx, by), fill="black", width=1)
         length = max(1.0, abs(bx - ax) + abs(by - ay))
-        for start in range(0, int(length), 2 * dash):
-            a, b = start / length, min(1.0, (start + dash) / length)
+        for start in range(0, int(length), 2 * DASH):
+            a, b = start / length, min(1.0, (start + DASH) / length)
             draw.line(
                 (ax + (bx - ax) * a, ay + (by - ay) * a, ax + (bx - ax) * b, ay + (by - ay) * b), fill="white", width=1
             )

@@ -105,6 +105,10 @@ def relative_names(names: Sequence[str]) -> list[str]:
 
 
 def _write_changed(path: Path, content: Any) -> None:
-    """A file that says so already keeps its time of change."""
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(content)):
+    """A file that says so already keeps its time of change; a damaged one is written anew."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if there != json.loads(json.dumps(content)):
         write_json(path, content)

@@ -21,18 +21,14 @@ pasted parts.
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 
-from pretrain.base.atomic import atomic_file
-from pretrain.base.errors import DataError
 from pretrain.data.index import Source
 from pretrain.data.source import ImageSource, open_source
 from transfer.data.findings import Finding
@@ -113,7 +109,6 @@ def find_leakage(
     train: Images | None,
     test: Images,
     *,
-    show_progress: bool = False,
     on_unreadable: Callable[[str, str], None] = lambda name, reason: None,
 ) -> list[Leak]:
     """Every test image that is in the training data or in the pool, sorted by test image; each pair once.
@@ -121,7 +116,7 @@ def find_leakage(
     on_unreadable: called with the name and the reason of each image that cannot be compared. Raises DataError where there are no
     images at all.
     """
-    tested = read_pictures(open_images(test), show_progress=show_progress)
+    tested = read_pictures(open_images(test))
     for name, reason in tested.unreadable:
         on_unreadable(name, reason)
     leaks: list[Leak] = []
@@ -132,7 +127,7 @@ def find_leakage(
         source = open_images(images)
         for start in range(0, len(source), CHUNK):
             chunk = range(start, min(start + CHUNK, len(source)))
-            pictures = read_pictures(source, chunk, show_progress=show_progress)
+            pictures = read_pictures(source, chunk)
             for name, reason in pictures.unreadable:
                 on_unreadable(name, reason)
             leaks += compare_pictures(tested, pictures, split=split)
@@ -422,42 +417,3 @@ def leakage_findings(leaks: Sequence[Leak], *, allow_pool: bool = False) -> list
         )
         for leak in leaks
     ]
-
-
-def pool_without(pool: Images, leaks: Iterable[Leak]) -> Source:
-    """The pool less the images that are test images. Raises DataError if none is left."""
-    source = open_images(pool)
-    dropped = {leak.position for leak in leaks if leak.split == "pool"}
-    if not dropped:
-        return source
-    kept = np.array([position for position in range(len(source)) if position not in dropped], np.int64)
-    if not len(kept):
-        raise DataError(f"{source.root}: all {len(source)} images of the pool are test images; pass another pool")
-    return source.take(kept)
-
-
-def write_pool_without(pool: Images, leaks: Iterable[Leak], path: Path) -> tuple[Path, int]:
-    """Write the pool less the images that are test images, as data.root takes it -> its file and how many images it has.
-
-    path: without suffix. Of a folder, a list or a SPEC a .txt that names the files where they are; of archives a .tar with copies,
-    because a list cannot name what is inside. Raises DataError.
-    """
-    source = pool_without(pool, leaks)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, ImageSource):
-        target = path.with_name(f"{path.name}.txt")
-        with atomic_file(target) as file:
-            file.writelines(f"{place.absolute()}\n".encode("utf-8", "surrogateescape") for place in source.paths)
-    elif not source.scanned:
-        raise DataError(
-            f"{source.root}: a pool on a server cannot be rewritten; leave the named images out of its shards"
-        )
-    else:
-        target = path.with_name(f"{path.name}.tar")
-        with atomic_file(target) as file, tarfile.open(fileobj=file, mode="w") as archive:
-            for position in range(len(source)):
-                content = source.read(position)
-                entry = tarfile.TarInfo(source.name(position))
-                entry.size = len(content)
-                archive.addfile(entry, BytesIO(content))
-    return target, len(source)

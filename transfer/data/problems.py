@@ -40,6 +40,15 @@ class Problem:
         return f"{self.where}: {self.found}"
 
 
+class Doubt(Exception):
+    """Why one entry cannot be used: kind, found and remedy of a `Problem`; the reader adds where."""
+
+    def at(self, where: str) -> Problem:
+        """The problem, not repaired."""
+        kind, found, remedy = self.args
+        return Problem(kind, where, found, remedy, repaired=False)
+
+
 Problems = Generator[Problem, None, T]  # yields what is wrong, returns what was read
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pretrain.base.errors import DataError
 from transfer.data.problems import Problem, Problems
 
+MAX_ID = 2**63 - 1  # what pycocotools' C++ counterparts hold
 FAR = 0.1  # of the image's side: further outside than annotators and roundings leave boxes
 MIN_CORNERS = 5  # boxes; by fewer it is not told whether they are corners
 MAX_DROPPED = 0.5  # share of boxes that may be dropped: when most have no area, their numbers mean something else
@@ -84,6 +85,18 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # JSON's whole numbers have no upper end: one of 400 digits fits into no float
         return False
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number written as 80.0, "80" or "80.0"; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        except ValueError:  # text, or more digits than int reads
+            return None
+    if isinstance(value, bool) or not is_number(value) or value != int(value) or abs(value) > MAX_ID:
+        return None
+    return int(value)
 
 
 class BoxRule:

@@ -261,6 +261,7 @@ def prepare_data(
     names = tuple(class_names) if class_names and train_data is None else reference.class_names
     direct = test_data is not None and test_data.class_names == names  # the user's own file can be evaluated against
     if test_data is not None:
+        _require_counted_objects(test_data, test, metric)
         _refuse_unknown_classes(test_data, names, train, test)
         test_data = with_class_order(test_data, names, str(test))
     return PreparedData(
@@ -282,6 +283,16 @@ def _metric(test: DataSpec) -> str:
             "all parts the same kind"
         )
     return test.metrics[0]
+
+
+def _require_counted_objects(test_data: DetectionData, test: DataSpec | None, metric: str | None) -> None:
+    """VOC's metrics leave difficult objects out: a split of those alone has no AP. Raises DataError before anything is trained."""
+    things = [thing for record in test_data.records for thing in record["annotations"]]
+    if metric in (VOC_METRIC, VOC_2007_METRIC) and things and all(thing.get("difficult", 0) for thing in things):
+        raise DataError(
+            f"{test}: all {len(things)} objects are marked difficult, and {metric} counts none of those; correct <difficult> in the XML "
+            "files, or give other test data"
+        )
 
 
 def _refuse_unknown_classes(

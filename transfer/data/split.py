@@ -49,7 +49,8 @@ def stratified_order(classes: Sequence[Classes], names: Sequence[str], *, seed: 
             covering.append(first)
             seen |= classes[first]
     strata: dict[int, list[int]] = {}
-    for position in (*covering, *(other for other in shuffled if other not in set(covering))):
+    covers = set(covering)
+    for position in (*covering, *(other for other in shuffled if other not in covers)):
         own = classes[position]
         stratum = min(own, key=lambda label: (frequency[label], label)) if own else -1
         strata.setdefault(stratum, []).append(position)
@@ -58,7 +59,7 @@ def stratified_order(classes: Sequence[Classes], names: Sequence[str], *, seed: 
         offset = float(generator.random())  # else every stratum's first image would come first
         members = strata[stratum]
         keys |= {position: (rank + offset) / len(members) for rank, position in enumerate(members)}
-    rest = sorted(set(range(len(names))) - set(covering), key=lambda position: (keys[position], names[position]))
+    rest = sorted(set(range(len(names))) - covers, key=lambda position: (keys[position], names[position]))
     return [*covering, *rest]
 
 

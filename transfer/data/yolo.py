@@ -27,7 +27,7 @@ from pretrain.base.errors import DataError, did_you_mean
 from pretrain.base.image_files import SUFFIXES, read_size
 from pretrain.data.index import in_threads
 from transfer.data.image_checks import file_problem, is_there, pixel_limit
-from transfer.data.problems import DEFAULTS, Problem, Problems, ReadOptions, read_strictly
+from transfer.data.problems import DEFAULTS, Doubt, Problem, Problems, ReadOptions, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number
 from transfer.data.text_files import read_lines, read_text
 
@@ -50,10 +50,6 @@ class _Description:
     roots: tuple[Path, ...]
     names: tuple[str, ...]
     entries: tuple[str, ...]
-
-
-class _LineError(Exception):
-    """A label line that cannot be used: kind, what was found, remedy."""
 
 
 def read_yolo(file: Path, split: str, options: ReadOptions = DEFAULTS) -> DetectionData:
@@ -344,9 +340,8 @@ def _label_lines(label: Path | None, names: Sequence[str]) -> Problems[list[tupl
         seen[words] = number
         try:
             found.append((where, *_values(words, names)))
-        except _LineError as error:
-            kind, value, remedy = error.args
-            yield Problem(kind, where, value, remedy, repaired=False)
+        except Doubt as doubt:
+            yield doubt.at(where)
     return found
 
 
@@ -358,9 +353,9 @@ def _values(words: Sequence[str], names: Sequence[str]) -> tuple[int, list[float
     except ValueError:
         numbers = [float("nan")]
     if not all(is_number(number) for number in numbers):
-        raise _LineError("label lines with something else than numbers", f"{line!r:.80}", "correct these lines")
+        raise Doubt("label lines with something else than numbers", f"{line!r:.80}", "correct these lines")
     if len(numbers) != BOX_VALUES and (len(numbers) < POLYGON_VALUES or len(numbers) % 2 == 0):
-        raise _LineError(
+        raise Doubt(
             "label lines with a wrong number of values",
             f"{len(numbers)} values: {line!r:.80}",
             "write `class cx cy w h`, or `class` and the x and y of at least three corners (six values are a prediction with "
@@ -368,15 +363,15 @@ def _values(words: Sequence[str], names: Sequence[str]) -> tuple[int, list[float
         )
     category, *values = numbers
     if category != int(category) or not 0 <= category < len(names):
-        raise _LineError(
+        raise Doubt(
             "label lines of a class that names does not have",
             f"class {words[0]}: {line!r:.80}",
             f"names has the classes 0 to {len(names) - 1}: complete it, or correct the labels",
         )
     if len(values) == BOX_VALUES - 1 and min(values[2:]) < 0:
-        raise _LineError("label lines with a negative width or height", f"{line!r:.80}", "correct these lines")
+        raise Doubt("label lines with a negative width or height", f"{line!r:.80}", "correct these lines")
     if not all(-FURTHEST <= value <= 1.0 + FURTHEST for value in values):
-        raise _LineError(
+        raise Doubt(
             "label lines with values that are no fractions of the image",
             f"{line!r:.80}",
             "divide x and width by the image's width, y and height by its height: values from 0 to 1 (are these pixels?)",
@@ -403,7 +398,8 @@ def _object(
     thing = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0, "area": (box[2] - box[0]) * (box[3] - box[1])}
     if len(values) > BOX_VALUES - 1:
         points = [(x * width, y * height) for x, y in zip(xs, ys, strict=True)]
-        thing |= {"segmentation": [[value for point in points for value in point]], "area": _area(points)}
+        area = min(_area(points), thing["area"])  # of one over the border no more than what lies in the image can have
+        thing |= {"segmentation": [[value for point in points for value in point]], "area": area}
     return thing
 
 

@@ -11,7 +11,6 @@ kept; a damaged one is put aside as *.damaged. model_best.pth holds the weights 
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import in_memory
 from pretrain.run.checkpoint import Kind, require_finite, write_state
 from transfer.conversion.weight_files import read_weight_file
+from transfer.detect.log import LOGGER
 
 CLASS_NAMES = "class_names"  # in a checkpoint of a detector: a list, in the order of its outputs
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's pointer to the newest checkpoint of a run
@@ -175,5 +175,5 @@ class SafeCheckpointer(DetectionCheckpointer):
         state = {"model": self.model.state_dict(), **content}
         require_finite(path, state)
         write_state(path, state, kind=DETECTOR)
-        logging.getLogger(__name__).info("saved %s", path)
+        LOGGER.info("saved %s", path)
         return path

@@ -81,6 +81,15 @@ def config_value(config: CfgNode, key: str) -> Any:
     return value
 
 
+def set_value(config: CfgNode, key: str, value: Any) -> None:
+    """Write the value at a dotted key of a configuration that is being made; a tuple stays one."""
+    *parents, last = key.split(".")
+    node = config
+    for part in parents:
+        node = node[part]
+    node[last] = value
+
+
 def same_value(found: Any, wanted: Any) -> bool:
     """Whether two values of a configuration are one; numbers within TOLERANCE, lists and tuples alike."""
     if isinstance(wanted, (list, tuple)):

@@ -49,7 +49,7 @@ class CocoEvaluator(COCOEvaluator):
 
     Differences: detections are kept as arrays; `instances_predictions.pth`, a second copy of RESULTS, is not written; a detector
     that finds nothing has AP 0, not NaN: a figure of an early or a failed run is bad, not unknown. (The sizes stay NaN: which of
-    them the data hold is not asked.)
+    them the data hold is not asked.) Where the data hold no object that counts, every figure is NaN.
     """
 
     def __init__(
@@ -131,11 +131,18 @@ class CocoEvaluator(COCOEvaluator):
                 engines[task] = evaluation.engine.as_record()
                 self._logger.info("%s AP, computed by %s:\n%s", task, evaluation.engine, evaluation.summary)
             figures = self._derive_coco_results(evaluation, task, class_names=self._metadata.get("thing_classes"))
-            if all(math.isnan(value) for value in figures.values()):
+            if all(math.isnan(value) for value in figures.values()) and self._has_objects(task):
                 figures.update(AP=0.0, AP50=0.0, AP75=0.0)
             self._results[task] = figures
         if self._output_dir:
             write_json(Path(self._output_dir) / ENGINES, engines)
+
+    def _has_objects(self, task: str) -> bool:
+        """Whether there is anything to find: AP counts no crowd region, that of keypoints only objects that have some."""
+        things = self._coco_api.dataset["annotations"]
+        return any(
+            not thing.get("iscrowd", 0) and (task != "keypoints" or thing.get("num_keypoints", 0)) for thing in things
+        )
 
     def _check_keypoints(self, found: Sequence[ImageDetections]) -> None:
         detected = {one.keypoints.shape[1] for one in found if one.keypoints is not None and len(one.keypoints)}

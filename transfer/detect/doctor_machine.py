@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from transfer.data.findings import Finding
+from transfer.detect.checkpointer import NUM_KEPT
 from transfer.detect.doctor_case import LONG_RUN, Case, finding
-from transfer.detect.memory import GIB, largest_training_image
+from transfer.detect.memory import GIB, STATE_COPIES, WORKSPACE, largest_training_image
 from transfer.detect.scaling import (
     PUBLISHED_PROCESSES,
     images_a_process,
     linear_rate,
 )
 
-MANY_CHECKPOINTS = 200
 USUAL_GPU = 24 * GIB  # what a batch for eight GPUs is compared with where the device is not known
 USED_FOR_MEMORY = 0.95
 
@@ -106,9 +106,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
     """How much a kill costs, and how much the files take."""
     solver = case.config.SOLVER
     period, iterations = solver.CHECKPOINT_PERIOD, solver.MAX_ITER
-    if iterations < LONG_RUN:
-        return
-    if period <= 0 or period >= iterations:
+    if iterations >= LONG_RUN and (period <= 0 or period >= iterations):
         yield finding(
             "checkpoint-period",
             "warning",
@@ -116,17 +114,19 @@ def checkpoints(case: Case) -> Iterator[Finding]:
             f"{period}: no checkpoint before the end of {iterations} iterations; a run that is killed begins again",
             f"SOLVER.CHECKPOINT_PERIOD {max(1, iterations // 10)}",
         )
-    elif iterations / period > MANY_CHECKPOINTS:
-        files = iterations // period
-        space = _disk_free(Path(case.config.OUTPUT_DIR))
-        size = case.estimate.fixed * 2 // 3 if case.estimate is not None else 0  # parameters and momentum
+    space = _disk_free(Path(case.config.OUTPUT_DIR))
+    if case.estimate is None or space is None:
+        return
+    size = (case.estimate.fixed - WORKSPACE) * 2 // STATE_COPIES  # parameters and momentum, without the gradient
+    needed = (NUM_KEPT + 1) * size + size // 2
+    if needed > space:
         yield finding(
             "checkpoints-disk",
             "warning",
-            "SOLVER.CHECKPOINT_PERIOD",
-            f"{period}: {files} checkpoints, all kept, about {files * size / GIB:.0f} GiB"
-            + (f" ({space / GIB:.0f} GiB are free)" if space is not None else ""),
-            f"SOLVER.CHECKPOINT_PERIOD {max(1, iterations // 10)}",
+            "OUTPUT_DIR",
+            f"{case.config.OUTPUT_DIR}: about {needed / GIB:.1f} GiB needed for the {NUM_KEPT} newest checkpoints, one that is being written "
+            f"and the best weights; {space / GIB:.1f} GiB are free",
+            "OUTPUT_DIR and a folder on another disk",
         )
 
 

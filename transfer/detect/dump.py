@@ -18,7 +18,7 @@ from transfer.detect.config import portable_config
 from transfer.detect.heads import Res5ROIHeadsExtraNorm
 from transfer.detect.loading import plan_weights
 from transfer.detect.options import RunOptions
-from transfer.detect.run import ask_config, check_options, given_keys, import_modules, own_data, scaled_config
+from transfer.detect.request import ask_config, check_options, given_keys, import_modules, own_data, scaled_config
 
 STOCK = "DETECTRON2/tools/train_net.py"
 

@@ -11,6 +11,7 @@ one; in the edges that records hold, its overlap is the ordinary ratio of areas.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from detectron2.utils import comm
 
 from pretrain.base.atomic import atomic_file
 from transfer.data.spec import VOC_2007_METRIC
+from transfer.detect.log import LOGGER
 
 MATCHES = "voc_matches.npz"  # what each prediction met, image by image, for intervals over test images
 THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))  # IoU
@@ -62,7 +64,7 @@ class VocEvaluator(DatasetEvaluator):
             self._found.append((self._positions[given["image_id"]], np.stack(columns, axis=1).astype(np.float64)))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """{"bbox": {"AP", "AP50", "AP75", "AP-<class>"}} in percent on the main process; None elsewhere."""
+        """{"bbox": {"AP", "AP50", "AP75", "AP-<class>"}} in percent on the main process; None elsewhere. NaN where no object counts."""
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
             return None
@@ -95,6 +97,9 @@ class VocEvaluator(DatasetEvaluator):
             self._output_dir.mkdir(parents=True, exist_ok=True)
             with atomic_file(self._output_dir / MATCHES) as file:
                 np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
+        if not table:
+            LOGGER.warning("no object that is not difficult in %d images: AP cannot be computed", len(self._records))
+            return OrderedDict(bbox=dict.fromkeys(("AP", "AP50", "AP75"), math.nan))
         means = np.mean(list(table.values()), axis=0)
         results = {"AP": float(means.mean()), "AP50": float(means[0]), "AP75": float(means[5])}
         results |= {f"AP-{self._class_names[category]}": float(np.mean(row)) for category, row in table.items()}

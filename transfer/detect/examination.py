@@ -24,7 +24,7 @@ from transfer.detect.doctor import diagnose_config
 from transfer.detect.inits import Init, parse_init
 from transfer.detect.loading import plan_weights
 from transfer.detect.options import RunOptions
-from transfer.detect.run import (
+from transfer.detect.request import (
     ask_config,
     check_builtin,
     check_options,

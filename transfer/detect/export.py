@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pretrain.base.atomic import atomic_file, write_json
 from pretrain.base.errors import ConfigError
 from pretrain.base.image_files import read_image
+from pretrain.base.signals import ending_on_sigterm
 from transfer.conversion.weight_files import file_sha256
 from transfer.data.image_list import ImageList
 from transfer.detect.examples import SharedReaderMapper
@@ -137,15 +138,16 @@ def export_detector(detector: TrainedDetector, options: ExportOptions) -> Agreem
     def check(path: Path) -> None:
         agreement.append(compare(network, LOADERS[options.format](path), images, min_score=detector.min_score))
 
-    with atomic_file(options.output, check=check) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: what it fixes is compared below
-        WRITERS[options.format](file, network, images[0], json.dumps(content))
-    try:
-        values = {**content, "file_sha256": file_sha256(options.output), "agreement": agreement[0].to_dict()}
-        write_json(sidecar_of(options.output), values)
-    except BaseException:
-        options.output.unlink()
-        raise
+    with ending_on_sigterm():
+        with atomic_file(options.output, check=check) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing: what it fixes is compared below
+            WRITERS[options.format](file, network, images[0], json.dumps(content))
+        try:
+            values = {**content, "file_sha256": file_sha256(options.output), "agreement": agreement[0].to_dict()}
+            write_json(sidecar_of(options.output), values)
+        except BaseException:
+            options.output.unlink()
+            raise
     return agreement[0]
 
 

@@ -12,6 +12,7 @@ changes none of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -42,9 +43,9 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class Agreement:
-    """outputs: that were compared, with the classes. images, detections: compared. unpaired: at the least score, in one alone. ties: images that agree with the detector once equal
-    scores are ordered by position. Largest differences: boxes, keypoints px; scores and
-    masks in 0..1; pasted: share of the pixels of the pasted masks."""
+    """outputs: that were compared, with the classes. images, detections: compared. unpaired: at the least score, in one alone.
+    ties: images that agree with the detector once equal scores are ordered by position. Largest differences: boxes, keypoints px;
+    scores and masks in 0..1; pasted: share of the pixels of the pasted masks."""
 
     outputs: tuple[str, ...] = ()
     images: int = 0
@@ -118,7 +119,7 @@ def compare(reference: Reference, exported: Runner, images: Sequence[Tensor], *,
             ]
             different += int((masks[0] != masks[1]).sum())
             pixels += int((masks[0] | masks[1]).sum())
-        worst = {name: max(getattr(total, name), value) for name, value in found.items()}
+        worst = {name: _larger(getattr(total, name), value) for name, value in found.items()}
         counts = {
             "detections": total.detections + len(pairs),
             "unpaired": total.unpaired + unpaired,
@@ -140,7 +141,8 @@ def _pairs(first: dict[str, Tensor], second: dict[str, Tensor], min_score: float
     """(n, 2) positions of the same detection in both, and how many are in one alone. Raises CheckpointError for any other."""
     apart = torch.cdist(first["boxes"].double(), second["boxes"].double(), p=torch.inf)
     apart[first["classes"][:, None] != second["classes"][None]] = torch.inf
-    apart[(first["scores"][:, None] - second["scores"][None]).abs() > SCORE_TOLERANCE] = torch.inf
+    near = (first["scores"][:, None] - second["scores"][None]).abs() <= SCORE_TOLERANCE  # of NaN nothing is near
+    apart[~near] = torch.inf
     pairs = []
     for position in range(len(apart)):
         if apart.shape[1] and apart[position].min() <= BOX_TOLERANCE:
@@ -154,7 +156,7 @@ def _pairs(first: dict[str, Tensor], second: dict[str, Tensor], min_score: float
         left[found[:, side]] = False
         for position in left.nonzero()[:, 0].tolist():
             score = float(values["scores"][position])
-            if score > min_score + SCORE_TOLERANCE:
+            if not score <= min_score + SCORE_TOLERANCE:
                 box = [round(value, 1) for value in values["boxes"][position].tolist()]
                 raise CheckpointError(
                     f"the exported file does not agree with the detector on {where}: only {owner} finds class "
@@ -175,6 +177,11 @@ def _differences(first: dict[str, Tensor], second: dict[str, Tensor], pairs: Ten
                 here, there = here[:, :, :2], there[:, :, :2]
             found[name] = float((here - there).abs().max())
     return found
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger number; NaN where one is: `max` would keep whichever comes first."""
+    return one if one >= other else other if other >= one else math.nan
 
 
 def _pasted(values: dict[str, Tensor], height: int, width: int) -> Tensor:

@@ -23,7 +23,7 @@ from pretrain.base.strict import load_yaml
 from transfer.conversion.layouts import MSRA_BGR
 from transfer.conversion.published import catalog_entry
 from transfer.conversion.sidecar import detectron2_settings, read_sidecar, sidecar_path
-from transfer.detect.checks import as_argument, config_value, contradictions, flat_settings, same_value
+from transfer.detect.checks import as_argument, config_value, contradictions, flat_settings, same_value, set_value
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
 from transfer.detect.loading import CONFIG_FILE, without_sidecar
@@ -189,7 +189,7 @@ def apply_init(config: CfgNode, init: Init, given: frozenset[str]) -> tuple[str,
         raise ConfigError(_refusal(config, init, asked, given, explicit, network))
     applied = {key: value for key, value in init.settings.items() if key in CONTRACT_KEYS}
     for key, value in applied.items():
-        _set(config, key, value)
+        set_value(config, key, list(value) if isinstance(value, tuple) else value)
     shown = ", ".join(f"{key} {as_argument(value)}" for key, value in applied.items())
     notes = [f"{asked}: set {shown}, from {_source(init)}"]
     fixed = [f"{key} {as_argument(value)}" for key, value in init.settings.items() if key not in CONTRACT_KEYS]
@@ -218,7 +218,7 @@ def apply_detectors_input(config: CfgNode, given: frozenset[str]) -> tuple[str, 
     applied = {key: trained[key] for key in CONTRACT_KEYS if key in trained and key not in given}
     changed = {key: value for key, value in applied.items() if not same_value(config_value(config, key), value)}
     for key, value in changed.items():
-        _set(config, key, value)
+        set_value(config, key, list(value) if isinstance(value, tuple) else value)
     shown = ", ".join(f"{key} {as_argument(value)}" for key, value in changed.items())
     return (f"set from the detector's own {path}: {shown}",) if changed else ()
 
@@ -251,14 +251,6 @@ def _set_weights(config: CfgNode, init: Init) -> str:
 def _both_pyramids(config: CfgNode, key: str, init: Init) -> bool:
     """Backbones that keep the ResNet under the same names, whatever stands on it (RetinaNet's levels are others)."""
     return key == PYRAMID_KEY and ("fpn" in config.MODEL.BACKBONE.NAME) == ("fpn" in init.settings[key])
-
-
-def _set(config: CfgNode, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    node = config
-    for part in parents:
-        node = node[part]
-    node[last] = list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _refusal(

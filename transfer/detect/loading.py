@@ -7,13 +7,16 @@ checked. Weights without a sidecar are refused unless they are Detectron2's own,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
@@ -224,6 +227,30 @@ def _verify(plan: WeightsPlan, model: nn.Module, agree: Callable[[Tensor, Tensor
         return check_model_loaded(model, tensors, where=plan.weights, agree=agree)
     affine_allowed = plan.kind != "converted"  # Detectron2's own, or vouched for; ours always hold statistics
     return check_backbone_loaded(model, tensors, where=plan.weights, agree=agree, affine_allowed=affine_allowed)
+
+
+def fetch_weights(weights: str) -> None:
+    """Download weights that are an address into the cache of Detectron2's path manager, before anything is written.
+
+    Raises CheckpointError where that fails.
+    """
+    if "://" in weights:
+        with explained_download(weights):
+            PathManager.get_local_path(weights)
+
+
+@contextmanager
+def explained_download(weights: str) -> Iterator[None]:
+    """A download that fails is a CheckpointError that says how to do without it."""
+    try:
+        yield
+    except (OSError, HTTPException) as error:  # URLError and HTTPError are OSErrors
+        if "://" not in weights:
+            raise
+        raise CheckpointError(
+            f"cannot download {weights}: {error}. Download the file on a machine that can, then pass MODEL.WEIGHTS FILE "
+            "--trust (or MODEL.WEIGHTS '' to start from random weights)"
+        ) from None
 
 
 def _local(weights: str, trust: bool) -> str:

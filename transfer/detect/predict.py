@@ -37,6 +37,7 @@ from pretrain.base.atomic import hold_folder, write_text
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import read_image
 from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record
+from pretrain.base.signals import ending_on_sigterm
 from transfer.data.image_list import ImageList, image_ids, list_inputs
 from transfer.detect.config import plain_values
 from transfer.detect.examples import SharedReaderMapper
@@ -44,6 +45,7 @@ from transfer.detect.pictures import Pictures
 from transfer.detect.trained import TrainedDetector, load_trained
 
 DATA_SET, RESULTS, DRAWN, SHEET = "predictions.json", "coco_results.json", "images", "sheet.jpg"
+AGAIN = "give the command again with another --output-dir"
 MAX_NAMED = 10  # files that a message names; the record has all
 LOOK_AHEAD = 4  # batches among which images of one size are looked for
 
@@ -116,7 +118,7 @@ def predict(options: PredictOptions, say: Callable[[str], object]) -> Outcome:
     """Find the images, load the detector, run it on all of them and write what the module's docstring lists.
 
     say: is told what a user may not expect. Raises ConfigError, CheckpointError or DataError before anything is written; DataError
-    where no image at all can be read. Some unreadable images are in the outcome.
+    where no image at all can be read; Terminated after SIGTERM. Some unreadable images are in the outcome.
     """
     _check(options)
     images = list_inputs(options.images)
@@ -136,7 +138,8 @@ def predict(options: PredictOptions, say: Callable[[str], object]) -> Outcome:
                 f"the detector itself returns nothing below {detector.min_score:g}, so --threshold {options.threshold:g} adds nothing; "
                 "pass --opts MODEL.ROI_HEADS.SCORE_THRESH_TEST (of a RetinaNet MODEL.RETINANET.SCORE_THRESH_TEST) for more"
             )
-        with OpenRecord(options.output_dir / RECORD, _record(options, detector, images)) as record:
+        begun = _record(options, detector, images)
+        with ending_on_sigterm(AGAIN), OpenRecord(options.output_dir / RECORD, begun) as record:
             outcome = _run(options, detector, images)
             figures = {
                 "seconds_per_image": outcome.seconds,

@@ -28,17 +28,17 @@ SAMPLE_SCORE = (
 SAMPLE_FALLBACK = 10
 
 
-def read_history(metrics_path: Path, iterations: int, *, start: int = 0) -> list[dict[str, Any]]:
+def read_history(metrics_path: Path, iterations: int) -> list[dict[str, Any]]:
     """Detectron2's metrics.json (one object a line) -> [{"iteration": iterations done, "bbox/AP": 12.3, ...}], in order.
 
-    start: byte from which on it is read. iterations: length that the run had when it wrote what is read. Detectron2 writes the
-    index of the iteration that just ended, from 0; but the evaluation after the last one under the next index.
+    iterations: length of the run. Detectron2 writes the index of the iteration that just ended, from 0; but the evaluation after
+    the last one under the next index.
     A line that a crash cut short is skipped; of an iteration that a resumed run repeated, the last one counts.
     """
     history: dict[int, dict[str, float | None]] = {}
     if not metrics_path.is_file():
         return []
-    for line in metrics_path.read_bytes()[start:].decode("utf-8", "replace").splitlines():
+    for line in metrics_path.read_bytes().decode("utf-8", "replace").splitlines():
         try:
             values = json.loads(line)
         except ValueError:

@@ -29,6 +29,7 @@ from detectron2.config import CfgNode
 from pretrain.base.errors import ConfigError
 from transfer.data.records import DetectionData
 from transfer.detect.anchors import anchors_to_pass, show_sizes
+from transfer.detect.checks import set_value
 from transfer.detect.memory import GIB, device_memory, estimate_memory, host_memory
 
 PUBLISHED_PROCESSES = 8
@@ -137,15 +138,8 @@ def scale_config(
     config.defrost()
     for key, value in new.items():
         if key not in given:
-            _set(config, key, value)
+            set_value(config, key, value)
     return config, tuple(_notes(asked, config, num_processes, num_images, memory))
-
-
-def _set(config: CfgNode, key: str, value: Any) -> None:
-    *path, name = key.split(".")
-    for part in path:
-        config = config[part]
-    config[name] = value
 
 
 def _notes(asked: CfgNode, config: CfgNode, num_processes: int, num_images: int, memory: int | None) -> list[str]:

@@ -20,9 +20,9 @@ from pretrain.base.errors import CheckpointError, ConfigError
 from transfer.conversion.weight_files import file_sha256
 from transfer.detect.checkpointer import SafeCheckpointer
 from transfer.detect.config import CLASS_KEYS, resolve_config
-from transfer.detect.loading import CONFIG_FILE, WeightsPlan, plan_weights, verify_fits, verify_loaded
+from transfer.detect.loading import CONFIG_FILE, WeightsPlan, fetch_weights, plan_weights, verify_fits, verify_loaded
 from transfer.detect.options import RunOptions
-from transfer.detect.run import ask_config, fetch_weights
+from transfer.detect.request import ask_config
 from transfer.detect.trainer import DetectionTrainer
 
 FINAL_WEIGHTS, BEST_WEIGHTS = "model_final.pth", "model_best.pth"  # of a run; the best are chosen by its test AP
@@ -130,7 +130,10 @@ def _find_weights(where: str) -> tuple[str, tuple[str, ...]]:
     final = path / FINAL_WEIGHTS
     if final.is_file():
         return str(final), notes
-    if not any(path.glob("model_*.pth")):
+    there = {file.name for file in path.glob("model_*.pth")}
+    if there == {BEST_WEIGHTS}:
+        raise CheckpointError(f"{where} holds no checkpoint of a detector but its best one: pass {best} to use that")
+    if not there:
         raise CheckpointError(
             f"{where} holds no checkpoint of a detector (model_*.pth): expected an output folder of tools/train_net.py whose training "
             "has saved one"

@@ -23,20 +23,16 @@ from typing import Any
 import torch
 
 from pretrain.base.atomic import hold_folder
-from pretrain.base.record import RECORD, OpenRecord, Record, find_finished
+from pretrain.base.record import RECORD, OpenRecord, Record
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from pretrain.data.cache import cache_dir
-from pretrain.data.loader import ViewDataset
 from pretrain.data.source import ImageSource
-from pretrain.views.pipeline import ViewMaker
-from pretrain.views.recipes import RECIPES
 from transfer.readout.defaults import fitting_image_size
 from transfer.readout.fast import Features, choose_head, few_labels, nearest_neighbours, smallest_class, too_few
 from transfer.readout.fast_config import FastConfig
-from transfer.readout.feature_cache import CENTRE, FeatureCache, View, difference_to_float32
+from transfer.readout.feature_cache import CACHE, CENTRE, FeatureCache, View, encoding_settings, trunk_figures
 from transfer.readout.features import (
-    EncodingSettings,
     FrozenEncoder,
     LabelledImages,
     load_frozen_encoder,
@@ -45,12 +41,16 @@ from transfer.readout.features import (
     training_recipe,
 )
 from transfer.readout.linear import MAX_TOP, encoder_stands_still
-from transfer.readout.run import Splits, Weights, begin_record, splits_record
+from transfer.readout.run import (
+    NOT_EXPERIMENT,
+    Splits,
+    Weights,
+    already_finished,
+    begin_record,
+    splits_record,
+)
 
 METRIC = "top-1 of fast readouts, %; each figure's name says of which"
-NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
-CACHE = "features"  # kind of the cache folder
-COMPARED_IMAGES = 32  # whose features are also computed in float32, where the trunk runs in another precision
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,9 @@ def run_fast_readout(request: FastRequest, output_dir: Path | None, *, announce:
         smallest = smallest_class(train.labels, train.classes)
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
         begun = _begun(request, config, encoder, Splits(train, val, train))
-        if output_dir is not None:
-            finished = find_finished(output_dir / RECORD, begun)
-            if finished is not None:
-                announce(f"{output_dir} is finished already; nothing to do")
-                return finished
+        finished = already_finished(output_dir, begun, announce)
+        if finished is not None:
+            return finished
         with ending_on_sigterm(), OpenRecord(output_dir and output_dir / RECORD, begun) as record:
             announce(f"{len(train)} training and {len(val)} validation images, {len(train.classes)} classes")
             announce(config.protocol_name())
@@ -107,21 +105,6 @@ def run_fast_readout(request: FastRequest, output_dir: Path | None, *, announce:
             )
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """`EncodingSettings`."""
-
-    seed: int
-    image_size: int
-    batch_size: int
-    num_workers: int
-
-
-def encoding_settings(config: Any) -> EncodingSettings:
-    """Of a configuration whose image size is known."""
-    return Encoding(config.seed, config.image_size, config.batch_size, config.num_workers)
-
-
 def with_image_size(config: FastConfig, weights: str, images: Path, announce: Callable[[str], None]) -> FastConfig:
     """`config` with an image size; where it has none, as `fitting_image_size` finds it, which is announced."""
     if config.image_size is not None:
@@ -129,26 +112,6 @@ def with_image_size(config: FastConfig, weights: str, images: Path, announce: Ca
     size, origin = fitting_image_size(weights, ImageSource(images))
     announce(f"images of {size} px ({origin} {size} px); pass image_size=N for another size")
     return replace(config, image_size=size)
-
-
-def trunk_figures(
-    encoder: FrozenEncoder, source: ImageSource, settings: EncodingSettings, announce: Callable[[str], None]
-) -> dict[str, Any]:
-    """Precision of the trunk and how far its features are from float32's, measured on the first images of `source`."""
-    name = encoder.precision.name
-    figures: dict[str, Any] = {"trunk": name, "stored": "float16"}
-    if name == "fp32":
-        return figures
-    dataset = ViewDataset(source, ViewMaker(RECIPES["center"], image_size=settings.image_size, num_views=1), seed=0)
-    batch = dataset[[(0, index) for index in range(min(COMPARED_IMAGES, len(source)))]]
-    if isinstance(batch, Exception):
-        raise batch
-    difference = difference_to_float32(encoder, batch.images[:, 0])
-    announce(
-        f"the encoder runs in {name}: its features differ from float32's by {100 * difference:.2g} % (root mean square, "
-        f"{len(batch.index)} images); pass precision=fp32 for float32"
-    )
-    return {**figures, "relative_difference_to_fp32": difference, "compared_images": len(batch.index)}
 
 
 def _begun(request: FastRequest, config: FastConfig, encoder: FrozenEncoder, images: Splits) -> Record:

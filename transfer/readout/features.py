@@ -138,8 +138,9 @@ def _without(folders: ClassFolders, bad: Sequence[tuple[Path | str, str]]) -> Cl
     """Less the unreadable files. Raises DataError for a class of which nothing is left."""
     dropped = {path for path, _ in bad}
     kept = [(path, label) for path, label in zip(folders.paths, folders.labels, strict=True) if path not in dropped]
+    labels = {label for _, label in kept}
     for label, name in enumerate(folders.classes):
-        if label not in {label for _, label in kept}:
+        if label not in labels:
             raise DataError(f"class {name!r}: none of its images can be read, for instance {next(iter(dropped))}")
     return ClassFolders(folders.classes, tuple(path for path, _ in kept), tuple(label for _, label in kept))
 

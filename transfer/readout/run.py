@@ -24,7 +24,7 @@ from pretrain.base.same_run import require_same
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from transfer.conversion.initialisation import initialisation_of
-from transfer.readout.config import PREDICTIONS, LinearConfig
+from transfer.readout.config import NOT_PROTOCOL, PREDICTIONS, LinearConfig
 from transfer.readout.features import FrozenEncoder, LabelledImages, few_per_class, load_frozen_encoder, load_splits
 from transfer.readout.linear import MAX_TOP, encoder_stands_still, measure
 
@@ -33,7 +33,7 @@ ABSENT = (
     ("fraction", None),
     ("classifier_start", "torch"),
 )  # keys that older records lack, with the value that says the same
-NOT_EXPERIMENT = ("seed", "device", "precision", "num_workers")  # the precision that ran is named apart
+NOT_EXPERIMENT = NOT_PROTOCOL  # the precision that ran is named apart
 OLD_RESULT, OLD_STARTED = "linear_result.json", "linear_started.json"  # in place of the record
 
 
@@ -85,12 +85,11 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
         images = Splits(train, val, available)
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
         begun = new_record(request, encoder, images)
+        older = None if output_dir is None else _finished_before(output_dir, request, encoder, images, begun)
+        finished = already_finished(output_dir, begun, announce, older=older)
+        if finished is not None:
+            return finished
         if output_dir is not None:
-            finished = find_finished(output_dir / RECORD, begun)
-            finished = finished or _finished_before(output_dir, request, encoder, images, begun)
-            if finished is not None:
-                announce(f"{output_dir} is finished already; nothing to do")
-                return finished
             (output_dir / OLD_STARTED).unlink(missing_ok=True)
         with ending_on_sigterm(), OpenRecord(output_dir and output_dir / RECORD, begun) as record:
             num_classes = len(train.classes)
@@ -109,6 +108,19 @@ def run_readout(request: Request, output_dir: Path | None, *, announce: Callable
                 cost=record.spend(images=(config.cached_views or config.epochs) * len(train)),
                 details={**begun.details, "encoder": {"unchanged": True, "state_sha256": hash_of()}},
             )
+
+
+def already_finished(
+    output_dir: Path | None, begun: Record, announce: Callable[[str], None], *, older: Record | None = None
+) -> Record | None:
+    """The equal readout that is finished in the folder, which is announced; None where none is, or without a folder.
+
+    older: what an older version finished there. Raises ConfigError for a finished readout that is another one.
+    """
+    found = None if output_dir is None else find_finished(output_dir / RECORD, begun) or older
+    if found is not None:
+        announce(f"{output_dir} is finished already; nothing to do")
+    return found
 
 
 def write_predictions(path: Path, val: LabelledImages, best: Tensor) -> None:

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.base.atomic import hold_folder
 from pretrain.base.errors import ConfigError, DataError
-from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record, find_finished
+from pretrain.base.record import RECORD, DataRecord, OpenRecord, Record
 from pretrain.base.signals import ending_on_sigterm
 from pretrain.config import to_plain
 from pretrain.data.cache import cache_dir
 from pretrain.data.source import ImageSource
-from transfer.readout.fast_run import CACHE, NOT_EXPERIMENT, encoding_settings, trunk_figures
-from transfer.readout.feature_cache import CENTRE, FeatureCache
+from transfer.readout.feature_cache import CACHE, CENTRE, FeatureCache, encoding_settings, trunk_figures
 from transfer.readout.features import FrozenEncoder, load_frozen_encoder
 from transfer.readout.linear import encoder_stands_still
-from transfer.readout.run import Weights, begin_record
+from transfer.readout.run import NOT_EXPERIMENT, Weights, already_finished, begin_record
 from transfer.readout.svm_config import SvmConfig
 
 if TYPE_CHECKING:
@@ -74,11 +73,9 @@ def run_svm_readout(request: SvmRequest, output_dir: Path | None, *, announce: C
         fitting_classes(labels[0], train.data.class_names, config.folds)  # refused before anything is encoded
         encoder = load_frozen_encoder(request.weights, config, branch=request.branch)
         begun = _begun(request, encoder, train, test)
-        if output_dir is not None:
-            finished = find_finished(output_dir / RECORD, begun)
-            if finished is not None:
-                announce(f"{output_dir} is finished already; nothing to do")
-                return finished
+        finished = already_finished(output_dir, begun, announce)
+        if finished is not None:
+            return finished
         with ending_on_sigterm(), OpenRecord(output_dir and output_dir / RECORD, begun) as record:
             figures, details = _measure(request, encoder, (train, test), labels, announce)
             return record.finish(

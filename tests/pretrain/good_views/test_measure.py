@@ -26,7 +26,7 @@ from pretrain.model.channels import channels_of
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
-from pretrain.train import build_state
+from pretrain.state import build_state
 from pretrain.views.pipeline import ViewMaker, normalize
 from pretrain.views.recipe_file import recipe_of
 

@@ -10,12 +10,11 @@ import random
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pycocotools.mask
 import pytest
 
 from pretrain.base.errors import DataError
-from transfer.data.coco import decode_counts, problems, read_coco
+from transfer.data.coco import problems, read_coco
 from transfer.data.ground_truth import ground_truth_json
 from transfer.data.problems import ReadOptions
 from transfer.data.records import DetectionData
@@ -229,17 +228,6 @@ def test_a_float_size_never_reaches_the_c_code(tmp_path: Path) -> None:
     content = changed("annotations.1.segmentation", {"size": [10.0, 20.0], "counts": [100, 9, 91]})
     coded = read(write(tmp_path, content), tmp_path).records[0]["annotations"][1]["segmentation"]
     assert coded["size"] == [10, 20] and all(type(side) is int for side in coded["size"])
-
-
-def test_decoded_run_lengths_equal_pycocotools_on_random_masks() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        height, width = rng.integers(1, 60, 2)
-        mask = (rng.random((height, width)) < rng.random()).astype(np.uint8)
-        text = pycocotools.mask.encode(np.asfortranarray(mask))["counts"].decode()
-        runs = decode_counts(text)
-        values = np.repeat(np.arange(len(runs)) % 2, runs)
-        assert np.array_equal(values.reshape(width, height).T, mask)
 
 
 def test_problems_go_on_after_the_first_and_repairs_are_told_apart(tmp_path: Path) -> None:

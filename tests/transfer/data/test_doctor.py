@@ -17,7 +17,7 @@ from PIL import Image
 
 from pretrain.base.errors import ConfigError
 from tests.transfer.data import annotation_fuzz, exporters
-from transfer.data import coco, doctor, image_checks, records, voc, yolo
+from transfer.data import coco, coco_json, coco_masks, doctor, image_checks, records, voc, yolo
 from transfer.data.doctor import compare_splits, diagnose_data, draw_samples, listed_images
 from transfer.data.findings import Finding, worst
 from transfer.data.problems import ReadOptions
@@ -326,10 +326,10 @@ def test_all_problems_are_listed_not_the_first(tmp_path: Path) -> None:
 def test_every_kind_of_problem_in_the_readers_has_an_id() -> None:
     """Read off the source, so that a new kind cannot be forgotten."""
     kinds = set()
-    for module in (coco, voc, yolo, records, image_checks):
+    for module in (coco, coco_json, coco_masks, voc, yolo, records, image_checks):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
             name = getattr(getattr(node, "func", None), "id", getattr(getattr(node, "func", None), "attr", ""))
-            if name in ("Problem", "_Doubt", "_LineError", "_repaired"):
+            if name in ("Problem", "Doubt", "_repaired"):
                 kinds |= {value.value for value in node.args[:1] if isinstance(value, ast.Constant)}
     assert len(kinds) > 50
     named = {kind for kind in kinds if any(pattern.search(kind) for *_, pattern in doctor._COMPILED)}

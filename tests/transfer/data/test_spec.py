@@ -122,6 +122,16 @@ def test_repairs_of_training_and_test_data_are_told_apart(tmp_path: Path) -> Non
     assert all("classes without an object: 1" in note for note in notes)
 
 
+def test_voc_test_data_without_an_object_that_counts_are_refused_before_the_training(damageable_scenes: Path) -> None:
+    for path in (damageable_scenes / "voc" / "Annotations").glob("*.xml"):
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+    assert prepare_data(voc(damageable_scenes), None).train.num_objects  # they are trained on
+    with pytest.raises(
+        DataError, match=r"all \d+ objects are marked difficult, and VOC AP, area under the curve counts none"
+    ):
+        prepare_data(voc(damageable_scenes), voc(damageable_scenes, "test"))
+
+
 def test_registered_names_carry_classes_and_records(demo_scenes: Path) -> None:
     data = prepare_data(coco(demo_scenes), coco(demo_scenes, "test"))
     assert data.class_names == CLASS_NAMES and data.train_name != data.test_name

@@ -193,3 +193,5 @@ def test_an_edited_fraction_is_known_by_its_own_content(spec: str, tmp_path: Pat
     assert before.num_available == 20 and after.num_available is None and after.fingerprint != before.fingerprint
     draw_path(path).write_text("{")
     assert read_draw(path, "x") is None
+    write_fraction(read_data(parse_spec(spec)), path, fraction=0.5, seed=0)  # written anew, damaged or edited
+    assert prepare_data(parse_spec(part), None).data_records["train"] == before

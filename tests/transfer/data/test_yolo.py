@@ -54,6 +54,12 @@ def test_boxes_and_polygons_are_read_to_the_pixel(tmp_path: Path) -> None:
     assert data.masks == "some" and data.notes == ()
 
 
+def test_the_area_of_a_polygon_over_the_border_is_at_most_that_of_its_clipped_box(tmp_path: Path) -> None:
+    text = "1 -0.5 0.3 0.5 0.3 0.5 0.7 -0.5 0.7"  # half of it lies left of the image
+    (thing,) = read_yolo(write_yolo(tmp_path, {"a": text}), "train").records[0]["annotations"]
+    assert thing["bbox"] == pytest.approx([0, 9, 20, 21]) and thing["area"] == pytest.approx(240)
+
+
 def test_a_polygon_fills_as_many_pixels_as_its_area(tmp_path: Path) -> None:
     text = "0 0.1 0.1 0.9 0.2 0.6 0.5 0.8 0.9 0.2 0.7"
     thing = read_yolo(write_yolo(tmp_path, {"a": text}), "train").records[0]["annotations"][0]

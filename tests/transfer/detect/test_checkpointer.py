@@ -123,6 +123,14 @@ def saving(folder, value=1.0):
     return SafeCheckpointer(target, str(folder), save_to_disk=True)
 
 
+def test_the_log_of_the_run_says_what_was_saved(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        saving(tmp_path).save("model_0000041", iteration=41)
+    (said,) = [line for line in caplog.records if "saved" in line.message]
+    assert said.message == f"saved {tmp_path}/model_0000041.pth"
+    assert said.name.startswith("detectron2.")  # the one logger that a run gives a screen and a log.txt
+
+
 def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_is_taken(tmp_path):
     for iteration in range(3):
         saving(tmp_path, iteration).save(f"model_{iteration:07d}", iteration=iteration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -109,6 +110,17 @@ def test_figures_and_result_file_are_detectron2s(register, tmp_path, monkeypatch
         assert {name: engine["reason"] for name, engine in engines_of(tmp_path / "ours").items()} == dict.fromkeys(
             TASKS[task], expected
         )
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_finding_nothing_is_ap_0_where_there_is_an_object_and_no_figure_where_there_is_none(register, crowds) -> None:
+    case = random_case(0, "bbox")
+    for thing in case.truth["annotations"]:
+        thing["iscrowd"] = int(crowds)
+    register(case)
+    nothing = [(given, {"instances": output["instances"][:0]}) for given, output in predictions_of(case, "bbox")]
+    figures = evaluated(CocoEvaluator(NAME, ("bbox",)), nothing)["bbox"]
+    assert math.isnan(figures["AP"]) if crowds else figures["AP"] == 0
 
 
 def test_the_predictions_given_stay_as_they_are(register) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,6 @@ PLANTED: list[tuple[str, str, str, Init, Sequence[Any], dict[str, Any]]] = [
     ("memory", "warning", FPN, SELF["resnet50"], (), {"memory": 6 * GIB}),
     ("amp", "error", DEMO, FROM_NOTHING, ("SOLVER.AMP.ENABLED", True), {"num_processes": 1}),
     ("checkpoint-period", "warning", VOC, SELF["resnet50"], ("SOLVER.CHECKPOINT_PERIOD", 30000), {}),
-    ("checkpoints-disk", "warning", VOC, SELF["resnet50"], ("SOLVER.CHECKPOINT_PERIOD", 100), {}),
     ("classes", "error", VOC, SELF["resnet50"], ("MODEL.ROI_HEADS.NUM_CLASSES", 10), {}),
     ("classes", "warning", VOC, SELF["resnet50"], ("MODEL.ROI_HEADS.NUM_CLASSES", 80), {}),
     ("no-test-data", "warning", VOC, SELF["resnet50"], ("DATASETS.TEST", ()), {}),
@@ -261,6 +261,20 @@ def test_the_demo_anchors_on_large_objects_are_named_with_their_share_and_the_si
     key, _, value = finding.change.removesuffix(", or --scale auto").partition(" ")
     config.merge_from_list([key, value.strip('"')])
     assert "anchors" not in ids(diagnose_config(config, data=data, init=FROM_NOTHING))
+
+
+def test_the_disk_needs_room_for_the_checkpoints_that_are_kept_however_often_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    often = ("SOLVER.CHECKPOINT_PERIOD", 100)
+    free = {"bytes": 2 * GIB}  # a C4 detector's parameters and momentum are 0.25 GiB: 3.5 times that
+    monkeypatch.setattr(
+        "transfer.detect.doctor_machine.shutil.disk_usage", lambda _: SimpleNamespace(free=free["bytes"])
+    )
+    assert found_in(VOC, SELF["resnet50"], often) == []
+    free["bytes"] = GIB // 2
+    (finding,) = found_in(VOC, SELF["resnet50"], often)
+    assert finding.id == "config/checkpoints-disk" and finding.message.endswith("0.5 GiB are free")
 
 
 def test_errors_become_one_refusal_that_lists_them_all() -> None:

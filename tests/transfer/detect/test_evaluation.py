@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def test_difficult_objects_count_neither_way(register) -> None:
     evaluator = register([record("a", (0, BOX), (0, FAR, 1))], ["cat"])
     detect(evaluator, "a", (0, 0.9, FAR), (0, 0.8, BOX))
     assert evaluator.evaluate()["bbox"]["AP"] == 100
+
+
+def test_where_no_object_counts_there_is_no_figure(register) -> None:
+    evaluator = register([record("a", (0, FAR, 1)), record("b")], ["cat"])
+    detect(evaluator, "a", (0, 0.9, FAR))
+    assert all(math.isnan(value) for value in evaluator.evaluate()["bbox"].values())
 
 
 def test_absent_class_stays_out_of_the_mean(register) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.base.errors import CheckpointError, ConfigError
+from pretrain.base.errors import CheckpointError, ConfigError, Terminated
 from tests.transfer.detect.tiny_detector import NAMES, write_photo, write_run
 from transfer.data.image_list import list_inputs
-from transfer.detect.export import ExportOptions, check_exportable, export_detector, sidecar_of
+from transfer.detect.export import WRITERS, ExportOptions, check_exportable, export_detector, sidecar_of
 from transfer.detect.export_check import EqualScoresByPosition, compare
 from transfer.detect.trained import TrainedDetector, load_trained
 
@@ -90,8 +92,6 @@ def test_keypoints_are_exported_as_torchscript_and_refused_as_onnx(photos: Path,
 
 
 def test_a_file_of_other_weights_is_refused_and_leaves_nothing(detector, photos, tmp_path, monkeypatch) -> None:
-    from transfer.detect import export as module
-
     def of_other_weights(file, network, image, content) -> None:
         weight = network.adapter.model.backbone.bottom_up.res3[0].conv2.weight
         kept = weight.detach().clone()
@@ -101,9 +101,24 @@ def test_a_file_of_other_weights_is_refused_and_leaves_nothing(detector, photos,
             torch.jit.save(traced, file)
             weight.copy_(kept)
 
-    monkeypatch.setitem(module.WRITERS, "torchscript", of_other_weights)
+    monkeypatch.setitem(WRITERS, "torchscript", of_other_weights)
     with pytest.raises(CheckpointError, match="does not agree with the detector on image"):
         export(detector, photos, tmp_path / "mine.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_asked_to_stop_leaves_nothing(detector, photos, tmp_path, monkeypatch) -> None:
+    def stopped(file, *rest) -> None:
+        file.write(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(WRITERS, "torchscript", stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a command without a handler fails here, and ends no tests
+    try:
+        with pytest.raises(Terminated):
+            export(detector, photos, tmp_path / "mine.pt")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,8 +137,10 @@ BOXES = [[0.0, 0, 10, 10], [20.0, 20, 40, 40]]
         (outputs([[0, 0, 10, 10.2], BOXES[1]], [0.9, 0.5], [0, 1]), False),
         (outputs(BOXES, [0.9, 0.5], [0, 0]), False),
         (outputs(BOXES, [0.9, 0.52], [0, 1]), False),
+        (outputs(BOXES, [0.9, math.nan], [0, 1]), False),
         (outputs(BOXES[:1], [0.9], [0]), False),
         (outputs([*BOXES, BOXES[0]], [0.9, 0.5, 0.4], [0, 1, 1]), False),  # one more
+        (outputs([*BOXES, BOXES[0]], [0.9, 0.5, math.nan], [0, 1, 1]), False),
         (outputs([*BOXES, BOXES[0]], [0.9, 0.5, 0.0502], [0, 1, 1]), True),  # at the least score
     ],
 )
@@ -140,6 +157,25 @@ def test_comparison_tells_a_difference_from_another_order(exported, agrees: bool
     else:
         with pytest.raises(CheckpointError, match="does not agree"):
             compare(Reference(), lambda image: exported, images, min_score=0.05)
+
+
+@pytest.mark.parametrize("field", ["masks", "keypoints"])
+def test_a_value_that_is_not_finite_is_no_agreement(field: str) -> None:
+    class Reference(SimpleNamespace):
+        outputs = ("boxes", "scores", "classes", field)
+
+        def __call__(self, image: Tensor):
+            return (*outputs(BOXES, [0.9, 0.5], [0, 1]), torch.full((2, 1, 4, 4), 0.2))
+
+    def exported(image: Tensor) -> tuple[Tensor, ...]:
+        *rest, values = Reference()(image)
+        values[1, 0, 0, 0] = math.nan
+        return (*rest, values)
+
+    images = [torch.zeros(3, 50, 50)]
+    assert compare(Reference(), Reference(), images, min_score=0.05).detections == 2
+    with pytest.raises(CheckpointError, match=f"does not agree with the detector on image 1.*{field} differ by nan"):
+        compare(Reference(), exported, images, min_score=0.05)
 
 
 def test_equal_scores_are_ordered_by_position_within_the_mode() -> None:

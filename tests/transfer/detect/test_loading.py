@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from transfer.conversion.sidecar import Sidecar, detectron2_settings
 from transfer.conversion.weight_files import file_sha256
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT
-from transfer.detect.loading import WeightsPlan, plan_weights, verify_fits, verify_loaded
+from transfer.detect.loading import WeightsPlan, explained_download, plan_weights, verify_fits, verify_loaded
 
 CATALOG = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 
@@ -423,3 +424,11 @@ def test_damaged_record_beside_the_weights_is_said(run_dir: Path) -> None:
     (run_dir / "record.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"beside the weights: .*record\.json is not readable JSON"):
         plan("OUTPUT_DIR", str(run_dir), resume=True, eval_only=True)
+
+
+def test_a_failed_download_says_how_to_do_without_it() -> None:
+    explained = pytest.raises(CheckpointError, match=r"cannot download detectron2://x\.pkl.*name resolution.*--trust")
+    with explained, explained_download("detectron2://x.pkl"):
+        raise URLError("name resolution")
+    with pytest.raises(OSError, match="disk"), explained_download("weights.pth"):  # a file's error is not a download's
+        raise OSError("disk")

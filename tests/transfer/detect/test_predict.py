@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pretrain.base.errors import CheckpointError, ConfigError, DataError
+from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated
 from pretrain.base.record import read_record
 from tests.transfer.detect.tiny_detector import NAMES, write_photo, write_run
 from transfer.data.coco import read_coco
@@ -203,6 +205,23 @@ def test_unreadable_images_are_named_and_the_rest_is_done(run: Path, tmp_path: P
     assert set(read_record(tmp_path / "out" / "record.json").details["unreadable"]) == {"cut.png", "page.jpg"}
     with pytest.raises(DataError, match="none of the 1 images could be read"):
         predict(options(run, tmp_path / "in" / "cut.png", tmp_path / "none"), quiet)
+
+
+def test_a_prediction_that_is_asked_to_stop_says_so_in_its_record(
+    run: Path, photos: Path, tmp_path, monkeypatch
+) -> None:
+    def stopped(detector, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return infer(detector, batch)
+
+    monkeypatch.setattr("transfer.detect.predict.infer", stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a command without a handler fails here, and ends no tests
+    try:
+        with pytest.raises(Terminated, match="another --output-dir"):
+            predict(options(run, photos, tmp_path / "out"), quiet)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read_record(tmp_path / "out" / "record.json").status == "stopped"
 
 
 def test_a_folder_that_holds_something_and_one_among_the_images_are_refused(run, photos, predicted, tmp_path) -> None:

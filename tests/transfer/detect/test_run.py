@@ -12,13 +12,13 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
+from pretrain.base.atomic import LOCK
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import Initialisation, OpenRecord, Record, end_record, read_record
 from pretrain.base.signals import StopFlag, ending_on_sigterm
@@ -32,13 +32,7 @@ from transfer.detect.config_files import CONFIG_ROOT
 from transfer.detect.options import RunOptions
 from transfer.detect.progress import Progress
 from transfer.detect.run import (
-    LOCK,
-    LONG_MESSAGE,
-    _explained_download,
-    _is_short,
     enter_process,
-    figures_table,
-    import_modules,
     open_output_dir,
     prepare_run,
     run_detection,
@@ -647,44 +641,11 @@ def test_machines_need_one_seed(options) -> None:
 # --- names and the screen ---------------------------------------------------------------------------------------------
 
 
-def test_dumps_of_hundreds_of_lines_stay_off_the_screen() -> None:
-    def shown(text: str) -> bool:
-        return _is_short(logging.LogRecord("d2", logging.INFO, "", 0, text, (), None))
-
-    assert shown("iter: 19 total_loss: 1.0") and shown("\n" * (LONG_MESSAGE - 1))
-    assert not shown("\n" * LONG_MESSAGE) and not shown("Environment info:\nPython 3")
-
-
 def test_registered_names_do_not_pile_up(options) -> None:
     prepare_run(options())
     before = set(DatasetCatalog.list())
     prepare_run(options())
     assert set(DatasetCatalog.list()) == before
-
-
-def test_figures_are_a_table_of_the_three_figures_people_quote() -> None:
-    table = figures_table({"bbox/AP": 12.345, "bbox/AP50": 30.0, "bbox/AP75": None, "bbox/APs": 1.0, "segm/AP": 0.5})
-    assert [line.split() for line in table] == [
-        ["AP", "AP50", "AP75"],
-        ["boxes", "12.35", "30.00", "-"],
-        ["masks", "0.50", "-", "-"],
-    ]
-    assert figures_table({}) == []
-
-
-def test_copypaste_lines_stay_off_the_screen() -> None:
-    def record(text: str) -> logging.LogRecord:
-        return logging.LogRecord("detectron2", logging.INFO, "", 0, text, (), None)
-
-    assert not _is_short(record("copypaste: 1,2,3")) and _is_short(record("eta: 0:00:01"))
-
-
-def test_a_failed_download_says_how_to_do_without_it() -> None:
-    explained = pytest.raises(CheckpointError, match=r"cannot download detectron2://x\.pkl.*name resolution.*--trust")
-    with explained, _explained_download("detectron2://x.pkl"):
-        raise URLError("name resolution")
-    with pytest.raises(OSError, match="disk"), _explained_download("weights.pth"):  # a file's error is not a download's
-        raise OSError("disk")
 
 
 def test_import_registers_a_data_set_of_the_users_own(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -701,17 +662,6 @@ def test_import_registers_a_data_set_of_the_users_own(options, tmp_path: Path, m
     assert run.config.DATASETS.TRAIN == ("mine_train",)
     DatasetCatalog.remove("mine_train")
     MetadataCatalog.remove("mine_train")
-
-
-def test_a_module_that_is_not_there_is_named_and_a_broken_one_keeps_its_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="--import no_such_module: no module of that name"):
-        import_modules(["no_such_module"])
-    (tmp_path / "broken_module_of_mine.py").write_text("import no_such_dependency\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
-        import_modules(["broken_module_of_mine"])
 
 
 def test_a_tilde_that_the_shell_left_is_the_home_folder(

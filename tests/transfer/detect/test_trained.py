@@ -36,6 +36,9 @@ def test_unfinished_run_gives_its_newest_checkpoint_and_says_so(run: Path, tmp_p
     (unfinished / "model_0000099.pth").unlink()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         load_trained(str(unfinished))
+    shutil.copy(run / "model_final.pth", unfinished / "model_best.pth")  # all that somebody kept
+    with pytest.raises(CheckpointError, match=r"but its best one: pass .*/model_best\.pth"):
+        load_trained(str(unfinished))
 
 
 def test_weights_that_do_not_fit_are_refused_with_their_number(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +76,28 @@ def test_features_are_encoded_once_and_are_those_of_the_table_in_memory_in_half_
     views = view.number + 1
     table = encode_table(cache.encoder, train, view.recipe, SETTINGS, num_views=views, title="")[view.number]
     torch.testing.assert_close(first.float(), table, rtol=1e-3, atol=1e-6)
+
+
+def test_of_two_that_want_the_same_features_one_encodes_and_the_other_waits(cache, folders):
+    entered, go_on = threading.Event(), threading.Event()
+    honest = cache.encoder.module.forward
+
+    def slow(images):
+        entered.set()
+        assert go_on.wait(30)
+        return honest(images)
+
+    cache.encoder.module.forward = slow
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(get, cache, folders)
+        assert entered.wait(30)
+        second = pool.submit(get, cache, folders)
+        while not any("another process encodes them" in message for message in cache.messages):
+            assert not second.done()
+            time.sleep(0.01)
+        go_on.set()
+        assert torch.equal(first.result()[0], second.result()[0])
+    assert cache.encoder.module.seen == 21 and {path.suffix for path in cache.folder.iterdir()} == {".npy", ".json"}
 
 
 def test_what_lies_on_the_disk_is_two_bytes_a_feature_and_is_mapped_not_read(cache, folders):

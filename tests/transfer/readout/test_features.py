@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import nn
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError
 from pretrain.data.order import epoch_permutation
+from pretrain.data.source import ClassFolders
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.run.precision import Precision
 from pretrain.views.operations import RandomResizedCrop
@@ -35,6 +38,7 @@ from transfer.conversion.sources import load_backbone
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import (
     FrozenEncoder,
+    _without,
     batches_per_epoch,
     cached_batches,
     encode_table,
@@ -138,6 +142,18 @@ def test_a_class_without_a_readable_image_is_refused_even_so(class_folders, tmp_
         path.write_bytes(b"")
     with pytest.raises(DataError, match="class 'red': none of its images can be read"):
         load_splits(root, skip_unreadable=True)
+
+
+def test_leaving_images_out_takes_time_by_their_number_alone():
+    """Of ImageNet's 1,000 classes and 1.3 million images it would have taken half a minute: a set of all labels for each class."""
+    num_classes, size = 3000, 10
+    paths = tuple(Path(f"{label}/{number}.jpg") for label in range(num_classes) for number in range(size))
+    folders = ClassFolders(
+        tuple(map(str, range(num_classes))), paths, tuple(number // size for number in range(len(paths)))
+    )
+    began = time.process_time()
+    assert len(_without(folders, [(paths[0], "torn")]).paths) == len(paths) - 1
+    assert time.process_time() - began < 1
 
 
 def test_a_truncated_jpeg_takes_part_in_a_readout_and_is_named(class_folders, tmp_path):
