@@ -10,10 +10,10 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import ConfigError
@@ -66,6 +66,9 @@ from transfer.compare.study_config import (
 )
 from transfer.compare.study_data import Prepared, prepare_data
 from transfer.compare.study_plan import StudyData, data_stages, plan_study
+
+if TYPE_CHECKING:
+    from transfer.data.leakage import Leak
 
 COLUMNS = {
     "bbox/AP50": "box AP50",
@@ -194,7 +197,8 @@ def settle_study(
     """
     earlier = read_choices(output_dir) or Choices()
     require_same_budget(earlier, config, output_dir)
-    prepared = prepare_data(config, place)
+    doctor = examine_labelled(config, output_dir)
+    prepared = prepare_data(config, place, earlier=output_dir)
     for note in prepared.notes:
         say(note)
     pool_size = _pool_size(prepared.data, place)
@@ -204,7 +208,9 @@ def settle_study(
     budget = config.budget or earlier.budget
     choices = Choices({**found.values, **earlier.values}, found.notes, budget, earlier.measured)
     full = apply_choices(config, choices)
-    check_study(full, prepared.data, place)
+    warnings = check_study(full, prepared.data, place)
+    for line in (*doctor(full, prepared.leaks, place), *(f"WARNING: detect: {text}" for text in warnings)):
+        say(line)
     work = _work(full, prepared, pool_size or 0, devices)
     is_open = (work.pretrainings and work.epochs is None) or (work.detections and work.iterations is None)
     if budget is None and is_open:
@@ -230,6 +236,21 @@ def settle_study(
     lines = estimate_lines(work, costs, schedule, budget=seconds)
     heading = "measured on a few steps of each kind of stage on this machine:"
     return Settled(full, prepared.data, choices, (heading, *lines))
+
+
+def examine_labelled(
+    config: StudyConfig, output_dir: Path
+) -> Callable[[StudyConfig, Sequence[Leak], Path], tuple[str, ...]]:
+    """Look at the labelled images before anything is made of them; once everything is chosen, the function that this returns says
+    what was found and writes doctor.json. Raises DataError with every error."""
+    if config.detect is None:
+        return lambda full, leaks, place: ()
+    from transfer.compare.study_doctor import conclude, examine_study, working_size  # needs Detectron2
+
+    examined = examine_study(config.detect, output_dir)
+    if examined is None:
+        return lambda full, leaks, place: ()
+    return lambda full, leaks, place: conclude(examined, size=working_size(full), leaks=leaks, place=place)
 
 
 def _pool_size(data: StudyData, place: Path) -> int | None:

@@ -98,7 +98,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, commands_run_here: None, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr("transfer.compare.study.check_study", lambda *arguments: None)  # its detectors are fake
+    monkeypatch.setattr("transfer.compare.study.check_study", lambda *arguments: ())  # its detectors are fake
     return Bench(tmp_path)
 
 
@@ -235,7 +235,7 @@ import pathlib, sys
 from pretrain.base.errors import run_tool
 from transfer.compare import study
 from transfer.compare.study_config import load_study
-study.check_study = lambda *arguments: None
+study.check_study = lambda *arguments: ()
 root = pathlib.Path(sys.argv[1])
 config = load_study(root / "study.yaml")
 run_tool(lambda: study.run_study(config, root / "runs" / "out", say=print, out=sys.stdout.buffer, root=root, devices=())[0])
