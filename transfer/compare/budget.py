@@ -107,6 +107,12 @@ def seconds_of(work: Work, costs: Costs, schedule: Schedule) -> dict[str, float]
     }
 
 
+def seconds_each(work: Work, costs: Costs, schedule: Schedule) -> dict[str, float]:
+    """Kind -> seconds of one stage, of the kinds that were measured."""
+    steps = {"pretrain": schedule.epochs * work.steps_per_epoch, "detect": schedule.iterations}
+    return {kind: cost.of(steps.get(kind, 0)) for kind, cost in costs.items()}
+
+
 def divide(work: Work, costs: Costs, budget: float) -> Schedule:
     """The epochs and iterations that fill `budget` seconds by the module's rule. Raises ConfigError where too few remain, with
     what would fit."""

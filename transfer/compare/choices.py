@@ -55,13 +55,15 @@ WARMUP_SHARE = 0.1  # of the epochs
 class Choices:
     """values: dotted key of the study -> value; "detect.overrides" come before the study's own. notes: why.
 
-    budget: the time that epochs and iterations were made for. measured: seconds of each kind of stage, for the record.
+    budget: the time that epochs and iterations were made for. measured: start and step of each kind of stage, for the record.
+    estimate: by them, seconds of one stage of each kind.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     budget: str | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
+    estimate: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_choices(choices: Choices, output_dir: Path) -> None:
@@ -71,6 +73,7 @@ def save_choices(choices: Choices, output_dir: Path) -> None:
         "notes": list(choices.notes),
         "budget": choices.budget,
         "measured": dict(choices.measured),
+        "estimate": dict(choices.estimate),
     }
     write_json(output_dir / CHOICES, {"format": FORMAT, **content})
 

@@ -34,9 +34,7 @@ DATA = "{data}"  # stands for a folder that the study makes
 WRITTEN = "{output}"  # for the study's own
 
 
-def check_study(
-    config: StudyConfig, data: StudyData | None = None, place: Path | None = None
-) -> tuple[str, ...]:
+def check_study(config: StudyConfig, data: StudyData | None = None, place: Path | None = None) -> tuple[str, ...]:
     """What the detector's doctor warns of, one sentence each. Raises ConfigError, DataError or CheckpointError, naming the part, for what a later stage would refuse.
 
     data: None before the embedded data set is there. place: where its splits were written.
@@ -109,7 +107,9 @@ def _check_readout(config: StudyConfig, data: StudyData | None, place: Path | No
                 ResNetEncoder(part.arch)
 
 
-def _check_detection(config: StudyConfig, archs: dict[str, str], data: StudyData | None, place: Path | None) -> tuple[str, ...]:
+def _check_detection(
+    config: StudyConfig, archs: dict[str, str], data: StudyData | None, place: Path | None
+) -> tuple[str, ...]:
     part, file = config.detect, detection_file(config)
     if part is None:
         return ()

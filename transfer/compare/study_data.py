@@ -16,7 +16,7 @@ from pretrain.base.errors import DataError
 from pretrain.data.index import Source
 from pretrain.data.source import ClassFolders, ImageSource, list_images, open_source
 from transfer.compare.study_config import DetectConfig, ReadoutConfig, StudyConfig
-from transfer.compare.study_copies import copies_among, image_files, find_test_images
+from transfer.compare.study_copies import copies_among, find_test_images, image_files
 from transfer.compare.study_plan import DATA, StudyData, with_data
 
 if TYPE_CHECKING:

@@ -42,6 +42,24 @@ class Examined:
     reports: Mapping[str, DataReport]
     known: Mapping[str, Any] | None = None
 
+    def conclude(self, config: StudyConfig, *, leaks: Sequence[Leak], place: Path) -> tuple[str, ...]:
+        """Write doctor.json into `place`, and say what is in it.
+
+        config: with everything chosen, which says to what size images are scaled. leaks: test images among the training images,
+        which are warnings here: a study of a published split must be possible, and its report says them.
+        """
+        size = working_size(config)
+        if self.known is not None and self.known["working_size"] == _plain(size):
+            document = dict(self.known)
+        else:
+            document = _document(self.specs, self.reports or diagnose_splits(self.specs)[0], size)
+        of_data = [Finding(**entry) for entry in document["findings"] if not entry["id"].startswith("leakage/")]
+        found = by_severity([*(replace(one, severity="warning") for one in leakage_findings(leaks)), *of_data])
+        document |= findings_document(found)
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / DOCTOR, document)
+        return tuple(_lines(document, found))
+
 
 def examine_study(part: DetectConfig | None, output_dir: Path) -> Examined | None:
     """Look at the images of a study; None where it has none of one's own. Nothing is written.
@@ -79,27 +97,6 @@ def working_size(config: StudyConfig) -> tuple[int, int] | None:
         return None
     inputs = load_detector_config(file, config.detect.overrides).INPUT
     return (inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST) if inputs.MIN_SIZE_TEST > 0 else None
-
-
-def conclude(
-    examined: Examined, *, size: tuple[int, int] | None, leaks: Sequence[Leak], place: Path
-) -> tuple[str, ...]:
-    """Write doctor.json into `place`, and say what is in it.
-
-    size: what `working_size` gives. leaks: test images among the training images, which are warnings here: a study of a published
-    split must be possible, and its report says them.
-    """
-    if examined.known is not None and examined.known["working_size"] == _plain(size):
-        document = dict(examined.known)
-    else:
-        reports = dict(examined.reports) or diagnose_splits(examined.specs)[0]
-        document = _document(examined.specs, reports, size)
-    data_findings = [Finding(**entry) for entry in document["findings"] if not entry["id"].startswith("leakage/")]
-    found = by_severity([*(replace(one, severity="warning") for one in leakage_findings(leaks)), *data_findings])
-    document |= findings_document(found)
-    place.mkdir(parents=True, exist_ok=True)
-    write_json(place / DOCTOR, document)
-    return tuple(_lines(document, found))
 
 
 def _document(
@@ -181,5 +178,3 @@ def files_stamp(specs: Mapping[str, str], folders: Iterable[str]) -> str:
         except OSError:
             digest.update(f"{folder}\0cannot be read\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-

@@ -80,7 +80,8 @@ def plan_study(config: StudyConfig, data: StudyData) -> tuple[Stage, ...]:
     pretrainings = [stage.name for stage in preparation if stage.resumes]
     report = tool_stage(
         "report",
-        *(*folders, *(["{output}/pretrain"] if pretrainings else []), "--output", "{output}/report"),
+        *(*folders, *(["{output}/pretrain"] if pretrainings else [])),
+        *("--output", "{output}/report", "--study", "{output}"),
         *(("--baseline", config.baseline) if config.baseline else ()),
         name="report",
         title="report",

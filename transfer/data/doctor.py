@@ -195,9 +195,7 @@ def diagnose_splits(
     given = {role: text for role, text in specs.items() if text is not None}
     for text in given.values():
         parse_spec(text)  # before minutes are spent on the others
-    reports = {
-        role: diagnose_data(text, options=options, working_size=working_size) for role, text in given.items()
-    }
+    reports = {role: diagnose_data(text, options=options, working_size=working_size) for role, text in given.items()}
     return reports, joined_findings(reports)
 
 
@@ -213,9 +211,7 @@ def at_working_size(report: DataReport, working_size: tuple[int, int]) -> DataRe
         return report
     classes = _class_summaries(report.data, working_size)
     others = [finding for finding in report.findings if finding.id != TINY_OBJECTS]
-    return replace(
-        report, classes=classes, findings=(*others, *_tiny_findings(classes, report.spec, working_size))
-    )
+    return replace(report, classes=classes, findings=(*others, *_tiny_findings(classes, report.spec, working_size)))
 
 
 def listed_images(spec: str) -> list[str]:
@@ -534,9 +530,7 @@ def _class_summaries(data: DetectionData, working_size: tuple[int, int]) -> tupl
     )
 
 
-def _distribution_findings(
-    data: DetectionData, classes: Sequence[ClassSummary], spec: str
-) -> Iterator[Finding]:
+def _distribution_findings(data: DetectionData, classes: Sequence[ClassSummary], spec: str) -> Iterator[Finding]:
     if not data.num_objects:
         message = f"no labelled object in {len(data.records)} images"
         yield Finding("data/no-objects", "error", spec, message, "export the data with their objects")
@@ -553,9 +547,7 @@ def _distribution_findings(
             yield Finding("data/few-objects", "note", where, message, "label more of them, or join classes")
 
 
-def _tiny_findings(
-    classes: Sequence[ClassSummary], spec: str, working_size: tuple[int, int]
-) -> Iterator[Finding]:
+def _tiny_findings(classes: Sequence[ClassSummary], spec: str, working_size: tuple[int, int]) -> Iterator[Finding]:
     change = "train on larger images (INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST) or on tiles"
     for summary in classes:
         if summary.tiny:

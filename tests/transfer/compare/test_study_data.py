@@ -25,7 +25,7 @@ from transfer.compare.choices import (
     require_same_budget,
     save_choices,
 )
-from transfer.compare.study import settle_study, show_study
+from transfer.compare.study import show_study
 from transfer.compare.study_config import (
     DetectConfig,
     InitConfig,
@@ -36,6 +36,7 @@ from transfer.compare.study_config import (
 )
 from transfer.compare.study_data import prepare_data
 from transfer.compare.study_plan import StudyData
+from transfer.compare.study_settle import settle_study
 from transfer.data.spec import parse_spec, read_data
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import resolve_config_path
@@ -257,7 +258,9 @@ COSTS = {
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """What was measured, in place of measuring it."""
     found: list[StudyConfig] = []
-    monkeypatch.setattr("transfer.compare.study.measure", lambda config, *rest, **more: found.append(config) or COSTS)
+    monkeypatch.setattr(
+        "transfer.compare.study_settle.measure", lambda config, *rest, **more: found.append(config) or COSTS
+    )
     return found
 
 
