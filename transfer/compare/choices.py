@@ -19,6 +19,7 @@ from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.strict import overridden_keys
 from pretrain.config import load_run_config
 from pretrain.data.default_run import memory_of
+from transfer.compare.random_input import encoder_of, random_inputs
 from transfer.compare.study_config import (
     NO_WEIGHTS,
     PRETRAINED,
@@ -114,9 +115,11 @@ def apply_choices(config: StudyConfig, choices: Choices) -> StudyConfig:
     values = choices.values
     pretrain = config.pretrain and _pretrain(config.pretrain, values, "pretrain")
     inits = tuple(
-        replace(init, pretrain=_pretrain(init.pretrain, values, f"inits.{init.name}.pretrain"))
-        if init.pretrain
-        else init
+        replace(
+            init,
+            pretrain=init.pretrain and _pretrain(init.pretrain, values, f"inits.{init.name}.pretrain"),
+            input_of=init.input_of or values.get(f"inits.{init.name}.input_of"),
+        )
         for init in config.inits
     )
     detect = config.detect
@@ -158,7 +161,9 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     values: dict[str, Any] = {}
     notes: list[str] = []
     arch, why = _architecture(config, on_gpu)
-    notes += _random_input(config)
+    inputs, why_input = random_inputs(config)
+    values |= inputs
+    notes += why_input
     for key, part in _parts(config).items():
         if part.config_file is None:
             name = SMALL_RUN if arch == SMALL_ARCH and not on_gpu else LARGE_RUN
@@ -193,27 +198,6 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     return chosen
 
 
-def _random_input(config: StudyConfig) -> list[str]:
-    """What to pass where random weights would see another input than everything that they are compared with."""
-    others = [init for init in config.inits if init.weights != NO_WEIGHTS]
-    alone = [init for init in others if init.weights != PRETRAINED and weight_file(init) is None]
-    if len(others) == len(config.inits) or not others or len(alone) < len(others):
-        return []
-    from transfer.detect.inits import CONTRACT_KEYS, RANDOM, parse_init
-
-    def sees(text: str) -> list[object]:
-        settings = parse_init(text).settings
-        return [settings.get(key) for key in CONTRACT_KEYS]
-
-    texts = [init.weights if init.weights == init.name else f"{init.name}={init.weights}" for init in others]
-    if any(sees(text) != sees("random_bgr") for text in texts) or others[0].weights in RANDOM:
-        return []
-    return [
-        "WARNING: random weights get RGB with ImageNet's mean and std, all others BGR without std: for the same input pass "
-        "--init random_bgr --baseline random_bgr in place of --init random"
-    ]
-
-
 def _parts(config: StudyConfig) -> dict[str, PretrainConfig]:
     """The study's pre-trainings by key."""
     return {f"inits.{name}.pretrain" if name else "pretrain": part for name, part in config.pretrainings.items()}
@@ -244,7 +228,7 @@ def _architecture(config: StudyConfig, on_gpu: bool) -> tuple[str, str]:
         path = weight_file(init)
         if path is not None:
             try:
-                asked[init.name] = _arch_of(path)
+                asked[init.name] = encoder_of(path)[0]
             except UserError as error:
                 raise type(error)(f"inits: {init.name}: {error}") from None
         elif (catalogued := _catalog_arch(init)) is not None:
@@ -261,15 +245,6 @@ def _architecture(config: StudyConfig, on_gpu: bool) -> tuple[str, str]:
         name, arch = next(iter(asked.items()))
         return arch, f"that of {name}"
     return (LARGE_ARCH, "a GPU") if on_gpu else (SMALL_ARCH, "no GPU")
-
-
-def _arch_of(path: Path) -> str:
-    from transfer.conversion.sidecar import parse_sidecar, sidecar_path
-    from transfer.conversion.towers import load_encoders
-
-    if path.is_file() and sidecar_path(path).is_file():
-        return parse_sidecar(path).arch
-    return load_encoders(path).arch
 
 
 def _catalog_arch(init: InitConfig) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from transfer.compare.study_config import (
     readout_file,
     weight_file,
 )
-from transfer.compare.study_plan import StudyData, needs_conversion, schedule_overrides
+from transfer.compare.study_plan import LIKE, StudyData, needs_conversion, schedule_overrides
 from transfer.conversion.towers import load_encoders
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _check_detection(
     read: PreparedData | None = None
     warned: dict[str, list[str]] = {}  # sentence -> the initialisations that it is said of
     for number, init in enumerate(config.inits):
-        text, arch = _start(init, archs)
+        text, arch = _start(init, config.inits, archs)
         found = check_detection(
             file,
             [*schedule, *(word.replace(DATA, "DATA") for word in part.overrides)],
@@ -141,12 +141,23 @@ def _check_detection(
     )
 
 
-def _start(init: InitConfig, archs: dict[str, str]) -> tuple[str, str | None]:
+def _random_start(init: InitConfig, inits: Sequence[InitConfig]) -> str:
+    """Text of --init of random weights; with the input of weights that are not there yet, that of our own is checked."""
+    other = next((one for one in inits if one.name == init.input_of), None)
+    if other is None or other.weights == PRETRAINED:
+        return "random"
+    path = weight_file(other)
+    if path is not None and needs_conversion(path):
+        return "random"
+    return f"{init.name}={LIKE}{path or other.weights}"
+
+
+def _start(init: InitConfig, inits: Sequence[InitConfig], archs: dict[str, str]) -> tuple[str, str | None]:
     """Text of --init, and the encoder of weights that are not there yet, in whose place random ones are checked."""
     if init.weights == PRETRAINED:
         return "random", archs[init.name if init.pretrain else ""]
     if init.weights == NO_WEIGHTS:
-        return "random", None
+        return _random_start(init, inits), None
     path = weight_file(init)
     if path is None:
         return f"{init.name}={init.weights}" if init.name != init.weights else init.weights, None

@@ -35,7 +35,7 @@ from transfer.compare.study_config import (
     load_study,
 )
 from transfer.compare.study_data import prepare_data
-from transfer.compare.study_plan import StudyData
+from transfer.compare.study_plan import StudyData, plan_study
 from transfer.compare.study_settle import settle_study
 from transfer.data.spec import parse_spec, read_data
 from transfer.detect.config import load_detector_config
@@ -204,16 +204,58 @@ def test_encoders_that_no_detector_takes_together_are_refused(own: Path) -> None
     assert chosen.values["detect.config_file"] == "coco/R_50_FPN_1x.yaml"
 
 
-def test_random_weights_that_see_another_input_than_all_others_are_named(own: Path) -> None:
-    def notes(*inits: InitConfig) -> str:
-        made = PretrainConfig() if any(init.weights == "pretrained" for init in inits) else None
-        config = study(own, inits=inits, pretrain=made, pool=f"{own}/photos" if made else None)
-        return "\n".join(choose(config, train=None, pool_size=None, on_gpu=True).notes)
+MSRA, COCO = InitConfig("msra_r50", "msra_r50"), InitConfig("coco", "coco_r50_c4_3x")  # both BGR
+TORCH = InitConfig("torchvision_r50", "torchvision_r50")
 
-    assert "--init random_bgr" in notes(INITS[0], InitConfig("msra_r50", "msra_r50"))
-    assert "random_bgr" not in notes(*INITS, InitConfig("msra_r50", "msra_r50"))  # our own sees RGB
-    assert "random_bgr" not in notes(INITS[0], InitConfig("torchvision_r50", "torchvision_r50"))
-    assert "random_bgr" not in notes(InitConfig("random_bgr", "random_bgr"), InitConfig("msra_r50", "msra_r50"))
+
+@pytest.mark.parametrize(
+    ("others", "text", "note"),
+    [
+        ((MSRA,), "random=like:msra_r50", "random: input BGR, mean 103.5 116.3 123.7, std 1 1 1, stride in the 1x1"),
+        ((MSRA, COCO), "random=like:msra_r50", ", as all other rows"),
+        ((INITS[1],), "random", "random: input RGB, mean 123.7 116.3 103.5, std 58.4 57.12 57.38, stride in the 3x3"),
+        ((MSRA, INITS[1]), "random", "as mine (the study's own pre-training). The rows disagree: msra_r50: BGR"),
+        (
+            (TORCH, MSRA, COCO),
+            "random=like:msra_r50",
+            "as msra_r50 (the input of most rows). The rows disagree: torchvision",
+        ),
+        ((TORCH, MSRA), "random", "as torchvision_r50 (the first row). The rows disagree: msra_r50: BGR"),
+    ],
+)
+def test_random_weights_take_the_input_of_the_rest_and_say_whose(
+    own: Path, others: tuple[InitConfig, ...], text: str, note: str
+) -> None:
+    made = PretrainConfig() if INITS[1] in others else None
+    detect = DetectConfig(f"coco:{own}/labels.json:{own}/labelled", test_data=f"coco:{own}/labels.json:{own}/labelled")
+    config = study(own, inits=(INITS[0], *others), pretrain=made, pool=f"{own}/photos" if made else None, detect=detect)
+    chosen = choose(config, train=None, pool_size=None, on_gpu=True)
+    (line,) = [line for line in chosen.notes if line.startswith("random: input")]
+    assert note in line, line
+    data = StudyData(train={(1.0, 0): "a"}, test="b", pool="c")
+    (stage,) = [stage for stage in plan_study(apply_choices(config, chosen), data) if stage.init == "random"]
+    assert stage.command[stage.command.index("--init") + 1] == text
+    told = replace(config, inits=(replace(INITS[0], input_of=others[-1].name), *others))
+    assert not [line for line in choose(told, train=None, pool_size=None, on_gpu=True).notes if "random: input" in line]
+
+
+def test_random_weights_beside_a_file_take_its_input_in_the_detector_and_in_the_readout(own: Path) -> None:
+    theirs = InitConfig("theirs", str(own / "theirs.pth"))
+    (own / "theirs.pth").write_bytes(b"not converted yet")
+    detect = DetectConfig("coco:a:b", test_data="coco:c:d", config_file="coco/R_50_FPN_1x.yaml")
+    random = replace(INITS[0], input_of="theirs")
+    readout = ReadoutConfig("classes", arch="resnet50")
+    config = StudyConfig(inits=(random, theirs), detect=detect, readout=readout)
+    data = StudyData(train={(1.0, 0): "a"}, test="b", readout="classes")
+    first, second = (stage for stage in plan_study(config, data) if stage.init == "random")
+    converted = "{output}/weights/theirs/pretrained.pth"
+    assert f"random:resnet50:{converted}" in first.command and f"random=like:{converted}" in second.command
+    assert first.needs == second.needs == ("convert-theirs",)
+    for wrong in ("random", "nobody"):
+        with pytest.raises(ValueError, match="input_of: expected one of the inits that are not random"):
+            StudyConfig(inits=(replace(random, input_of=wrong), theirs), detect=detect)
+    with pytest.raises(ValueError, match="have an input of their own"):
+        replace(theirs, input_of="random")
 
 
 def test_choices_are_kept_and_another_budget_in_their_folder_is_refused(own: Path, tmp_path: Path) -> None:
