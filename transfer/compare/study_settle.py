@@ -18,17 +18,16 @@ from transfer.compare.budget import (
     Costs,
     Schedule,
     Work,
-    busy_machine,
     costs_from,
     divide,
     estimate_lines,
-    measure,
     plain_costs,
     seconds_each,
     seconds_of,
     work_of,
 )
 from transfer.compare.choices import Choices, apply_choices, choose, read_choices, require_same_budget
+from transfer.compare.measuring import busy_machine, measure
 from transfer.compare.runner import Say
 from transfer.compare.stages import ROOT
 from transfer.compare.study_checks import check_study

@@ -14,7 +14,7 @@ from PIL import Image
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.data.source import open_source
 from tests.transfer.fake_tools import write_tools
-from transfer.compare.budget import Cost, measure
+from transfer.compare.budget import Cost
 from transfer.compare.choices import (
     SIDES,
     Choices,
@@ -25,6 +25,8 @@ from transfer.compare.choices import (
     require_same_budget,
     save_choices,
 )
+from transfer.compare.measuring import TRIALS, _Bench, measure
+from transfer.compare.runner import StageFolder
 from transfer.compare.study import show_study
 from transfer.compare.study_config import (
     DetectConfig,
@@ -378,7 +380,19 @@ def test_what_is_measured_is_every_kind_of_stage_in_a_folder_of_its_own(own: Pat
     assert set(costs) == {"pretrain", "convert", "detect"}
     assert all(cost.start > 0 and cost.memory > 2**20 for cost in costs.values())
     calls = [line.split()[0] for line in (root / "calls.txt").read_text().splitlines()]
-    assert calls == ["pretrain", "convert_weights", "train_net", "pretrain", "train_net"] and not out.exists()
+    # Two trials of a pool of three batches; the fake detector does not say what an iteration takes, so it runs twice.
+    assert calls == ["pretrain", "pretrain", "convert_weights", "train_net", "train_net"] and not out.exists()
     (root / "break_train_net").touch()
     with pytest.raises(ConfigError, match="exit code 7, and so would the study:\n  hello from train_net"):
         measure(config, data, out, say=lambda text: None, root=root)
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_pre_training_is_measured_on_few_images_of_any_pool(own: Path, tmp_path: Path, archive: bool) -> None:
+    """Where the pool was an archive, all of it was: its epochs counted as of three steps."""
+    pool = shutil.make_archive(str(tmp_path / "pool"), "zip", own / "photos") if archive else f"{own}/photos"
+    part = PretrainConfig(Path("smoke.yaml"), overrides=("optimizer.batch_size=8",))
+    (tmp_path / "place").mkdir()
+    bench = _Bench(study(own, pretrain=part), StudyData(pool=pool), StageFolder(tmp_path / "place"), print)
+    place, images = bench._few_images(TRIALS[0])
+    assert images == 24 == len(open_source(place)) and len(bench.trials()) == 2  # of 29 images
