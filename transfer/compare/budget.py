@@ -145,14 +145,18 @@ def _too_short(work: Work, schedule: Schedule) -> str:
     steps = schedule.epochs * work.steps_per_epoch
     if work.pretrainings and work.epochs is None and steps < LEAST_STEPS and schedule.epochs < MOST_EPOCHS:
         lines.append(
-            f"{work.pretrainings} pre-trainings would get {steps} steps each (at least {LEAST_STEPS} are wanted)"
+            f"{_counted(work.pretrainings, 'pre-training')} would get {steps} steps each (at least {LEAST_STEPS} are wanted)"
         )
     least = min(LEAST_ITERATIONS, work.most_iterations)
     if work.detections and work.iterations is None and schedule.iterations < least:
         lines.append(
-            f"{work.detections} fine-tunings would get {schedule.iterations} iterations each (at least {least} are wanted)"
+            f"{_counted(work.detections, 'fine-tuning')} would get {schedule.iterations} iterations each (at least {least} are wanted)"
         )
     return " and ".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def least_budget(work: Work, costs: Costs) -> float:

@@ -198,6 +198,16 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     return chosen
 
 
+def require_weights(config: StudyConfig) -> None:
+    """Read the weight files of a study, before anything is written. Raises CheckpointError, ConfigError for one that is none."""
+    for init in config.inits:
+        path = weight_file(init)
+        try:
+            _ = encoder_of(path) if path is not None else None
+        except UserError as error:
+            raise type(error)(f"inits: {init.name}: {error}") from None
+
+
 def _parts(config: StudyConfig) -> dict[str, PretrainConfig]:
     """The study's pre-trainings by key."""
     return {f"inits.{name}.pretrain" if name else "pretrain": part for name, part in config.pretrainings.items()}
@@ -227,10 +237,7 @@ def _architecture(config: StudyConfig, on_gpu: bool) -> tuple[str, str]:
     for init in config.inits:
         path = weight_file(init)
         if path is not None:
-            try:
-                asked[init.name] = encoder_of(path)[0]
-            except UserError as error:
-                raise type(error)(f"inits: {init.name}: {error}") from None
+            asked[init.name] = encoder_of(path)[0]
         elif (catalogued := _catalog_arch(init)) is not None:
             asked[init.name] = catalogued
     if config.readout is not None and config.readout.arch is not None:

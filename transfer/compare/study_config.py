@@ -260,7 +260,7 @@ def load_study(
     values = merge(merge(values, flags or {}), given)
     if values.get("pool") is not None and values.get("pretrain") is None and _wants_pretraining(values):
         values["pretrain"] = {}
-    origin = type(origin)(where, over.overridden)
+    origin = type(origin)(where, over.overridden if config_file is not None else ())  # else all is the command line's
     config = from_mapping(StudyConfig, values, where=origin)
     for key, text in _templates(config).items():
         for name in re.findall(r"\{(\w*)\}", text):

@@ -62,13 +62,14 @@ def prepare_data(config: StudyConfig, output_dir: Path, *, earlier: Path | None 
     made_here = config.pool is not None and "{data}" in config.pool
     # Before the splits are written, so that a wrong path leaves nothing.
     source = open_source(config.pool) if config.pool is not None and not made_here else None
+    folder: str | None = None
+    held_out: list[Path] = []
+    if config.readout is not None:  # first, for the same reason: the detector's images were looked at before
+        folder, held_out = _readout(config.readout, output_dir, notes)
     if config.detect is not None:
         labelled = _detection(config.detect, output_dir, earlier, notes)
-    data, test_files = labelled.data, labelled.test_files
-    if config.readout is not None:
-        folder, held_out = _readout(config.readout, output_dir, notes)
-        data = replace(data, readout=folder)
-        test_files = [*test_files, *held_out]
+    data = replace(labelled.data, readout=folder)
+    test_files = [*labelled.test_files, *held_out]
     if config.pool is not None:
         pool = config.pool
         if source is not None:

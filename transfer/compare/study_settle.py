@@ -26,7 +26,7 @@ from transfer.compare.budget import (
     seconds_of,
     work_of,
 )
-from transfer.compare.choices import Choices, apply_choices, choose, read_choices, require_same_budget
+from transfer.compare.choices import Choices, apply_choices, choose, read_choices, require_same_budget, require_weights
 from transfer.compare.measuring import busy_machine, measure
 from transfer.compare.runner import Say
 from transfer.compare.stages import ROOT
@@ -86,6 +86,7 @@ def settle_study(
     """
     earlier = read_choices(output_dir) or Choices()
     require_same_budget(earlier, config, output_dir)
+    require_weights(config)
     examined = _examined(config, output_dir)
     prepared = prepare_data(config, place, earlier=output_dir)
     for note in prepared.notes:
