@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectr
 from pretrain.base.atomic import write_json
 from pretrain.base.command_line import user_path
 from pretrain.base.errors import run_tool
-from transfer.data.findings import Finding, exit_code
+from transfer.data.findings import exit_code, finding_lines
 from transfer.detect.command_line import add_run_arguments, run_options
 
 SHOWN = 20  # findings of one id; --json has all
@@ -49,19 +49,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(findings: tuple[Finding, ...]) -> None:
-    shown: dict[str, int] = {}
-    for finding in findings:
-        shown[finding.id] = shown.get(finding.id, 0) + 1
-        if shown[finding.id] <= SHOWN:
-            print(f"{finding.severity:8} {finding.id:30} {finding.where}: {finding.message}")
-            if finding.change:
-                print(f"{'':8} change: {finding.change}")
-    for what, count in shown.items():
-        if count > SHOWN:
-            print(f"{'':8} {what}: {count - SHOWN} more; --json FILE has all")
-
-
 def main() -> int:
     arguments = parse_arguments()
     from transfer.detect.examination import examine
@@ -72,7 +59,8 @@ def main() -> int:
         print(f"set      {note}")
     for role, report in found.reports.items():
         print(f"{role}: {report.table()}")
-    show(found.findings)
+    for line in finding_lines(found.findings, most=SHOWN, rest="--json FILE has all"):
+        print(line)
     print(found.summary)
     if arguments.json is not None:
         write_json(Path(arguments.json), found.document(options.command))

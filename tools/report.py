@@ -35,6 +35,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--subject", metavar="NAME", help="initialisation that the headline speaks of (default: the own pre-training's)"
     )
+    parser.add_argument(
+        "--study",
+        type=user_path,
+        metavar="DIR",
+        help="folder of a study of tools/compare.py: its labelled images (doctor.json) and the time of its stages are shown too",
+    )
     return parser.parse_args()
 
 
@@ -42,7 +48,13 @@ def main() -> None:
     arguments = parse_arguments()
     from transfer.compare.page import write_report
 
-    files = write_report(arguments.runs, arguments.output, baseline=arguments.baseline, subject=arguments.subject)
+    files = write_report(
+        arguments.runs,
+        arguments.output,
+        baseline=arguments.baseline,
+        subject=arguments.subject,
+        study=arguments.study,
+    )
     unfinished = f", {files.num_unfinished} of them unfinished" if files.num_unfinished else ""
     copies = f"; {files.num_copies} copies of them left out" if files.num_copies else ""
     print(f"{files.num_runs} runs{unfinished}{copies}\nwrote {files.html}\nwrote {files.markdown}\nwrote {files.csv}")

@@ -1,7 +1,7 @@
-"""How long a study takes and how much memory, measured on a few steps of each kind of stage on this machine; a budget divided.
+"""How long a study takes and how much memory, by what transfer/compare/measuring.py measured; a budget divided.
 
-In: the study's own commands, run twice with few epochs and iterations on a part of the pool, in a folder that is thrown away.
-Out: `Costs` (seconds to start and a step, bytes), `Estimate` for a plan, or the epochs and iterations that fill a budget.
+In: `Costs` (seconds to start, of an epoch and of a step, bytes), the plan. Out: the time of each kind of stage, or the epochs and
+iterations that fill a budget.
 
 The division: from the budget RESERVE is kept back and the fixed costs are subtracted (starting, conversion, evaluation, readouts,
 report). Of the rest half goes to pre-training and half to fine-tuning; what one cannot use, because its schedule has reached the
@@ -12,51 +12,38 @@ seeds and fractions.
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pretrain.base.errors import ConfigError
 from pretrain.config import load_run_config
-from pretrain.data.default_run import memory_of
-from pretrain.data.source import ImageSource, open_source
 from pretrain.run.duration import in_words
-from transfer.compare.runner import Say, StageFolder, is_finished
-from transfer.compare.stages import ROOT, Stage
-from transfer.compare.study_config import PRETRAINED, PretrainConfig, StudyConfig, pretrain_file
-from transfer.compare.study_plan import StudyData, plan_study
+from transfer.compare.stages import Stage
+from transfer.compare.study_config import PretrainConfig, StudyConfig, pretrain_file
 
 RESERVE = 0.1  # of a budget: other programs, a slower disk, a few steps that were not typical
 REPORT_SECONDS = 30.0
-MEASURED_BATCHES = 3  # of the pool, the whole of an epoch of a measured pre-training
-FEW, MORE = 1, 3  # epochs of the two measured pre-trainings
-FEW_ITERATIONS, MORE_ITERATIONS = 4, 16  # of the two measured fine-tunings
 LEAST_STEPS = 100  # of a pre-training: below it, nothing is learned that is worth a comparison
 LEAST_ITERATIONS = 100  # of a fine-tuning
 MOST_EPOCHS = 800  # of a pre-training: the longest of the paper
-BUSY = 1.2  # programs a core
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one kind of stage: seconds without a step, seconds a step, bytes of memory at most, of a GPU too (0 without one)."""
+    """Of one kind of stage: seconds without a step, seconds a step, bytes of memory at most, of a GPU too (0 without one); seconds
+    of an epoch besides its steps."""
 
     start: float
     step: float = 0.0
     memory: int = 0
     gpu_memory: int = 0
+    epoch: float = 0.0
 
-    def of(self, steps: float) -> float:
-        """Seconds of a stage of so many steps."""
-        return self.start + self.step * steps
+    def of(self, steps: float, epochs: float = 0.0) -> float:
+        """Seconds of a stage of so many steps in so many epochs."""
+        return self.start + self.step * steps + self.epoch * epochs
 
 
 Costs = Mapping[str, Cost]  # by kind: pretrain, convert, detect, readout
@@ -99,12 +86,19 @@ def seconds_of(work: Work, costs: Costs, schedule: Schedule) -> dict[str, float]
     zero = Cost(0.0)
     return {
         "pretrain": work.waves(work.pretrainings)
-        * costs.get("pretrain", zero).of(schedule.epochs * work.steps_per_epoch),
+        * costs.get("pretrain", zero).of(schedule.epochs * work.steps_per_epoch, schedule.epochs),
         "convert": work.waves(work.conversions) * costs.get("convert", zero).start,
         "detect": work.waves(work.detections) * costs.get("detect", zero).of(schedule.iterations),
         "readout": work.waves(work.readouts) * costs.get("readout", zero).start,
         "report": REPORT_SECONDS,
     }
+
+
+def seconds_each(work: Work, costs: Costs, schedule: Schedule) -> dict[str, float]:
+    """Kind -> seconds of one stage, of the kinds that were measured."""
+    steps = {"pretrain": schedule.epochs * work.steps_per_epoch, "detect": schedule.iterations}
+    epochs = {"pretrain": schedule.epochs}
+    return {kind: cost.of(steps.get(kind, 0), epochs.get(kind, 0)) for kind, cost in costs.items()}
 
 
 def divide(work: Work, costs: Costs, budget: float) -> Schedule:
@@ -120,7 +114,7 @@ def divide(work: Work, costs: Costs, budget: float) -> Schedule:
 def _divided(work: Work, costs: Costs, budget: float) -> Schedule:
     given = Schedule(work.epochs or 0, work.iterations or 0)
     room = (1 - RESERVE) * budget - sum(seconds_of(work, costs, given).values())
-    an_epoch = work.waves(work.pretrainings) * _step(costs, "pretrain") * work.steps_per_epoch
+    an_epoch = work.waves(work.pretrainings) * _an_epoch(work, costs)
     an_iteration = work.waves(work.detections) * _step(costs, "detect")
     open_epochs = work.epochs is None and work.pretrainings > 0
     open_iterations = work.iterations is None and work.detections > 0
@@ -135,6 +129,12 @@ def _divided(work: Work, costs: Costs, budget: float) -> Schedule:
     return Schedule(epochs, iterations)
 
 
+def _an_epoch(work: Work, costs: Costs) -> float:
+    """Seconds, of one pre-training."""
+    more = costs["pretrain"].epoch if "pretrain" in costs else 0.0
+    return _step(costs, "pretrain") * work.steps_per_epoch + more
+
+
 def _step(costs: Costs, kind: str) -> float:
     return max(1e-9, costs[kind].step) if kind in costs else 1e-9
 
@@ -145,14 +145,18 @@ def _too_short(work: Work, schedule: Schedule) -> str:
     steps = schedule.epochs * work.steps_per_epoch
     if work.pretrainings and work.epochs is None and steps < LEAST_STEPS and schedule.epochs < MOST_EPOCHS:
         lines.append(
-            f"{work.pretrainings} pre-trainings would get {steps} steps each (at least {LEAST_STEPS} are wanted)"
+            f"{_counted(work.pretrainings, 'pre-training')} would get {steps} steps each (at least {LEAST_STEPS} are wanted)"
         )
     least = min(LEAST_ITERATIONS, work.most_iterations)
     if work.detections and work.iterations is None and schedule.iterations < least:
         lines.append(
-            f"{work.detections} fine-tunings would get {schedule.iterations} iterations each (at least {least} are wanted)"
+            f"{_counted(work.detections, 'fine-tuning')} would get {schedule.iterations} iterations each (at least {least} are wanted)"
         )
     return " and ".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def least_budget(work: Work, costs: Costs) -> float:
@@ -186,9 +190,6 @@ def _what_would_fit(work: Work, costs: Costs, budget: float) -> str:
     return "; ".join(lines) + ". Nothing was run"
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------------
-
-
 def work_of(
     config: StudyConfig, stages: Sequence[Stage], *, pool_size: int, most_iterations: int, devices: int
 ) -> Work:
@@ -218,190 +219,12 @@ def kind_of(stage: Stage) -> str:
 def _run_batch(part: PretrainConfig) -> int:
     file = pretrain_file(part)
     assert file is not None
-    return load_run_config(file, ["data.root=POOL", *_rootless(part.overrides)]).optimizer.batch_size
+    return load_run_config(file, ["data.root=POOL", *rootless(part.overrides)]).optimizer.batch_size
 
 
-def _rootless(overrides: Sequence[str]) -> list[str]:
+def rootless(overrides: Sequence[str]) -> list[str]:
+    """`overrides` without the pool."""
     return [word for word in overrides if not word.startswith("data.root=")]
-
-
-def measure(config: StudyConfig, data: StudyData, output_dir: Path, *, say: Say, root: Path = ROOT) -> dict[str, Cost]:
-    """Run each kind of stage of the study for a few steps and throw it away. Raises ConfigError for a command that fails."""
-    with tempfile.TemporaryDirectory(prefix="infomin_measure_") as place:
-        folder = StageFolder(Path(place), root)
-        found: dict[str, list[tuple[int, Cost]]] = {}
-        for number, (epochs, iterations) in enumerate(((FEW, FEW_ITERATIONS), (MORE, MORE_ITERATIONS))):
-            small, own = _smaller(config, _located(data, output_dir), Path(place), epochs=epochs, iterations=iterations)
-            stages = plan_study(small, own)
-            for stage in stages:
-                kind = kind_of(stage)
-                if kind not in ("pretrain", "convert", "detect", "readout") or (
-                    number and kind in ("convert", "readout")
-                ):
-                    continue
-                say(f"measuring: {stage.title}, {_length(kind, epochs, iterations)}")
-                steps = {"pretrain": epochs * MEASURED_BATCHES, "detect": iterations}.get(kind, 0)
-                found.setdefault(kind, []).append((steps, _run(stage, folder, say)))
-    return {kind: _line(points) for kind, points in found.items()}
-
-
-def busy_machine() -> str:
-    """A warning where other programs use this machine, so that what is measured is too long; "" where none do."""
-    if not hasattr(os, "getloadavg"):
-        return ""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load <= BUSY * cores:
-        return ""
-    return (
-        f"WARNING: other programs use this machine (load {load:.1f} on {cores} cores): what is measured now is too long"
-    )
-
-
-def _length(kind: str, epochs: int, iterations: int) -> str:
-    return {"pretrain": f"{epochs * MEASURED_BATCHES} steps", "detect": f"{iterations} iterations"}.get(kind, "whole")
-
-
-def _line(points: Sequence[tuple[int, Cost]]) -> Cost:
-    """Start and step of two measurements of one kind, of one the start alone."""
-    first, last = points[0], points[-1]
-    step = max(0.0, last[1].start - first[1].start) / (last[0] - first[0]) if last[0] > first[0] else 0.0
-    return Cost(
-        start=max(0.0, first[1].start - step * first[0]),
-        step=step,
-        memory=max(cost.memory for _, cost in points),
-        gpu_memory=max(cost.gpu_memory for _, cost in points),
-    )
-
-
-def _located(data: StudyData, output_dir: Path) -> StudyData:
-    """The same images, named from any folder."""
-
-    def whole(text: str) -> str:
-        return text.replace("{output}", str(output_dir.absolute()))
-
-    train = {key: whole(spec) for key, spec in data.train.items()}
-    return replace(
-        data,
-        pool=data.pool and whole(data.pool),
-        train=train,
-        test=whole(data.test),
-        readout=data.readout and whole(data.readout),
-    )
-
-
-def _smaller(
-    config: StudyConfig, data: StudyData, place: Path, *, epochs: int, iterations: int
-) -> tuple[StudyConfig, StudyData]:
-    """One initialisation, one seed, all labels, few steps, MEASURED_BATCHES batches of the pool."""
-    inits = [init for init in config.inits if init.weights == PRETRAINED] or list(config.inits)
-    first = inits[0]
-    part = first.pretrain or config.pretrain
-    if first.weights == PRETRAINED and part is not None:
-        run = load_run_config(_file(part), ["data.root=POOL", *_rootless(part.overrides)])
-        pool = data.pool or str(
-            next(word.partition("=")[2] for word in part.overrides if word.startswith("data.root="))
-        )
-        few = place / "few.txt"
-        source = open_source(pool)
-        wanted = MEASURED_BATCHES * run.optimizer.batch_size
-        if isinstance(source, ImageSource):
-            paths = [str(path.absolute()) for path in source.paths]
-            wanted = min(wanted, len(paths))
-            few.write_text("\n".join(paths[:: max(1, len(paths) // wanted)][:wanted]) + "\n", encoding="utf-8")
-            data = replace(data, pool=str(few))
-        overrides = [*_rootless(part.overrides), "optimizer.warmup_epochs=0"]
-        given = load_run_config(_file(part), ["data.root=POOL", *overrides])
-        overrides = [word for word in overrides if not word.startswith("method.queue_size=")]
-        overrides += memory_of(given, wanted)
-        part = replace(part, seeds=part.seeds[:1], epochs=epochs, overrides=tuple(_last(overrides)))
-    detect = config.detect
-    if detect is not None:
-        seed, fraction = detect.seeds[0], max(detect.fractions)
-        detect = replace(detect, seeds=(seed,), fractions=(fraction,), iterations=iterations)
-    readout = config.readout and replace(
-        config.readout, seeds=config.readout.seeds[:1], fractions=(max(config.readout.fractions),)
-    )
-    own = replace(first, pretrain=part if first.pretrain else None)
-    small = replace(
-        config, inits=(own,), pretrain=part, detect=detect, readout=readout, expect=(), baseline=None, data=None,
-        pool=config.pool if first.weights == PRETRAINED else None,
-    )  # fmt: skip
-    return small, data
-
-
-def _file(part: PretrainConfig) -> Path:
-    file = pretrain_file(part)
-    assert file is not None, "chosen before anything is measured"
-    return file
-
-
-def _last(overrides: Sequence[str]) -> list[str]:
-    """Of words that set one key, the last."""
-    by_key = {word.partition("=")[0]: word for word in overrides}
-    return list(by_key.values())
-
-
-def _run(stage: Stage, folder: StageFolder, say: Say) -> Cost:
-    """One stage's command -> its seconds as `start`, and its memory."""
-    import shutil
-
-    shutil.rmtree(folder.path / stage.folder, ignore_errors=True)
-    (folder.path / stage.folder).parent.mkdir(parents=True, exist_ok=True)
-    command = folder.command(stage)
-    log = folder.path / "log.txt"
-    began = time.monotonic()
-    with log.open("wb") as out, _GpuMemory() as gpu:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
-    if process.returncode != 0 or not is_finished(folder.path / stage.result):
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise ConfigError(
-            f"measuring `{stage.title}` failed with exit code {process.returncode}, and so would the study:\n"
-            + "\n".join(f"  {line}" for line in lines[-8:])
-        )
-    memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Cost(seconds, 0.0, memory, gpu.peak)
-
-
-class _GpuMemory:
-    """The most memory of the first GPU in use while the block runs, less what was in use before; 0 without one."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> _GpuMemory:
-        import torch
-
-        if torch.cuda.is_available():
-            before = _used()
-            self._thread = threading.Thread(target=self._watch, args=(before,), daemon=True)
-            self._thread.start()
-        return self
-
-    def _watch(self, before: int) -> None:
-        while not self._stop.wait(0.1):
-            self.peak = max(self.peak, _used() - before)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-
-def _used() -> int:
-    import torch
-
-    free, total = torch.cuda.mem_get_info(0)
-    return total - free
 
 
 # --- in words -----------------------------------------------------------------------------------------------------------
@@ -417,12 +240,12 @@ def estimate_lines(work: Work, costs: Costs, schedule: Schedule, *, budget: floa
         "readout": work.readouts,
     }
     lengths = {
-        "pretrain": f"{schedule.epochs} epochs of {work.steps_per_epoch} steps of {_step(costs, 'pretrain'):.2f} s",
+        "pretrain": f"{schedule.epochs} epochs of {_an_epoch(work, costs):.1f} s ({work.steps_per_epoch} steps)",
         "detect": f"{schedule.iterations} iterations of {_step(costs, 'detect'):.2f} s",
     }
     lines = []
     for kind, count in counts.items():
-        if count:
+        if count and kind in costs:
             cost = costs[kind]
             detail = (
                 f"{lengths[kind]}, and {cost.start:.0f} s to start and end"

@@ -7,6 +7,7 @@ Nothing is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,16 @@ from transfer.readout.features import load_splits
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+
+    from transfer.data.spec import PreparedData
+
+
+@dataclass(frozen=True)
+class DetectionCheck:
+    """data: what was read; None where there was nothing to read yet. warnings: of the configuration, one sentence each."""
+
+    data: PreparedData | None
+    warnings: tuple[str, ...]
 
 
 def check_readout(data: Path | None, config_file: Path | None, overrides: Sequence[str] = ()) -> None:
@@ -39,31 +50,42 @@ def check_detection(
     init: str = "random",
     arch: str | None = None,
     keep_crowds: bool = False,
-) -> None:
+    data: PreparedData | None = None,
+) -> DetectionCheck:
     """Configuration, KEY VALUE pairs, labelled images, weights and the detector itself.
 
     train_data, test_data: SPECs; None where the files are not there yet. init: text of tools/train_net.py --init; random where the
     weights are not there yet. arch: of the encoder that will be pre-trained, or converted, and put into this detector.
-    keep_crowds: as tools/train_net.py takes it. Raises as that does.
+    keep_crowds: as tools/train_net.py takes it. data: what another initialisation's check read of the same SPECs. Raises as
+    tools/train_net.py does.
     """
     from transfer.data.problems import ReadOptions
-    from transfer.detect.config import check_supported
+    from transfer.detect.config import check_supported, resolve_config
+    from transfer.detect.doctor import diagnose_config, refuse_errors, sentence
     from transfer.detect.loading import plan_weights, verify_fits
     from transfer.detect.options import RunOptions
-    from transfer.detect.request import ask_config
+    from transfer.detect.request import ask_config, given_keys
     from transfer.detect.run import prepare_run
 
     read = ReadOptions(keep_crowds=keep_crowds and train_data is not None)
     options = RunOptions(str(config_file), tuple(overrides), train_data, test_data, read=read, init=init)
     if train_data is not None:
-        config = prepare_run(options).config
+        run = prepare_run(options)
+        config, data, warnings = run.config, run.data, run.warnings
     else:
-        config, _, _ = ask_config(options)
+        config, asked, _ = ask_config(options)
         check_supported(config, 1)
         verify_fits(plan_weights(config, eval_only=False, resume=False, trust=False), config)
+        warnings = ()
+        if data is not None:
+            config, _ = resolve_config(config, given=given_keys(options), data=data, num_processes=1)
+            found = diagnose_config(config, data=data, init=asked)
+            refuse_errors(found)
+            warnings = tuple(sentence(finding) for finding in found if finding.severity == "warning")
     if arch is not None:
         _check_encoder(config, config_file, arch)
     _build(config, config_file)
+    return DetectionCheck(data, warnings)
 
 
 def _check_encoder(config: CfgNode, config_file: Path, arch: str) -> None:

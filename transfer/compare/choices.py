@@ -19,6 +19,7 @@ from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.strict import overridden_keys
 from pretrain.config import load_run_config
 from pretrain.data.default_run import memory_of
+from transfer.compare.random_input import encoder_of, random_inputs
 from transfer.compare.study_config import (
     NO_WEIGHTS,
     PRETRAINED,
@@ -55,13 +56,15 @@ WARMUP_SHARE = 0.1  # of the epochs
 class Choices:
     """values: dotted key of the study -> value; "detect.overrides" come before the study's own. notes: why.
 
-    budget: the time that epochs and iterations were made for. measured: seconds of each kind of stage, for the record.
+    budget: the time that epochs and iterations were made for. measured: start and step of each kind of stage, for the record.
+    estimate: by them, seconds of one stage of each kind.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     budget: str | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
+    estimate: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_choices(choices: Choices, output_dir: Path) -> None:
@@ -71,6 +74,7 @@ def save_choices(choices: Choices, output_dir: Path) -> None:
         "notes": list(choices.notes),
         "budget": choices.budget,
         "measured": dict(choices.measured),
+        "estimate": dict(choices.estimate),
     }
     write_json(output_dir / CHOICES, {"format": FORMAT, **content})
 
@@ -111,9 +115,11 @@ def apply_choices(config: StudyConfig, choices: Choices) -> StudyConfig:
     values = choices.values
     pretrain = config.pretrain and _pretrain(config.pretrain, values, "pretrain")
     inits = tuple(
-        replace(init, pretrain=_pretrain(init.pretrain, values, f"inits.{init.name}.pretrain"))
-        if init.pretrain
-        else init
+        replace(
+            init,
+            pretrain=init.pretrain and _pretrain(init.pretrain, values, f"inits.{init.name}.pretrain"),
+            input_of=init.input_of or values.get(f"inits.{init.name}.input_of"),
+        )
         for init in config.inits
     )
     detect = config.detect
@@ -155,7 +161,9 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     values: dict[str, Any] = {}
     notes: list[str] = []
     arch, why = _architecture(config, on_gpu)
-    notes += _random_input(config)
+    inputs, why_input = random_inputs(config)
+    values |= inputs
+    notes += why_input
     for key, part in _parts(config).items():
         if part.config_file is None:
             name = SMALL_RUN if arch == SMALL_ARCH and not on_gpu else LARGE_RUN
@@ -190,25 +198,14 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     return chosen
 
 
-def _random_input(config: StudyConfig) -> list[str]:
-    """What to pass where random weights would see another input than everything that they are compared with."""
-    others = [init for init in config.inits if init.weights != NO_WEIGHTS]
-    alone = [init for init in others if init.weights != PRETRAINED and weight_file(init) is None]
-    if len(others) == len(config.inits) or not others or len(alone) < len(others):
-        return []
-    from transfer.detect.inits import CONTRACT_KEYS, RANDOM, parse_init
-
-    def sees(text: str) -> list[object]:
-        settings = parse_init(text).settings
-        return [settings.get(key) for key in CONTRACT_KEYS]
-
-    texts = [init.weights if init.weights == init.name else f"{init.name}={init.weights}" for init in others]
-    if any(sees(text) != sees("random_bgr") for text in texts) or others[0].weights in RANDOM:
-        return []
-    return [
-        "WARNING: random weights get RGB with ImageNet's mean and std, all others BGR without std: for the same input pass "
-        "--init random_bgr --baseline random_bgr in place of --init random"
-    ]
+def require_weights(config: StudyConfig) -> None:
+    """Read the weight files of a study, before anything is written. Raises CheckpointError, ConfigError for one that is none."""
+    for init in config.inits:
+        path = weight_file(init)
+        try:
+            _ = encoder_of(path) if path is not None else None
+        except UserError as error:
+            raise type(error)(f"inits: {init.name}: {error}") from None
 
 
 def _parts(config: StudyConfig) -> dict[str, PretrainConfig]:
@@ -240,10 +237,7 @@ def _architecture(config: StudyConfig, on_gpu: bool) -> tuple[str, str]:
     for init in config.inits:
         path = weight_file(init)
         if path is not None:
-            try:
-                asked[init.name] = _arch_of(path)
-            except UserError as error:
-                raise type(error)(f"inits: {init.name}: {error}") from None
+            asked[init.name] = encoder_of(path)[0]
         elif (catalogued := _catalog_arch(init)) is not None:
             asked[init.name] = catalogued
     if config.readout is not None and config.readout.arch is not None:
@@ -258,15 +252,6 @@ def _architecture(config: StudyConfig, on_gpu: bool) -> tuple[str, str]:
         name, arch = next(iter(asked.items()))
         return arch, f"that of {name}"
     return (LARGE_ARCH, "a GPU") if on_gpu else (SMALL_ARCH, "no GPU")
-
-
-def _arch_of(path: Path) -> str:
-    from transfer.conversion.sidecar import parse_sidecar, sidecar_path
-    from transfer.conversion.towers import load_encoders
-
-    if path.is_file() and sidecar_path(path).is_file():
-        return parse_sidecar(path).arch
-    return load_encoders(path).arch
 
 
 def _catalog_arch(init: InitConfig) -> str | None:

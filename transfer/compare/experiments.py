@@ -15,6 +15,7 @@ from pathlib import Path
 from pretrain.base.errors import ConfigError, did_you_mean
 from pretrain.base.record import what_differs
 from transfer.compare.results import Run, key_name, name_of, num_images, short_hash, titles
+from transfer.compare.seen_input import input_notes
 from transfer.compare.statistics import Cells
 
 # Orders of columns as the literature prints them.
@@ -158,7 +159,7 @@ def group_runs(runs: Iterable[Run], *, baseline: str | None = None) -> tuple[Exp
     )
     for (kind, key), own in order:
         rows = _rows(own)
-        notes = (*nearest[kind, key], *_repeated_notes(rows))
+        notes = (*nearest[kind, key], *input_notes(rows), *_repeated_notes(rows))
         experiments.append(
             Experiment(kind, short_hash(own[0].record), long[key], few[key], _metrics(own), rows, notes=notes)
         )

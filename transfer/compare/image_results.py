@@ -1,7 +1,7 @@
 """What a finished run says of every test image: matches of a detector, right and wrong of a readout; and their resampled figures.
 
-In: runs. Out: figures under the resamples of the test images, or why there are none. Runs from before these files were written
-have none, and built-in VOC sets, whose evaluator keeps nothing.
+In: runs, on one's own data or on Detectron2's registered ones. Out: figures under the resamples of the test images; none of runs
+from before these files were written.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transfer.readout.config import PREDICTIONS
 TASKS = ("bbox", "segm")
 COCO_RESULTS = "coco_instances_results.json"  # Detectron2's
 GROUND_TRUTH = "ground_truth.json"  # ours, where the user's own file cannot be evaluated against
+TEST_FILE = "test_file"  # of a record's details: transfer/detect/run_record.py's
 VOC_MATCHES = "voc_matches.npz"  # transfer/detect/evaluation.py's
 # What reading a file that is damaged or of another form may raise, pycocotools' checks included.
 DAMAGED = (
@@ -156,10 +157,12 @@ def _ground_truth(path: str) -> Mapping[str, Any] | None:
 
 
 def _test_file(run: Run) -> str:
-    """The annotation file that a run's own test data are, evaluated against as it is; "" for other data."""
+    """The annotation file that a run's own or built-in test data are, evaluated against as it is; "" for other data."""
     split = run.record.data.get("test")
-    if run.kind != "detection" or split is None or not split.spec.startswith("coco:"):
+    if run.kind != "detection" or split is None:
         return ""
+    if not split.spec.startswith("coco:"):
+        return str(run.record.details.get(TEST_FILE) or _builtin_file(split.spec))
     try:
         from transfer.data.spec import parse_spec  # needs Detectron2
 
@@ -169,6 +172,17 @@ def _test_file(run: Run) -> str:
     # As given; a path of another working folder is looked for above the run. Figures that do not come out refuse a wrong one.
     places = (part.source, *(parent / part.source for parent in run.path.resolve().parents))
     return next((str(place) for place in places if place.is_file()), "")
+
+
+def _builtin_file(name: str) -> str:
+    """Of a data set that Detectron2 registers, of a run whose record does not say it; "" for others."""
+    if ":" in name or not name.isidentifier():
+        return ""
+    try:
+        from detectron2.data import DatasetCatalog, MetadataCatalog
+    except ImportError:
+        return ""
+    return str(MetadataCatalog.get(name).get("json_file") or "") if name in DatasetCatalog else ""
 
 
 def _voc_matches(path: Path) -> Matches:

@@ -28,6 +28,7 @@ from transfer.compare.plots import Picture, detection_curves, pretraining_curves
 from transfer.compare.results import LISTED_CLASSES, Run, Runs, read_runs, shared_root
 from transfer.compare.run_files import is_number
 from transfer.compare.side_by_side import RULE, side_by_side
+from transfer.compare.study_account import doctor_tables, time_table
 from transfer.compare.tables import Table, own_tables, published_note, published_table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -48,15 +49,23 @@ class ReportFiles:
 
 
 def write_report(
-    paths: Sequence[Path], output_dir: Path, *, baseline: str | None = None, subject: str | None = None
+    paths: Sequence[Path],
+    output_dir: Path,
+    *,
+    baseline: str | None = None,
+    subject: str | None = None,
+    study: Path | None = None,
 ) -> ReportFiles:
     """Read every run at or below `paths` and write index.html, report.md and report.csv (replacing an older report's).
 
     baseline: row that the others are compared with; None: "random" where there is one.
     subject: row that the headline speaks of; None: the one of our own pre-training (`subject_of`).
+    study: folder of a study, whose labelled images and times are shown too.
     Raises DataError for a path without runs or with a damaged record, ConfigError for a baseline or a subject that no row has
     and for an output that cannot be written.
     """
+    if study is not None and not study.is_dir():
+        raise ConfigError(f"--study {study}: no such folder; expected the --output-dir of a study of tools/compare.py")
     runs = read_runs(paths)
     experiments = group_runs(runs.all, baseline=baseline)
     rows = list(dict.fromkeys(row for one in experiments for row in one.rows))
@@ -67,8 +76,8 @@ def write_report(
     if subject is None:  # one row throughout the page
         subject = next((row for one in experiments if (row := subject_of(one))), None)
     contents = {
-        "index.html": render_html(runs, experiments, subject=subject),
-        "report.md": render_markdown(runs, experiments, subject=subject),
+        "index.html": render_html(runs, experiments, subject=subject, study=study),
+        "report.md": render_markdown(runs, experiments, subject=subject, study=study),
         "report.csv": to_csv(long_table(runs.all)),
     }
     try:
@@ -87,7 +96,7 @@ def write_report(
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def render_html(runs: Runs, experiments: Experiments, *, subject: str | None = None) -> str:
+def render_html(runs: Runs, experiments: Experiments, *, subject: str | None = None, study: Path | None = None) -> str:
     """The whole page."""
     root = shared_root(runs)
 
@@ -111,7 +120,8 @@ def render_html(runs: Runs, experiments: Experiments, *, subject: str | None = N
         detections=[_section(one, subject) for one in experiments if one.kind == "detection"],
         readouts=[_section(one, subject) for one in experiments if one.kind == "readout"],
         measurements=[_section(one, subject) for one in experiments if one.kind not in ("detection", "readout")],
-        accounts=_accounts(runs, experiments),
+        labelled=doctor_tables(study) if study is not None else [],
+        accounts=_accounts(runs, experiments, study),
         pretrainings=_pretraining_table(runs, short),
         pretraining=[_pretraining(run, short(run.path)) for run in runs.all if run.kind == "pretraining"],
         proofs=_proofs(runs),
@@ -141,10 +151,11 @@ def _text_columns(table: Table) -> list[bool]:
     return [not all(map(NUMERIC.match, column)) for column in columns]
 
 
-def _accounts(runs: Runs, experiments: Experiments) -> list[Table]:
-    """What it cost, and what was tried; empty where nothing was compared."""
-    costs = cost_table(runs)
-    return [*([costs] if costs else []), *([tried_table(runs, experiments)] if experiments else [])]
+def _accounts(runs: Runs, experiments: Experiments, study: Path | None) -> list[Table]:
+    """What it cost, how long that was estimated to take, and what was tried; empty where nothing was compared."""
+    times = time_table(study) if study is not None else None
+    tables = (cost_table(runs), times, tried_table(runs, experiments) if experiments else None)
+    return [table for table in tables if table is not None]
 
 
 def _section(experiment: Experiment, subject: str | None) -> dict[str, Any]:
@@ -293,7 +304,9 @@ def _as_text(value: Any) -> str:
 # --- the text files ---------------------------------------------------------------------------------------------------
 
 
-def render_markdown(runs: Runs, experiments: Experiments, *, subject: str | None = None) -> str:
+def render_markdown(
+    runs: Runs, experiments: Experiments, *, subject: str | None = None, study: Path | None = None
+) -> str:
     """Tables, unfinished runs and commands as GitHub-flavoured Markdown."""
     parts = ["# InfoMin Transfer: report", ""]
     for one in experiments:
@@ -301,7 +314,9 @@ def render_markdown(runs: Runs, experiments: Experiments, *, subject: str | None
         parts += [f"## {_plain(title)} \\[{one.short}\\]", ""]
         parts += [line for text in (headline(one, subject=subject), *facts(one)) if text for line in (_plain(text), "")]
         parts += _markdown_tables(*own_tables(one), published_table(one))
-    if accounts := _accounts(runs, experiments):
+    if study is not None and (labelled := doctor_tables(study)):
+        parts += ["## Labelled images", "", *_markdown_tables(*labelled)]
+    if accounts := _accounts(runs, experiments, study):
         parts += ["## Cost and what was tried", "", *_markdown_tables(*accounts)]
     pretrainings = _pretraining_table(runs, str)
     parts += ["## Pre-training", "", *_markdown_tables(pretrainings)] if pretrainings else []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.base.errors import ConfigError, UserError
 from pretrain.base.shapes_only import shapes_only
@@ -23,15 +24,18 @@ from transfer.compare.study_config import (
     readout_file,
     weight_file,
 )
-from transfer.compare.study_plan import StudyData, needs_conversion, schedule_overrides
+from transfer.compare.study_plan import LIKE, StudyData, needs_conversion, schedule_overrides
 from transfer.conversion.towers import load_encoders
+
+if TYPE_CHECKING:
+    from transfer.data.spec import PreparedData
 
 DATA = "{data}"  # stands for a folder that the study makes
 WRITTEN = "{output}"  # for the study's own
 
 
-def check_study(config: StudyConfig, data: StudyData | None = None, place: Path | None = None) -> None:
-    """Raise ConfigError, DataError or CheckpointError, naming the part, for what a later stage would refuse.
+def check_study(config: StudyConfig, data: StudyData | None = None, place: Path | None = None) -> tuple[str, ...]:
+    """What the detector's doctor warns of, one sentence each. Raises ConfigError, DataError or CheckpointError, naming the part, for what a later stage would refuse.
 
     data: None before the embedded data set is there. place: where its splits were written.
     """
@@ -42,7 +46,7 @@ def check_study(config: StudyConfig, data: StudyData | None = None, place: Path 
     with _part("readout"):
         _check_readout(config, data, place)
     with _part("detect"):
-        _check_detection(config, archs, data, place)
+        return _check_detection(config, archs, data, place)
 
 
 @contextmanager
@@ -103,18 +107,22 @@ def _check_readout(config: StudyConfig, data: StudyData | None, place: Path | No
                 ResNetEncoder(part.arch)
 
 
-def _check_detection(config: StudyConfig, archs: dict[str, str], data: StudyData | None, place: Path | None) -> None:
+def _check_detection(
+    config: StudyConfig, archs: dict[str, str], data: StudyData | None, place: Path | None
+) -> tuple[str, ...]:
     part, file = config.detect, detection_file(config)
     if part is None:
-        return
+        return ()
     assert file is not None, "chosen before"
     largest = (max(part.fractions), part.seeds[0])
     train = _located(data.train[largest] if data is not None else part.train_data, place)
     test = _located((data.test if data is not None else part.test_data) or "", place)
     schedule = schedule_overrides(part.iterations) if part.iterations else []
+    read: PreparedData | None = None
+    warned: dict[str, list[str]] = {}  # sentence -> the initialisations that it is said of
     for number, init in enumerate(config.inits):
-        text, arch = _start(init, archs)
-        check_detection(
+        text, arch = _start(init, config.inits, archs)
+        found = check_detection(
             file,
             [*schedule, *(word.replace(DATA, "DATA") for word in part.overrides)],
             train_data=train if number == 0 else None,  # read once
@@ -122,15 +130,34 @@ def _check_detection(config: StudyConfig, archs: dict[str, str], data: StudyData
             init=text,
             arch=arch,
             keep_crowds=data is not None and data.written,
+            data=read,
         )
+        read = read or found.data
+        for sentence in found.warnings:
+            warned.setdefault(sentence, []).append(init.name)
+    return tuple(
+        sentence if len(names) == len(config.inits) else f"{', '.join(names)}: {sentence}"
+        for sentence, names in warned.items()
+    )
 
 
-def _start(init: InitConfig, archs: dict[str, str]) -> tuple[str, str | None]:
+def _random_start(init: InitConfig, inits: Sequence[InitConfig]) -> str:
+    """Text of --init of random weights; with the input of weights that are not there yet, that of our own is checked."""
+    other = next((one for one in inits if one.name == init.input_of), None)
+    if other is None or other.weights == PRETRAINED:
+        return "random"
+    path = weight_file(other)
+    if path is not None and needs_conversion(path):
+        return "random"
+    return f"{init.name}={LIKE}{path or other.weights}"
+
+
+def _start(init: InitConfig, inits: Sequence[InitConfig], archs: dict[str, str]) -> tuple[str, str | None]:
     """Text of --init, and the encoder of weights that are not there yet, in whose place random ones are checked."""
     if init.weights == PRETRAINED:
         return "random", archs[init.name if init.pretrain else ""]
     if init.weights == NO_WEIGHTS:
-        return "random", None
+        return _random_start(init, inits), None
     path = weight_file(init)
     if path is None:
         return f"{init.name}={init.weights}" if init.name != init.weights else init.weights, None

@@ -62,11 +62,14 @@ class InitConfig:
     weights: `none` (random), `pretrained` (by this study), a converted weight file, a checkpoint of any known layout (converted
         and proven first), or a catalog name of tools/train_net.py --init.
     pretrain: of `pretrained`: a pre-training of its own instead of the study's.
+    input_of: of random weights: the initialisation whose input (channel order, mean, std, place of the stride) they take; None:
+        that of the others (transfer/compare/choices.py).
     """
 
     name: str
     weights: str
     pretrain: PretrainConfig | None = None
+    input_of: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that cannot name a folder."""
@@ -75,6 +78,10 @@ class InitConfig:
         require(
             self.pretrain is None or self.weights == PRETRAINED,
             f"{self.name}: a `pretrain` of its own needs weights `{PRETRAINED}`, found {self.weights!r}",
+        )
+        require(
+            self.input_of is None or self.weights == NO_WEIGHTS,
+            f"{self.name}: `input_of` is for random weights (`{NO_WEIGHTS}`), found {self.weights!r}, which have an input of their own",
         )
 
 
@@ -177,6 +184,12 @@ class StudyConfig:
             raise ValueError(f"inits: expected one or more different names, found {names}")
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"baseline: expected one of the inits {names}, found {self.baseline!r}")
+        own_input = [init.name for init in self.inits if init.weights != NO_WEIGHTS]
+        for init in self.inits:
+            if init.input_of is not None and init.input_of not in own_input:
+                raise ValueError(
+                    f"{init.name}: input_of: expected one of the inits that are not random {own_input}, found {init.input_of!r}"
+                )
         if self.detect is None and self.readout is None:
             raise ValueError("expected `detect`, `readout` or both: there is nothing to measure")
         if self.pretrain is None and any(init.weights == PRETRAINED and not init.pretrain for init in self.inits):
@@ -247,7 +260,7 @@ def load_study(
     values = merge(merge(values, flags or {}), given)
     if values.get("pool") is not None and values.get("pretrain") is None and _wants_pretraining(values):
         values["pretrain"] = {}
-    origin = type(origin)(where, over.overridden)
+    origin = type(origin)(where, over.overridden if config_file is not None else ())  # else all is the command line's
     config = from_mapping(StudyConfig, values, where=origin)
     for key, text in _templates(config).items():
         for name in re.findall(r"\{(\w*)\}", text):

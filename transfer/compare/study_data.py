@@ -6,135 +6,168 @@ made again it is the same, so that a study that is continued goes on from what i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.base.atomic import write_json, write_text
+from pretrain.base.atomic import write_text
 from pretrain.base.errors import DataError
 from pretrain.data.index import Source
 from pretrain.data.source import ClassFolders, ImageSource, list_images, open_source
 from transfer.compare.study_config import DetectConfig, ReadoutConfig, StudyConfig
+from transfer.compare.study_copies import copies_among, find_test_images, image_files
 from transfer.compare.study_plan import DATA, StudyData, with_data
 
 if TYPE_CHECKING:
+    from transfer.data.leakage import Leak
     from transfer.data.records import DetectionData
 
 SPLITS = "splits"
 PLACE = f"{{output}}/{SPLITS}"
 NAMED = 5  # images in a message
-MOST_COMPARED = 5000  # labelled images, each with each
 
 
 @dataclass(frozen=True)
 class Prepared:
     """data: for the plan. train: labelled training images before fractions are drawn, None where the study has none (yet).
 
-    notes: what was made, one sentence each.
+    notes: what was made, one sentence each. leaks: test images among the training images.
     """
 
     data: StudyData
     train: DetectionData | None
     notes: tuple[str, ...]
+    leaks: tuple[Leak, ...] = ()
 
 
-def prepare_data(config: StudyConfig, output_dir: Path) -> Prepared:
-    """Read one's own data and write what the study needs of them. Raises DataError and ConfigError as the readers do."""
+@dataclass(frozen=True)
+class _Labelled:
+    """Of the detector's data. train: as in `Prepared`. test_files: of the test images."""
+
+    data: StudyData
+    train: DetectionData | None
+    test_files: list[Path]
+    leaks: tuple[Leak, ...]
+
+
+def prepare_data(config: StudyConfig, output_dir: Path, *, earlier: Path | None = None) -> Prepared:
+    """Read one's own data and write what the study needs of them.
+
+    earlier: a folder of the same study, where pictures may have been compared already. Raises DataError and ConfigError as the
+    readers do.
+    """
     notes: list[str] = []
-    data = StudyData()
-    train: DetectionData | None = None
-    test_files: list[Path] = []
+    labelled = _Labelled(StudyData(), None, [], ())
     made_here = config.pool is not None and "{data}" in config.pool
     # Before the splits are written, so that a wrong path leaves nothing.
     source = open_source(config.pool) if config.pool is not None and not made_here else None
-    if config.detect is not None:
-        data, train, test_files = _detection(config.detect, output_dir, notes)
-    if config.readout is not None:
+    folder: str | None = None
+    held_out: list[Path] = []
+    if config.readout is not None:  # first, for the same reason: the detector's images were looked at before
         folder, held_out = _readout(config.readout, output_dir, notes)
-        data = replace(data, readout=folder)
-        test_files += held_out
+    if config.detect is not None:
+        labelled = _detection(config.detect, output_dir, earlier, notes)
+    data = replace(labelled.data, readout=folder)
+    test_files = [*labelled.test_files, *held_out]
     if config.pool is not None:
-        pool = _pool(config.pool, source, test_files, output_dir, notes) if source is not None else config.pool
+        pool = config.pool
+        if source is not None:
+            pool = _pool(config.pool, source, test_files, notes, splits=output_dir / SPLITS, earlier=earlier)
         data = replace(data, pool=with_data(pool))
-    return Prepared(data, train, tuple(notes))
+    return Prepared(data, labelled.train, tuple(notes), labelled.leaks)
 
 
 # --- detection ----------------------------------------------------------------------------------------------------------
 
 
-def _detection(
-    part: DetectConfig, output_dir: Path, notes: list[str]
-) -> tuple[StudyData, DetectionData | None, list[Path]]:
-    """The SPECs of every fraction and seed, what was read, the files of the test images."""
+def _detection(part: DetectConfig, output_dir: Path, earlier: Path | None, notes: list[str]) -> _Labelled:
+    """What was read, and its SPECs with a split and fractions where the study asks for them."""
     whole = part.fractions == (1.0,)
     embedded = "{data}" in part.train_data
     if embedded and whole and part.test_data is not None:
         # The first stage makes them; nothing is to be drawn.
         specs = {(1.0, seed): with_data(part.train_data) for seed in part.seeds}
-        return StudyData(train=specs, test=with_data(part.test_data)), None, []
-    from transfer.data.fractions import image_folder, relative_names, write_fraction, write_part
-    from transfer.data.leakage import find_leakage
+        return _Labelled(StudyData(train=specs, test=with_data(part.test_data)), None, [], ())
     from transfer.data.spec import parse_spec, read_data
-    from transfer.data.split import classes_of, split_images
 
-    def located(text: str) -> str:
-        return text.replace("{data}", str(output_dir / "data"))
+    def read(text: str) -> DetectionData:
+        return read_data(parse_spec(text.replace("{data}", str(output_dir / "data"))))
 
-    read = read_data(parse_spec(located(part.train_data)))
-    train, splits = read, output_dir / SPLITS
-    folder = image_folder(read)
+    train, leaks, splits = read(part.train_data), [], output_dir / SPLITS
     files: list[Path] = []
     if part.test_data is None:
-        paths = [Path(record["file_name"]) for record in read.records]
-        groups = _copies(paths)
-        inside, outside = split_images(
-            classes_of(read),
-            relative_names([str(path) for path in paths]),
-            test_fraction=part.test_fraction,
-            seed=part.split_seed,
-            together=groups,
-        )
-        write_part(read, inside, splits / "train.json")
-        write_part(read, outside, splits / "test.json")
-        train = replace(read, records=tuple(read.records[position] for position in inside))
-        test_files = [paths[position] for position in outside]
+        train, test_files, folder = _divided(part, train, splits, notes)
         train_spec, test_spec = (f"coco:{PLACE}/{name}.json:{folder}" for name in ("train", "test"))
-        copies = f"; {len(groups)} pairs of copies kept together" if groups else ""
-        notes.append(
-            f"split: {len(inside)} training and {len(outside)} test images of {part.train_data} by seed {part.split_seed}"
-            f"{copies} ({_in_classes(read, outside)} in the test images)"
-        )
-        if part.train_data.startswith("voc"):
-            notes.append("split: the metric of the split is COCO AP; AP50 is VOC's, but for objects marked difficult")
     else:
-        test = read_data(parse_spec(located(part.test_data)))
-        test_files = [Path(record["file_name"]) for record in test.records]
+        test_files = _image_paths(read(part.test_data))
         train_spec, test_spec = with_data(part.train_data), with_data(part.test_data)
         files = [] if embedded else _annotation_files(part.train_data, part.test_data)
-        paths = [Path(record["file_name"]) for record in read.records]
-        leaks = find_leakage(None, _files(paths), _files(test_files))
+        others = image_files(_image_paths(train))
+        leaks = find_test_images("training data", others, test_files, splits, earlier=earlier and earlier / SPLITS)
         if leaks:
-            shown = "; ".join(leak.line() for leak in leaks[:NAMED])
             notes.append(
-                f"WARNING: {len({leak.test for leak in leaks})} of {len(test_files)} test images are also training images, so figures "
-                f"come out too high: {shown}{'; ...' if len(leaks) > NAMED else ''}"
+                f"WARNING: {len({leak.test for leak in leaks})} of {len(test_files)} test images are also training images, so "
+                "figures come out too high"
             )
+    specs = _drawn(part, train, train_spec, splits, notes)
+    written = part.test_data is None or not whole
+    data = StudyData(train=specs, test=test_spec, written=written, files=tuple(files))
+    return _Labelled(data, train, test_files, tuple(leaks))
+
+
+def _image_paths(data: DetectionData) -> list[Path]:
+    return [Path(record["file_name"]) for record in data.records]
+
+
+def _divided(
+    part: DetectConfig, read: DetectionData, splits: Path, notes: list[str]
+) -> tuple[DetectionData, list[Path], Path]:
+    """train.json and test.json out of one split: the training part, the files of the test images, the folder of the images."""
+    from transfer.data.fractions import image_folder, relative_names, write_part
+    from transfer.data.split import classes_of, split_images
+
+    paths = _image_paths(read)
+    groups = copies_among(paths)
+    inside, outside = split_images(
+        classes_of(read),
+        relative_names([str(path) for path in paths]),
+        test_fraction=part.test_fraction,
+        seed=part.split_seed,
+        together=groups,
+    )
+    write_part(read, inside, splits / "train.json")
+    write_part(read, outside, splits / "test.json")
+    copies = f"; {len(groups)} pairs of copies kept together" if groups else ""
+    notes.append(
+        f"split: {len(inside)} training and {len(outside)} test images of {part.train_data} by seed {part.split_seed}"
+        f"{copies} ({_in_classes(read, outside)} in the test images)"
+    )
+    if part.train_data.startswith("voc"):
+        notes.append("split: the metric of the split is COCO AP; AP50 is VOC's, but for objects marked difficult")
+    train = replace(read, records=tuple(read.records[position] for position in inside))
+    return train, [paths[position] for position in outside], Path(image_folder(read))
+
+
+def _drawn(
+    part: DetectConfig, train: DetectionData, spec: str, splits: Path, notes: list[str]
+) -> dict[tuple[float, int], str]:
+    """(fraction, seed) -> SPEC; the file of each fraction below 1 is written."""
+    from transfer.data.fractions import image_folder, write_fraction
+
     specs = {}
     for fraction in part.fractions:
         for seed in part.seeds:
-            specs[fraction, seed] = train_spec
+            specs[fraction, seed] = spec
             if fraction < 1:
                 name = f"train_f{fraction:g}_s{seed}.json"
                 write_fraction(train, splits / name, fraction=fraction, seed=seed)
                 specs[fraction, seed] = f"coco:{PLACE}/{name}:{image_folder(train)}"
-    if not whole:
+    if part.fractions != (1.0,):
         sizes = ", ".join(f"{_size(train, fraction)} ({fraction:.3g})" for fraction in part.fractions)
         notes.append(f"fractions: {sizes} of {len(train.records)} training images, nested, another draw for every seed")
         notes += _absent_classes(train, part, splits)
-    written = part.test_data is None or not whole
-    return StudyData(train=specs, test=test_spec, written=written, files=tuple(files)), train, test_files
+    return specs
 
 
 def _size(data: DetectionData, fraction: float) -> int:
@@ -205,7 +238,7 @@ def _readout(part: ReadoutConfig, output_dir: Path, notes: list[str]) -> tuple[s
         names,
         test_fraction=part.test_fraction,
         seed=part.split_seed,
-        together=_copies(folders.paths),
+        together=copies_among(folders.paths),
     )
     held_out = set(outside)
     for position, name in enumerate(names):
@@ -228,12 +261,15 @@ def _link(place: Path, target: Path) -> None:
 # --- the pool -----------------------------------------------------------------------------------------------------------
 
 
-def _pool(pool: str, source: Source, test_files: Sequence[Path], output_dir: Path, notes: list[str]) -> str:
+def _pool(
+    pool: str, source: Source, test_files: Sequence[Path], notes: list[str], *, splits: Path, earlier: Path | None
+) -> str:
     """`pool`, or a list of its images without those that are test images, also turned, flipped or stored again."""
     if "://" in pool:
         notes.append(f"pool: {len(source):,} images on a server, NOT compared with the test images")
         return pool
-    found = _test_images_in(source, test_files, output_dir)
+    leaks = find_test_images("pool", source, test_files, splits, earlier=earlier and earlier / SPLITS)
+    found = sorted({leak.position for leak in leaks})
     if not found:
         notes.append(f"pool: {len(source):,} images, none of them a test image or a changed copy of one")
         return pool
@@ -249,7 +285,7 @@ def _pool(pool: str, source: Source, test_files: Sequence[Path], output_dir: Pat
         raise DataError(
             f"{pool}: all of its {len(source)} images are test images; give images that nothing is tested on"
         )
-    path = output_dir / SPLITS / "pool.txt"
+    path = splits / "pool.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "\n".join(map(str, kept)) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8", errors="surrogateescape") != text:
@@ -259,45 +295,6 @@ def _pool(pool: str, source: Source, test_files: Sequence[Path], output_dir: Pat
         f"{shown}{', ...' if len(found) > NAMED else ''}"
     )
     return f"{PLACE}/pool.txt"
-
-
-def _test_images_in(source: Source, test_files: Sequence[Path], output_dir: Path) -> list[int]:
-    """Positions in the pool; kept in OUT/splits/leakage.json, since every picture is looked at."""
-    from transfer.data.leakage import find_leakage
-
-    if not test_files:
-        return []
-    tested = _files(test_files)
-    compared = {"pool": source.fingerprint(), "test": tested.fingerprint()}
-    path = output_dir / SPLITS / "leakage.json"
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["compared"] == compared:
-            return [int(position) for position in known["positions"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    leaks = find_leakage(source, None, tested)
-    positions = sorted({leak.position for leak in leaks})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"compared": compared, "positions": positions, "found": [leak.line() for leak in leaks]})
-    return positions
-
-
-def _files(paths: Sequence[Path]) -> ImageSource:
-    return ImageSource(Path("/"), [str(path.absolute()).lstrip("/") for path in paths])
-
-
-def _copies(paths: Sequence[Path]) -> list[list[int]]:
-    """Groups of labelled images that are copies of each other; of a large set equal files alone."""
-    from transfer.data.leakage import find_leakage
-    from transfer.data.split import equal_files
-
-    if len(paths) > MOST_COMPARED:
-        return equal_files(paths)
-    source = _files(paths)
-    place = {source.where(index): index for index in range(len(paths))}
-    leaks = find_leakage(None, source, source)
-    return [[place[leak.test], leak.position] for leak in leaks if place[leak.test] < leak.position]
 
 
 def data_folder(output_dir: Path) -> Path:

@@ -15,7 +15,7 @@ In: `StudyConfig` with everything chosen, `StudyData`. Out: stages. Their folder
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transfer.compare.stages import (
@@ -43,6 +43,7 @@ from transfer.compare.study_config import (
 
 DATA = "{output}/data"
 RANDOM = "random"
+LIKE = "like:"  # transfer/detect/inits.py's, which needs Detectron2
 RANDOM_WEIGHTS = (NO_WEIGHTS, RANDOM, "random_bgr")  # the last two: names of tools/train_net.py --init
 STEPS_AT = (3 / 4, 11 / 12)  # of a schedule of so many iterations, where the rate falls: VOC's "24k"
 WARMUP = 0.1  # of it, at most
@@ -80,7 +81,8 @@ def plan_study(config: StudyConfig, data: StudyData) -> tuple[Stage, ...]:
     pretrainings = [stage.name for stage in preparation if stage.resumes]
     report = tool_stage(
         "report",
-        *(*folders, *(["{output}/pretrain"] if pretrainings else []), "--output", "{output}/report"),
+        *(*folders, *(["{output}/pretrain"] if pretrainings else [])),
+        *("--output", "{output}/report", "--study", "{output}"),
         *(("--baseline", config.baseline) if config.baseline else ()),
         name="report",
         title="report",
@@ -191,6 +193,7 @@ class _Start:
     """One start of an initialisation: with pre-trainings, one for each of their seeds.
 
     pretrain_seed: None for weights that the study does not make. weights: None for random ones and names of the catalog.
+    like: of random weights: whose input they take, a file or a name of the catalog (like_catalog); "": that of our own weights.
     """
 
     init: InitConfig
@@ -198,6 +201,8 @@ class _Start:
     weights: str | None
     needs: tuple[str, ...]
     files: tuple[Path, ...] = ()
+    like: str = ""
+    like_catalog: bool = False
 
     def folder(self, kind: str, fraction: float, seed: int) -> str:
         made = "" if self.pretrain_seed is None else f"p{self.pretrain_seed}_"
@@ -210,11 +215,16 @@ class _Start:
     @property
     def text(self) -> str:
         """For --init of tools/train_net.py."""
-        name, weights = (
-            self.init.name,
-            self.weights or (RANDOM if self.init.weights == NO_WEIGHTS else self.init.weights),
-        )
+        name, weights = self.init.name, self.weights or self.init.weights
+        if self.init.weights == NO_WEIGHTS:
+            weights = f"{LIKE}{self.like}" if self.like else RANDOM
         return name if name == weights else f"{name}={weights}"
+
+    def for_readout(self, arch: str) -> str | None:
+        """For --weights of tools/linear_eval.py; None for a name of the detector's catalog. arch: of random weights."""
+        if self.weights is not None or self.init.weights not in RANDOM_WEIGHTS:
+            return self.weights
+        return f"{RANDOM}:{arch}:{self.like}" if self.like and not self.like_catalog else f"{RANDOM}:{arch}"
 
 
 def _starts(config: StudyConfig, init: InitConfig) -> list[_Start]:
@@ -231,6 +241,19 @@ def _starts(config: StudyConfig, init: InitConfig) -> list[_Start]:
                 (*needs, f"convert-{name and f'{name}-'}seed{seed}"),
             )
             for seed in part.seeds
+        ]
+    if init.input_of is not None:
+        other = next(one for one in config.inits if one.name == init.input_of)
+        like = _starts(config, other)[0]
+        return [
+            replace(
+                like,
+                init=init,
+                pretrain_seed=None,
+                weights=None,
+                like=like.weights or other.weights,
+                like_catalog=like.weights is None,
+            )
         ]
     file = weight_file(init)
     if file is None:
@@ -280,14 +303,15 @@ def _readouts(config: StudyConfig, data: StudyData) -> Iterator[Stage]:
         for fraction in part.fractions:
             for init in config.inits:
                 for start in _starts(config, init):
-                    if start.weights is None and init.weights not in RANDOM_WEIGHTS:
-                        continue  # a name of the detector's catalog: study_checks says so
+                    weights = start.for_readout(part.arch)
+                    if weights is None:
+                        continue
                     folder = start.folder("readout", fraction, seed)
                     yield readout_stage(
                         name=folder.replace("/", "-"),
                         title=f"linear readout of {start.title(fraction, seed, several=len(part.fractions) > 1)}",
                         folder=folder,
-                        weights=start.weights or f"{RANDOM}:{part.arch}",
+                        weights=weights,
                         init=init.name,
                         seed=seed,
                         data=data.readout,

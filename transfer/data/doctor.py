@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -42,6 +42,7 @@ BOX_OF_MASK = 0.7  # IoU of an object's box with the box around its mask
 SLACK = 4.0  # px: by which a drawn box may differ from its mask's
 AREA_FACTOR, AREA_SLACK = 2.0, 32.0  # of the file's area and the mask's
 FEW_OBJECTS = 10
+TINY_OBJECTS = "data/tiny-objects"  # the one finding that depends on the working size
 MANY_EMPTY = 0.5  # share of images without an object
 MANY_UNLISTED = 0.5  # share of the files of a folder: with more, the data are meant to be a part of it
 T = TypeVar("T")
@@ -180,10 +181,37 @@ def diagnose_data(
     if data is None:
         return DataReport(spec, tuple(findings), (), 0, 0, 0, 0, None)
     classes = _class_summaries(data, working_size)
-    findings += _distribution_findings(data, classes, spec, working_size)
+    findings += [*_distribution_findings(data, classes, spec), *_tiny_findings(classes, spec, working_size)]
     crowds = sum(bool(thing.get("iscrowd")) for record in data.records for thing in record["annotations"])
     empty = len(data.records) - data.num_labelled_images
     return DataReport(spec, tuple(findings), classes, len(data.records), empty, data.num_objects, crowds, data)
+
+
+def diagnose_splits(
+    specs: Mapping[str, str | None], *, options: ReadOptions = DEFAULTS, working_size: tuple[int, int] = WORKING_SIZE
+) -> tuple[dict[str, DataReport], list[Finding]]:
+    """Role ("train", "test") -> SPEC, or None for a split that there is not. Reports by role; all findings: those of each split,
+    then what does not fit between the two. Raises ConfigError for a SPEC that is none, before any is read."""
+    given = {role: text for role, text in specs.items() if text is not None}
+    for text in given.values():
+        parse_spec(text)  # before minutes are spent on the others
+    reports = {role: diagnose_data(text, options=options, working_size=working_size) for role, text in given.items()}
+    return reports, joined_findings(reports)
+
+
+def joined_findings(reports: Mapping[str, DataReport]) -> list[Finding]:
+    """Those of each split, then what does not fit between the training and the test data."""
+    findings = [finding for report in reports.values() for finding in report.findings]
+    return findings + (compare_splits(reports["train"], reports["test"]) if len(reports) == 2 else [])
+
+
+def at_working_size(report: DataReport, working_size: tuple[int, int]) -> DataReport:
+    """What `diagnose_data` says at another size, without reading anything again."""
+    if report.data is None:
+        return report
+    classes = _class_summaries(report.data, working_size)
+    others = [finding for finding in report.findings if finding.id != TINY_OBJECTS]
+    return replace(report, classes=classes, findings=(*others, *_tiny_findings(classes, report.spec, working_size)))
 
 
 def listed_images(spec: str) -> list[str]:
@@ -502,9 +530,7 @@ def _class_summaries(data: DetectionData, working_size: tuple[int, int]) -> tupl
     )
 
 
-def _distribution_findings(
-    data: DetectionData, classes: Sequence[ClassSummary], spec: str, working_size: tuple[int, int]
-) -> Iterator[Finding]:
+def _distribution_findings(data: DetectionData, classes: Sequence[ClassSummary], spec: str) -> Iterator[Finding]:
     if not data.num_objects:
         message = f"no labelled object in {len(data.records)} images"
         yield Finding("data/no-objects", "error", spec, message, "export the data with their objects")
@@ -515,17 +541,21 @@ def _distribution_findings(
         severity: Severity = "warning" if share > MANY_EMPTY else "note"
         yield Finding("data/empty-images", severity, spec, message, "annotate them, if there is something in them")
     for summary in classes:
-        where = f"{spec}: {summary.name!r}"
+        if 0 < summary.objects < FEW_OBJECTS:
+            message = f"{summary.objects} objects: AP of this class says little, its interval is wide"
+            where = f"{spec}: {summary.name!r}"
+            yield Finding("data/few-objects", "note", where, message, "label more of them, or join classes")
+
+
+def _tiny_findings(classes: Sequence[ClassSummary], spec: str, working_size: tuple[int, int]) -> Iterator[Finding]:
+    change = "train on larger images (INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST) or on tiles"
+    for summary in classes:
         if summary.tiny:
             message = (
                 f"{summary.tiny} of {summary.objects} objects are smaller than {TINY:g} px (root of the area) once images are "
                 f"scaled to {working_size[0]} px: smaller than a cell of the feature map"
             )
-            change = "train on larger images (INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST) or on tiles"
-            yield Finding("data/tiny-objects", "warning", where, message, change)
-        if 0 < summary.objects < FEW_OBJECTS:
-            message = f"{summary.objects} objects: AP of this class says little, its interval is wide"
-            yield Finding("data/few-objects", "note", where, message, "label more of them, or join classes")
+            yield Finding(TINY_OBJECTS, "warning", f"{spec}: {summary.name!r}", message, change)
 
 
 # A picture

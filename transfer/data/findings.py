@@ -64,6 +64,19 @@ def count_line(findings: Iterable[Finding]) -> str:
     return ", ".join(f"{counts[name]} {name}{'' if counts[name] == 1 else 's'}" for name in SEVERITIES)
 
 
+def finding_lines(findings: Iterable[Finding], *, most: int, rest: str) -> list[str]:
+    """For a screen, in their order: a line each, with the line to change below it. most: of one id; rest: where the others are."""
+    lines: list[str] = []
+    shown: Counter[str] = Counter()
+    for finding in findings:
+        shown[finding.id] += 1
+        if shown[finding.id] <= most:
+            lines.append(f"{finding.severity:8} {finding.id:30} {finding.where}: {finding.message}")
+            lines += [f"{'':8} change: {finding.change}"] if finding.change else []
+    lines += [f"{'':8} {what}: {count - most} more; {rest}" for what, count in shown.items() if count > most]
+    return lines
+
+
 def findings_document(findings: Sequence[Finding], **more: Any) -> Mapping[str, Any]:
     """What `--json FILE` holds: the counts, the findings (the worst first), and `more`."""
     return {

@@ -109,6 +109,7 @@ def find_leakage(
     train: Images | None,
     test: Images,
     *,
+    show_progress: bool = False,
     on_unreadable: Callable[[str, str], None] = lambda name, reason: None,
 ) -> list[Leak]:
     """Every test image that is in the training data or in the pool, sorted by test image; each pair once.
@@ -116,7 +117,7 @@ def find_leakage(
     on_unreadable: called with the name and the reason of each image that cannot be compared. Raises DataError where there are no
     images at all.
     """
-    tested = read_pictures(open_images(test))
+    tested = read_pictures(open_images(test), show_progress=show_progress)
     for name, reason in tested.unreadable:
         on_unreadable(name, reason)
     leaks: list[Leak] = []
@@ -127,7 +128,7 @@ def find_leakage(
         source = open_images(images)
         for start in range(0, len(source), CHUNK):
             chunk = range(start, min(start + CHUNK, len(source)))
-            pictures = read_pictures(source, chunk)
+            pictures = read_pictures(source, chunk, show_progress=show_progress)
             for name, reason in pictures.unreadable:
                 on_unreadable(name, reason)
             leaks += compare_pictures(tested, pictures, split=split)

@@ -75,28 +75,17 @@ class VocEvaluator(DatasetEvaluator):
         kept: dict[str, np.ndarray] = {"eleven_points": np.array(self._eleven_points)}
         for category, truth in sorted(self._truth().items()):
             of_class = rows[:, 0] == category
-            places, scores = images[of_class], rows[of_class, 1]
-            order, hit, counted = match_objects(truth, places, scores, rows[of_class, 2:])
-            objects = np.zeros(len(self._records), dtype=int)
-            for position, things in truth.items():
-                objects[position] = (things[:, 4] == 0).sum()
+            parts = class_matches(
+                truth, images[of_class], rows[of_class, 1], rows[of_class, 2:], num_images=len(self._records)
+            )
             precision = [
-                precision_of(*curve, num_objects=int(objects.sum()), eleven_points=self._eleven_points)
-                for curve in zip(hit, counted, strict=True)
+                precision_of(*curve, num_objects=int(parts["num_objects"].sum()), eleven_points=self._eleven_points)
+                for curve in zip(parts["hit"], parts["counted"], strict=True)
             ]
             table[category] = [100.0 * value for value in precision]
-            parts = {
-                "image": places[order],
-                "score": scores[order],
-                "hit": hit,
-                "counted": counted,
-                "num_objects": objects,
-            }
             kept |= {f"{category}/{name}": values for name, values in parts.items()}
         if self._output_dir is not None:
-            self._output_dir.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._output_dir / MATCHES) as file:
-                np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
+            write_matches(self._output_dir, kept)
         if not table:
             LOGGER.warning("no object that is not difficult in %d images: AP cannot be computed", len(self._records))
             return OrderedDict(bbox=dict.fromkeys(("AP", "AP50", "AP75"), math.nan))
@@ -117,6 +106,25 @@ class VocEvaluator(DatasetEvaluator):
             for category, images in truth.items()
         }
         return {c: images for c, images in arrays.items() if any((rows[:, 4] == 0).any() for rows in images.values())}
+
+
+def class_matches(
+    truth: Mapping[int, np.ndarray], images: np.ndarray, scores: np.ndarray, boxes: np.ndarray, *, num_images: int
+) -> dict[str, np.ndarray]:
+    """What MATCHES holds of one class: the arguments of `match_objects` -> image, score, hit and counted in its order, and
+    num_objects (num_images,) that count in each image."""
+    order, hit, counted = match_objects(truth, images, scores, boxes)
+    objects = np.zeros(num_images, dtype=int)
+    for position, things in truth.items():
+        objects[position] = (things[:, 4] == 0).sum()
+    return {"image": images[order], "score": scores[order], "hit": hit, "counted": counted, "num_objects": objects}
+
+
+def write_matches(output_dir: Path, kept: Mapping[str, np.ndarray]) -> None:
+    """kept: "eleven_points", and "CLASS/NAME" of what `class_matches` gives."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with atomic_file(output_dir / MATCHES) as file:
+        np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
 
 
 def match_objects(

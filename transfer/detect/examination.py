@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserError
-from transfer.data.doctor import DataReport, compare_splits, diagnose_data, draw_samples
+from transfer.data.doctor import DataReport, diagnose_splits, draw_samples
 from transfer.data.findings import Finding, by_severity, count_line, findings_document
 from transfer.data.leakage import find_leakage, leakage_findings
 from transfer.data.spec import PreparedData, parse_spec
@@ -72,19 +72,11 @@ def examine(
         raise ConfigError("--pool is compared with the test images: give --test-data SPEC, too")
     import_modules(options.modules)
     specs = {"train": options.train_data, "test": options.test_data}
-    for text in specs.values():
-        if text is not None:
-            parse_spec(text)  # a SPEC of no known form, before minutes are spent on the others
     config, init = _asked(options) if options.config_file else (None, None)
     size = (config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST) if config is not None else None
-    reports = {
-        role: diagnose_data(text, options=options.read, **({"working_size": size} if size and size[0] > 0 else {}))
-        for role, text in specs.items()
-        if text is not None
-    }
-    findings = [finding for report in reports.values() for finding in report.findings]
-    if len(reports) == 2:
-        findings += compare_splits(reports["train"], reports["test"])
+    reports, findings = diagnose_splits(
+        specs, options=options.read, **({"working_size": size} if size and size[0] > 0 else {})
+    )
     notes: tuple[str, ...] = ()
     looked_at = [f"{len(reports)} split{'s' * (len(reports) > 1)}"] if reports else []
     if config is not None:

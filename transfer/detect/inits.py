@@ -34,6 +34,7 @@ PYRAMID_KEY = (
     "MODEL.BACKBONE.NAME"  # a whole detector with a pyramid keeps its ResNet under another name than one without
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+LIKE = "like:"  # NAME=like:WHAT: random weights that want their input as WHAT, a file or a name, does
 FORMS = "expected NAME=FILE of converted weights (mine=weights/mine.pth), random, or a name of the catalog"
 
 
@@ -91,7 +92,8 @@ CATALOG: Mapping[str, Init] = {name: _of_address(name, address) for name, addres
 
 
 def parse_init(text: str, *, trust: bool = False) -> Init:
-    """The initialisation that `--init TEXT` asks for, its sidecar read and compared with the file.
+    """The initialisation that `--init TEXT` asks for, its sidecar read and compared with the file. `random=like:FILE` (or a name of
+    the catalog, or another row's name before the =): random weights with the input of others, with which they are compared.
 
     trust: take a file without a valid sidecar, whose keys the user then gives. Raises ConfigError for a text of no known form,
     CheckpointError for a file that is absent, or whose sidecar is absent or proves nothing.
@@ -109,7 +111,11 @@ def parse_init(text: str, *, trust: bool = False) -> Init:
         )
     if not place:
         raise ConfigError(f"--init {text}: nothing after the =; {FORMS}")
-    if name in known and place != name:
+    is_random = name not in known or name == "random"
+    if place.startswith(LIKE) and is_random:
+        other = parse_init(f"other={place.removeprefix(LIKE)}")
+        return replace(RANDOM["random"], name=name, settings={key: other.settings[key] for key in CONTRACT_KEYS})
+    if name in known and place != name and not (is_random and place in RANDOM):
         raise ConfigError(
             f"--init {text}: {name} is the name of {known[name].weights or 'random weights'}; give this row another one, for "
             f"example --init mine={place}"
@@ -131,6 +137,7 @@ def parses_to(text: str, init: Init) -> bool:
     name, _, place = text.partition("=")
     known = RANDOM | dict(CATALOG)
     weights = known[place or name].weights if (place or name) in known else str(Path(place).expanduser())
+    weights = "" if place.startswith(LIKE) else weights
     return (name, place if "://" in place else weights) == (init.name, init.weights)
 
 
@@ -202,6 +209,8 @@ def _source(init: Init) -> str:
     """Who says how the weights want their input."""
     if init.origin == "sidecar":
         return f"the sidecar {sidecar_path(Path(init.weights))}"
+    if init.origin == "random" and RANDOM.get(init.name) != init:
+        return "the weights with which these random ones are compared"
     entry = catalog_entry(init.weights)
     return entry.source if entry is not None else f"transfer/detect/inits.py, for {init.name}"
 
@@ -226,6 +235,8 @@ def apply_detectors_input(config: CfgNode, given: frozenset[str]) -> tuple[str, 
 def _words(init: Init) -> str:
     """The initialisation as it is typed."""
     known = RANDOM | dict(CATALOG)
+    if init.origin == "random" and init.settings not in [entry.settings for entry in RANDOM.values()]:
+        return f"--init {init.name}={LIKE}..."
     same = next((name for name, entry in known.items() if entry == replace(init, name=name)), init.weights)
     return f"--init {init.name}" if same == init.name else f"--init {init.name}={same}"
 

@@ -28,6 +28,7 @@ from transfer.detect.options import RunOptions
 from transfer.detect.trainer import DetectionTrainer
 
 ACCUMULATE = "accumulate"  # of a record's details and experiment: in how many parts a batch is run
+GROUND_TRUTH = "test_file"  # of a record's details: the COCO file of a built-in data set
 INIT = "init"  # of a record's details: what --init asked for and applied
 
 
@@ -68,6 +69,10 @@ def begin_record(
         seed = config.SEED
     if own is not None and own.notes:
         details["data_notes"] = list(own.notes)  # what was repaired or left out, with counts
+    if own is None and len(test) == 1 and (truth := MetadataCatalog.get(test[0]).get("json_file")):
+        details[GROUND_TRUTH] = str(
+            Path(truth).absolute()
+        )  # DETECTRON2_DATASETS may be another one when it is looked for
     if weights.sidecar:
         details["sidecar"] = weights.sidecar
     if init is not None:

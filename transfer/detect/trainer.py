@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import IterationTimer, LRScheduler
-from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
@@ -38,6 +38,7 @@ from pretrain.views.rng import DETECTION_STEP_STREAM
 from transfer.data.ground_truth import ground_truth_json
 from transfer.data.records import DetectionData
 from transfer.data.spec import COCO_METRIC, VOC_2007_METRIC, VOC_METRIC
+from transfer.detect.builtin_voc import BuiltinVocEvaluator
 from transfer.detect.checkpointer import CLASS_NAMES, FINAL, SafeCheckpointer, name_of
 from transfer.detect.coco_evaluation import CocoEvaluator
 from transfer.detect.evaluation import VocEvaluator
@@ -295,7 +296,7 @@ class DetectionTrainer(DefaultTrainer):
         if kind == "own_voc":
             return VocEvaluator(dataset_name, inference_dir)
         if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
+            return BuiltinVocEvaluator(dataset_name, inference_dir)
         if kind != "coco":
             _provide_ground_truth(dataset_name, inference_dir)
         tasks: tuple[str, ...] = ("bbox",)

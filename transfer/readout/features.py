@@ -203,7 +203,7 @@ class FrozenEncoder:
 
 
 def load_frozen_encoder(weights: str, config: EncoderSettings, *, branch: str | None) -> FrozenEncoder:
-    """`random:ARCH` (seeded by config.seed), or whatever tools/convert_weights.py takes: a file of any layout and branch, a run, a
+    """`random:ARCH` (seeded by config.seed), `random:ARCH:FILE` (with the input and the stride of FILE), or whatever tools/convert_weights.py takes: a file of any layout and branch, a run, a
     Hugging Face folder. Also what no detector can be given: the small stem, narrow encoders, the two towers of CMC.
 
     Raises CheckpointError/ConfigError for what cannot be used.
@@ -215,8 +215,10 @@ def load_frozen_encoder(weights: str, config: EncoderSettings, *, branch: str | 
             raise ConfigError(f"--branch {branch} is for a checkpoint; random weights have no branches")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            module: ResNetEncoder | TowerEncoders = ResNetEncoder(weights.removeprefix(RANDOM))
-        contract, sha256 = InputContract(), None
+            arch, _, like = weights.removeprefix(RANDOM).partition(":")
+            contract = load_encoders(Path(like)).contract if like else InputContract()
+            module: ResNetEncoder | TowerEncoders = ResNetEncoder(arch, stride_in_1x1=contract.stride_in_1x1)
+        sha256 = None
     else:
         encoders = load_encoders(Path(weights), branch=branch)
         contract, sha256 = encoders.contract, encoders.sha256

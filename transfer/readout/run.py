@@ -207,7 +207,12 @@ def begin_record(
         class_names=class_names,
         metric=metric,
         initialisation=start,
-        details={"arch": encoder.module.arch, "branch": weights.branch, "protocol": protocol},
+        details={
+            "arch": encoder.module.arch,
+            "branch": weights.branch,
+            "protocol": protocol,
+            "input": encoder.contract.to_dict(),
+        },
     )
 
 

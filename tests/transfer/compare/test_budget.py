@@ -15,12 +15,12 @@ from transfer.compare.budget import (
     Cost,
     Schedule,
     Work,
-    _line,
     divide,
     estimate_lines,
     least_budget,
     seconds_of,
 )
+from transfer.compare.measuring import TRIALS, Measured, _pretrain_cost, _readout_cost
 
 COSTS = {
     "pretrain": Cost(8.0, 0.5, 2**30),
@@ -104,16 +104,46 @@ def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
     assert "fewer --seeds" in text and "Nothing was run" in text
 
 
-def test_start_and_step_come_from_two_lengths() -> None:
-    cost = _line([(4, Cost(10.0, 0, 100)), (16, Cost(16.0, 0, 300))])
-    assert (cost.start, cost.step, cost.memory) == (8.0, 0.5, 300)
-    assert _line([(0, Cost(6.0))]) == Cost(6.0)
-    assert _line([(4, Cost(10.0)), (16, Cost(9.0))]).step == 0.0  # a machine that was busy at first
+def trial(epochs: int, batches: int, *, start: float, epoch: float, step: float, memory: int = 0) -> Measured:
+    """A pre-training of so many epochs of so many steps, on a machine that takes exactly that."""
+    steps = epochs * batches
+    return Measured(start + epoch * epochs + step * steps, memory, 0, (epochs, steps))
+
+
+def test_start_epoch_and_step_come_apart_so_that_a_large_pool_is_not_charged_an_epochs_cost_at_every_step() -> None:
+    machine = {"start": 8.0, "epoch": 3.0, "step": 0.5}
+    cost = _pretrain_cost([trial(one.epochs, one.batches, **machine) for one in TRIALS])
+    assert (cost.start, cost.epoch, cost.step) == pytest.approx((8.0, 3.0, 0.5))
+    work = Work(pretrainings=1, conversions=0, detections=0, readouts=0, steps_per_epoch=70)
+    estimated = seconds_of(work, {"pretrain": cost}, Schedule(20, 0))["pretrain"]
+    assert estimated == pytest.approx(8.0 + 20 * 3.0 + 20 * 70 * 0.5)
+    # Two trials alone, as a pool of three batches has them, would make 3 s of an epoch 1 s of each of its steps.
+    few = _pretrain_cost([trial(one.epochs, one.batches, **machine) for one in TRIALS[:2]])
+    assert few.of(3 * 20, 20) == pytest.approx(8.0 + 20 * 3.0 + 20 * 3 * 0.5) and few.step == pytest.approx(1.5)
+
+
+def test_a_machine_that_was_busy_at_first_gives_no_cost_below_zero() -> None:
+    for seconds in ((9.0, 5.0, 4.0), (5.0, 4.0, 30.0), (5.0, 30.0, 4.0)):
+        found = [Measured(s, 0, 0, (t.epochs, t.epochs * t.batches)) for s, t in zip(seconds, TRIALS, strict=True)]
+        cost = _pretrain_cost(found)
+        assert min(cost.start, cost.epoch, cost.step) >= 0, (seconds, cost)
+
+
+def test_a_readout_takes_on_average_what_one_of_the_mean_fraction_takes() -> None:
+    found = [Measured(20.0, 5, 0), Measured(11.0, 7, 0)]  # of all labels and of a tenth: 10 s + 10 s a whole set
+    assert _readout_cost(found, (0.1, 1.0)).start == pytest.approx(15.5)
+    assert _readout_cost(found[:1], (1.0,)) == Cost(20.0, memory=5)
+    assert _readout_cost(found, (0.1, 0.1, 1.0)).start == pytest.approx((20 + 11 + 11) / 3)
+
+
+def test_a_kind_of_stage_that_was_not_measured_is_left_out_of_the_lines() -> None:
+    costs = {kind: cost for kind, cost in COSTS.items() if kind != "convert"}
+    assert "convert" not in "\n".join(estimate_lines(WORK, costs, Schedule(20, 300), budget=None))
 
 
 def test_the_estimate_names_every_kind_its_memory_and_the_sum() -> None:
     lines = estimate_lines(WORK, COSTS, Schedule(20, 300), budget=7200.0)
     text = "\n".join(lines)
-    assert "pretrain" in lines[0] and "20 epochs of 70 steps of 0.50 s" in lines[0] and "1,024 MiB" in lines[0]
+    assert "pretrain" in lines[0] and "20 epochs of 35.0 s (70 steps)" in lines[0] and "1,024 MiB" in lines[0]
     assert "10 x" in text and "300 iterations of 0.40 s" in text and "readout" not in text
     assert "in all" in lines[-1] and "2 h 00 min" in lines[-1]

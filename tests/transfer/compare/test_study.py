@@ -19,18 +19,17 @@ from tests.transfer.fake_tools import write_tools
 from transfer.compare.choices import apply_choices, choose
 from transfer.compare.runner import open_folder
 from transfer.compare.stages import ROOT, Stage
-from transfer.compare.study import (
+from transfer.compare.study import run_study, show_study
+from transfer.compare.study_config import Expectation, StudyConfig, load_study
+from transfer.compare.study_data import prepare_data
+from transfer.compare.study_figures import (
     Scores,
     Verdict,
     differences_to,
     format_cell,
     format_table,
     judge,
-    run_study,
-    show_study,
 )
-from transfer.compare.study_config import Expectation, StudyConfig, load_study
-from transfer.compare.study_data import prepare_data
 from transfer.compare.study_plan import plan_study
 
 FAKE_TOOL = """
@@ -98,7 +97,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, commands_run_here: None, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr("transfer.compare.study.check_study", lambda *arguments: None)  # its detectors are fake
+    monkeypatch.setattr("transfer.compare.study_settle.check_study", lambda *arguments: ())  # its detectors are fake
     return Bench(tmp_path)
 
 
@@ -233,9 +232,9 @@ def test_a_plan_shows_commands_and_writes_nothing(bench: Bench) -> None:
 DRIVER = """
 import pathlib, sys
 from pretrain.base.errors import run_tool
-from transfer.compare import study
+from transfer.compare import study, study_settle
 from transfer.compare.study_config import load_study
-study.check_study = lambda *arguments: None
+study_settle.check_study = lambda *arguments: ()
 root = pathlib.Path(sys.argv[1])
 config = load_study(root / "study.yaml")
 run_tool(lambda: study.run_study(config, root / "runs" / "out", say=print, out=sys.stdout.buffer, root=root, devices=())[0])

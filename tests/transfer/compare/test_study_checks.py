@@ -13,9 +13,9 @@ from pretrain.base.errors import UserError
 from tests.tools.in_process import run_tool_here
 from tests.transfer.sweep_bench import write_images, write_labelled_image
 from transfer.compare.stages import ROOT
-from transfer.compare.study import Verdict
 from transfer.compare.study_checks import check_study
 from transfer.compare.study_config import Expectation, load_study
+from transfer.compare.study_figures import Verdict
 
 DEMO = ROOT / "configs" / "study" / "demo.yaml"
 

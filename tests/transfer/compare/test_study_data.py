@@ -14,7 +14,7 @@ from PIL import Image
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.data.source import open_source
 from tests.transfer.fake_tools import write_tools
-from transfer.compare.budget import Cost, measure
+from transfer.compare.budget import Cost
 from transfer.compare.choices import (
     SIDES,
     Choices,
@@ -25,7 +25,9 @@ from transfer.compare.choices import (
     require_same_budget,
     save_choices,
 )
-from transfer.compare.study import settle_study, show_study
+from transfer.compare.measuring import TRIALS, _Bench, measure
+from transfer.compare.runner import StageFolder
+from transfer.compare.study import show_study
 from transfer.compare.study_config import (
     DetectConfig,
     InitConfig,
@@ -35,7 +37,8 @@ from transfer.compare.study_config import (
     load_study,
 )
 from transfer.compare.study_data import prepare_data
-from transfer.compare.study_plan import StudyData
+from transfer.compare.study_plan import StudyData, plan_study
+from transfer.compare.study_settle import settle_study
 from transfer.data.spec import parse_spec, read_data
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import resolve_config_path
@@ -203,16 +206,58 @@ def test_encoders_that_no_detector_takes_together_are_refused(own: Path) -> None
     assert chosen.values["detect.config_file"] == "coco/R_50_FPN_1x.yaml"
 
 
-def test_random_weights_that_see_another_input_than_all_others_are_named(own: Path) -> None:
-    def notes(*inits: InitConfig) -> str:
-        made = PretrainConfig() if any(init.weights == "pretrained" for init in inits) else None
-        config = study(own, inits=inits, pretrain=made, pool=f"{own}/photos" if made else None)
-        return "\n".join(choose(config, train=None, pool_size=None, on_gpu=True).notes)
+MSRA, COCO = InitConfig("msra_r50", "msra_r50"), InitConfig("coco", "coco_r50_c4_3x")  # both BGR
+TORCH = InitConfig("torchvision_r50", "torchvision_r50")
 
-    assert "--init random_bgr" in notes(INITS[0], InitConfig("msra_r50", "msra_r50"))
-    assert "random_bgr" not in notes(*INITS, InitConfig("msra_r50", "msra_r50"))  # our own sees RGB
-    assert "random_bgr" not in notes(INITS[0], InitConfig("torchvision_r50", "torchvision_r50"))
-    assert "random_bgr" not in notes(InitConfig("random_bgr", "random_bgr"), InitConfig("msra_r50", "msra_r50"))
+
+@pytest.mark.parametrize(
+    ("others", "text", "note"),
+    [
+        ((MSRA,), "random=like:msra_r50", "random: input BGR, mean 103.5 116.3 123.7, std 1 1 1, stride in the 1x1"),
+        ((MSRA, COCO), "random=like:msra_r50", ", as all other rows"),
+        ((INITS[1],), "random", "random: input RGB, mean 123.7 116.3 103.5, std 58.4 57.12 57.38, stride in the 3x3"),
+        ((MSRA, INITS[1]), "random", "as mine (the study's own pre-training). The rows disagree: msra_r50: BGR"),
+        (
+            (TORCH, MSRA, COCO),
+            "random=like:msra_r50",
+            "as msra_r50 (the input of most rows). The rows disagree: torchvision",
+        ),
+        ((TORCH, MSRA), "random", "as torchvision_r50 (the first row). The rows disagree: msra_r50: BGR"),
+    ],
+)
+def test_random_weights_take_the_input_of_the_rest_and_say_whose(
+    own: Path, others: tuple[InitConfig, ...], text: str, note: str
+) -> None:
+    made = PretrainConfig() if INITS[1] in others else None
+    detect = DetectConfig(f"coco:{own}/labels.json:{own}/labelled", test_data=f"coco:{own}/labels.json:{own}/labelled")
+    config = study(own, inits=(INITS[0], *others), pretrain=made, pool=f"{own}/photos" if made else None, detect=detect)
+    chosen = choose(config, train=None, pool_size=None, on_gpu=True)
+    (line,) = [line for line in chosen.notes if line.startswith("random: input")]
+    assert note in line, line
+    data = StudyData(train={(1.0, 0): "a"}, test="b", pool="c")
+    (stage,) = [stage for stage in plan_study(apply_choices(config, chosen), data) if stage.init == "random"]
+    assert stage.command[stage.command.index("--init") + 1] == text
+    told = replace(config, inits=(replace(INITS[0], input_of=others[-1].name), *others))
+    assert not [line for line in choose(told, train=None, pool_size=None, on_gpu=True).notes if "random: input" in line]
+
+
+def test_random_weights_beside_a_file_take_its_input_in_the_detector_and_in_the_readout(own: Path) -> None:
+    theirs = InitConfig("theirs", str(own / "theirs.pth"))
+    (own / "theirs.pth").write_bytes(b"not converted yet")
+    detect = DetectConfig("coco:a:b", test_data="coco:c:d", config_file="coco/R_50_FPN_1x.yaml")
+    random = replace(INITS[0], input_of="theirs")
+    readout = ReadoutConfig("classes", arch="resnet50")
+    config = StudyConfig(inits=(random, theirs), detect=detect, readout=readout)
+    data = StudyData(train={(1.0, 0): "a"}, test="b", readout="classes")
+    first, second = (stage for stage in plan_study(config, data) if stage.init == "random")
+    converted = "{output}/weights/theirs/pretrained.pth"
+    assert f"random:resnet50:{converted}" in first.command and f"random=like:{converted}" in second.command
+    assert first.needs == second.needs == ("convert-theirs",)
+    for wrong in ("random", "nobody"):
+        with pytest.raises(ValueError, match="input_of: expected one of the inits that are not random"):
+            StudyConfig(inits=(replace(random, input_of=wrong), theirs), detect=detect)
+    with pytest.raises(ValueError, match="have an input of their own"):
+        replace(theirs, input_of="random")
 
 
 def test_choices_are_kept_and_another_budget_in_their_folder_is_refused(own: Path, tmp_path: Path) -> None:
@@ -257,7 +302,9 @@ COSTS = {
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """What was measured, in place of measuring it."""
     found: list[StudyConfig] = []
-    monkeypatch.setattr("transfer.compare.study.measure", lambda config, *rest, **more: found.append(config) or COSTS)
+    monkeypatch.setattr(
+        "transfer.compare.study_settle.measure", lambda config, *rest, **more: found.append(config) or COSTS
+    )
     return found
 
 
@@ -333,7 +380,19 @@ def test_what_is_measured_is_every_kind_of_stage_in_a_folder_of_its_own(own: Pat
     assert set(costs) == {"pretrain", "convert", "detect"}
     assert all(cost.start > 0 and cost.memory > 2**20 for cost in costs.values())
     calls = [line.split()[0] for line in (root / "calls.txt").read_text().splitlines()]
-    assert calls == ["pretrain", "convert_weights", "train_net", "pretrain", "train_net"] and not out.exists()
+    # Two trials of a pool of three batches; the fake detector does not say what an iteration takes, so it runs twice.
+    assert calls == ["pretrain", "pretrain", "convert_weights", "train_net", "train_net"] and not out.exists()
     (root / "break_train_net").touch()
     with pytest.raises(ConfigError, match="exit code 7, and so would the study:\n  hello from train_net"):
         measure(config, data, out, say=lambda text: None, root=root)
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_pre_training_is_measured_on_few_images_of_any_pool(own: Path, tmp_path: Path, archive: bool) -> None:
+    """Where the pool was an archive, all of it was: its epochs counted as of three steps."""
+    pool = shutil.make_archive(str(tmp_path / "pool"), "zip", own / "photos") if archive else f"{own}/photos"
+    part = PretrainConfig(Path("smoke.yaml"), overrides=("optimizer.batch_size=8",))
+    (tmp_path / "place").mkdir()
+    bench = _Bench(study(own, pretrain=part), StudyData(pool=pool), StageFolder(tmp_path / "place"), print)
+    place, images = bench._few_images(TRIALS[0])
+    assert images == 24 == len(open_source(place)) and len(bench.trials()) == 2  # of 29 images

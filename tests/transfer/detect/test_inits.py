@@ -93,6 +93,17 @@ def test_random_weights_take_the_input_of_our_own_and_of_no_other(weights) -> No
     assert published.INPUT.FORMAT == "BGR" and published.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
 
 
+def test_random_weights_take_the_input_of_the_weights_that_they_are_like(weights) -> None:
+    bgr = parse_init("random=like:msra_r50")
+    assert bgr == Init("random", "", RANDOM["random_bgr"].settings, "random") == parse_init("random=random_bgr")
+    config, _ = applied(FPN, bgr)
+    assert (config.MODEL.WEIGHTS, config.INPUT.FORMAT, config.MODEL.RESNETS.STRIDE_IN_1X1) == ("", "BGR", True)
+    assert parse_init(f"scratch=like:{weights()}").settings == RANDOM["random"].settings
+    assert parses_to("random=like:gone.pth", bgr) and not parses_to("random=like:gone.pth", CATALOG["msra_r50"])
+    caffe2 = parse_init("random=like:fair_x101_32x8d")  # an input of its own
+    assert "--init random=like:..." in applied(FPN, caffe2)[1][0]
+
+
 def test_a_name_of_the_catalog_or_random_takes_the_name_that_is_given() -> None:
     assert parse_init("supervised=msra_r50") == Init(
         "supervised", CATALOG["msra_r50"].weights, CATALOG["msra_r50"].settings, "catalog"
@@ -119,6 +130,8 @@ def test_a_name_of_the_catalog_or_random_takes_the_name_that_is_given() -> None:
         ("mine=absent.pth", "no weight file at absent.pth"),
         ("mine=msra_r05", "did you mean --init mine=msra_r50"),
         ("mine=https://example.org/w.pth", "nothing here knows which input"),
+        ("random=like:absent.pth", "no weight file at absent.pth"),
+        ("random_bgr=like:torchvision_r50", "random_bgr is the name of random weights"),
         ("mine=.", "is a folder; of a pre-training run convert"),
     ],
 )

@@ -180,6 +180,15 @@ def test_of_many_unreadable_images_ten_are_named(class_folders, tmp_path):
 # --- encoder
 
 
+def test_random_weights_take_the_input_of_the_file_with_which_they_are_compared(monkeypatch) -> None:
+    theirs = SimpleNamespace(contract=InputContract("BGR", std=(1 / 255,) * 3, stride_in_1x1=True))
+    monkeypatch.setattr("transfer.readout.features.load_encoders", lambda path: theirs)
+    alone, like = (load_frozen_encoder(f"random:resnet50{of}", TINY, branch=None) for of in ("", ":theirs.pth"))
+    assert (alone.contract, like.contract) == (InputContract(), theirs.contract)
+    strides = [encoder.module.layer2[0].conv1.stride for encoder in (alone, like)]
+    assert strides == [(1, 1), (2, 2)]
+
+
 def test_random_weights_are_decided_by_the_seed_and_leave_the_global_generator_alone():
     before = torch.random.get_rng_state()
     a, b, c = (load_frozen_encoder("random:resnet18", replace(TINY, seed=seed), branch=None) for seed in (1, 1, 2))
