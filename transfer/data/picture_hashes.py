@@ -78,10 +78,10 @@ class _Look:
     short_side: int
 
 
-def read_pictures(source: Source, positions: Sequence[int] | None = None) -> Pictures:
+def read_pictures(source: Source, positions: Sequence[int] | None = None, *, show_progress: bool = False) -> Pictures:
     """Decode the images of a source (all, or those at `positions`) and keep what identifies them."""
     chosen = list(range(len(source))) if positions is None else list(positions)
-    found = in_threads(partial(_look, source), chosen, what="hashing images")
+    found = in_threads(partial(_look, source), chosen, what="hashing images", show_progress=show_progress)
     good = [(position, look) for position, look in zip(chosen, found, strict=True) if isinstance(look, _Look)]
     looks = [look for _, look in good]
     whole = np.stack([look.whole for look in looks]) if looks else np.zeros((0, SIDE, SIDE), np.uint8)
