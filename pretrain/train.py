@@ -46,7 +46,7 @@ from pretrain.run.precision import Precision
 from pretrain.run.ranks import Ranks, gather_values, on_main
 from pretrain.run.schedule import Momentum
 from pretrain.run.trackers import require_trackers
-from pretrain.run.watch import NotFinite, Watch, what_ended
+from pretrain.run.watch import NotFinite, Watch, check_loss_scale, what_ended
 from pretrain.state import (
     TrainState,
     contract_of,
@@ -324,6 +324,7 @@ def _run_steps(
             save = state.step % every == 0 or state.step in keep or state.step == total or watch.stopping
             if save or observation.is_due(state.step):
                 watch.settle()  # nothing that is not finite is logged or saved
+                check_loss_scale(state.scaler, state.step)
             observation.record(state.step, figures, learning_rate=rate)
             if save:
                 save_state()

@@ -26,6 +26,22 @@ class NotFinite(UserError):
         self.report = report or []
 
 
+LEAST_LOSS_SCALE = 2.0**-10  # torch's scaler begins at 2^16 and halves with every update that it skips
+
+
+def check_loss_scale(scaler: torch.amp.GradScaler, step: int) -> None:
+    """Raises NotFinite, on all ranks alike, where fp16's gradients have not been finite for so long that nothing is learned.
+
+    The host waits for the device here.
+    """
+    if scaler.is_enabled() and scaler.get_scale() < LEAST_LOSS_SCALE:
+        raise NotFinite(
+            f"gradients in fp16 have not been finite in most steps up to step {step}: the loss scale has fallen to "
+            f"{scaler.get_scale():g}, and updates are skipped. Pass runtime.precision=bf16 (or fp32), or lower "
+            "optimizer.learning_rate, in a new output directory"
+        )
+
+
 def what_ended(error: RuntimeError, *, timeout_s: float) -> str | None:
     """In words: a rank or a loader process that is gone or hangs. None for any other error."""
     text = str(error)

@@ -8,7 +8,7 @@ import torch
 from pretrain.base.errors import UserError
 from pretrain.base.signals import StopFlag
 from pretrain.run.ranks import Ranks
-from pretrain.run.watch import Watch
+from pretrain.run.watch import Watch, check_loss_scale
 
 FINE, NAN = torch.tensor(1.0), torch.tensor(float("nan"))
 
@@ -49,3 +49,19 @@ def test_a_stop_signal_is_seen_once_the_flags_are_read(late):
     assert watch.stopping is not late
     watch.settle()
     assert watch.stopping
+
+
+def test_fp16_whose_gradients_stay_infinite_is_ended_and_a_scale_that_still_falls_is_not():
+    model = torch.nn.Linear(2, 1)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    for step in range(40):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, float("inf"))
+        scaler.scale(torch.ones(()))
+        scaler.step(optimizer)
+        scaler.update()
+        if step < 25:
+            check_loss_scale(scaler, step)
+    with pytest.raises(UserError, match="the loss scale has fallen to"):
+        check_loss_scale(scaler, 40)
+    check_loss_scale(torch.amp.GradScaler("cpu", enabled=False), 40)
