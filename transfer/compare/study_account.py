@@ -92,6 +92,8 @@ def doctor_tables(folder: Path) -> list[Table]:
 def _doctor_tables(document: Mapping[str, Any]) -> Iterable[Table]:
     size = document.get("working_size")
     scaled = f"where the shorter side is {size[0]} px" if size else "where images are scaled to 800 px"
+    whole = "test" not in document["data"]  # the study holds a part out
+    titles = {"train": "Labelled images, before a part is held out" if whole else "Training data", "test": "Test data"}
     for role, split in document["data"].items():
         note = (
             f"{split['spec']}: {split['images']:,} images, {split['empty']:,} without an object, {split['crowds']:,} crowd regions. "
@@ -106,7 +108,7 @@ def _doctor_tables(document: Mapping[str, Any]) -> Iterable[Table]:
             for one in split["classes"]
         )
         columns = ("class", "images", "objects", "tiny", "small", "medium", "large", "median")
-        yield Table({"train": "Training data", "test": "Test data"}.get(role, role), columns, rows, (note,))
+        yield Table(titles.get(role, role), columns, rows, (note,))
     counts: dict[str, int] = {}
     found: list[tuple[str, ...]] = []
     for one in document["findings"]:

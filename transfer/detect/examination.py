@@ -14,9 +14,10 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserError
-from transfer.data.doctor import DataReport, diagnose_splits, draw_samples
+from transfer.data.doctor import DataReport, diagnose_splits
 from transfer.data.findings import Finding, by_severity, count_line, findings_document
 from transfer.data.leakage import find_leakage, leakage_findings
+from transfer.data.sample_picture import draw_samples
 from transfer.data.spec import PreparedData, parse_spec
 from transfer.detect.config import load_detector_config, resolve_config
 from transfer.detect.config_files import resolve_config_path

@@ -18,9 +18,11 @@ from PIL import Image
 from pretrain.base.errors import ConfigError
 from tests.transfer.data import annotation_fuzz, exporters
 from transfer.data import coco, coco_json, coco_masks, doctor, image_checks, records, voc, yolo
-from transfer.data.doctor import compare_splits, diagnose_data, draw_samples, listed_images
+from transfer.data.doctor import compare_splits, diagnose_data, listed_images
+from transfer.data.drawing import BOX_COLOURS
 from transfer.data.findings import Finding, worst
 from transfer.data.problems import ReadOptions
+from transfer.data.sample_picture import SAMPLE, draw_samples
 
 KINDS = {kind.name: kind for kind in exporters.KINDS}
 XML = "Annotations/1.xml"
@@ -406,8 +408,8 @@ def test_samples_show_the_boxes(tmp_path: Path) -> None:
     assert report.data is not None
     assert draw_samples(report.data, tmp_path / "samples.png") == 3
     picture = np.asarray(Image.open(tmp_path / "samples.png").convert("RGB")).astype(int)
-    colour = tuple(int(doctor.BOX_COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
-    scale = doctor.SAMPLE[0] / 100  # the first image is 100 px wide, its first box begins at (10, 12)
+    colour = tuple(int(BOX_COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    scale = SAMPLE[0] / 100  # the first image is 100 px wide, its first box begins at (10, 12)
     row, column = round(30 * scale), round(10 * scale)
     assert any(np.abs(picture[row, column + step] - colour).max() < 8 for step in (-1, 0, 1))
 

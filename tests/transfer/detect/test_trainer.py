@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, UserError
 from pretrain.base.image_files import read_image
 from transfer.data.spec import PreparedData, parse_spec, prepare_data
+from transfer.detect.builtin_voc import BuiltinVocEvaluator
 from transfer.detect.checkpointer import class_names_in
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT
@@ -179,7 +180,7 @@ def test_evaluator_follows_the_kind_of_data(catalog, tmp_path: Path) -> None:
     )
     stock = catalog(evaluator_type="pascal_voc", year=2007, dirname=str(tmp_path), split="test")
     (tmp_path / "Annotations").mkdir()
-    assert type(DetectionTrainer.build_evaluator(config, stock)) is PascalVOCDetectionEvaluator
+    assert type(DetectionTrainer.build_evaluator(config, stock)) is BuiltinVocEvaluator
     with pytest.raises(ConfigError, match="no evaluator for data of kind 'lvis'; expected COCO or VOC"):
         DetectionTrainer.build_evaluator(config, catalog(evaluator_type="lvis"))
 
