@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from pretrain.base.errors import CheckpointError
 from transfer.conversion.weight_files import file_sha256, read_weight_file
 
+pytestmark = pytest.mark.child
 TENSORS = {"conv1.weight": torch.randn(4, 3, 2, 2), "bn1.bias": torch.randn(4)}
 
 
