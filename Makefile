@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 VENV := .venv/bin
-# Two test processes with one thread each: without the second setting they fight for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
+# Two test processes with one thread each: without the second setting they fight for the cores. Images of containers often
+# switch byte code off, and then each test process and each process that a test starts compiles the project again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 CODE := pretrain transfer tools tests
 
 .DEFAULT_GOAL := help

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from transfer.compare.published import load_published
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +130,7 @@ def test_every_citation_by_number_leads_to_a_section_of_the_specification() -> N
     assert wrong == {}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@each("page", PAGES)
 def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert wrong_links(page, page.read_text(encoding="utf-8")) == []
 

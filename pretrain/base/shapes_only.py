@@ -11,16 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+INITIALISERS = (init.kaiming_uniform_, init.uniform_, init.normal_, init.constant_)  # tensor=...
+FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, *INITIALISERS}
 
 
 class _NoValues(TorchFunctionMode):
     """Leaves out what fills a tensor: on the meta device it has no effect and takes most of a network's construction."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in FILLS else func(*args, **(kwargs or {}))
+        if func in FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from detectron2.config import get_cfg
 
 from pretrain.base.contract import InputContract
 from pretrain.base.same_run import flat
+from tests.cases import each
 from transfer.conversion.sidecar import detectron2_settings
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
@@ -61,7 +62,7 @@ def differences(name: str, ours: dict[str, Any]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@each("name", RUNS)
 def test_a_published_configuration_is_a_family_with_an_initialisation(name: str) -> None:
     assert differences(name, resolved(name)) == []
 

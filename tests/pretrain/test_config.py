@@ -21,6 +21,7 @@ from pretrain.config import (
     to_plain,
 )
 from pretrain.views.recipe_file import recipe_from_plain
+from tests.cases import each
 
 CONFIGS = shipped_configs() / "pretrain"
 SHIPPED = sorted(CONFIGS.glob("*.yaml")) + [
@@ -145,7 +146,7 @@ def test_a_configuration_survives_writing_and_reading(tmp_path):
     assert from_mapping(RunConfig, to_plain(config), where="written") == config
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "message"),
     [
         ("optimizer.epoch=3", "did you mean `optimizer.epochs`"),
@@ -188,7 +189,7 @@ def test_a_recipe_can_be_written_out_in_the_run_s_own_file(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "message"),
     [
         ("views.recipe=absent.yaml", "no configuration file at absent.yaml"),
@@ -202,7 +203,7 @@ def test_a_recipe_that_cannot_be_is_refused(tmp_path, override, message):
         load_run_config(write(tmp_path, ""), [override])
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+@each("path", SHIPPED)
 def test_every_shipped_file_loads_and_the_paper_s_runs_change_nothing_of_their_method(path):
     label = method_label(to_plain(load_run_config(path)))
     assert path.name.partition("_r50")[0] in (path.name, label)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from pretrain.config import load_run_config
 from tests.benchmarks.small_search import SIZED, TRIALS
+from tests.cases import each
 
 RECORDED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "small_search.json"
 
 
-@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+@each("trial", TRIALS)
 def test_every_trial_is_a_run_that_loads(trial):
     given = {word.partition("=")[0] for word in trial.overrides}
     sized = [word for word in SIZED.get(trial.data, ()) if word.partition("=")[0] not in given]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tests.tools.in_process import Done, run_tool_here
 
 # Detectron2 leaves the configuration file that it reads open.
@@ -79,7 +80,7 @@ def test_damaged_annotations_are_findings_and_the_configuration_is_looked_at_all
     assert found.returncode == 1 and "data/not-json" in found.stdout and "config/learning-rate" in found.stdout
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "expected"),
     [
         (("--config-file", "demo/R_18_FNP.yaml", "--init", "random"), "did you mean demo/R_18_FPN.yaml"),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from pretrain.base.record import read_record
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
+from tests.cases import each
 from tests.tools.in_process import run_tool_here
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +137,7 @@ def test_two_gloo_ranks_survive_sigkill_bit_exactly(images, whole, tmp_path):
     assert whole != state_hash(tmp_path / "whole")  # the control: with one rank BatchNorm sees other batches
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         (["--config-file", "configs/pretrain/smok.yaml"], "did you mean smoke.yaml?"),

@@ -7,6 +7,7 @@ torch.compile put into names; each further one is without one more envelope (a `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ class View:
         """The envelopes as text, "" for the file as it is."""
         return "/".join(self.path)
 
+    @functools.cached_property
     def places(self) -> str:
         """ "container/key" for every tensor, a line each: what a layout's markers are compared with."""
         return "\n".join(

@@ -127,7 +127,7 @@ def matches(layout: Layout, view: View) -> bool:
     """Whether every marker and key of `layout` is in `view`, and none of what must be absent."""
     if not all(_holds(view, key) for key in layout.keys) or any(_holds(view, key) for key in layout.absent_keys):
         return False
-    places = arranged(layout, view).places()
+    places = arranged(layout, view).places
     return all(re.search(marker, places, re.MULTILINE) for marker in layout.markers) and not any(
         re.search(marker, places, re.MULTILINE) for marker in layout.absent
     )

@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.base.command_line import parse_seeds, parse_with_overrides, user_path
 from pretrain.base.errors import ConfigError
+from tests.cases import each
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -19,7 +20,7 @@ def parsed(*words: str) -> argparse.Namespace:
     return parse_with_overrides(parser, words, example="a=1", lists=("seeds", "settings"))
 
 
-@pytest.mark.parametrize(
+@each(
     "words",
     [
         ("a=1", "--dry-run", "b.c=2", "--seeds", "3", "4"),
@@ -51,7 +52,7 @@ def test_seeds_are_read_with_spaces_and_commas(words):
     assert parse_seeds(words) == (3, 0)
 
 
-@pytest.mark.parametrize("words", [[], ["0", "0"], ["0,0"], ["a"], ["-1"], ["1.5"], [str(2**31)], [""], ["3,", "0"]])
+@each("words", [[], ["0", "0"], ["0,0"], ["a"], ["-1"], ["1.5"], [str(2**31)], [""], ["3,", "0"]])
 def test_other_seeds_are_refused(words):
     with pytest.raises(ConfigError, match=r"--seeds: expected different whole numbers in \[0, 2\^31\)"):
         parse_seeds(words)

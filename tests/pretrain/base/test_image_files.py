@@ -19,6 +19,7 @@ from pretrain.base.image_files import (
     read_image,
     read_size,
 )
+from tests.cases import each
 from tests.pretrain.base.image_zoo import UPRIGHT, picture, png_header
 
 
@@ -48,7 +49,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         read_image(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
+@each("kind", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
 def test_every_truncation_of_other_formats_than_jpeg_is_refused(tmp_path, kind):
     buffer = io.BytesIO()
     Image.fromarray(picture(40, 40)).save(buffer, kind)
@@ -81,7 +82,7 @@ def jpeg(image, **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("mode", "progressive"), [("RGB", False), ("L", False), ("CMYK", False), ("RGB", True)])
+@each(("mode", "progressive"), [("RGB", False), ("L", False), ("CMYK", False), ("RGB", True)])
 def test_a_jpeg_that_lacks_its_last_bytes_is_read_and_reported(tmp_path, mode, progressive):
     content = jpeg(photo(mode=mode), quality=90, progressive=progressive)
     (tmp_path / "whole.jpg").write_bytes(content)

@@ -12,6 +12,7 @@ from PIL import Image
 from pretrain.base import image_files
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import check_image, check_open_image, decode_image, read_image, read_size
+from tests.cases import each
 from tests.pretrain.base.image_zoo import by_pillow, noise, saved, zoo
 
 # Pillow's word to the user of damaged EXIF and of large images is an error only in these tests.
@@ -38,7 +39,7 @@ def test_each_file_becomes_its_array_from_a_path_and_from_bytes(tmp_path):
         assert checked == check_open_image(io.BytesIO(animal.content), name=name), name
 
 
-@pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if animal.refusal])
+@each("name", [name for name, animal in ZOO.items() if animal.refusal])
 def test_each_refusal_names_the_file_and_the_reason(tmp_path, name):
     animal = ZOO[name]
     path = tmp_path / name
@@ -98,7 +99,7 @@ def test_what_the_fast_decoder_objects_to_is_read_as_pillow_reads_it():
     assert objected > 5
 
 
-@pytest.mark.parametrize("before", [b"\xff\xdb", b"\xff\xc0", b"\xff\xc4"], ids=["tables", "frame", "codes"])
+@each("before", [b"\xff\xdb", b"\xff\xc0", b"\xff\xc4"])
 def test_an_orientation_anywhere_before_the_pixels_counts(before, tmp_path):
     """A plain JPEG is decoded without Pillow's look at its header: one with an orientation must never count as plain."""
     buffer = io.BytesIO()

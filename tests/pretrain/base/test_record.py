@@ -28,6 +28,7 @@ from pretrain.base.record import (
     what_differs,
     without,
 )
+from tests.cases import each
 
 PLAIN = Record(
     kind="readout",
@@ -55,7 +56,7 @@ def test_record_reads_back_as_it_was_finished(tmp_path: Path) -> None:
     assert found.environment["first"]["host"] == found.holder["host"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "status", "said"),
     [
         (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
@@ -126,7 +127,7 @@ def test_what_differs_names_the_key() -> None:
     assert what_differs(PLAIN, other) == ["config.learning_rate: 30 there, 3 now"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value", "said"),
     [
         ("version", 2, "version 1"),

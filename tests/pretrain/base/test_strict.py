@@ -10,6 +10,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.base.strict import from_mapping, load_config, load_yaml, merge, parse_overrides
+from tests.cases import each
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def test_exponents_without_a_dot_are_numbers():
     assert build(parse_overrides(["inner.rate=1e-4"])).inner.rate == 1e-4
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"inner": {"epoch": 3}}, "did you mean `inner.epochs`"),
@@ -75,7 +76,7 @@ def test_a_missing_required_key_is_named():
         from_mapping(Outer, {}, where="test.yaml")
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "a..b=1", "a=[1"])
+@each("override", ["epochs", "=3", "a..b=1", "a=[1"])
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(ConfigError, match="override"):
         parse_overrides([override])
@@ -88,7 +89,7 @@ def test_overrides_nest_and_win():
         parse_overrides(["a=1", "a=2"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "blamed"),
     [
         ("inner.epoch=3", "command line: unknown key `inner.epoch`; did you mean `inner.epochs`"),

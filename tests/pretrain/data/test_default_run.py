@@ -12,6 +12,7 @@ from pretrain.config import load_run_config, to_plain
 from pretrain.data import default_run as module
 from pretrain.data.default_run import FILES, LARGEST_FILE, MANY_IMAGES, PAPER, default_run, usual_side
 from pretrain.data.source import ImageSource, list_names
+from tests.cases import each
 from tests.tools.in_process import run_tool_here
 
 
@@ -118,7 +119,7 @@ def test_the_command_says_which_file_it_took_and_lists_the_images_once(images, m
     assert (done.returncode, len(listings)) == (2, 2) and "a run of 10 images" in done.stderr
 
 
-@pytest.mark.parametrize(("side", "expected"), [(20, 32), (70, 64), (500, 224)])
+@each(("side", "expected"), [(20, 32), (70, 64), (500, 224)])
 def test_the_usual_side_is_a_multiple_of_the_stride_and_at_most_224(tmp_path, side, expected):
     for index in range(5):
         Image.new("RGB", (side, side + 7)).save(tmp_path / f"{index}.png")

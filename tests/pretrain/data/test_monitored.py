@@ -7,6 +7,7 @@ import pytest
 from pretrain.base.errors import DataError
 from pretrain.config import MonitorConfig
 from pretrain.data.monitored import images_to_monitor
+from tests.cases import each
 from tests.pretrain.conftest import write_images
 
 
@@ -37,7 +38,7 @@ def test_without_labels_the_runs_own_images_are_taken_evenly():
     assert images_to_monitor(MonitorConfig(), own=lambda index: index, num_own=3).count == 3
 
 
-@pytest.mark.parametrize(
+@each(
     ("counts", "message"),
     [
         ({"one": 8}, "two classes or more, found only 'one'"),

@@ -17,6 +17,7 @@ from pretrain.data.order import (
     rank_slice,
     require_one_batch,
 )
+from tests.cases import each
 
 
 def keys_of(batches, *, rank=0, world_size=1, from_step=0, num_steps=7):
@@ -68,7 +69,7 @@ def test_length_is_the_number_of_steps():
     assert len(RankBatches(GlobalBatches(20, 4, seed=0), rank=0, world_size=2, from_step=3, num_steps=9)) == 9
 
 
-@pytest.mark.parametrize(
+@each(
     ("num_images", "world_size", "advice"),
     [
         (7, 1, r"7 images do not fill one batch of 8; pass optimizer\.batch_size=7 or less"),

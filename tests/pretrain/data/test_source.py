@@ -16,6 +16,7 @@ from pretrain.base.errors import DataError
 from pretrain.data import index
 from pretrain.data.index import Names, fingerprint_of
 from pretrain.data.source import ImageSource, open_source, read_list
+from tests.cases import each
 from tests.pretrain.conftest import write_images
 
 
@@ -108,7 +109,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@each("name", REFUSED)
 def test_what_holds_no_images_is_refused_with_what_to_pass(tmp_path, name):
     (tmp_path / "empty").mkdir()
     for file in ("one.jpg", "table.csv", "x.tar.gz", "x.tgz"):
@@ -118,7 +119,7 @@ def test_what_holds_no_images_is_refused_with_what_to_pass(tmp_path, name):
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/x.tar", "ftp://server/x.tar", "file:///tmp/x.tar"])
+@each("root", ["s3://bucket/x.tar", "ftp://server/x.tar", "file:///tmp/x.tar"])
 def test_addresses_of_other_kinds_are_refused(root):
     with pytest.raises(DataError, match=r"expected http:// or https://, or a folder"):
         open_source(root)

@@ -14,9 +14,10 @@ from pretrain.good_views.encoders import (
     build_view_encoder,
     require_image_size,
 )
+from tests.cases import each
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 32), (2, 64), (3, 16)])
+@each(("channels", "size"), [(1, 32), (2, 64), (3, 16)])
 def test_images_become_pooled_features(channels: int, size: int) -> None:
     encoder = SmallEncoder(channels, width=8, feature_dim=24)
     assert encoder(torch.rand(3, channels, size, size)).shape == (3, 24) and encoder.feature_dim == 24

@@ -10,6 +10,7 @@ import torch
 
 from pretrain.base.errors import DataError
 from pretrain.good_views.probe import fit_classifier, fit_regressor
+from tests.cases import each
 
 
 def normal(*shape, seed=0):
@@ -133,7 +134,7 @@ def test_features_without_information_leave_the_mean():
     torch.testing.assert_close(probe(torch.full((1, 3), 2.5))[0], targets.mean(0))
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         ((torch.zeros(4, 2), torch.zeros(5)), "N answers"),

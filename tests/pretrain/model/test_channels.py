@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from pretrain.base.contract import InputContract
 from pretrain.model.channels import NUM_CHANNELS, channels_of
 from pretrain.views.pipeline import normalize
+from tests.cases import each
 
 # SECAM's matrix as printed, three decimals, and the reference's constants [specification 1.6].
 PRINTED = np.array([[0.299, 0.587, 0.114], [-0.450, -0.883, 1.333], [-1.333, 1.116, 0.217]])
@@ -35,7 +35,7 @@ def test_rgb_is_the_input_contract_s():
     assert torch.equal(channels_of(pictures(), "RGB", InputContract()), normalize(pictures(), InputContract()))
 
 
-@pytest.mark.parametrize("tower", NUM_CHANNELS)
+@each("tower", NUM_CHANNELS)
 def test_autocast_does_not_round_pixels(tower):
     plain = channels_of(pictures(), tower, InputContract())
     with torch.autocast("cpu", dtype=torch.bfloat16):

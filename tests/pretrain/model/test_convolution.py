@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,11 +9,10 @@ from torch import nn
 from pretrain.model import convolution
 from pretrain.model.convolution import MatrixConvolution, multiply_small_maps
 from pretrain.model.encoder import ResNetEncoder
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "side"), [(1, 1, 3), (1, 2, 5), (3, 1, 1), (3, 1, 4), (3, 2, 1), (3, 2, 5)]
-)
+@each(("kernel", "stride", "side"), [(1, 1, 3), (1, 2, 5), (3, 1, 1), (3, 1, 4), (3, 2, 1), (3, 2, 5)])
 def test_a_product_is_the_convolution_and_so_are_its_gradients(kernel, stride, side):
     """Also for a 3x3 of stride 2 on one pixel, which torch's own bfloat16 kernel gets wrong (run/precision.py)."""
     generator = torch.Generator().manual_seed(0)

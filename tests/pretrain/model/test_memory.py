@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.config import MethodConfig
 from pretrain.model.memory import FeatureBank, FeatureQueue, memory_warnings, require_memory, warning_of_own_keys
+from tests.cases import each
 
 
 def batches(count, size, dim=4):
@@ -109,7 +110,7 @@ def test_a_bank_of_fewer_images_than_negatives_is_refused_with_what_fits():
     require_memory(MethodConfig(memory="batch", bank_negatives=64), num_images=2)  # without a bank it does not matter
 
 
-@pytest.mark.parametrize(
+@each(
     ("over", "settings", "message"),
     [
         ({"queue_size": 2000}, {}, "queue_size=232"),

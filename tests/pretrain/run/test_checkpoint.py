@@ -21,6 +21,7 @@ from pretrain.run.checkpoint import (
     warning_of_space,
     write_checkpoint,
 )
+from tests.cases import each
 
 
 def state(step=1):
@@ -56,7 +57,7 @@ def test_a_flipped_bit_is_found_where_torch_alone_reads_on(tmp_path):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("size", [0, 100, 20000])
+@each("size", [0, 100, 20000])
 def test_a_truncated_checkpoint_is_refused(tmp_path, size):
     path = tmp_path / "step_00000001.pt"
     write_checkpoint(path, state())

@@ -6,8 +6,6 @@ import dataclasses
 import math
 from pathlib import Path
 
-import pytest
-
 from pretrain.config import load_run_config
 from pretrain.run.diagnosis import (
     RULES,
@@ -20,6 +18,7 @@ from pretrain.run.diagnosis import (
     worse_than_random,
 )
 from pretrain.run.observation import run_facts
+from tests.cases import each
 
 FACTS = RunFacts(
     num_negatives=1024,
@@ -154,7 +153,7 @@ def test_a_healthy_run_of_many_steps_has_no_findings():
         assert diagnosis.look({**entry, "step": entry["step"] + 3000, "knn": 30.0}) == []
 
 
-@pytest.mark.parametrize("rule", RULES)
+@each("rule", RULES)
 def test_no_rule_speaks_before_there_is_a_log(rule):
     assert rule([], FACTS) is None
 

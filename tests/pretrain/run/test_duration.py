@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pretrain.run.duration import Pace, in_words
+from tests.cases import each
 
 GPU = {"shares_cores": False, "cores": 16, "threads": 16}
 CPU = {"shares_cores": True, "cores": 2, "threads": 2}
 
 
-@pytest.mark.parametrize(
+@each(
     ("pace", "seconds", "limit"),
     [
         (Pace(step=1.3, input=0.4, workers=8, **GPU), 1.3, "limited by the step"),
@@ -28,7 +29,7 @@ def test_what_a_step_of_the_run_takes_and_what_limits_it(pace, seconds, limit):
     assert limit in pace.limit
 
 
-@pytest.mark.parametrize(
+@each(
     ("seconds", "words"),
     [
         (3.14, "3.1 s"),

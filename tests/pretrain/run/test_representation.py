@@ -20,6 +20,7 @@ from pretrain.run.representation import (
     nearest_rows,
     spread,
 )
+from tests.cases import each
 
 
 def clusters(per_class, *, noise, seed):
@@ -41,7 +42,7 @@ def slow_knn(bank, bank_labels, queries, query_labels, neighbours):
     return 100 * right / len(queries)
 
 
-@pytest.mark.parametrize("neighbours", [1, 5, 200])
+@each("neighbours", [1, 5, 200])
 def test_knn_is_the_weighted_vote_of_a_slow_reference(neighbours):
     bank, bank_labels = clusters(12, noise=0.4, seed=0)
     queries, query_labels = clusters(6, noise=0.4, seed=1)

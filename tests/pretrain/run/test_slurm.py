@@ -19,6 +19,7 @@ import pytest
 from pretrain.base.errors import ConfigError
 from pretrain.run.checkpoint import checkpoint_path, read_checkpoint
 from pretrain.run.slurm import add_slurm_options, minutes_of, slurm_options, step_environment, without_slurm_options
+from tests.cases import each
 from tests.tools.in_process import TOOLS, run_tool_here
 
 SBATCH = """#!/bin/sh
@@ -77,7 +78,7 @@ def options_of(*words):
     return slurm_options(parser.parse_args(words))
 
 
-@pytest.mark.parametrize(
+@each(
     ("time", "minutes"),
     [("90", 90), ("90:30", 91), ("24:00:00", 1440), ("2-12", 3600), ("1-00:30", 1470), ("1-02:03:04", 1564)],
 )

@@ -9,6 +9,7 @@ from pretrain.base.errors import UserError
 from pretrain.base.signals import StopFlag
 from pretrain.run.ranks import Ranks
 from pretrain.run.watch import Watch, check_loss_scale
+from tests.cases import each
 
 FINE, NAN = torch.tensor(1.0), torch.tensor(float("nan"))
 
@@ -21,7 +22,7 @@ def explain(what):
     return f"the {what} is not finite"
 
 
-@pytest.mark.parametrize(("loss", "norm", "what"), [(NAN, FINE, "loss"), (FINE, NAN, "gradient"), (NAN, None, "loss")])
+@each(("loss", "norm", "what"), [(NAN, FINE, "loss"), (FINE, NAN, "gradient"), (NAN, None, "loss")])
 def test_on_the_cpu_the_step_itself_raises(loss, norm, what):
     with pytest.raises(UserError, match=f"the {what} is not finite"):
         watch_of(late=False).ask(loss, norm, explain=explain)

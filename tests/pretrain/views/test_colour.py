@@ -8,6 +8,7 @@ import torch
 
 from pretrain.base.errors import ConfigError
 from pretrain.views.colour import COLOUR_SPACES, colour_space, linear_from_srgb, srgb_from_linear
+from tests.cases import each
 
 INVERSE_TOLERANCE = 1e-5
 
@@ -50,7 +51,7 @@ def test_white_black_and_red_have_their_textbook_values() -> None:
     assert of("yuv", 0, 0, 1)[1] == pytest.approx(0.436)
 
 
-@pytest.mark.parametrize("name", COLOUR_SPACES)
+@each("name", COLOUR_SPACES)
 def test_linear_says_whether_a_mixture_maps_to_the_mixture(name: str) -> None:
     space = COLOUR_SPACES[name]
     one, two = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -87,7 +88,7 @@ def test_gamma_curves_are_inverse_to_each_other() -> None:
     assert torch.allclose(srgb_from_linear(linear_from_srgb(values)), values, atol=2e-7)
 
 
-@pytest.mark.parametrize(("asked", "near"), [("LAB ", "lab"), ("ycrcb", "ycbcr"), ("ydrdb", "ydbdr")])
+@each(("asked", "near"), [("LAB ", "lab"), ("ycrcb", "ycbcr"), ("ydrdb", "ydbdr")])
 def test_unknown_space_names_the_nearest(asked: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
         colour_space(asked)

@@ -14,6 +14,7 @@ from pretrain.views.paired import ChannelSplit, FrequencySplit, PatchDistance
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipes import RECIPES, Recipe
 from pretrain.views.rng import sample_generator
+from tests.cases import each
 
 BASE = RECIPES["infomin"]
 
@@ -26,7 +27,7 @@ def changed_ops(recipe, base=BASE):
     return [(old, new) for old, new in zip(base.ops, recipe.ops, strict=True) if old != new]
 
 
-@pytest.mark.parametrize(
+@each(
     ("family", "setting", "kind", "field", "value"),
     [
         ("crop", 0.4, RandomResizedCrop, "scale", (0.4, 1.0)),
@@ -78,7 +79,7 @@ def test_stacking_adds_one_augmentation_at_a_time():
         at("stacking", "+randaugment", base=RECIPES["moco_v2"])
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+@each("family", FAMILIES.values())
 def test_every_default_setting_gives_views_and_reads_back_as_typed(family):
     image = np.random.default_rng(0).integers(0, 256, (520, 520, 3), dtype=np.uint8)
     names = set()
@@ -127,7 +128,7 @@ def test_which_end_shares_more_is_what_the_pixels_say():
     assert jitters == sorted(jitters) and FAMILIES["jitter"].shares_more == "low"
 
 
-@pytest.mark.parametrize(
+@each(
     ("family", "text", "message"),
     [
         ("crop", "0", r"from 0.005 to 1 of the image, found '0'"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pretrain.base.errors import ConfigError, UserError
 from pretrain.views.generator import Generator, GeneratorConfig, inverse_error, require_invertible, split_views
+from tests.cases import each
 
 KINDS = [(coupling, mode) for coupling in ("additive", "affine") for mode in ("all_1x1", "first_3x3", "last_3x3")]
 
@@ -36,7 +37,7 @@ def test_the_inverse_is_exact(coupling: str, layer_mode: str) -> None:
         assert (generator.to_rgb(generator.from_rgb(images())) - images()).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("coupling", "layer_mode"), KINDS)
+@each(("coupling", "layer_mode"), KINDS)
 def test_log_determinant_is_autograd_s(coupling: str, layer_mode: str) -> None:
     generator = played(coupling=coupling, layer_mode=layer_mode, hidden_width=4, num_blocks=3).double()
     values = generator.prepare(images(1, 3).double())
@@ -59,9 +60,7 @@ def test_an_untrained_generator_is_its_colour_space() -> None:
     assert torch.equal(generator.from_rgb(images()), generator.prepare(images()))
 
 
-@pytest.mark.parametrize(
-    ("layer_mode", "kernels"), [("all_1x1", (1, 1, 1)), ("first_3x3", (3, 1, 1)), ("last_3x3", (1, 1, 3))]
-)
+@each(("layer_mode", "kernels"), [("all_1x1", (1, 1, 1)), ("first_3x3", (3, 1, 1)), ("last_3x3", (1, 1, 3))])
 def test_layer_modes_say_who_sees_its_neighbours(layer_mode: str, kernels: tuple[int, ...]) -> None:
     config = GeneratorConfig(layer_mode=layer_mode, num_blocks=3)
     assert config.kernels == kernels

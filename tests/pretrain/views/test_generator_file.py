@@ -20,6 +20,7 @@ from pretrain.views.generator_file import (
     record_of,
     write_generator,
 )
+from tests.cases import each
 
 
 def made(seed: int = 0, **config) -> tuple[Generator, GeneratorRecord]:
@@ -66,7 +67,7 @@ def other_record(key: str, value: object):
     return lambda about: about["record"].update({key: value})
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "message"),
     [
         (lambda m: m.update(version=2), "expected generator version 1, found 2"),

@@ -10,6 +10,7 @@ import pytest
 from pretrain.base.errors import ConfigError
 from pretrain.views.jigsaw import JigsawSpec, PatchCut, cell_size, draw_permutation
 from pretrain.views.operations import Crop, RandomResizedCrop
+from tests.cases import each
 
 
 def coordinates(side):
@@ -18,7 +19,7 @@ def coordinates(side):
     return np.stack([y, x, np.zeros_like(y)], 2).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("patch", "cell"), [(64, 85), (24, 32), (16, 21), (32, 42), (96, 128)])
+@each(("patch", "cell"), [(64, 85), (24, 32), (16, 21), (32, 42), (96, 128)])
 def test_cells_keep_the_papers_proportion(patch, cell):
     assert cell_size(patch) == cell >= patch
     cut = JigsawSpec().draw(np.random.default_rng(0), height=300, width=400, patch_size=patch)

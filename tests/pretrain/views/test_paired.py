@@ -19,6 +19,7 @@ from pretrain.views.pipeline import ViewMaker
 from pretrain.views.pixels import gaussian_blur
 from pretrain.views.recipes import Recipe
 from pretrain.views.rng import PAIR_STREAM, sample_generator
+from tests.cases import each
 
 WHOLE = CenterCrop(resize_ratio=1.0)
 
@@ -61,7 +62,7 @@ def test_the_residual_clips_only_beyond_a_byte():
     assert (difference != found).sum() == 3
 
 
-@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
+@each("sigma", [0.3, 1.0, 2.5])
 def test_the_taps_hold_all_but_a_trace_of_the_gaussian(sigma):
     from scipy.special import erfc
 
@@ -69,7 +70,7 @@ def test_the_taps_hold_all_but_a_trace_of_the_gaussian(sigma):
     assert erfc((split_kernel(sigma) // 2 + 0.5) / sigma / 2**0.5) < 1e-4
 
 
-@pytest.mark.parametrize("distance", [0, 7, 20])
+@each("distance", [0, 7, 20])
 def test_patches_lie_at_exactly_the_distance(distance):
     image = noise(60, 70)
     places = set()
@@ -170,7 +171,7 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@each("recipe", RECIPES)
 def test_pairs_depend_on_the_arguments_alone_and_pickle(recipe):
     image = textured()
     image.setflags(write=False)
@@ -209,7 +210,7 @@ def test_the_pair_s_draw_is_none_of_the_first_view_s():
     assert 30 < together < 70
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@each("recipe", RECIPES)
 def test_what_pairs_cannot_be_is_refused_at_the_start(recipe):
     with pytest.raises(ConfigError, match="expected 2 views, found 3"):
         ViewMaker(recipe, image_size=32, num_views=3)
@@ -222,7 +223,7 @@ def test_an_unknown_space_is_refused_at_the_start_with_the_nearest():
         ViewMaker(Recipe("r", (WHOLE, ChannelSplit("ydbdb"))), image_size=32)
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "message"),
     [
         (lambda: FrequencySplit(0), "expected 0 < sigma"),

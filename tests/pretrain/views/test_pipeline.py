@@ -14,6 +14,7 @@ from pretrain.views.operations import CenterCrop, ColorJitter, Frame, Grayscale,
 from pretrain.views.pipeline import ViewMaker, apply_ops, draw_view, normalize
 from pretrain.views.recipes import RECIPES, Recipe
 from pretrain.views.rng import sample_generator
+from tests.cases import each
 
 
 def smooth(height=60, width=80):
@@ -27,7 +28,7 @@ def equal(first, second):
     )
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each("name", RECIPES)
 def test_every_recipe_gives_bytes_of_the_asked_sizes(name):
     make = ViewMaker(RECIPES[name], image_size=32, num_views=3, patch_size=16)
     sample = make(smooth(), seed=0, epoch=0, index=0)
@@ -97,7 +98,7 @@ def test_a_moco_view_is_torchvisions_functions_in_sequence():
     assert len(orders) > 3  # the control: not every operation was applied every time
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (300, 2)])
+@each("shape", [(1, 1), (1, 200), (300, 2)])
 def test_tiny_and_thin_images_still_give_views(shape):
     make = ViewMaker(RECIPES["infomin"], image_size=32, patch_size=16)
     for index in range(20):

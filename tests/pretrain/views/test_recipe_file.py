@@ -29,6 +29,7 @@ from pretrain.views.recipe_file import (
     write_recipe,
 )
 from pretrain.views.recipes import RECIPES, Recipe
+from tests.cases import each
 
 ODD = Recipe(
     "odd",
@@ -43,7 +44,7 @@ ODD = Recipe(
 )
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), ODD, Recipe("d", (PatchDistance(32, 5),))], ids=lambda r: r.name)
+@each("recipe", [*RECIPES.values(), ODD, Recipe("d", (PatchDistance(32, 5),))])
 def test_what_is_written_is_what_is_read(tmp_path, recipe):
     write_recipe(tmp_path / "r.yaml", recipe, header="two\nlines: {}")
     assert load_recipe(tmp_path / "r.yaml") == recipe
@@ -63,14 +64,17 @@ def test_a_short_file_takes_the_classes_defaults(tmp_path):
     assert load_recipe(tmp_path / "r.yaml") == Recipe("short", (RandomResizedCrop(), GaussianBlur(7, (0.1, 2.0))))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ("nme: x\nops: []", "unknown key `nme`; did you mean `name`"),
         ("ops: [{op: CenterCrop}]", "missing key `name`"),
         ("name: x\nops: 5", "`ops` expected a list"),
         ("name: x\nops: [{op: RandomResizeCrop}]", r"ops\[0\]: .*did you mean RandomResizedCrop"),
-        ("name: x\nops: [{op: RandomResizedCrop, scal: [0.1, 1]}]", r"ops\[0\] \(.*unknown key `scal`; did you mean `scale`"),
+        (
+            "name: x\nops: [{op: RandomResizedCrop, scal: [0.1, 1]}]",
+            r"ops\[0\] \(.*unknown key `scal`; did you mean `scale`",
+        ),
         ("name: x\nops: [{op: RandomResizedCrop, scale: 0.1}]", "`scale` expected a list"),
         ("name: x\nops: [{op: RandomResizedCrop, scale: [0.5, 0.1]}]", "0 < low <= high <= 1"),
         ("name: x\nops: [CenterCrop]", "expected `{op: CLASS"),
@@ -78,7 +82,7 @@ def test_a_short_file_takes_the_classes_defaults(tmp_path):
         ("name: x\nops: [{op: CenterCrop}, {op: HorizontalFlip, p: 1.5}]", r"p in \[0, 1\]"),
         ("name: x\nops: [{op: CenterCrop}]\npatches: {crp: {}}", "did you mean `patches.crop`"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named_with_what_was_meant(tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:

@@ -18,6 +18,7 @@ from pretrain.views.operations import (
 )
 from pretrain.views.recipe_file import recipe_of
 from pretrain.views.recipes import OPERATIONS, OVERRIDES, RECIPES, Recipe
+from tests.cases import each
 
 
 def test_infomin_is_the_papers_in_order():
@@ -85,7 +86,7 @@ def test_jitter_strength_is_the_paper_s_scale_whatever_the_recipe():
     assert recipe_of("infomin", {"jitter_strength": 1.0}) == RECIPES["infomin"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("recipe", "overrides", "message"),
     [
         ("linear", {"jitter_strength": 1.0}, "views.jitter_strength: recipe linear has no ColorJitter"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pretrain.views.rng import VIEW_STREAM, sample_generator
+from tests.cases import each
 
 BASE = {"seed": 1, "epoch": 2, "index": 3, "view": 0, "stream": VIEW_STREAM}
 
@@ -18,7 +19,7 @@ def test_equal_arguments_give_equal_numbers_whatever_was_drawn_before():
     np.testing.assert_array_equal(first, sample_generator(**BASE).random(8))
 
 
-@pytest.mark.parametrize("name", BASE)
+@each("name", BASE)
 def test_every_argument_changes_the_numbers(name):
     changed = sample_generator(**{**BASE, name: BASE[name] + 1}).random(8)
     assert not np.isin(changed, sample_generator(**BASE).random(8)).any()

@@ -21,6 +21,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.run.slurm import SlurmOptions
+from tests.cases import each
 from tests.transfer.fake_tools import run_here, write_tools
 from transfer.compare.executor import StageJob, cuda_devices, local_executor, run_on_devices, slurm_executor
 from transfer.compare.runner import StageFolder, open_folder, run_stages, stop_request
@@ -239,7 +240,7 @@ def arguments(**over: object) -> argparse.Namespace:
     return argparse.Namespace(**{**dict.fromkeys(names), "executor": "slurm", "dry_run": False, **over})
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "message"),
     [
         ({}, "needs --partition"),

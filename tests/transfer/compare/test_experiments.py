@@ -6,6 +6,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import Initialisation, Record
+from tests.cases import each
 from tests.transfer.compare.old_runs import write_old_detection
 from tests.transfer.conftest import split, write_record
 from transfer.compare.experiments import Behind, group_runs, metric_label
@@ -87,7 +88,7 @@ def test_runs_that_are_not_done_enter_no_experiment(detections):
     assert experiment.figures("random", "bbox/AP50") == {0: 20.0}
 
 
-@pytest.mark.parametrize(
+@each(
     "over",
     [
         {"iterations": 300},
@@ -96,7 +97,6 @@ def test_runs_that_are_not_done_enter_no_experiment(detections):
         {"num_train_images": 5},
         {"config_file": "transfer/configs/voc/R_50_C4_24k.yaml"},
     ],
-    ids=lambda over: next(iter(over)),
 )
 def test_old_runs_of_another_experiment_do_not_enter_the_average(tmp_path, over):
     specs = [{**RANDOM, "seed": 0}, {**RANDOM, "seed": 1}, {**RANDOM, "seed": 2, "ap50": 90.0, **over}]

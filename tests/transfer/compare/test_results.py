@@ -11,6 +11,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.record import Initialisation, Record
+from tests.cases import each
 from tests.transfer.compare.old_runs import write_old_detection, write_old_linear, write_old_pretraining
 from tests.transfer.conftest import split, write_detection, write_linear, write_pretraining, write_record
 from transfer.compare.experiments import group_runs
@@ -148,7 +149,7 @@ def test_damaged_curves_and_pictures_cost_only_themselves(detection, file, text)
     assert run.curve == () if file == "metrics.json" else run.samples == ()
 
 
-@pytest.mark.parametrize(
+@each(
     ("over", "words"),
     [
         ({"status": "running"}, "running since 2026-11-27T03:00:00+00:00, held by somewhere, pid 7"),
@@ -178,7 +179,7 @@ def test_an_old_detection_run_is_read_into_a_record(old_detection):
     assert len(run.samples) == 3 and run.record.details["sidecar"]["arch"] == "resnet18"
 
 
-@pytest.mark.parametrize(
+@each(
     ("test_data", "metric"),
     [
         ("voc:data/VOC2007:test", "VOC AP, 11 points (2007)"),
@@ -309,7 +310,7 @@ def test_a_measurement_is_read_by_its_file(detection, old_linear):
     assert read_result(old_linear / "linear_result.json").metrics == {"top1": 50.0, "top5": 90.0}
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "number"),
     [(1, True), (0.5, True), (True, False), (float("nan"), False), (float("inf"), False), ("1", False), (None, False)],
 )
@@ -347,7 +348,7 @@ def test_information_is_read_from_a_record_and_from_an_older_file(tmp_path, reco
     assert (found.nats, found.low, found.high, found.ceiling, found.saturated) == (1.0, 0.9, 1.1, 5.0, False)
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         "{",
@@ -404,7 +405,7 @@ def test_a_foreign_result_file_makes_no_run_and_stops_no_report(example_runs, na
     assert len(read_runs([example_runs])) == 14
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "expected"),
     [
         ("nothing", "nothing at .*x; expected a run's record"),

@@ -14,6 +14,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.record import OpenRecord, Record
+from tests.cases import each
 from tests.transfer.fake_tools import write_tools
 from transfer.compare.runner import StageFolder, open_folder, run_logged, run_stages, show_seconds
 from transfer.compare.stages import Stage, checkpoint_of
@@ -141,7 +142,7 @@ def test_a_command_that_leaves_a_record_that_is_not_done_has_failed(tmp_path: Pa
         assert ("no finished" in said[1]) is (code == 1)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"fingerprint": "x"}', '{"other": 1}'])
+@each("text", ["", "[]", '{"fingerprint": "x"}', '{"other": 1}'])
 def test_a_damaged_record_means_that_the_stage_is_not_done(tmp_path: Path, text: str) -> None:
     with open_folder(tmp_path) as folder:
         folder.prepare(STAGE, folder.wanted(STAGE, {}))

@@ -9,10 +9,11 @@ import pytest
 from scipy import stats
 
 from tests.benchmarks.false_alarms import every_seed_rule, paired_rule, simulate, spread_rule
+from tests.cases import each
 from transfer.compare.statistics import compare_cells, holm, paired_difference, permutation_test, spread_of_sources
 
 
-@pytest.mark.parametrize("n", [2, 3, 9])
+@each("n", [2, 3, 9])
 def test_paired_interval_equals_scipys(n):
     rng = np.random.default_rng(n)
     ours, baseline = rng.normal(31, 2, n), rng.normal(30, 2, n)
@@ -35,7 +36,7 @@ def test_one_seed_has_no_interval_and_no_common_seed_no_difference():
     assert paired_difference({0: 5.0}, {1: 3.0}) is None
 
 
-@pytest.mark.parametrize("comparisons", [1, 3, 10])
+@each("comparisons", [1, 3, 10])
 def test_several_comparisons_share_the_five_percent(comparisons):
     ours, baseline = np.array([31.0, 33.0, 32.5]), np.array([30.0, 31.0, 32.0])
     found = paired_difference(dict(enumerate(ours)), dict(enumerate(baseline)), comparisons=comparisons)
@@ -45,7 +46,7 @@ def test_several_comparisons_share_the_five_percent(comparisons):
     assert found.level == pytest.approx(1 - 0.05 / comparisons)
 
 
-@pytest.mark.parametrize(
+@each(
     ("ours", "verdict", "over_two"),
     [
         ((12.0, 12.4, 12.6), "higher", "above"),
@@ -177,7 +178,7 @@ def test_the_sources_of_spread_are_those_of_the_random_effects_model():
 # --- p values ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [2, 5, 9])
+@each("n", [2, 5, 9])
 def test_the_exact_p_is_scipys(n):
     differences = np.random.default_rng(n).normal(0.8, 1, n)
     expected = stats.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from transfer.compare.stages import Stage
 from transfer.compare.study_config import (
     DetectConfig,
@@ -164,7 +165,7 @@ def test_files_that_the_study_wrote_are_read_with_their_crowds_and_a_user_s_own_
     assert "--keep-crowds" not in named(plan_study(study(), own), "detect")[0].command
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 3, 10, 100, 999, 24000])
+@each("iterations", [1, 2, 3, 10, 100, 999, 24000])
 def test_a_schedule_of_any_length_has_its_steps_inside(iterations: int) -> None:
     words = schedule_overrides(iterations)
     values = dict(zip(words[::2], words[1::2], strict=True))
@@ -175,7 +176,7 @@ def test_a_schedule_of_any_length_has_its_steps_inside(iterations: int) -> None:
     assert int(values["SOLVER.WARMUP_ITERS"]) <= iterations / 10
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "seconds"),
     [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1 h 30 min", 5400), ("45", 45), ("1d", 86400), ("1.5h", 5400)],
 )
@@ -183,7 +184,7 @@ def test_a_budget_is_read(text: str, seconds: float) -> None:
     assert budget_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "h", "two hours", "2h later", "-1h", "0m", "2 x"])
+@each("text", ["", "h", "two hours", "2h later", "-1h", "0m", "2 x"])
 def test_what_is_no_time_is_no_budget(text: str) -> None:
     with pytest.raises(ValueError, match="2h, 1h30m or 90m"):
         budget_seconds(text)

@@ -13,6 +13,7 @@ from pretrain.config import load_run_config
 from pretrain.views.families import family_named
 from pretrain.views.pipeline import ViewMaker
 from pretrain.views.recipe_file import recipe_of
+from tests.cases import each
 from tests.transfer.sweep_bench import SweepBench, write_images, write_labelled_image
 from transfer.compare.stages import ROOT
 from transfer.compare.sweep_config import DetectionPart, load_sweep
@@ -147,7 +148,7 @@ def test_explicit_values_of_the_views_are_folded_into_the_recipes(bench):
 PRETRAINING_FILES = ("small_cifar", "crop_jitter_imagenet100", "distance_div2k", "frequency_stl10")
 
 
-@pytest.mark.parametrize("name", PRETRAINING_FILES)
+@each("name", PRETRAINING_FILES)
 def test_every_shipped_file_makes_each_setting_s_views_of_the_family_that_its_command_names(name):
     path = ROOT / "configs" / "views" / f"{name}.yaml"
     header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))

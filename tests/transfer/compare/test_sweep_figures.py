@@ -7,6 +7,7 @@ import pytest
 
 from pretrain.views.families import FAMILIES
 from tests.benchmarks.false_alarms import simulate, sweep_alarms
+from tests.cases import each
 from transfer.compare.results import Information
 from transfer.compare.sweep_figures import Figures, Row, find_sweet_spot, findings, format_table
 
@@ -44,7 +45,7 @@ def test_the_best_mean_wins_even_where_one_seed_is_higher_elsewhere():
     assert findings(rows, CROP)[-1].endswith("of 98.33 % each (95 % for all 3 pairs of settings together)")
 
 
-@pytest.mark.parametrize(
+@each(
     ("family", "settings", "best", "sentence"),
     [
         (CROP, (0.1, 0.2, 0.4), 0, "add 0.05 to --settings"),
@@ -82,7 +83,7 @@ def test_a_saturated_best_is_noted_and_none_without_accuracy():
     assert find_sweet_spot([row(0.1, accuracy=None), row(0.2, accuracy=None)], CROP) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("nats", "family", "sentence"),
     [
         (
@@ -105,7 +106,7 @@ def test_the_direction_of_the_information_is_stated_as_it_is(nats, family, sente
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("accuracy", "sentence"),
     [
         (((40, 41, 40.5), (50.1, 50.9, 50.3), (42, 43, 42.4)), "accuracy rises and then falls (9.9 points below"),

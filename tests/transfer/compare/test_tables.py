@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pretrain.base.figures import Spread
+from tests.cases import each
 from tests.transfer.conftest import split
 from transfer.compare.statistics import paired_difference
 from transfer.compare.tables import (
@@ -241,8 +242,6 @@ def test_top5_of_few_classes_is_named_for_what_it_is(readout_of):
     assert table.columns[-1] == "top-5 (here top-3)"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "n/a"), (Spread(36.24, None, 1), "36.2"), (Spread(36.24, 0.449, 3), "36.2 ± 0.4")]
-)
+@each(("value", "text"), [(None, "n/a"), (Spread(36.24, None, 1), "36.2"), (Spread(36.24, 0.449, 3), "36.2 ± 0.4")])
 def test_spreads_as_text(value, text):
     assert format_spread(value) == text

@@ -7,6 +7,7 @@ a file in the repository. Sources of the ideas: Composer's and fickling's tests,
 
 from __future__ import annotations
 
+import functools
 import io
 import marshal
 import os
@@ -255,6 +256,7 @@ def _tensor(numel: int, offset: int, size: Any, stride: Any) -> bytes:
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR"
 
 
+@functools.cache
 def bombs() -> dict[str, Attack]:
     """Small files that ask for much memory or time."""
     laughs = b"]" + b"".join(b"q%c](" % i + b"h%c" % i * 40 + b"e" for i in range(12))

@@ -36,6 +36,7 @@ from transfer.detect.loading import plan_weights, verify_fits
 from transfer.readout.config import load_linear_config
 from transfer.readout.features import load_frozen_encoder
 
+pytestmark = pytest.mark.child
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = sorted(attacks("canary"))
 RUN = [name for name, attack in attacks("canary").items() if attack.runs_under]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
+from tests.cases import each
 from transfer.conversion.containers import arranged, branch_tensors, file_view, find_containers, levels, unwrap
 from transfer.conversion.layouts import Branch, Layout
 
@@ -27,7 +28,7 @@ def test_a_file_that_nests_without_end_is_left_at_the_sixth_level():
     assert list(find_containers(content)) == []
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "module.a.weight",
@@ -72,7 +73,7 @@ def test_live_weights_come_before_their_average():
     assert [inner.label for inner in list(levels(view))[1]] == ["state_dict", "model_ema"]
 
 
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [ONE], {"state_dict": {}}])
+@each("content", [{}, {"epoch": 3}, [ONE], {"state_dict": {}}])
 def test_a_file_without_tensors_is_refused(content):
     with pytest.raises(CheckpointError, match="holds no tensors"):
         file_view(content, PATH)

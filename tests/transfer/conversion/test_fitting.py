@@ -10,6 +10,7 @@ import torch
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
 from pretrain.model.encoder import backbone_shapes
+from tests.cases import each
 from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.checkpoints import encoder_state, prefixed, pycontrast_cmc
 from tests.transfer.conversion.tiny_encoders import tiny_state
@@ -23,7 +24,7 @@ def meta(arch):
     return {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(arch).items()}
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@each("arch", ARCHITECTURES)
 def test_every_encoder_is_distinguished_from_every_other(arch):
     found = fit(meta(arch), on_request=True)
     assert (found.arch, found.complete, found.placed) == (arch, True, len(backbone_shapes(arch)))
@@ -67,7 +68,7 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "message"), MISFITS.values(), ids=MISFITS)
+@each(("spoil", "message"), MISFITS.values())
 def test_what_detectron2_cannot_build_is_refused_with_the_reason(spoil, message):
     tensors = spoil(meta("resnet50"))
     assert message in (reason(tensors) or "")

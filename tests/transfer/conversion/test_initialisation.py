@@ -10,6 +10,7 @@ import torch
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.record import experiment_hash
 from pretrain.config import experiment_of
+from tests.cases import each
 from tests.transfer.conversion.checkpoints import ours
 from tests.transfer.conversion.checkpoints_libraries import flat
 from tests.transfer.conversion.tiny_encoders import tiny_state
@@ -128,7 +129,7 @@ def test_the_last_checkpoint_has_the_hash_of_its_run_and_says_its_seed():
     assert pretraining() == {"seed": 3, "hash": experiment_hash(run)}
 
 
-@pytest.mark.parametrize(
+@each(
     "config",
     [
         {"seed": 4},

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError
+from tests.cases import each
 from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.checkpoints import (
     MAKERS,
@@ -206,7 +207,7 @@ def test_lightning_is_seen_through(name, maker):
     assert torch.equal(found.tensors["bn1.weight"], tiny_state(arch_of(name), 0)["bn1.weight"])
 
 
-@pytest.mark.parametrize("outer", OUTER.values(), ids=OUTER)
+@each("outer", OUTER.values())
 def test_moving_averages_and_bare_states_are_seen_through(outer):
     found = taken(outer(tensors_of(made("moco", moco_v2))), PATH)
     assert found.layout == "moco" and torch.equal(found.tensors["bn1.weight"], tiny_state()["bn1.weight"])

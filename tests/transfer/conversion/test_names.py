@@ -8,6 +8,7 @@ import torch
 from pretrain.base.architecture import ARCHITECTURES
 from pretrain.base.errors import CheckpointError
 from pretrain.model.encoder import backbone_shapes
+from tests.cases import each
 from tests.transfer.conversion.backbones import backbone_of
 from tests.transfer.conversion.checkpoints import caffe2, haiku, huggingface_names, prefixed, simclr_port
 from tests.transfer.conversion.checkpoints_libraries import children
@@ -65,7 +66,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("naming", NAMINGS)
+@each("naming", NAMINGS)
 def test_every_naming_reads_and_writes_what_an_independent_writer_makes(naming):
     for arch in ("resnet18", "resnet50", "resnext101_32x8d"):
         state = meta_tensors(arch)
@@ -78,7 +79,7 @@ def test_every_naming_reads_and_writes_what_an_independent_writer_makes(naming):
         }
 
 
-@pytest.mark.parametrize("naming", NAMINGS)
+@each("naming", NAMINGS)
 def test_every_architecture_is_in_the_finite_set_and_no_two_parameters_share_a_name(naming):
     names = NAMINGS[naming].names
     assert set(names) >= {name for arch in ARCHITECTURES for name in backbone_shapes(arch)}
@@ -94,7 +95,7 @@ def test_detectron2_s_names_are_the_reference_s_in_their_order():
     assert len(DETECTRON2.renamed(meta_tensors("resnet50"))) == 265
 
 
-@pytest.mark.parametrize("naming", NAMINGS)
+@each("naming", NAMINGS)
 def test_a_naming_knows_its_own_names_alone(naming):
     known = NAMINGS[naming].torchvision
     for name in WRITERS[naming](meta_tensors("resnet18")):
@@ -102,7 +103,7 @@ def test_a_naming_knows_its_own_names_alone(naming):
         assert not any(NAMINGS[other].torchvision(name) for other in NAMINGS if other != naming)
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "fc.weight",

@@ -10,6 +10,7 @@ import pytest
 from pretrain.base.atomic import write_json
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
+from tests.cases import each
 from tests.transfer.conversion.backbones import passed_proof
 from transfer.conversion.sidecar import (
     Sidecar,
@@ -109,7 +110,7 @@ def test_settings_are_the_rgb_figures_of_the_reference():
     assert detectron2_settings("resnet18", InputContract())["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 64
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "message"),
     [
         (lambda v: v.update(format="other"), "not a sidecar"),

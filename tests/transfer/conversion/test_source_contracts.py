@@ -11,6 +11,7 @@ import torch
 
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError
+from tests.cases import each
 from tests.transfer.conversion import checkpoints
 from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.tiny_encoders import tiny_state
@@ -30,7 +31,7 @@ SELF_SAID = (
 OTHER_THAN_RGB = {"simclr-v1", "simclr-port", "simclr-spijkervet", "simclr-sthalles", "caffe2"}
 
 
-@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in SELF_SAID])
+@each("name", [name for name in BY_NAME if name not in SELF_SAID])
 def test_every_layout_says_its_input(name):
     contract, notes = contract_of(BY_NAME[name], "resnet50", {}, PATH)
     assert (contract == InputContract()) == (name not in OTHER_THAN_RGB)
@@ -84,12 +85,12 @@ def test_mmcv_s_caffe_style_moves_the_stride(text):
     assert not plain.stride_in_1x1
 
 
-@pytest.mark.parametrize("author", ["MOCO", "Yonglong", "torchvision"])
+@each("author", ["MOCO", "Yonglong", "torchvision"])
 def test_known_authors_of_converted_weights_are_rgb(author):
     assert contract_of(BY_NAME["detectron2-converted"], "resnet50", {"__author__": author}, PATH)[0] == InputContract()
 
 
-@pytest.mark.parametrize("author", ["somebody", None, "Detectron2 Model Zoo"])
+@each("author", ["somebody", None, "Detectron2 Model Zoo"])
 def test_converted_weights_of_nobody_known_are_refused(author):
     with pytest.raises(CheckpointError, match=r"nothing says which input it wants \(known authors: MOCO"):
         contract_of(BY_NAME["detectron2-converted"], "resnet50", {"__author__": author}, PATH)
@@ -100,7 +101,7 @@ def test_our_checkpoint_without_its_parts_is_refused():
         contract_of(BY_NAME["infomin-transfer"], "resnet18", {"format": "other"}, PATH)
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         {"type": "shard_list", "shards": ["a.torch", "b.torch"]},

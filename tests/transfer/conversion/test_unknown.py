@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.base.errors import CheckpointError, ConfigError
+from tests.cases import each
 from tests.transfer.conversion.backbones import taken
 from tests.transfer.conversion.checkpoints import prefixed
 from tests.transfer.conversion.checkpoints_libraries import children, huggingface_names
@@ -66,7 +67,7 @@ def test_a_complete_copy_beside_a_damaged_one_is_not_taken_in_silence():
         taken(content, PATH, branch="nets/one")
 
 
-@pytest.mark.parametrize(
+@each(
     ("spoil", "message"),
     [
         (lambda s: without(s, "layer4.1.bn2.bias"), r"99 of 100 .* 1 missing: layer4\.1\.bn2\.bias"),
@@ -74,7 +75,6 @@ def test_a_complete_copy_beside_a_damaged_one_is_not_taken_in_silence():
         (lambda s: {**s, "layer4.1.se.weight": torch.zeros(3)}, "more than convolutions and BatchNorm"),
         (lambda s: {**s, "layer4.1.bn2.bias": torch.full((32,), float("nan"))}, "NaN or infinity"),
     ],
-    ids=["dropped", "shape", "extra", "NaN"],
 )
 def test_an_incomplete_prefix_is_refused_with_what_it_lacks(spoil, message):
     with pytest.raises(CheckpointError, match=message):

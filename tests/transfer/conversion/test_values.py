@@ -9,6 +9,7 @@ import torch
 
 from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files.torch_files import TorchFile
+from tests.cases import each
 from transfer.conversion.values import as_float32, check_values, type_notes
 
 PATH = Path("x.pth")
@@ -34,7 +35,7 @@ def test_whole_numbers_are_no_weights():
         as_float32({"a": torch.arange(3)}, PATH)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@each("value", [float("nan"), float("inf"), -float("inf")])
 def test_one_value_that_is_not_finite_is_found_and_large_ones_are_not(value):
     large = torch.full((4,), 3e38)  # their sum overflows
     check_values(TorchFile({}), (), {"a": large}, PATH)

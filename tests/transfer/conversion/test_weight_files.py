@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from pretrain.base.errors import CheckpointError
 from transfer.conversion.weight_files import file_sha256, read_weight_file
 
+pytestmark = pytest.mark.child
 TENSORS = {"conv1.weight": torch.randn(4, 3, 2, 2), "bn1.bias": torch.randn(4)}
 
 
@@ -68,7 +69,7 @@ def test_mutated_files_raise_nothing_but_our_error(tmp_path, kind):
     whole = write(tmp_path / "file", kind).read_bytes()
     rng = random.Random(0)
     path, refused = tmp_path / "mutated", 0
-    for _ in range(20):
+    for _ in range(8):
         data = bytearray(whole)
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(len(data))] = rng.randrange(256)

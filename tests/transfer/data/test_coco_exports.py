@@ -24,6 +24,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from pretrain.base.errors import DataError
+from tests.cases import each
 from transfer.data.coco import read_coco
 from transfer.data.problems import ReadOptions
 from transfer.data.records import DetectionData
@@ -340,7 +341,7 @@ def boxes_of(data: DetectionData) -> list[list[list[float]]]:
     return [[thing["bbox"] for thing in record["annotations"]] for record in data.records]
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
+@each("name", ACCEPTED)
 def test_kind_is_read_to_the_pixel_said_in_one_line_and_scores_one_hundred(tmp_path: Path, name: str) -> None:
     kind = ACCEPTED[name]
     path, image_dir = write(tmp_path, kind, name)
@@ -429,7 +430,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@each("name", REFUSED)
 def test_kind_in_doubt_is_refused_with_its_count_the_offender_and_the_remedy(tmp_path: Path, name: str) -> None:
     change, said = REFUSED[name]
     if name.startswith("one file"):

@@ -14,6 +14,7 @@ from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 
 from pretrain.base.errors import DataError
+from tests.cases import each
 from tests.transfer.data.exporters import KINDS, Kind
 from transfer.data.problems import ReadOptions
 from transfer.data.records import DetectionData
@@ -80,7 +81,7 @@ def test_what_a_tool_wrote_is_read_to_the_pixel_and_can_score_one_hundred(kind: 
     assert average_precision(data, tmp_path / "control", shift=0.3) < 60.0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.outcome == "refused"], ids=lambda kind: kind.name)
+@each("kind", [kind for kind in KINDS if kind.outcome == "refused"])
 def test_what_is_in_doubt_is_refused_with_its_cause(kind: Kind, tmp_path: Path) -> None:
     spec = kind.write(tmp_path / "data")
     with pytest.raises(DataError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pretrain.base.errors import DataError
+from tests.cases import each
 from transfer.data.problems import Problem, read_strictly
 from transfer.data.records import BoxRule, DetectionData, is_number, with_class_order
 
@@ -35,7 +36,7 @@ def test_box_inside_its_image_is_untouched() -> None:
     assert fit((0.25, 3.5, 9.75, 4.125)) == ([0.25, 3.5, 9.75, 4.125], [])
 
 
-@pytest.mark.parametrize(
+@each(
     ("box", "inside"),
     [
         ((-10, 6, 30, 24), [0, 6, 10, 20]),
@@ -50,7 +51,7 @@ def test_box_over_the_border_is_clipped_at_any_distance_and_said(box, inside) ->
     assert (said.kind, said.remedy, said.repaired) == ("boxes over the border of their image", "clipped", True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("box", "kind"),
     [
         ((3, 3, 3, 8), "boxes without width or height"),

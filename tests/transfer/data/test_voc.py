@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pretrain.base.errors import DataError
+from tests.cases import each
 from transfer.data.problems import ReadOptions
 from transfer.data.voc import MAX_XML_BYTES, problems, read_voc
 
@@ -97,7 +98,7 @@ def test_a_few_fractions_among_whole_corners_stay_under_the_rule_of_voc(tmp_path
     assert boxes_of(data) == [[4.25, 5.5, 24.75, 20], [0, 0, 10, 10], [0, 0, 10, 10]] and data.notes == ()
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png", ".WebP", ".bmp", ".tif", ".TIFF", ".gif", ".ppm", ".pgm"])
+@each("suffix", [".jpg", ".JPG", ".png", ".WebP", ".bmp", ".tif", ".TIFF", ".gif", ".ppm", ".pgm"])
 def test_images_of_every_format_are_found_in_any_case(tmp_path: Path, suffix: str) -> None:
     root = write_voc(tmp_path, {"a": annotation(thing())})
     (root / "JPEGImages" / f"a{suffix}").touch()
@@ -120,7 +121,7 @@ def test_among_images_of_one_name_the_annotation_decides(tmp_path: Path) -> None
     assert [Path(r["file_name"]).name for r in read_voc(root, "train").records] == ["a.png", "b.webp"]
 
 
-@pytest.mark.parametrize("filename", ["x.jpg", "C:\\Users\\me\\x.jpg", "/home/me/x.jpg"])
+@each("filename", ["x.jpg", "C:\\Users\\me\\x.jpg", "/home/me/x.jpg"])
 def test_an_image_of_another_name_is_found_by_the_annotation(tmp_path: Path, filename: str) -> None:
     root = write_voc(tmp_path, {"0001": annotation(thing()).replace("x.jpg", filename)})
     (root / "JPEGImages" / "x.jpg").touch()
@@ -164,9 +165,7 @@ def test_split_files_of_another_encoding_are_refused(tmp_path: Path) -> None:
             read_voc(root, "train")
 
 
-@pytest.mark.parametrize(
-    "size", ["", "<size><width/><height/></size>", "<size><width>0</width><height>0</height></size>"]
-)
+@each("size", ["", "<size><width/><height/></size>", "<size><width>0</width><height>0</height></size>"])
 def test_a_missing_size_is_read_from_the_image(tmp_path: Path, size: str) -> None:
     text = f"<annotation>{size}{thing()}</annotation>"
     root = write_voc(tmp_path, {"a": text, "b": annotation(thing())})
@@ -178,7 +177,7 @@ def test_a_missing_size_is_read_from_the_image(tmp_path: Path, size: str) -> Non
     assert "annotations without the size of their image: 1 (read from the image)" in data.notes[0]
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "value", "noted"),
     [
         ("", 0, True),
@@ -259,7 +258,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), BAD, ids=[message[:40] for _, message in BAD])
+@each(("text", "message"), BAD)
 def test_bad_annotation_is_refused_with_its_place(tmp_path: Path, text, message) -> None:
     root = write_voc(tmp_path, {"good": annotation(thing()), "bad": text})
     with pytest.raises(DataError, match=message) as caught:
@@ -273,7 +272,7 @@ def test_deeply_nested_annotation_ends_in_an_error_of_ours(tmp_path: Path) -> No
         read_voc(write_voc(tmp_path, {"a": text}), "train")
 
 
-@pytest.mark.parametrize(
+@each(
     ("listing", "message"),
     [
         ("", "train.txt is empty"),
@@ -311,7 +310,7 @@ def test_split_name_cannot_leave_the_folder(tmp_path: Path) -> None:
         read_voc(root, "../out")
 
 
-@pytest.mark.parametrize("folder", ["Annotations", "ImageSets/Main", "JPEGImages"])
+@each("folder", ["Annotations", "ImageSets/Main", "JPEGImages"])
 def test_folder_that_is_no_voc_folder_says_what_is_missing(tmp_path: Path, folder) -> None:
     root = write_voc(tmp_path, {})
     (root / folder).rename(tmp_path / "elsewhere")
@@ -319,9 +318,7 @@ def test_folder_that_is_no_voc_folder_says_what_is_missing(tmp_path: Path, folde
         read_voc(root, "train")
 
 
-@pytest.mark.parametrize(
-    "given", [".", "VOCdevkit", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/VOC2007/ImageSets/Main"]
-)
+@each("given", [".", "VOCdevkit", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/VOC2007/ImageSets/Main"])
 def test_a_wrong_level_names_the_right_one(tmp_path: Path, given: str) -> None:
     root = write_voc(tmp_path / "VOCdevkit" / "VOC2007", {"a": annotation(thing())})
     with pytest.raises(DataError, match=f"did you mean {root}\\?"):

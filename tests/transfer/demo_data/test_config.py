@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from pretrain.base.errors import ConfigError
+from tests.cases import each
 from transfer.demo_data.config import SyntheticConfig
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {"seed": -1},

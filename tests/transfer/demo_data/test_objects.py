@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
+from tests.cases import each
 from transfer.demo_data.config import CLASS_NAMES
 from transfer.demo_data.objects import random_light, random_palette, render_sprite
 from transfer.demo_data.photos import LUMA
 from transfer.demo_data.shapes import KINDS, LINE, ellipse, smooth, turned
 
 
-@pytest.mark.parametrize("name", CLASS_NAMES)
+@each("name", CLASS_NAMES)
 def test_a_kind_stays_near_its_unit_square(name: str) -> None:
     rng = np.random.default_rng(1)
     for _ in range(40):
@@ -21,7 +21,7 @@ def test_a_kind_stays_near_its_unit_square(name: str) -> None:
         assert np.abs(points).max() < 1.7
 
 
-@pytest.mark.parametrize("class_index", range(len(CLASS_NAMES)))
+@each("class_index", range(len(CLASS_NAMES)))
 def test_sprite_has_the_asked_long_side(class_index: int) -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ import socket
 import numpy as np
 import pytest
 
+from tests.cases import each
 from transfer.demo_data.photos import LUMA, PHOTO_FILES, hue_matrix, photo_crop, photo_pyramids, random_colour
 
 
@@ -21,7 +22,7 @@ def test_every_photo_is_bundled_and_nothing_is_fetched(monkeypatch: pytest.Monke
     assert all(level.dtype == np.uint8 and level.shape[2] == 3 for levels in pyramids for level in levels)
 
 
-@pytest.mark.parametrize("angle", [0.0, 0.7, 3.0])
+@each("angle", [0.0, 0.7, 3.0])
 def test_hue_rotation_keeps_greys_and_luma(angle: float) -> None:
     matrix = hue_matrix(angle, 0.8)
     np.testing.assert_allclose(matrix @ [1, 1, 1], 1, atol=3e-3)

@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from tests.cases import each
 from transfer.detect.config import load_detector_config
 from transfer.detect.trainer import AccumulatingTrainer, DetectionTrainer
 
@@ -62,7 +63,7 @@ def trained(model: nn.Module, num_parts: int, steps: int = 5) -> tuple[list[Tens
     return [parameter.detach().clone() for parameter in model.parameters()], losses
 
 
-@pytest.mark.parametrize("num_parts", [1, 2, 4, 8])
+@each("num_parts", [1, 2, 4, 8])
 def test_parts_make_the_steps_and_losses_of_the_whole_batch(num_parts: int) -> None:
     (whole, losses), (parts, found) = trained(Regression(), 0), trained(Regression(), num_parts)
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(whole, parts, strict=True))

@@ -14,6 +14,7 @@ from torch import nn
 
 from pretrain.base.errors import CheckpointError, ConfigError
 from pretrain.base.shapes_only import shapes_only
+from tests.cases import each
 from transfer.detect.checks import (
     COMPARED_KEYS,
     backbone_names,
@@ -66,7 +67,7 @@ def without_memory(run: str) -> nn.Module:
 # --- the configuration against the sidecar ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", COMPARED_KEYS)
+@each("key", COMPARED_KEYS)
 def test_contradiction_names_the_key_and_the_line_to_pass(key: str) -> None:
     """What the message says to pass is passed."""
     settings = SETTINGS | {key: OTHERS[key]}

@@ -18,6 +18,7 @@ from detectron2.utils.events import EventStorage
 
 from pretrain.base.errors import ConfigError
 from pretrain.base.shapes_only import shapes_only
+from tests.cases import each
 from transfer.detect.checks import config_value
 from transfer.detect.config import check_supported, load_detector_config, resolve_config, sets_weights
 from transfer.detect.config_files import CONFIG_ROOT, resolve_config_path, shipped_runs
@@ -43,7 +44,7 @@ def build_without_memory(config) -> torch.nn.Module:
 # --- the shipped files ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", RUNS)
+@each("run", RUNS)
 def test_a_family_says_nothing_about_weights(run: str) -> None:
     """Neither what to start from nor how that wants its input (the demo's own input is that of our weights)."""
     assert not sets_weights(CONFIG_ROOT / run)
@@ -164,7 +165,7 @@ def test_command_line_wins_over_every_file(tmp_path: Path) -> None:
     assert (config.SEED, config.INPUT.MIN_SIZE_TRAIN, config.MODEL.WEIGHTS) == (4, (64,), "a b.pth")
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ("_BASE_: absent.yaml", "no configuration file at .*absent.yaml"),
@@ -185,7 +186,7 @@ def test_bad_file_is_refused_by_name(tmp_path: Path, text: str, message: str) ->
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (["SEED"], "expected pairs KEY VALUE, found 1 words; the last one, 'SEED', has no partner"),
@@ -216,7 +217,7 @@ def test_absent_file_names_the_nearest_shipped_one() -> None:
         resolve_config_path("")
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "words"),
     [
         (
@@ -318,7 +319,7 @@ def test_a_schedule_that_cannot_be_scaled_is_refused() -> None:
         resolved(*EIGHT, "SOLVER.REFERENCE_WORLD_SIZE", "5")
 
 
-@pytest.mark.parametrize(
+@each(
     ("max_iter", "kept", "said"),
     [
         (
@@ -340,7 +341,7 @@ def test_learning_rate_steps_after_the_end_are_dropped_and_reported(
     build_lr_scheduler(config, optimizer)  # the traceback that there was
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (("SOLVER.STEPS", "(20, 10)"), r"SOLVER.STEPS \(20, 10\): expected iterations in ascending order"),
@@ -357,7 +358,7 @@ def supported(*words: str, run: str = "coco/R_50_FPN_1x.yaml", num_processes: in
     return check_supported(load_detector_config(CONFIG_ROOT / run, ["MODEL.DEVICE", "cpu", *words]), num_processes)
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (["INPUT.FORMAT", "L"], "INPUT.FORMAT 'L': expected RGB or BGR"),

@@ -18,11 +18,12 @@ from transfer.conversion.sidecar import detectron2_settings
 from transfer.data.findings import Finding, worst
 from transfer.data.records import DetectionData
 from transfer.data.spec import PreparedData
+from transfer.detect import doctor_case
 from transfer.detect.config import load_detector_config
 from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
 from transfer.detect.doctor import CHECKS, diagnose_config, refuse_errors
 from transfer.detect.inits import CATALOG, RANDOM, Init, apply_init
-from transfer.detect.memory import GIB
+from transfer.detect.memory import GIB, MemoryEstimate, estimate_memory
 
 VOC, FPN, DEMO = "voc/R_50_C4_24k.yaml", "coco/R_50_FPN_1x.yaml", "demo/R_18_FPN.yaml"
 SELF = {
@@ -30,6 +31,27 @@ SELF = {
     for arch in ("resnet18", "resnet50")
 }
 SUPERVISED, FROM_NOTHING = CATALOG["msra_r50"], RANDOM["random"]
+
+
+@pytest.fixture(scope="module")
+def shipped_memory() -> dict[str, MemoryEstimate]:
+    """The estimate of each family as it is shipped."""
+    return {name: estimate_memory(load_detector_config(CONFIG_ROOT / name)) for name in (VOC, FPN, DEMO)}
+
+
+@pytest.fixture(autouse=True)
+def memory_of_the_family(
+    request: pytest.FixtureRequest, shipped_memory: dict[str, MemoryEstimate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a mistake changes of the estimate is asked in test_memory.py, and takes 0.1 s for each; the slow tests estimate."""
+    if request.node.get_closest_marker("slow"):
+        return
+
+    def estimate(config: CfgNode) -> MemoryEstimate:
+        pyramid = {50: FPN, 18: DEMO}[config.MODEL.RESNETS.DEPTH]
+        return shipped_memory[pyramid if "fpn" in config.MODEL.BACKBONE.NAME else VOC]
+
+    monkeypatch.setattr(doctor_case, "estimate_memory", estimate)
 
 
 def configuration(family: str, words: Sequence[Any] = (), init: Init | None = None) -> CfgNode:

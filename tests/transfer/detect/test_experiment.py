@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pretrain.base.record import experiment_hash
+from tests.cases import each
 from transfer.detect.config import load_detector_config, plain_values, resolve_config
 from transfer.detect.config_files import CONFIG_ROOT, shipped_runs
 from transfer.detect.experiment import experiment_config
@@ -35,7 +36,7 @@ def test_families_are_different_experiments() -> None:
 SMALL = "demo/R_18_FPN.yaml"
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value"),
     [
         ("SOLVER.BASE_LR", "0.02"),
@@ -51,7 +52,7 @@ def test_what_decides_a_figure_makes_another_experiment(key: str, value: str) ->
     assert hash_of(SMALL, key, value) != hash_of(SMALL)
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value"),
     [
         ("SEED", "9"),

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from pretrain.base.errors import Terminated
 from pretrain.base.signals import StopFlag, passed_to_children
 from pretrain.run.ranks import Ranks
+from tests.cases import each
 from transfer.detect import progress as module
 from transfer.detect.progress import Evaluation, EvaluationStopped, MetricsFile, Progress, StoppableEvaluator
 
@@ -28,7 +29,7 @@ class Counting(DatasetEvaluator):
         return {"bbox": {"AP": 1.0}}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@each("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_an_evaluation_between_two_batches(number: int) -> None:
     inner = Counting()
     with StopFlag() as stop:

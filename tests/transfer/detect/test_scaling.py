@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 
 from pretrain.base.errors import ConfigError
+from tests.cases import each
 from transfer.data.records import DetectionData
 from transfer.detect.memory import GIB
 from transfer.detect.scaling import falling_at, linear_rate, own_schedule, scale_config
@@ -40,14 +41,14 @@ def scaled(num_processes: int, *words: Any, train: DetectionData | None = None, 
     return scale_config(asked, published(), given=given, num_processes=num_processes, train=train, memory=memory)[0]
 
 
-@pytest.mark.parametrize("num_processes", [16, 32, 64])
+@each("num_processes", [16, 32, 64])
 def test_many_processes_get_what_detectron2_scales_to_from_eight(num_processes: int) -> None:
     reference = published(REFERENCE_WORLD_SIZE=8)
     theirs, ours = DefaultTrainer.auto_scale_workers(reference, num_processes).SOLVER, scaled(num_processes).SOLVER
     assert all(ours[key] == pytest.approx(theirs[key]) for key in KEYS)
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 4, 8])
+@each("num_processes", [1, 2, 4, 8])
 def test_up_to_eight_processes_keep_the_published_batch_and_schedule_where_memory_allows(num_processes: int) -> None:
     assert scaled(num_processes).dump() == published().dump()
 
@@ -69,9 +70,7 @@ def test_a_batch_that_was_given_sets_the_rest_and_given_keys_stay() -> None:
     assert solver.STEPS == (600, 800) and solver.WARMUP_ITERS == 90  # the shares of the published schedule
 
 
-@pytest.mark.parametrize(
-    ("count", "epochs"), [(20, 100), (123, 100), (240, 100), (1000, 24), (5000, 24), (100_000, 24)]
-)
+@each(("count", "epochs"), [(20, 100), (123, 100), (240, 100), (1000, 24), (5000, 24), (100_000, 24)])
 def test_own_data_get_a_schedule_by_their_size(count: int, epochs: float) -> None:
     schedule = own_schedule(count, 16)
     assert schedule.max_iter * 16 / count == pytest.approx(epochs, rel=0.03) == schedule.epochs

@@ -9,6 +9,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.config import to_plain
+from tests.cases import each
 from transfer.readout.config import LinearConfig, load_linear_config
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "linear"
@@ -58,7 +59,7 @@ def test_mocos_protocol_is_written_out_and_says_whose_it_is():
     assert load_linear_config("imagenet_r50_moco", ["seed=3", "num_workers=0"]).protocol_name().startswith("MoCo's")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@each("path", sorted(CONFIGS.glob("*.yaml")))
 def test_every_shipped_file_loads(path):
     load_linear_config(path)
 
@@ -87,7 +88,7 @@ def test_rate_scales_with_the_batch_only_when_asked():
     assert LinearConfig(batch_size=64, scale_with_batch=True).scaled_learning_rate == 7.5
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "word"),
     [
         ("epochs=0", "epochs"),

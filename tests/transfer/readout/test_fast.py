@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from pretrain.base.errors import ConfigError, DataError
+from tests.cases import each
 from transfer.readout.config import LinearConfig
 from transfer.readout.fast import Features, choose_head, few_labels, hold_out, nearest_neighbours
 from transfer.readout.fast_config import FastConfig, load_fast_config
@@ -155,7 +156,7 @@ def test_the_shipped_files_try_32_heads_and_the_augmented_one_differs_in_its_vie
     assert augmented == replace(centre, view="augmented", num_views=10)
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "word"),
     [
         ("learning_rates=[]", "learning_rates"),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pretrain.base.errors import ConfigError
+from tests.cases import each
 from transfer.readout.config import LinearConfig
 from transfer.readout.features import cached_batches, load_frozen_encoder, load_splits, state_hash
 from transfer.readout.linear import Validation, accuracy, encoder_stands_still, measure, standardized, train_classifier
@@ -54,7 +55,7 @@ def slow_accuracy(logits, labels, k):
     return 100 * first / len(labels), 100 * best / len(labels)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
+@each("k", [1, 3, 5])
 def test_accuracy_equals_a_slow_reference(k):
     generator = torch.Generator().manual_seed(k)
     logits, labels = torch.randn(200, 7, generator=generator), torch.randint(0, 7, (200,), generator=generator)
@@ -198,7 +199,7 @@ def _count(module):
     module[1].num_batches_tracked += 1
 
 
-@pytest.mark.parametrize("sabotage", [_step, _forward_in_training_mode, _count])
+@each("sabotage", [_step, _forward_in_training_mode, _count])
 def test_an_encoder_that_moved_is_caught(sabotage):
     module = make_module()
     with pytest.raises(AssertionError, match="frozen encoder moved"), encoder_stands_still(module):

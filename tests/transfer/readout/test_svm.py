@@ -7,6 +7,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.record import read_record
+from tests.cases import each
 from tests.tools.in_process import run_tool_here
 from transfer.data.records import DetectionData
 from transfer.readout.svm import average_precision, fit_classes, fitting_classes, image_labels, unit_length
@@ -96,7 +97,7 @@ def test_a_class_that_cannot_be_cross_validated_is_left_out_by_name_and_none_lef
         fitting_classes(labels[:, 1:], ("every", "no"), 3)
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "word"),
     [("costs=[]", "costs"), ("costs=[0]", "costs"), ("folds=1", "folds"), ("cost=1", "did you mean `costs`")],
 )

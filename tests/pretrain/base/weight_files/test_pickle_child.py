@@ -22,6 +22,7 @@ from pretrain.base.weight_files import pickle_child
 from pretrain.base.weight_files.pickle_child import STAND_INS, Frozen, Plan, Refused, answer, find
 from pretrain.base.weight_files.torch_files import read_torch_file
 
+pytestmark = pytest.mark.child
 ROOT = Path(__file__).resolve().parents[4]
 
 

@@ -18,6 +18,8 @@ from pretrain.base.errors import CheckpointError
 from pretrain.base.weight_files import torch_files
 from pretrain.base.weight_files.torch_files import check_records, open_archive, open_torch_file, read_torch_file
 
+pytestmark = pytest.mark.child
+
 
 def contents(*more_dtypes: torch.dtype) -> dict:
     """What training scripts save."""

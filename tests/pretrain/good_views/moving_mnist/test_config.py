@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.good_views.moving_mnist.config import MovingMnistConfig, load_moving_mnist_config
+from tests.cases import each
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "views"
 
@@ -24,7 +25,7 @@ def test_the_small_file_keeps_the_canvas_and_overrides_reach_it():
     assert config.training.batch_size == 64
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "message"),
     [
         ("scene.canvass=64", "did you mean `scene.canvas`"),

@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.good_views.moving_mnist.factors import FACTORS, PAPER, SHARINGS, SUPERVISED, Sharing, parse_sharings
+from tests.cases import each
 
 
 def test_the_seven_sharings_are_all_choices_of_one_or_more_factors():
@@ -20,7 +21,7 @@ def test_every_row_has_the_papers_figures_and_nothing_else_has():
     assert set(PAPER) == {sharing.name for sharing in SHARINGS} | {SUPERVISED}
 
 
-@pytest.mark.parametrize("text", ["position,digit", "digit+position", " digit , position "])
+@each("text", ["position,digit", "digit+position", " digit , position "])
 def test_one_sharing_has_one_name_however_it_is_typed(text):
     assert [sharing.name for sharing in parse_sharings([text])] == ["digit+position"]
 
@@ -34,7 +35,7 @@ def test_sharings_come_in_the_order_of_the_table():
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("texts", "message"),
     [
         (["digits"], "did you mean digit"),
@@ -50,7 +51,7 @@ def test_other_names_are_refused_with_the_nearest_valid_one(texts, message):
         parse_sharings(texts)
 
 
-@pytest.mark.parametrize("factors", [(), ("digit", "digit"), ("colour",)])
+@each("factors", [(), ("digit", "digit"), ("colour",)])
 def test_a_sharing_holds_factors_each_once(factors):
     with pytest.raises(ValueError, match="each once"):
         Sharing(factors)

@@ -9,6 +9,7 @@ import torch
 from pretrain.good_views.moving_mnist.config import SceneConfig
 from pretrain.good_views.moving_mnist.factors import SHARINGS, Sharing
 from pretrain.good_views.moving_mnist.pairs import DRAWS, SPEED, PairMaker, fold, render, trajectory
+from tests.cases import each
 
 DIGIT = SHARINGS[0]
 
@@ -26,7 +27,7 @@ def walked(start, velocity, num_steps, length, substeps=4000):
     return places
 
 
-@pytest.mark.parametrize(("start", "velocity"), [(3.0, 4.5), (35.0, 4.9), (0.5, -2.2), (18.0, 30.0)])
+@each(("start", "velocity"), [(3.0, 4.5), (35.0, 4.9), (0.5, -2.2), (18.0, 30.0)])
 def test_folding_is_a_ball_that_turns_round_at_the_walls(start, velocity):
     expected = walked(start, velocity, 40, 36.0)
     np.testing.assert_allclose(fold(start + velocity * np.arange(41), 36.0), expected, atol=1e-6)

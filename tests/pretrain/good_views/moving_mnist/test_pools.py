@@ -12,6 +12,7 @@ from PIL import Image
 from pretrain.base.errors import DataError
 from pretrain.good_views.moving_mnist.config import SceneConfig
 from pretrain.good_views.moving_mnist.pools import load_backgrounds, load_digits, load_worlds, split_by_class
+from tests.cases import each
 
 
 def rows(images):
@@ -86,7 +87,7 @@ def save(path, **arrays):
 IMAGES, LABELS = np.zeros((20, 28, 28), np.uint8), np.repeat(np.arange(10), 2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arrays", "message"),
     [
         ({"images": IMAGES}, "found images"),

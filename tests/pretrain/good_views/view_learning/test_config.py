@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.base.errors import ConfigError
 from pretrain.good_views.view_learning.config import GameConfig, load_game_config
+from tests.cases import each
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "views"
 
@@ -45,7 +46,7 @@ def test_given_values_win_over_the_file(tmp_path: Path) -> None:
     assert (config.mode, config.labels_per_class, config.image_size) == ("unsupervised", 3, 32)
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "message"),
     [
         ("generator.space=ydrdb", "did you mean 'ydbdr'"),

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from pretrain.base.errors import DataError
+from tests.cases import each
 from tests.transfer.data.public.miniature import tar, zipped
 from transfer.data.public.archives import Allowance
 from transfer.data.public.layouts import below
@@ -99,7 +100,7 @@ def everything(folder):
     return {str(path): os.lstat(path).st_size for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("name", EVIL)
+@each("name", EVIL)
 def test_an_archive_that_is_not_harmless_is_refused_and_leaves_nothing(tmp_path, name):
     content, message = EVIL[name]
     (tmp_path / "in").mkdir()
