@@ -32,6 +32,11 @@ STRIDE = 32
 SAMPLED = 64  # images whose size is looked at
 
 
+def small_file(num_images: int) -> str:
+    """The configuration file of configs/pretrain for a small run on so many images."""
+    return next((name for limit, name in FILES if num_images < limit), LARGEST_FILE)
+
+
 def default_run(
     overrides: Sequence[str] = (), *, method: str | None = None, output_dir: Path | None = None
 ) -> tuple[RunConfig, str, Source | None]:
@@ -52,7 +57,7 @@ def default_run(
         )
     _refuse_what_no_file_takes(overrides, method)
     images = open_source(str(root))
-    name = next((name for limit, name in FILES if len(images) < limit), LARGEST_FILE)
+    name = small_file(len(images))
     side = usual_side(images)
     given = overridden_keys(overrides)
     sized = [word for word in FOR_SMALL_IMAGES if side < SMALL_IMAGES and not _is_given(word.partition("=")[0], given)]

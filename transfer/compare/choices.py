@@ -18,7 +18,7 @@ from pretrain.base.config_files import find_config
 from pretrain.base.errors import ConfigError, DataError, UserError
 from pretrain.base.strict import overridden_keys
 from pretrain.config import load_run_config
-from pretrain.data.default_run import memory_of
+from pretrain.data.default_run import memory_of, small_file
 from transfer.compare.random_input import encoder_of, random_inputs
 from transfer.compare.study_config import (
     NO_WEIGHTS,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = "infomin-transfer/study-choices"
 CHOICES = "choices.json"
-SMALL_RUN, LARGE_RUN = "small_r18_64px.yaml", "infomin_r50_200ep.yaml"  # of configs/pretrain, without and with a GPU
+LARGE_RUN = "infomin_r50_200ep"  # of configs/pretrain, with a GPU; without one what tools/pretrain.py takes by itself
 SMALL_ARCH, LARGE_ARCH = "resnet18", "resnet50"
 SMALL_FAMILY = "demo/R_18_FPN.yaml"  # made for two cores
 FAMILIES = {  # of transfer/configs, by the encoder
@@ -166,11 +166,12 @@ def choose(config: StudyConfig, *, train: DetectionData | None, pool_size: int |
     notes += why_input
     for key, part in _parts(config).items():
         if part.config_file is None:
-            name = SMALL_RUN if arch == SMALL_ARCH and not on_gpu else LARGE_RUN
+            name = small_file(pool_size or 0) if arch == SMALL_ARCH and not on_gpu else LARGE_RUN
             values[f"{key}.config_file"] = str(find_config(Path(name), "pretrain"))
             if name == LARGE_RUN and arch != LARGE_ARCH and "encoder.arch" not in overridden_keys(part.overrides):
                 values[f"{key}.overrides"] = [f"encoder.arch={arch}"]
-            notes.append(f"{key}: {name}, {'a GPU' if on_gpu else 'no GPU'}")
+            images = f", {pool_size:,} images" if pool_size is not None and not on_gpu else ""
+            notes.append(f"{key}: {name}, {'a GPU' if on_gpu else 'no GPU'}{images}")
         if pool_size is not None:
             fitted = _memory(_pretrain(part, values, key), pool_size)
             if fitted:

@@ -177,8 +177,12 @@ def test_the_detector_is_chosen_by_device_boxes_and_encoder_and_says_why(own: Pa
     chosen = choose(config, train=train, pool_size=29, on_gpu=False)
     values = chosen.values
     assert values["detect.config_file"] == "demo/R_18_FPN.yaml" and values["readout.arch"] == "resnet18"
-    assert Path(values["pretrain.config_file"]).name == "small_r18_64px.yaml"
-    assert "method.queue_size=128" in values["pretrain.overrides"]
+    assert Path(values["pretrain.config_file"]).name == "small_1k.yaml"  # as tools/pretrain.py chooses
+    more = choose(config, train=None, pool_size=5000, on_gpu=False).values
+    assert Path(more["pretrain.config_file"]).name == "small_10k.yaml"
+    on_gpu = choose(config, train=None, pool_size=290, on_gpu=True).values
+    assert Path(on_gpu["pretrain.config_file"]).name == "infomin_r50_200ep.yaml"
+    assert any(word.startswith("method.queue_size=") for word in on_gpu["pretrain.overrides"])
     words = values["detect.overrides"]
     resolved = load_detector_config(resolve_config_path("demo/R_18_FPN.yaml"), words)
     assert resolved.INPUT.MIN_SIZE_TEST == 160 and resolved.MODEL.ANCHOR_GENERATOR.SIZES[-1][0] > 96
