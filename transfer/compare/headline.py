@@ -39,11 +39,9 @@ def headline(experiment: Experiment, *, subject: str | None = None) -> str | Non
         return None
     found = _against_all(experiment, row)
     label = metric_label(experiment.leading_metric)
-    parts = [
-        text
-        for text in (_beats(found, label, experiment), _loses(found, label, experiment), _equal(found, experiment))
-        if text
-    ]
+    parts = [text for text in (_beats(found, label, experiment), _loses(found, label, experiment)) if text]
+    equal = _equal(found, experiment, unit="" if parts else label)  # which a part before it has named
+    parts += [equal] if equal else []
     parts += _without_interval(found, experiment)
     return f"{experiment.name} [{experiment.short}]: {row} {_joined(parts)}{_basis(experiment, row, found)}."
 
@@ -85,10 +83,11 @@ def _listed(found: list[Comparison], experiment: Experiment, *, unit: str, turne
     return _and(texts)
 
 
-def _equal(found: list[Comparison], experiment: Experiment) -> str:
+def _equal(found: list[Comparison], experiment: Experiment, *, unit: str) -> str:
     same = _verdicts(found, "not told apart")
+    told = f"is not told apart{f' in {unit}' if unit else ''} from"
     if len(same) > SPELT_OUT:
-        return f"is not told apart from {', '.join(one.other for one in same)}"
+        return f"{told} {', '.join(one.other for one in same)}"
     texts = []
     for one in same:
         assert one.difference is not None
@@ -96,7 +95,7 @@ def _equal(found: list[Comparison], experiment: Experiment) -> str:
         none = ", no interval: all differ by the same"
         ends = none if half is None else f" [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
         texts.append(f"{one.other} ({mean:+.{digits}f}{ends})")
-    return f"is not told apart from {_and(texts)}" if texts else ""
+    return f"{told} {_and(texts)}" if texts else ""
 
 
 def _without_interval(found: list[Comparison], experiment: Experiment) -> list[str]:
