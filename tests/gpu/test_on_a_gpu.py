@@ -23,7 +23,7 @@ from transfer.detect.trainer import DetectionTrainer
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and pytest -m gpu"),
     pytest.mark.filterwarnings("default"),  # of the libraries, by version
 ]
 ROOT = Path(__file__).resolve().parents[2]
