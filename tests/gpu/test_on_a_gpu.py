@@ -88,7 +88,7 @@ METHODS = ("instdis", "cmc", "moco_v1", "pirl", "moco_v2", "cmc_v2", "infomin", 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(demo: Path, tmp_path: Path, method: str) -> None:
-    pretrain(demo, tmp_path / "run", "--method", method)
+    assert pretrain(demo, tmp_path / "run", "--method", method)
 
 
 @pytest.mark.parametrize("words", [["fp16"], ["bf16"], ["bf16", "runtime.compile=true"]], ids=" ".join)

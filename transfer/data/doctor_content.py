@@ -30,6 +30,8 @@ MANY_UNLISTED = 0.5  # share of the files of a folder: with more, the data are m
 
 
 def exif_findings(data: DetectionData, looks: Looks, spec: DataSpec) -> Iterator[Finding]:
+    """Images whose EXIF orientation turns them: a note where the annotations are of the turned picture, a warning
+    where nothing tells which they are of."""
     for record, look in zip(data.records, looks, strict=True):
         if not isinstance(look, CheckedImage) or look.orientation == 1:
             continue
