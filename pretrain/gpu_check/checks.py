@@ -39,7 +39,7 @@ from pretrain.state import TrainState, build_state, contract_of, precision_of
 from pretrain.train import train_step
 
 METHODS = ("moco_v2", "infomin")
-WARM_STEPS = 2  # the libraries choose their kernels, the allocator its blocks
+WARM_STEPS = 4  # libraries choose their kernels, the allocator its blocks, the key network is recorded
 RANK_SECONDS = 120
 
 

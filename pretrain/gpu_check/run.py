@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import gc
 import os
 import tempfile
 import time
@@ -79,6 +80,7 @@ def gpu_check(
                 found[part] = work()
             except Exception as error:  # whatever it is, minutes of other figures must not be lost for it
                 found[part] = {"error": ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])}
+            gc.collect()  # a method and its recorded forward hold each other
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             found[part]["seconds"] = time.monotonic() - before

@@ -10,7 +10,11 @@ The alternative is to normalise query and key by the statistics of the whole bat
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +24,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.run.ranks import Ranks
+
+LEAST_CAPABILITY = (8, 0)  # of an NVIDIA GPU for the fused kernels: bfloat16
+
+logger = logging.getLogger(__name__)
 
 
 class GroupedBatchNorm(_BatchNorm):
@@ -39,11 +47,30 @@ class GroupedBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         """Rows first, channels second; anything may follow."""
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C, ...); a batch of fewer rows than groups has one group a row."""
-        if not self.training or self.groups == 1:
-            return super().forward(rows)
+    def forward(self, rows: Tensor, other: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """relu(BatchNorm(rows) + other), (B, C, ...) -> (B, C, ...); a batch of fewer rows than groups has one group a row."""
+        if not self.training:
+            return _finish(super().forward(rows), other, relu=relu)
         assert self.num_batches_tracked is not None
+        if torch.compiler.is_compiling() and len(rows) % self.groups == 0:
+            return _finish(self._as_one_formula(rows), other, relu=relu)
+        kernels = fused_kernels(rows.device) if rows.is_cuda and self.affine else None
+        if kernels is not None and kernels.can_fuse(rows, other, groups=self.groups):
+            self.num_batches_tracked.add_(1)
+            return kernels.normalise(
+                rows,
+                other,
+                weight=self.weight,
+                bias=self.bias,
+                running_mean=self.running_mean,
+                running_var=self.running_var,
+                groups=self.groups,
+                share=self.group_momentum,
+                eps=self.eps,
+                relu=relu,
+            )
+        if self.groups == 1:
+            return _finish(super().forward(rows), other, relu=relu)
         self.num_batches_tracked.add_(1)
         parts = [
             F.batch_norm(
@@ -53,7 +80,67 @@ class GroupedBatchNorm(_BatchNorm):
                 _sizes(len(rows), self.groups)
             )  # whose gradients are joined once; tensor_split adds them up
         ]
-        return torch.cat(parts)
+        return _finish(torch.cat(parts), other, relu=relu)
+
+    def _as_one_formula(self, rows: Tensor) -> Tensor:
+        """The same for torch.compile, which makes few kernels of it; of a call for each group it would make as many as groups."""
+        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
+        groups = rows.unflatten(0, (self.groups, -1)).to(torch.promote_types(rows.dtype, torch.float32))
+        dims = [1, *range(3, groups.dim())]
+        variance, mean = torch.var_mean(groups, dims, correction=0, keepdim=True)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            count = groups[0, :, 0].numel()
+            order = torch.arange(self.groups - 1, -1, -1, device=rows.device, dtype=variance.dtype)
+            shares = self.group_momentum * (1 - self.group_momentum) ** order[:, None]
+            kept = (1 - self.group_momentum) ** self.groups
+            for running, found in (
+                (self.running_mean, mean),
+                (self.running_var, variance * (count / max(count - 1, 1))),
+            ):
+                running.copy_(kept * running + (shares * found.view(self.groups, -1)).sum(0))
+        shape = [-1, *(1 for _ in rows.shape[2:])]
+        normalised = (groups - mean) * torch.rsqrt(variance + self.eps)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(rows.dtype).flatten(0, 1)
+
+
+def normalised(norm: nn.Module, rows: Tensor, other: Tensor | None = None, *, relu: bool = True) -> Tensor:
+    """relu(norm(rows) + other), in one pass where `norm` can."""
+    if isinstance(norm, GroupedBatchNorm):
+        return norm(rows, other, relu=relu)
+    return _finish(norm(rows), other, relu=relu)
+
+
+def _finish(rows: Tensor, other: Tensor | None, *, relu: bool) -> Tensor:
+    if other is not None:
+        rows += other
+    return F.relu(rows, inplace=True) if relu else rows
+
+
+@functools.cache
+def fused_kernels(device: torch.device) -> ModuleType | None:
+    """pretrain/model/fused_batchnorm.py, tried on `device`; None, with a warning, where it does not work."""
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return None
+    try:
+        kernels = importlib.import_module("pretrain.model.fused_batchnorm")
+        rows = torch.ones(2, 8, device=device, requires_grad=True)
+        statistics = [torch.ones(8, device=device) for _ in range(4)]
+        names = ("weight", "bias", "running_mean", "running_var")
+        values = dict(zip(names, statistics, strict=True))
+        kernels.normalise(rows, None, **values, groups=1, share=0.1, eps=1e-5, relu=True).sum().backward()
+        return kernels
+    except (
+        Exception
+    ) as error:  # no Triton, no C compiler, a driver that it does not know: training goes on, only slower
+        logger.warning(
+            "BatchNorm's fused kernels do not work here (%s): steps take longer. They need Triton, which comes with torch for "
+            "CUDA on Linux, and a C compiler (Debian: apt install gcc)",
+            ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]),
+        )
+        return None
 
 
 def _sizes(count: int, groups: int) -> list[int]:

@@ -28,6 +28,7 @@ from pretrain.config import EncoderConfig, MethodConfig
 from pretrain.data.loader import ViewBatch
 from pretrain.model.batchnorm import group_batchnorm, num_groups
 from pretrain.model.channels import NUM_CHANNELS, channels_of
+from pretrain.model.cuda_graph import Replayed
 from pretrain.model.encoder import ResNetEncoder
 from pretrain.model.heads import NUM_PATCHES, JigsawHead, ProjectionHead
 from pretrain.model.loss import ContrastOutput, bank_nce, batch_nce, full_precision, info_nce, mean_output
@@ -189,6 +190,7 @@ class Contrast(nn.Module):
         }
         self.memory = _alone_or_by_name(self.memories) if self.memories else None
         group_batchnorm(self, groups=batchnorm_groups)
+        self._replayed_keys = Replayed(self._encode_keys)
         self._trained = [Towers(self.query_networks)]  # in a list: its parameters are the query's, and saved as those
 
     @property
@@ -311,17 +313,18 @@ class Contrast(nn.Module):
     def _keys(self, images: Tensor, ranks: Ranks, step: int) -> dict[str, Tensor]:
         """Tower -> keys (B, D) of one view, uint8 (B, 3, S, S)."""
 
-        def encode(views: Tensor) -> Tensor:  # all towers side by side: shuffled and gathered once
-            return torch.cat(
-                [network(self._channels(views, tower)) for tower, network in self.key_networks.items()], dim=1
-            )
-
         config = self.config
+        # SyncBatchNorm talks to the other ranks on the way, which a recording cannot hold in general.
+        encode = self._encode_keys if config.batchnorm == "synchronised" or not images.is_cuda else self._replayed_keys
         if config.batchnorm == "synchronised":
             keys = encode(images)
         else:
             keys = shuffled_forward(encode, images, ranks=ranks, seed=self.seed, step=step, over=config.shuffle_over)
         return dict(zip(self.key_networks, full_precision(keys).split(config.feature_dim, dim=1), strict=True))
+
+    def _encode_keys(self, views: Tensor) -> Tensor:
+        """Keys of all towers side by side, (B, towers x D), so that they are shuffled and gathered once."""
+        return torch.cat([network(self._channels(views, tower)) for tower, network in self.key_networks.items()], dim=1)
 
     def _with_bank(self, embedded: dict[str, list[Embeddings]], batch: ViewBatch, ranks: Ranks, step: int) -> Scored:
         config, index = self.config, batch.index

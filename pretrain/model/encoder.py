@@ -16,9 +16,27 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from pretrain.base.architecture import ARCHITECTURES, Architecture
 from pretrain.base.errors import ConfigError
 from pretrain.base.shapes_only import shapes_only
+from pretrain.model.batchnorm import normalised
 
 Stem = Literal["imagenet", "small"]
 STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+
+class _BasicBlock(BasicBlock):
+    """torchvision's, with the sum and ReLU behind each BatchNorm handed to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = normalised(self.bn1, self.conv1(x))
+        return normalised(self.bn2, self.conv2(rows), x if self.downsample is None else self.downsample(x))
+
+
+class _Bottleneck(Bottleneck):
+    """torchvision's, with the sum and ReLU behind each BatchNorm handed to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = normalised(self.bn1, self.conv1(x))
+        rows = normalised(self.bn2, self.conv2(rows))
+        return normalised(self.bn3, self.conv3(rows), x if self.downsample is None else self.downsample(x))
 
 
 class ResNetEncoder(ResNet):
@@ -47,7 +65,7 @@ class ResNetEncoder(ResNet):
         if arch not in ARCHITECTURES:
             raise ConfigError(f"encoder: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
         spec = ARCHITECTURES[arch]
-        block = Bottleneck if spec.bottleneck else BasicBlock
+        block = _Bottleneck if spec.bottleneck else _BasicBlock
         other_width = (spec.base_channels, spec.stem_channels) != (64, 64)
         with shapes_only() if other_width else nullcontext():  # its layers are built again
             super().__init__(block, list(spec.layers), groups=spec.groups, width_per_group=spec.width_per_group)
@@ -86,7 +104,7 @@ class ResNetEncoder(ResNet):
 
         With the small stem, H and W are divided by 1 and 8.
         """
-        features = {"stem": self.maxpool(self.relu(self.bn1(self.conv1(images))))}
+        features = {"stem": self.maxpool(normalised(self.bn1, self.conv1(images)))}
         features["res2"] = self.layer1(features["stem"])
         features["res3"] = self.layer2(features["res2"])
         features["res4"] = self.layer3(features["res3"])
