@@ -41,6 +41,7 @@ from pretrain.train import train_step
 METHODS = ("moco_v2", "infomin")
 WARM_STEPS = 4  # libraries choose their kernels, the allocator its blocks, the key network is recorded
 RANK_SECONDS = 120
+SETTLED = 10  # steps: fp16 skips the first updates (three on an H200) until the scale of its loss fits
 
 
 class Trainer:
@@ -198,10 +199,15 @@ def _between(start: Any, end: Any) -> float:
 
 
 def number_types(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Losses of the same run in fp32, bf16 and (on a GPU) fp16, step by step."""
+    """Losses of the same run in fp32, bf16 and (on a GPU) fp16, step by step; their difference from the SETTLED-th step on.
+
+    A run in fp16 skips its first updates until the scale of its loss has come down: until then it is another run, not another
+    number type.
+    """
     small = replace(sizes, batch_size=sizes.loss_batch)
     names = ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
     losses: dict[str, list[float]] = {}
+    first = min(SETTLED, sizes.loss_steps // 2)
     for name in names:
         trainer = Trainer(run_config("infomin", small, device=device.type, precision=name), device)
         batches = [synthetic_batch(trainer.config, device=device, seed=seed) for seed in range(4)]
@@ -211,8 +217,11 @@ def number_types(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         "steps": sizes.loss_steps,
         "first": {name: values[0] for name, values in losses.items()},
         "last": {name: values[-1] for name, values in losses.items()},
+        "compared_from_step": first,
         "mean_relative_difference": {
-            name: statistics.fmean(abs(a - b) / a for a, b in zip(losses["fp32"], losses[name], strict=True))
+            name: statistics.fmean(
+                abs(a - b) / a for a, b in zip(losses["fp32"][first:], losses[name][first:], strict=True)
+            )
             for name in names[1:]
         },
         "losses": losses,

