@@ -7,7 +7,8 @@ random weights of the same encoder and seed are judged the same way. What is in 
 the search can be stopped at any time. Out: docs/benchmarks/small_search.json, one entry a trial and seed; one line a trial.
 
 Data: CIFAR-10 (10,000 images of 32 px; 100 labels a class, and all), the same with 1,000 images, Caltech-101 (pool of 8,709 without
-labels; 10 labels a class, tested on the others of up to 100 images a class), and the embedded data, made on the spot.
+labels; 10 labels a class, tested on the others of up to 100 images a class), and the embedded data, made on the spot, 10,000 and
+100,000 images.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 OUTPUT = ROOT / "docs" / "benchmarks" / "small_search.json"
 NEIGHBOURS = 20
-LABELS_A_CLASS = {"cifar10": 100, "cifar10_1k": 100, "caltech101": 10, "embedded": 100}
+LABELS_A_CLASS = {"cifar10": 100, "cifar10_1k": 100, "caltech101": 10, "embedded": 100, "embedded_100k": 100}
+EMBEDDED = {"embedded": 10_000, "embedded_100k": 100_000}  # images of the pool
 SMALL = ("encoder.arch=resnet18_half", "encoder.stem=small", "views.image_size=32")  # the default for 32 px
 SIZED = {"cifar10": SMALL, "cifar10_1k": SMALL}
 
@@ -54,7 +56,9 @@ def moco(*more: str, queue_size: int = 2048) -> tuple[str, ...]:
 
 INFOMIN = moco("views.recipe=infomin_small", "method.jigsaw_fraction=0.0625", "method.jigsaw_weight=0.1")
 SHORT = 30_720  # 240 steps of 128
+LONG = 199_680  # 1,560 steps of 128
 B128 = ("optimizer.batch_size=128", "optimizer.learning_rate=0.06")
+HALF = (*B128, "encoder.arch=resnet18_half")
 TRIALS = (
     # The method, each for the same number of images seen.
     Trial("simclr", "cifar10", SHORT, B128),
@@ -93,21 +97,15 @@ TRIALS = (
     # Longer runs with what was chosen.
     Trial("simclr_long", "cifar10", 99_840, B128),
     # Caltech-101 at 64 px with the stem that a detector takes.
-    Trial("caltech_simclr_half", "caltech101", SHORT, (*B128, "encoder.arch=resnet18_half")),
+    Trial("caltech_simclr_half", "caltech101", SHORT, HALF),
     Trial("caltech_simclr", "caltech101", SHORT, B128),
-    Trial(
-        "caltech_moco_v2_half", "caltech101", SHORT, (*B128, *moco(), "encoder.arch=resnet18_half"), method="moco_v2"
-    ),
-    Trial(
-        "caltech_infomin_half", "caltech101", SHORT, (*B128, *INFOMIN, "encoder.arch=resnet18_half"), method="infomin"
-    ),
-    Trial("caltech_simclr_half_long", "caltech101", 104_448, (*B128, "encoder.arch=resnet18_half")),
+    Trial("caltech_moco_v2_half", "caltech101", SHORT, (*HALF, *moco()), method="moco_v2"),
+    Trial("caltech_infomin_half", "caltech101", SHORT, (*HALF, *INFOMIN), method="infomin"),
+    Trial("caltech_simclr_half_long", "caltech101", 104_448, HALF),
     Trial("caltech_simclr_long", "caltech101", 104_448, B128),
     # The embedded data, and a pool of 1,000.
-    Trial("embedded_simclr_half", "embedded", SHORT, (*B128, "encoder.arch=resnet18_half")),
-    Trial(
-        "embedded_infomin_half", "embedded", SHORT, (*B128, *INFOMIN, "encoder.arch=resnet18_half"), method="infomin"
-    ),
+    Trial("embedded_simclr_half", "embedded", SHORT, HALF),
+    Trial("embedded_infomin_half", "embedded", SHORT, (*HALF, *INFOMIN), method="infomin"),
     Trial("thousand_simclr", "cifar10_1k", SHORT, B128, config="small_1k"),
     Trial(
         "thousand_moco_v2",
@@ -118,6 +116,17 @@ TRIALS = (
         config="small_1k",
     ),
     Trial("thousand_simclr_long", "cifar10_1k", 99_840, B128, config="small_1k"),
+    # 100,000 images, each seen twice, and a tenth of them as often in all. Half of two epochs is slow start, a tenth of twenty.
+    Trial("embedded_simclr_half_long", "embedded", LONG, HALF),
+    Trial("hundred_thousand_simclr", "embedded_100k", LONG, HALF, config="small_100k"),
+    Trial(
+        "hundred_thousand_moco_v2",
+        "embedded_100k",
+        LONG,
+        (*HALF, *moco(queue_size=8192)),
+        method="moco_v2",
+        config="small_100k",
+    ),
 )
 
 
@@ -238,9 +247,11 @@ def prepared(data: str, *, shared: Path, work: Path) -> tuple[Path, Path]:
     folder = work / data
     if data == "cifar10_1k":
         return thousand(folder, prepared("cifar10", shared=shared, work=work))
-    if data == "embedded":
+    if data in EMBEDDED:
         if not folder.exists():
-            failed = call(["tools/make_demo_data.py", "--output-dir", str(folder)])
+            failed = call(
+                ["tools/make_demo_data.py", "--output-dir", str(folder), "--num-unlabelled", str(EMBEDDED[data])]
+            )
             assert failed is None, failed
         return folder / "unlabelled" / "train", folder / "unlabelled"
     if not folder.exists():
