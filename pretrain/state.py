@@ -141,6 +141,7 @@ def build_state(
             num_images=num_images,
             batchnorm_groups=groups,
         )
+        method.records_keys = config.runtime.cuda_graph and torch.version.cuda is not None
     method = method.to(device)
     if config.method.batchnorm == "synchronised":
         synchronise_batchnorm(method, ranks, device)

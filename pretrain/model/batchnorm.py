@@ -52,9 +52,10 @@ class GroupedBatchNorm(_BatchNorm):
         if not self.training:
             return _finish(super().forward(rows), other, relu=relu)
         assert self.num_batches_tracked is not None
-        if torch.compiler.is_compiling() and len(rows) % self.groups == 0:
+        compiling = torch.compiler.is_compiling()
+        if compiling and len(rows) % self.groups == 0:
             return _finish(self._as_one_formula(rows), other, relu=relu)
-        kernels = fused_kernels(rows.device) if rows.is_cuda and self.affine else None
+        kernels = fused_kernels(rows.device) if rows.is_cuda and self._single_precision and not compiling else None
         if kernels is not None and kernels.can_fuse(rows, other, groups=self.groups):
             self.num_batches_tracked.add_(1)
             return kernels.normalise(
@@ -81,6 +82,12 @@ class GroupedBatchNorm(_BatchNorm):
             )  # whose gradients are joined once; tensor_split adds them up
         ]
         return _finish(torch.cat(parts), other, relu=relu)
+
+    @property
+    def _single_precision(self) -> bool:
+        """Whether there are a weight and running statistics, and all of them float32."""
+        kept = (self.weight, self.bias, self.running_mean, self.running_var)
+        return all(value is not None and value.dtype is torch.float32 for value in kept)
 
     def _as_one_formula(self, rows: Tensor) -> Tensor:
         """The same for torch.compile, which makes few kernels of it; of a call for each group it would make as many as groups."""

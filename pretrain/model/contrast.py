@@ -14,6 +14,7 @@ tower, whatever the images are contrasted with, as the reference does.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,8 +152,10 @@ class Contrast(nn.Module):
     query, key, memory: networks and memory of the only tower, or a ModuleDict of them by the tower's name; None where the method
         has none. query_networks, key_networks, memories: the same by name in any case.
     trained: what takes gradient; the loop may wrap it in DDP and hands it back as `forward`.
+    records_keys: on a GPU the forward of the key networks becomes a CUDA graph.
     """
 
+    records_keys = True
     query: nn.Module
     key: nn.Module | None
     memory: nn.Module | None
@@ -190,7 +193,7 @@ class Contrast(nn.Module):
         }
         self.memory = _alone_or_by_name(self.memories) if self.memories else None
         group_batchnorm(self, groups=batchnorm_groups)
-        self._replayed_keys = Replayed(self._encode_keys)
+        self._replay = Replayed()
         self._trained = [Towers(self.query_networks)]  # in a list: its parameters are the query's, and saved as those
 
     @property
@@ -314,11 +317,14 @@ class Contrast(nn.Module):
         """Tower -> keys (B, D) of one view, uint8 (B, 3, S, S)."""
 
         config = self.config
-        # SyncBatchNorm talks to the other ranks on the way, which a recording cannot hold in general.
-        encode = self._encode_keys if config.batchnorm == "synchronised" or not images.is_cuda else self._replayed_keys
-        if config.batchnorm == "synchronised":
-            keys = encode(images)
+        if (
+            config.batchnorm == "synchronised"
+        ):  # it talks to the other ranks on the way, which a recording cannot hold in general
+            keys = self._encode_keys(images)
         else:
+            encode = self._encode_keys
+            if images.is_cuda and self.records_keys:
+                encode = functools.partial(self._replay, self._encode_keys)
             keys = shuffled_forward(encode, images, ranks=ranks, seed=self.seed, step=step, over=config.shuffle_over)
         return dict(zip(self.key_networks, full_precision(keys).split(config.feature_dim, dim=1), strict=True))
 

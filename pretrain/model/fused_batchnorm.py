@@ -16,11 +16,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TILE = 4096  # elements of a program's tile
 MAX_TILE_CHANNELS = 128
 PROGRAMS = 132 * 8  # of a reduction: enough for the multiprocessors of any GPU
 MAX_SPLITS = 128
+NUMBER_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 FINISH_CHANNELS = 16  # of a program that adds up the parts of a reduction
 
 
@@ -75,7 +77,7 @@ def _finish(
         second = tl.sum(tl.load(place + groups * splits * channels, mask=mask, other=0), 0) / rows
         start = tl.cast(group, tl.int64) * rows * channels
         shift = tl.load(x + start + column, mask=inside, other=0).to(tl.float32)
-        variance = tl.maximum(second - first * first, 0.0)
+        variance = tl.maximum(second - first * first, 0.0, propagate_nan=tl.PropagateNan.ALL)
         centre = shift + first
         tl.store(statistics + group * channels + column, centre, mask=inside)
         tl.store(statistics + (groups + group) * channels + column, 1 / tl.sqrt(variance + eps), mask=inside)
@@ -105,7 +107,7 @@ def _apply(
     if ADD:
         value += tl.load(other + place, mask=mask, other=0).to(tl.float32)
     if RELU:
-        value = tl.maximum(value, 0.0)
+        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)  # as torch's: what is not finite must be seen
     tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
 
 
@@ -279,6 +281,7 @@ class _Normalise(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, bias, statistics, y = ctx.saved_tensors
         grid, groups, relu, add = ctx.grid, ctx.groups, ctx.relu, ctx.add
@@ -307,8 +310,10 @@ def _laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def can_fuse(x: Tensor, other: Tensor | None, *, groups: int) -> bool:
-    """True for (B, C, H, W) in channels_last or (B, C) whose groups are equal, `other` laid out as x."""
-    if len(x) % groups or x.dim() not in (2, 4) or x.numel() < 2 * groups * x.shape[1]:
+    """True for (B, C, H, W) in channels_last or (B, C) in half or single precision whose groups are equal, `other` laid out as x."""
+    if x.dtype not in NUMBER_TYPES or x.dim() not in (2, 4):
+        return False
+    if len(x) % groups or x.numel() < 2 * groups * x.shape[1]:
         return False
     layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     if not x.is_contiguous(memory_format=layout):

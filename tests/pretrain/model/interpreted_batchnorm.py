@@ -58,9 +58,25 @@ def deviations(
     return {name: float((found[0][name] - value).abs().max() / value.abs().max()) for name, value in found[1].items()}
 
 
+def not_finite() -> dict[str, list[list[int]]]:
+    """Kind of value in one element -> how many elements of each channel of the result are not finite, fused and plain."""
+    found = {}
+    for name, value in (("nan", float("nan")), ("inf", float("inf"))):
+        rows = rows_of((8, 5, 3, 3), 0, torch.float32)
+        rows[1, 2, 0, 0] = value
+        layer = GroupedBatchNorm(5, groups=2)
+        fused = fused_batchnorm.normalise(
+            rows, None, weight=layer.weight, bias=layer.bias, running_mean=layer.running_mean.clone(),
+            running_var=layer.running_var.clone(), groups=2, share=0.1, eps=1e-5, relu=True,
+        )  # fmt: skip
+        plain = layer(rows, relu=True)
+        found[name] = [(~result.isfinite()).sum(dim=(0, 2, 3)).tolist() for result in (fused, plain)]
+    return found
+
+
 if __name__ == "__main__":
     worst: dict[str, dict[str, float]] = {}
     for (shape, groups), number_type, relu, add in itertools.product(SHAPES, TYPES, (True, False), (True, False)):
         name = f"{shape} in {groups}, {number_type}, relu {relu}, add {add}"
         worst[name] = deviations(shape, groups, number_type, relu=relu, add=add)
-    print(json.dumps(worst))
+    print(json.dumps({"deviations": worst, "not_finite": not_finite()}))

@@ -139,12 +139,14 @@ def test_the_fused_kernels_are_plain_batchnorm():
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    cases = json.loads(done.stdout)
-    assert len(cases) == 32
-    for case, values in cases.items():
+    found = json.loads(done.stdout)
+    assert len(found["deviations"]) == 32
+    for case, values in found["deviations"].items():
         rounding = {"result", "rows", "other"} if "bfloat16" in case else set()
         for name, deviation in values.items():
             assert deviation < (1e-2 if name in rounding else 3e-6), (case, name, deviation)
+    group = [0, 0, 4 * 9, 0, 0]  # the whole channel of the group of four images, so that the loss tells of it
+    assert found["not_finite"] == {"nan": [group, group], "inf": [group, group]}
 
 
 def test_where_the_fused_kernels_do_not_work_it_says_so_and_goes_on(
@@ -154,7 +156,7 @@ def test_where_the_fused_kernels_do_not_work_it_says_so_and_goes_on(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(batchnorm.importlib, "import_module", lambda name: exec("raise RuntimeError('no C compiler')"))
     fused_kernels.cache_clear()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), torch.no_grad():
         assert [fused_kernels(torch.device("cpu")) for _ in range(2)] == [None, None]
     fused_kernels.cache_clear()
     (message,) = [record.getMessage() for record in caplog.records]  # said once

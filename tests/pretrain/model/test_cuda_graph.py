@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pretrain.base.errors import UserError
 from pretrain.model.cuda_graph import WARM_CALLS, Replayed
 
 
@@ -44,28 +45,40 @@ class Recorder:
 def test_it_is_called_then_recorded_once_then_replayed():
     forward = Counted()
     recorder = Recorder(forward)
-    replayed = recorder.replayed = Replayed(forward, record=recorder)
+    replayed = recorder.replayed = Replayed(record=recorder)
     kept = []
     for step in range(6):
         forward.weight.fill_(step + 1)  # the key network moves in place
         rows = torch.full((2, 3), float(step))
-        kept.append((step, replayed(rows)))
+        kept.append((step, replayed(forward, rows)))
     assert all(torch.equal(result, torch.full((2, 3), float(step * (step + 1)))) for step, result in kept)
     assert recorder.recordings == 1 and recorder.replays == 6 - WARM_CALLS
     assert forward.calls == WARM_CALLS + 1  # the recording itself
 
-    replayed(torch.ones(5, 3))  # another shape is no input for the recording
+    replayed(forward, torch.ones(5, 3))  # another shape is no input for the recording
     assert recorder.replays == 6 - WARM_CALLS and forward.calls == WARM_CALLS + 2
 
 
-def test_what_cannot_be_recorded_is_called_and_said_once(caplog: pytest.LogCaptureFixture):
-    def refuse(work: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
-
+def test_without_the_memory_for_it_it_is_called_and_said_once(caplog: pytest.LogCaptureFixture):
     forward = Counted()
-    replayed = Replayed(forward, record=refuse)
+    replayed = Replayed(record=_refusing(torch.OutOfMemoryError("CUDA out of memory")))
     with caplog.at_level(logging.WARNING):
-        results = [replayed(torch.full((2,), 3.0)) for _ in range(8)]
+        results = [replayed(forward, torch.full((2,), 3.0)) for _ in range(8)]
     assert all(torch.equal(result, torch.full((2,), 3.0)) for result in results) and forward.calls == 8
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "CUDA graph" in message and "not permitted" in message and "more" not in message
+    assert "memory does not suffice" in message and "optimizer.batch_size" in message
+
+
+def test_what_no_graph_can_hold_ends_in_words():
+    replayed = Replayed(record=_refusing(RuntimeError("operation not permitted when stream is capturing\nmore")))
+    for _ in range(WARM_CALLS):
+        replayed(Counted(), torch.ones(2))
+    with pytest.raises(UserError, match=r"not permitted when stream is capturing\. .*runtime.cuda_graph=false"):
+        replayed(Counted(), torch.ones(2))
+
+
+def _refusing(error: Exception) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        raise error
+
+    return record
