@@ -99,13 +99,13 @@ TRIALS = (
     # Caltech-101 at 64 px with the stem that a detector takes.
     Trial("caltech_simclr_half", "caltech101", SHORT, HALF),
     Trial("caltech_simclr", "caltech101", SHORT, B128),
-    Trial("caltech_moco_v2_half", "caltech101", SHORT, (*HALF, *moco()), method="moco_v2"),
-    Trial("caltech_infomin_half", "caltech101", SHORT, (*HALF, *INFOMIN), method="infomin"),
+    Trial("caltech_moco_v2_half", "caltech101", SHORT, (*B128, *moco(), HALF[-1]), method="moco_v2"),
+    Trial("caltech_infomin_half", "caltech101", SHORT, (*B128, *INFOMIN, HALF[-1]), method="infomin"),
     Trial("caltech_simclr_half_long", "caltech101", 104_448, HALF),
     Trial("caltech_simclr_long", "caltech101", 104_448, B128),
     # The embedded data, and a pool of 1,000.
     Trial("embedded_simclr_half", "embedded", SHORT, HALF),
-    Trial("embedded_infomin_half", "embedded", SHORT, (*HALF, *INFOMIN), method="infomin"),
+    Trial("embedded_infomin_half", "embedded", SHORT, (*B128, *INFOMIN, HALF[-1]), method="infomin"),
     Trial("thousand_simclr", "cifar10_1k", SHORT, B128, config="small_1k"),
     Trial(
         "thousand_moco_v2",
