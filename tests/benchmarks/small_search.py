@@ -96,6 +96,7 @@ TRIALS = (
     ),
     # Longer runs with what was chosen.
     Trial("simclr_long", "cifar10", 99_840, B128),
+    Trial("whole", "cifar10", 599_040),  # what pretrain.py takes by itself for these images, to its end
     # Caltech-101 at 64 px with the stem that a detector takes.
     Trial("caltech_simclr_half", "caltech101", SHORT, HALF),
     Trial("caltech_simclr", "caltech101", SHORT, B128),
