@@ -161,8 +161,14 @@ def overridden_keys(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(entry.partition("=")[0] for entry in overrides)
 
 
+# Where an override is a path, YAML would make 2024_01 a number, and of "photos #1" photos with a comment.
+PATHS = ("data.root", "monitor.labelled")
+QUOTES = ("'", '"')
+NOTHING = ("", "null", "~")
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """["optimizer.epochs=10", "seed=1"] -> {"optimizer": {"epochs": 10}, "seed": 1}; values are read as YAML.
+    """["optimizer.epochs=10", "seed=1"] -> {"optimizer": {"epochs": 10}, "seed": 1}; values are read as YAML, PATHS as they stand.
 
     Raises ConfigError for an entry without `=` or with an empty key, and for a key given twice.
     """
@@ -176,9 +182,11 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"override {key!r} is given twice")
         given.add(key)
         try:
-            value = _parse_yaml(text)
+            value = text if key in PATHS and not text.startswith(QUOTES) else _parse_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {entry!r}: the value is not plain YAML: {error}") from None
+        if key in PATHS and text in NOTHING:
+            value = None
         for part in reversed(key.split(".")):
             value = {part: value}
         nested = merge(nested, value)

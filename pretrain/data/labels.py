@@ -14,9 +14,12 @@ from pretrain.data.index import Source
 def folder_labels(source: Source) -> tuple[Tensor, tuple[str, ...]]:
     """(N,) int64, and the names of the classes, sorted. Raises DataError for fewer than two classes.
 
-    A class is the folder that holds the image: CLASS/image.jpg, of a list or an archive too.
+    A class is the folder that holds the image: CLASS/image.jpg, of a list or an archive too. In shards it is the folder inside the
+    shard, whose own name says nothing of the image.
     """
-    folders = [str(PurePosixPath(source.name(index)).parent) for index in range(len(source))]
+    shards = 1 if source.shard_ends is not None else 0
+    parents = (PurePosixPath(source.name(index)).parent.parts[shards:] for index in range(len(source)))
+    folders = ["/".join(parts) or "." for parts in parents]
     names = tuple(sorted(set(folders)))
     if len(names) < 2:
         raise DataError(

@@ -219,9 +219,9 @@ def _still_true(key: str, names: Names, sizes: np.ndarray, modified: np.ndarray)
     if old_names != names:
         old = _moved(old, old_names, names)
     same = (sizes >= 0) & (old.bytes == sizes) & (old.modified == modified)
+    same[list(old.unreadable)] = False  # what could not be read may be readable now: rights and disks change no file
     for mine, theirs in ((empty.height, old.height), (empty.width, old.width), (empty.mode, old.mode)):
         np.copyto(mine, theirs, where=same)
-    empty.unreadable.update({index: reason for index, reason in old.unreadable.items() if same[index]})
     empty.truncated.update({index: lacking for index, lacking in old.truncated.items() if same[index]})
     return replace(empty, modes=old.modes), same
 

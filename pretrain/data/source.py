@@ -62,19 +62,32 @@ def list_names(root: Path) -> list[str]:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Relative names of image files; a folder that links back to one of its parents is entered once."""
+    """Relative names of image files. Every folder is entered once: by its own name, or by a link from elsewhere.
+
+    Raises DataError for a folder that cannot be listed: its images would be missing without a word.
+    """
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        inside = os.path.relpath(folder, root)
-        for name in files:
-            if is_image_name(name):
-                yield name if inside == "." else f"{inside}/{name}"
+    starts = [os.fspath(root)]
+    for start in starts:  # links are followed when all that lies there itself has been seen
+        for folder, subfolders, files in os.walk(start, onerror=_refuse_folder):
+            real = os.path.realpath(folder)
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            links = [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]  # noqa: PTH114
+            starts += links
+            inside = os.path.relpath(folder, root)
+            for name in files:
+                if is_image_name(name):
+                    yield name if inside == "." else f"{inside}/{name}"
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: this folder cannot be listed ({error.strerror}); make it readable, or move it away from the images"
+    )
 
 
 class ImageSource(Source):
@@ -144,7 +157,15 @@ def open_source(root: Path | str) -> Source:
     text = os.fspath(root)
     if "://" in text:
         return open_remote_shards(text)
-    path = Path(text).expanduser()
+    try:
+        return _open_local(Path(text).expanduser())
+    except OSError as error:  # a name too long for a file, a folder above it that is closed
+        raise DataError(f"{text:.200}: cannot be looked at ({error.strerror}); expected {ACCEPTED}") from error
+    except RuntimeError as error:  # of `expanduser`
+        raise DataError(f"{text:.200}: {error}; pass the whole path") from error
+
+
+def _open_local(path: Path) -> Source:
     if not path.exists() and is_pattern(path.name):
         return open_shards(path, expand_local(path))
     if path.is_dir():
@@ -187,6 +208,8 @@ def read_list(path: Path) -> ImageSource:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
+    if lines and lines[0].startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: UTF-16 text, as PowerShell's > writes it; expected UTF-8 (Out-File -Encoding utf8)")
     first_line: dict[str, int] = {}
     problems: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -198,7 +221,7 @@ def read_list(path: Path) -> ImageSource:
         name = os.path.normpath(name)
         if name in first_line:
             problems.append(f"line {number}: {name} stands in line {first_line[name]}, too")
-        elif not (path.parent / name).is_file():
+        elif not os.path.isfile(os.path.join(path.parent, name)):  # noqa: PTH113  Path.is_file raises for a name too long
             problems.append(f"line {number}: {name}: no such file in {path.parent}")
         first_line.setdefault(name, number)
     if problems:

@@ -82,6 +82,17 @@ def test_a_malformed_override_is_refused(override):
         parse_overrides([override])
 
 
+@each("typed, taken", [
+    ("2024_01", "2024_01"), ("007", "007"), ("photos #1", "photos #1"), ("a: b", "a: b"), ("[x]", "[x]"), ("2024-01-05", "2024-01-05"),
+    ("'photos #1'", "photos #1"), ("null", None), ("", None),
+])  # fmt: skip
+def test_a_path_is_taken_as_it_is_typed(typed, taken):
+    assert parse_overrides([f"data.root={typed}", f"monitor.labelled={typed}"]) == {
+        "data": {"root": taken},
+        "monitor": {"labelled": taken},
+    }
+
+
 def test_overrides_nest_and_win():
     assert parse_overrides(["a.b=1", "a.c=[1, 2]", "d=text"]) == {"a": {"b": 1, "c": [1, 2]}, "d": "text"}
     assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}

@@ -125,6 +125,46 @@ def test_addresses_of_other_kinds_are_refused(root):
         open_source(root)
 
 
+def test_a_folder_that_cannot_be_listed_is_named_and_not_passed_over(folder, monkeypatch):
+    (folder / "closed").mkdir()
+    scan = os.scandir
+
+    def refusing(path):  # the tests may run as root, for whom every folder is open
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"closed: this folder cannot be listed \(Permission denied\)"):
+        open_source(folder)
+
+
+def test_a_folder_has_its_own_name_whatever_links_lead_to_it(tmp_path):
+    write_images(tmp_path / "b", 2)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    outside = write_images(tmp_path.parent / f"{tmp_path.name}_outside", 1)
+    (tmp_path / "c").symlink_to(outside)
+    names = list(open_source(tmp_path).names)
+    assert [name.partition("/")[0] for name in names] == ["b", "b", "c"]
+
+
+@each("name, message", [("x" * 300, "File name too long"), ("~nobody-of-that-name/x", "pass the whole path")])
+def test_a_path_that_the_system_refuses_is_a_message(name, message):
+    with pytest.raises(DataError, match=message):
+        open_source(name)
+
+
+def test_a_list_in_utf_16_and_one_with_impossible_names_are_refused_in_words(tmp_path):
+    (tmp_path / "list.txt").write_bytes("a.jpg\r\n".encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-16"):
+        open_source(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("x" * 300)
+    with pytest.raises(DataError, match="line 1: x+: no such file"):
+        open_source(tmp_path / "list.txt")
+
+
 def test_the_home_folder_may_be_a_tilde(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert open_source("~/images").names == ImageSource(folder).names

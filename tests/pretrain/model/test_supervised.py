@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_classes_are_the_folders_in_which_images_lie(tmp_path):
     assert classes == ("ant", "more/ant", "zebra") and labels.tolist() == [2, 0, 2, 1]
     with pytest.raises(DataError, match=r"expects class folders.* all 2 images lie in ant"):
         folder_labels(ImageSource(tmp_path, ["ant/1.png", "ant/2.png"]))
+
+
+def test_the_name_of_a_shard_is_no_class(tmp_path):
+    for shard in ("train-0.tar", "train-1.tar"):
+        with tarfile.open(tmp_path / shard, "w") as archive:
+            for name in ("ant/1.png", "bee/2.png"):
+                archive.addfile(tarfile.TarInfo(name))
+    assert folder_labels(open_source(tmp_path))[1] == ("ant", "bee")
+    for shard in ("train-0.tar", "train-1.tar"):
+        with tarfile.open(tmp_path / shard, "w") as archive:
+            archive.addfile(tarfile.TarInfo("1.png"))
+    with pytest.raises(DataError, match="expects class folders.* lie in the folder itself"):
+        folder_labels(open_source(tmp_path))
 
 
 @pytest.fixture(scope="module")
