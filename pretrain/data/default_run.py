@@ -29,6 +29,7 @@ SMALL_IMAGES = 64  # pixels: of a shorter side below this
 FOR_SMALL_IMAGES = ("encoder.arch=resnet18_half", "encoder.stem=small", "views.image_size=32")
 LARGEST_SIDE = 224
 STRIDE = 32
+LEAST_WARMED = 5  # epochs: of fewer the slow start, in whole epochs, would be too large a part
 SAMPLED = 64  # images whose size is looked at
 
 
@@ -50,26 +51,27 @@ def default_run(
         return begun, f"no --config-file: {output_dir} goes on by its own {CONFIG}", None
     data = parse_overrides(overrides).get("data")
     root = data.get("root") if isinstance(data, dict) else None
+    _refuse_what_no_file_takes(overrides, method)
     if root is None:
         raise ConfigError(
             "neither --config-file nor data.root given; pass data.root=IMAGES, by whose number a small run is chosen, "
             f"or --config-file {PAPER}"
         )
-    _refuse_what_no_file_takes(overrides, method)
     images = open_source(str(root))
     name = small_file(len(images))
     side = usual_side(images)
     given = overridden_keys(overrides)
     sized = [word for word in FOR_SMALL_IMAGES if side < SMALL_IMAGES and not _is_given(word.partition("=")[0], given)]
     config = load_run_config(Path(name), [*sized, *overrides], method=method)
-    fitted = [word for word in memory_of(config, len(images)) if not _is_given(word.partition("=")[0], given)]
-    if fitted:
-        sized += fitted
-        config = load_run_config(Path(name), [*sized, *overrides], method=method)
+    for fit in (batch_of, memory_of, warmup_of):  # the memory's size depends on the batch's
+        fitted = [word for word in fit(config, len(images)) if not _is_given(word.partition("=")[0], given)]
+        if fitted:
+            sized += fitted
+            config = load_run_config(Path(name), [*sized, *overrides], method=method)
     detector = "; no detector takes the small stem" if config.encoder.stem == "small" else ""
     why = (
         f"no --config-file: {len(images):,} images of {_size(side)} px, so {' '.join([f'{name}.yaml', *sized])}: "
-        f"{_summary(config)}{detector}. To choose another: --config-file NAME{_what_else(len(images))}"
+        f"{_summary(config)}{detector}. To choose another: --config-file NAME{_what_else(len(images), method)}"
     )
     return config, why, images
 
@@ -88,6 +90,31 @@ def _refuse_what_no_file_takes(overrides: Sequence[str], method: str | None) -> 
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
+
+
+def batch_of(config: RunConfig, num_images: int) -> list[str]:
+    """Overrides for images that do not fill a batch: the largest power of two that they fill, and its rate by the linear rule.
+
+    A queue gets groups of BatchNorm, without which it gives the positive away; the files are SimCLR's, which has one group.
+    """
+    optimizer, words = config.optimizer, []
+    batch = optimizer.batch_size
+    if 2 <= num_images < batch:
+        batch = 1 << (num_images.bit_length() - 1)
+        words = [f"optimizer.batch_size={batch}"]
+        for name in ("learning_rate", "warmup_start"):
+            words.append(f"optimizer.{name}={getattr(optimizer, name) * batch / optimizer.batch_size:.4g}")
+    shuffled = config.method.memory == "queue" and config.method.batchnorm == "shuffled"
+    if shuffled and config.method.batchnorm_images > batch // 4 >= 2:
+        words.append(f"method.batchnorm_images={batch // 4}")
+    return words
+
+
+def warmup_of(config: RunConfig, num_images: int) -> list[str]:
+    """Overrides for a run of other epochs than the file's: a tenth of them as slow start, as the files have."""
+    epochs = config.optimizer.epochs
+    warmup = max(epochs // 10, 1 if epochs >= LEAST_WARMED else 0)
+    return [] if warmup == config.optimizer.warmup_epochs else [f"optimizer.warmup_epochs={warmup}"]
 
 
 def memory_of(config: RunConfig, num_images: int) -> list[str]:
@@ -115,8 +142,13 @@ def _summary(config: RunConfig) -> str:
     )
 
 
-def _what_else(num_images: int) -> str:
-    """Where the paper's run fits as well."""
+OWN_SHORT_RUNS = {"infomin": "small_r18_64px", "moco_v2": "small_moco_r18_64px"}
+
+
+def _what_else(num_images: int, method: str | None) -> str:
+    """Where another file fits as well: the method's own short run, the paper's."""
+    if method in OWN_SHORT_RUNS:
+        return f" ({OWN_SHORT_RUNS[method]} has views and queue for a short run of this method)"
     if torch.cuda.is_available():
         return f" ({PAPER} is the paper's, for a GPU)"
     if num_images > MANY_IMAGES:

@@ -28,7 +28,7 @@ def images(tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "name"),
-    [(10, "small_1k"), (2_999, "small_1k"), (3_000, "small_10k"), (8_709, "small_10k"), (30_000, "small_100k")],
+    [(130, "small_1k"), (2_999, "small_1k"), (3_000, "small_10k"), (8_709, "small_10k"), (30_000, "small_100k")],
 )
 def test_the_file_follows_the_number_of_images_and_is_named(images, monkeypatch, count, name):
     names = [path.name for path in images.iterdir()]
@@ -63,10 +63,37 @@ def test_a_value_that_fits_the_chosen_file_alone_is_taken_and_one_that_fits_none
     images, monkeypatch
 ):
     config, *_ = default_run([f"data.root={images}", "method.queue_size=128"], method="moco_v2")
-    assert config.method.queue_size == config.optimizer.batch_size == 128  # the larger files have batches of 256
+    assert config.method.queue_size == 128
     monkeypatch.setattr(module, "open_source", lambda root: pytest.fail("listed"))
     with pytest.raises(ConfigError, match=r"queue_size 100 expected at least .*batch_size 128"):
         default_run([f"data.root={images}", "method.queue_size=100"], method="moco_v2")
+
+
+def test_a_few_images_get_a_batch_that_they_fill_and_its_rate(images):
+    config, why, _ = default_run([f"data.root={images}"])
+    assert (config.optimizer.batch_size, config.optimizer.learning_rate) == (8, pytest.approx(0.06 * 8 / 128))
+    assert config.optimizer.warmup_start == pytest.approx(0.006 * 8 / 128)
+    assert "optimizer.batch_size=8 optimizer.learning_rate=0.00375" in why
+    given, *_ = default_run([f"data.root={images}", "optimizer.learning_rate=0.01"])
+    assert (given.optimizer.batch_size, given.optimizer.learning_rate) == (8, 0.01)
+
+
+@each("epochs, warmup", [(300, 30), (60, 6), (10, 1), (4, 0)])
+def test_a_shorter_run_has_a_shorter_slow_start(images, epochs, warmup):
+    """With the file's 30 epochs a run of 10 would end at a tenth of its rate, having only fallen."""
+    config, why, _ = default_run([f"data.root={images}", f"optimizer.epochs={epochs}"])
+    assert config.optimizer.warmup_epochs == warmup
+    assert ("optimizer.warmup_epochs" in why) == (epochs != 300)
+    given, *_ = default_run([f"data.root={images}", f"optimizer.epochs={epochs}", "optimizer.warmup_epochs=2"])
+    assert given.optimizer.warmup_epochs == 2
+
+
+def test_a_queue_gets_groups_of_batchnorm_and_the_methods_own_file_is_named(images, monkeypatch):
+    names = [path.name for path in images.iterdir()]
+    monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, names * 100))
+    config, why, _ = default_run([f"data.root={images}"], method="moco_v2")
+    assert config.method.batchnorm_images == 32 and "small_moco_r18_64px has views and queue" in why
+    assert default_run([f"data.root={images}"])[0].method.batchnorm_images == 256  # SimCLR's one group
 
 
 @pytest.mark.parametrize(
@@ -91,6 +118,8 @@ def test_a_run_in_progress_keeps_its_values_though_the_images_are_others_now(ima
 def test_what_cannot_be_chosen_says_what_to_pass(images, tmp_path):
     with pytest.raises(ConfigError, match=f"pass data.root=IMAGES, .* or --config-file {PAPER}"):
         default_run(["optimizer.epochs=3"])
+    with pytest.raises(ConfigError, match="did you mean `data.root`"):
+        default_run([f"data.rot={images}"])
     with pytest.raises(ConfigError, match="did you mean `optimizer.epochs`"):
         default_run([f"data.root={tmp_path / 'absent'}", "optimizer.epoch=3"])
     with pytest.raises(DataError, match="found nothing there"):
