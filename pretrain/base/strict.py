@@ -182,7 +182,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"override {key!r} is given twice")
         given.add(key)
         try:
-            value = text if key in PATHS and not text.startswith(QUOTES) else _parse_yaml(text)
+            value: Any = text if key in PATHS and not text.startswith(QUOTES) else _parse_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {entry!r}: the value is not plain YAML: {error}") from None
         if key in PATHS and text in NOTHING:

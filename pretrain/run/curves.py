@@ -28,15 +28,16 @@ class Panel:
     title: str
     curves: Mapping[str, str]
     limits: tuple[tuple[float, str], ...] = ()
+    band: tuple[float, float, str] | None = None
     percent: bool = False
 
 
 def draw_curves(
-    folder: Path, *, num_negatives: int, feature_dim: int, chance: float | None = None, title: str = ""
+    folder: Path, *, num_negatives: int, feature_dim: int, chance: float | None = None, asked: int = 0, title: str = ""
 ) -> bool:
     """Write `folder`/curves.png from `folder`/log.jsonl; False where there is too little to draw. Raises OSError.
 
-    num_negatives, feature_dim: K and D. chance: of the kNN probe, percent.
+    num_negatives, feature_dim: K and D. chance: of the kNN probe, percent. asked: images that it asks about.
     """
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
@@ -55,7 +56,7 @@ def draw_curves(
             {"information_bound": "InfoNCE"},
             ((guess, f"its ceiling, ln(K + 1) = {guess:.2f}"),),
         ),
-        Panel("kNN probe, top-1 %", {"knn": "kNN"}, _knn_limits(entries, chance)),
+        _knn_panel(entries, chance, asked),
         Panel("effective rank", {"effective_rank": "features", "effective_rank_embedding": "embeddings"}),
         Panel(
             "spread",
@@ -67,12 +68,19 @@ def draw_curves(
     return True
 
 
-def _knn_limits(entries: Sequence[Entry], chance: float | None) -> tuple[tuple[float, str], ...]:
+def _knn_panel(entries: Sequence[Entry], chance: float | None, asked: int) -> Panel:
+    """With what random weights reach, and two standard errors around it: of few images a curve may rise by luck."""
     start = next((entry["knn"] for entry in entries if entry["step"] == 0 and "knn" in entry), None)
-    return (
-        *([(start, f"random weights, {start:.1f} %")] if start is not None else []),
-        *([(chance, f"chance, {chance:.1f} %")] if chance is not None else []),
-    )
+    limits, band = [], None
+    if start is not None:
+        limits.append((start, f"random weights, {start:.1f} %"))
+        if asked:
+            error = 2 * math.sqrt(max(start * (100 - start), 100) / asked)
+            band = (max(0.0, start - error), min(100.0, start + error), "two standard errors")
+    if chance is not None:
+        limits.append((chance, f"chance, {chance:.1f} %"))
+    title = "kNN probe, top-1 %" + (f" of {asked} images" if asked else "")
+    return Panel(title, {"knn": "kNN"}, tuple(limits), band=band)
 
 
 def _found(panel: Panel, entries: Sequence[Entry]) -> list[str]:
@@ -103,6 +111,8 @@ def _draw(path: Path, panels: Sequence[Panel], entries: Sequence[Entry], title: 
                     axes.plot(*zip(*points, strict=True), color=colour, alpha=0.25, linewidth=0.6)
                 drawn = _averaged(points) if many else points
                 axes.plot(*zip(*drawn, strict=True), color=colour, label=label, marker=marker, markersize=3)
+            if panel.band is not None:
+                axes.axhspan(*panel.band[:2], color=QUIET, alpha=0.15, linewidth=0, label=panel.band[2])
             for style, (value, label) in zip(("--", ":"), panel.limits, strict=False):
                 axes.axhline(value, color=QUIET, linestyle=style, linewidth=1.2, label=label)
             axes.set_title(panel.title)

@@ -137,6 +137,22 @@ def loss_flat(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
     )
 
 
+def nothing_learned(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
+    """At the end of a run that was too short for `loss_flat` to judge: the loss is a uniform guess's or more."""
+    seen = [entry for entry in entries if "loss_instance" in entry]
+    guess = information_ceiling(facts.num_negatives)
+    if not seen or (now := fmean(entry["loss_instance"] for entry in seen[-RECENT:])) < FLAT_LOSS * guess:
+        return None
+    steps = seen[-1]["step"]
+    filled = f" The memory holds random rows for {facts.filled:.0f} of them." if facts.filled > 0 else ""
+    return Finding(
+        "nothing_learned",
+        f"the run ended after {steps:.0f} steps with the loss of a uniform guess: {now:.2f}, ln(K + 1) = {guess:.2f}; what its "
+        "weights have learned does not show",
+        f"Pass more optimizer.epochs, or a smaller optimizer.batch_size for more steps.{filled}",
+    )
+
+
 def positives_given_away(entries: Sequence[Entry], facts: RunFacts) -> Finding | None:
     """Among hundreds of negatives almost every positive is found within the first epochs, after the memory's random start."""
     seen = [entry for entry in entries if "accuracy" in entry]
@@ -235,3 +251,9 @@ class Diagnosis:
                 new.append(found)
                 self.findings.append(found)
         return new
+
+    def end(self) -> list[Finding]:
+        """What only the end of the run shows, where nothing was found on the way."""
+        found = None if self.findings else nothing_learned(self._recent or self._first, self._facts)
+        self.findings += [found] if found is not None else []
+        return self.findings if found is not None else []

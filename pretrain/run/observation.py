@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from pretrain.base.errors import Terminated
 from pretrain.base.signals import StopFlag
 from pretrain.config import RunConfig, to_plain
 from pretrain.run.curves import draw_curves
-from pretrain.run.diagnosis import Diagnosis, Entry, RunFacts
+from pretrain.run.diagnosis import Diagnosis, Entry, Finding, RunFacts
 from pretrain.run.folder import RunDir
 from pretrain.run.monitor import Monitor, MonitorImages, Towers, chance, num_asked
 from pretrain.run.ranks import Ranks, gather_values
@@ -155,12 +155,21 @@ class Observation:
                 num_negatives=self._facts.num_negatives,
                 feature_dim=self._facts.feature_dim,
                 chance=self._chance,
+                asked=self._facts.asked,
             )
         except OSError as error:  # a full disk: a picture ends no run
             logger.warning("curves.png was not drawn: %s", error)
 
+    def end(self) -> None:
+        """What only the end of a run shows, and the curves of all of it."""
+        self._say(self._diagnosis.end())
+        self.draw()
+
     def _look(self, entry: Entry) -> None:
-        for finding in self._diagnosis.look(entry):
+        self._say(self._diagnosis.look(entry))
+
+    def _say(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
             logger.warning("%s", finding)
             if self._run is not None:
                 self._run.record.update(details={**self._run.record.record.details, "findings": self.findings})

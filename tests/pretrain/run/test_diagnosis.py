@@ -165,3 +165,15 @@ def test_a_symmetric_loss_fills_the_queue_twice_as_fast():
         for more in ([], ["method.symmetric=true"])
     )
     assert (once, twice) == (16, 32)
+
+
+def test_a_run_too_short_to_be_judged_says_at_its_end_that_nothing_was_learned():
+    flat = [{"step": step, "loss_instance": 6.93 + 0.01 * (step % 3)} for step in (10, 20, 30)]
+    diagnosis = Diagnosis(FACTS, earlier=flat)
+    assert diagnosis.findings == []
+    (finding,) = diagnosis.end()
+    assert "ended after 30 steps with the loss of a uniform guess: 6.94, ln(K + 1) = 6.93" in str(finding)
+    assert diagnosis.findings == [finding]
+    assert Diagnosis(FACTS, earlier=LEARNED).end() == []
+    collapsed = Diagnosis(FACTS, earlier=COLLAPSED)
+    assert collapsed.findings and collapsed.end() == []  # that says it all
