@@ -20,12 +20,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import MAX_PIXELS, SUFFIXES, open_file
+from pretrain.data.containers import Container, Handle, LocalFile, Part
 from pretrain.data.index import LostSourceError, Names, Source
 
 MAX_OPEN = 64  # archives that a process keeps open
@@ -41,58 +42,6 @@ _ENCRYPTED = 0x1
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is listed: by suffix (any case), not hidden (`._x.jpg` of macOS archives holds no image)."""
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
-
-
-class Container(Protocol):
-    """A file that holds images, local or fetched when it is needed. Travels to workers by pickle."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        ...
-
-    def open(self) -> BinaryIO:
-        """Its bytes. Raises LostSourceError if they cannot be had."""
-        ...
-
-    def open_headers(self) -> BinaryIO:
-        """The same bytes, opened for short reads at scattered places."""
-        ...
-
-    def stamp(self) -> tuple[int, int]:
-        """(size, a number that changes with the content: the time of change in ns); -1 where unknown."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """An archive on this machine's file systems."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """See `Container`."""
-        return str(self.path)
-
-    def open(self) -> BinaryIO:
-        """See `Container`."""
-        try:
-            return open_file(self.path)
-        except DataError as error:
-            raise LostSourceError(str(error)) from error
-
-    def open_headers(self) -> BinaryIO:
-        """See `Container`."""
-        return self.open()
-
-    def stamp(self) -> tuple[int, int]:
-        """See `Container`."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return -1, -1
-        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -130,7 +79,7 @@ class ArchiveSource(Source):
         self.names = members.names
         self.shard_ends = ends if sharded else None
         self.notes = tuple(f"{root}: {count} members are not read: {reason}" for reason, count in members.ignored)
-        self._files: OrderedDict[int, _Handle] = OrderedDict()
+        self._files: OrderedDict[int, Handle] = OrderedDict()
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
@@ -166,7 +115,7 @@ class ArchiveSource(Source):
         if self.members.packed is not None:
             return io.BytesIO(self.read(index))
         file = self._file(self.container_of(index))
-        part = _Part(file, int(self.members.offsets[index]), self._size(index))
+        part = Part(file, int(self.members.offsets[index]), self._size(index))
         return io.BufferedReader(part, buffer_size=4096)
 
     def _size(self, index: int) -> int:
@@ -176,7 +125,7 @@ class ArchiveSource(Source):
             raise DataError(f"{self.where(index)}: {size:,} bytes; an image has at most {MAX_BYTES:,}")
         return size
 
-    def _zip_place(self, file: _Handle, index: int, offset: int) -> tuple[int, int]:
+    def _zip_place(self, file: Handle, index: int, offset: int) -> tuple[int, int]:
         header = self._bytes(file, index, offset, _ZIP_HEADER)
         if not header.startswith(_ZIP_MAGIC):
             raise DataError(f"{self.where(index)}: damaged in the archive (no member begins at byte {offset})")
@@ -195,7 +144,7 @@ class ArchiveSource(Source):
             raise DataError(f"{self.where(index)}: damaged in the archive (its size differs)")
         return found
 
-    def _bytes(self, file: _Handle, index: int, offset: int, size: int) -> bytes:
+    def _bytes(self, file: Handle, index: int, offset: int, size: int) -> bytes:
         try:
             data = os.pread(file.fileno(), size, offset)
         except OSError as error:
@@ -207,13 +156,13 @@ class ArchiveSource(Source):
             )
         return data
 
-    def _file(self, container: int) -> _Handle:
+    def _file(self, container: int) -> Handle:
         """Open, in this process. Files are dropped, not closed: a thread may be reading; the last reference closes them."""
         if self._process != os.getpid():  # a fork: its own files
             self._files, self._process = OrderedDict(), os.getpid()
         file = self._files.get(container)
         if file is None:
-            file = self._files[container] = _Handle(self.containers[container].open())
+            file = self._files[container] = Handle(self.containers[container].open())
             if len(self._files) > MAX_OPEN:
                 self._files.popitem(last=False)
         return file
@@ -240,51 +189,6 @@ class ArchiveSource(Source):
         )
         less.scanned = self.scanned
         return less
-
-
-class _Handle:
-    """A file of its own descriptor, closed with the last reference to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        with file:
-            self._number = os.dup(file.fileno())
-
-    def fileno(self) -> int:
-        """For os.pread."""
-        return self._number
-
-    def __del__(self) -> None:
-        os.close(self._number)
-
-
-class _Part(io.RawIOBase):
-    """A part of an open file, as a file."""
-
-    def __init__(self, file: _Handle, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._position = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(22, "negative position")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = max(0, min(len(buffer), self._size - self._position))
-        data = os.pread(self._file.fileno(), count, self._start + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def open_tar(path: Path) -> ArchiveSource:

@@ -17,7 +17,7 @@ import torch
 
 from pretrain.base import http_requests
 from pretrain.base.errors import DataError
-from pretrain.data import shards
+from pretrain.data import remote, shards
 from pretrain.data.index import LostSourceError
 from pretrain.data.order import ShardBatches
 from pretrain.data.shards import expand_braces
@@ -102,7 +102,7 @@ def test_a_folder_a_pattern_and_a_server_hold_the_same_images(folder, serve):
 
 
 def test_headers_alone_are_fetched_at_the_start_and_kept(serve, monkeypatch):
-    monkeypatch.setattr(shards, "READ_AHEAD", 512)
+    monkeypatch.setattr(remote, "READ_AHEAD", 512)
     server = serve(etag='"1"')
     source = open_source(f"{server.url}/{PATTERN}")
     assert all(wanted for _, wanted in server.requests)  # no shard whole
@@ -202,7 +202,7 @@ def test_what_killed_runs_leave_in_the_cache_is_tidied(serve, cache, monkeypatch
     os.utime(folder / "old.part", (0, 0))
     (folder / "held.part").write_bytes(b"x")
     source = open_source(f"{serve().url}/{PATTERN}")
-    with shards._alone(folder / "held.lock"):  # another process fetches this one
+    with remote._alone(folder / "held.lock"):  # another process fetches this one
         source.read(0)
         left = {path.name for path in folder.iterdir() if path.suffix != ".tar"}
         assert left == {"held.lock", "held.part", "old.part"}  # the part may be taken up again
@@ -219,7 +219,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path):
 
     def work(number):
         for _ in range(50):
-            with shards._alone(path):
+            with remote._alone(path):
                 inside.append(number)
                 assert inside == [number]
                 inside.clear()
@@ -227,7 +227,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert not path.exists()
-    with shards._alone(path), shards._alone(path, wait=False) as held:
+    with remote._alone(path), remote._alone(path, wait=False) as held:
         assert not held
 
 

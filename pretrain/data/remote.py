@@ -1,0 +1,218 @@
+"""Shards on an http(s) server, and the cache into which they are fetched."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from pretrain.base.errors import DataError
+from pretrain.base.http_requests import BLOCK, CutError, RequestError, request, version_of, with_patience
+from pretrain.data.cache import VARIABLE, cache_dir
+from pretrain.data.index import LostSourceError
+
+READ_AHEAD = 32 * 1024  # of headers, which stand close together where images are small
+CACHE_SIZE_VARIABLE, CACHE_GIGABYTES = "INFOMIN_CACHE_GB", 100.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A shard on a server.
+
+    size: in bytes, -1 where the server does not tell. version: its ETag or time of change. ranges: whether parts can be had.
+    """
+
+    url: str
+    size: int
+    version: str
+    ranges: bool
+
+    @property
+    def name(self) -> str:
+        """See `Container`."""
+        return self.url
+
+    def stamp(self) -> tuple[int, int]:
+        """See `Container`."""
+        return self.size, int.from_bytes(hashlib.sha256(self.version.encode()).digest()[:7], "big")
+
+    def open_headers(self) -> BinaryIO:
+        """See `Container`."""
+        if self.ranges and self.size >= 0:
+            return io.BufferedReader(_RangedFile(self), buffer_size=READ_AHEAD)
+        return self.open()
+
+    def open(self) -> BinaryIO:
+        """The whole shard, from the cache or fetched into it."""
+        key = hashlib.sha256(f"{self.url} {self.size} {self.version}".encode()).hexdigest()[:40]
+        folder = cache_dir("shards")
+        path = folder / f"{key}.tar"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                return _used(path)
+            with _alone(folder / f"{key}.lock"):  # one process fetches, the others wait for it
+                with contextlib.suppress(FileNotFoundError):
+                    return _used(path)
+                part = folder / f"{key}.part"
+                self._fetch(part)
+                part.replace(path)
+                _drop_oldest(folder, kept=path)
+                return _used(path)
+        except OSError as error:
+            raise LostSourceError(
+                f"{self.url}: cannot be kept in {folder} ({error.strerror or error}); pass another folder: {VARIABLE}=FOLDER"
+            ) from error
+
+    def _fetch(self, part: Path) -> None:
+        """Into `part`, from where an attempt before was cut off."""
+
+        def attempt() -> None:
+            done = part.stat().st_size if self.ranges and part.exists() else 0
+            if self.size >= 0 and done >= self.size:
+                done = 0
+            with request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
+                if version_of(response) != self.version:
+                    raise LostSourceError(
+                        f"{self.url}: changed on the server since the run began; restore it, or start anew"
+                    )
+                mode = "ab" if done and response.status == 206 else "wb"
+                with open(part, mode) as file:
+                    while block := response.read(BLOCK):
+                        file.write(block)
+            found = part.stat().st_size
+            if self.size >= 0 and found != self.size:
+                raise CutError(f"the connection ended after {found} of {self.size} bytes")
+
+        _with_patience(self.url, attempt)
+
+    def range(self, start: int, stop: int) -> bytes:
+        """Bytes `start` .. `stop` - 1."""
+
+        def attempt() -> bytes:
+            with request(self.url, {"Range": f"bytes={start}-{stop - 1}"}) as response:
+                data = response.read()
+            if response.status != 206 or len(data) != stop - start:
+                raise CutError(f"{len(data)} bytes came for a part of {stop - start}")
+            return data
+
+        return _with_patience(self.url, attempt)
+
+
+class _RangedFile(io.RawIOBase):
+    """A file on a server, read by ranged requests."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self._remote, self._position = remote, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._remote.size}[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        stop = min(self._position + len(buffer), self._remote.size)
+        if stop <= self._position:
+            return 0
+        data = self._remote.range(self._position, stop)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def ask_server(url: str) -> RemoteFile:
+    """Size, version and abilities, by a request for the first byte. Raises DataError for a shard that is not there."""
+
+    def attempt() -> RemoteFile:
+        with request(url, {"Range": "bytes=0-0"}) as response:
+            ranges = response.status == 206
+            size = (
+                response.headers.get("Content-Range", "").rpartition("/")[2]
+                if ranges
+                else response.headers.get("Content-Length")
+            )
+            return RemoteFile(url, int(size) if size and size.isdigit() else -1, version_of(response), ranges)
+
+    return _with_patience(url, attempt)
+
+
+def _with_patience(url: str, attempt: Callable[[], T]) -> T:
+    """`with_patience`; a server that fails for good is a lost source."""
+    try:
+        return with_patience(url, attempt, missing="pass the address of a shard that is there")
+    except RequestError as error:
+        raise LostSourceError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`, which is gone afterwards. True; without `wait` False where another process holds it."""
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # not removed by the process before
+                    try:
+                        yield True
+                    finally:
+                        path.unlink(missing_ok=True)
+                    return
+
+
+def _used(path: Path) -> BinaryIO:
+    """Opened, and marked as used now."""
+    file = open(path, "rb")  # noqa: SIM115
+    os.utime(path)
+    return file
+
+
+def cache_gigabytes() -> float:
+    """How much the cache may hold. Raises DataError for an environment that does not name a number."""
+    text = os.environ.get(CACHE_SIZE_VARIABLE) or str(CACHE_GIGABYTES)
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"{CACHE_SIZE_VARIABLE}={text}: expected a number of gigabytes, for example 100") from None
+
+
+def _drop_oldest(folder: Path, *, kept: Path) -> None:
+    """Shards above the limit, those longest unused; one that a process has open stays readable for it.
+
+    Parts of shards that nobody is fetching count as shards do; lock files that a killed process has left go.
+    """
+    limit = cache_gigabytes() * 1e9
+    entries = []
+    for lock in folder.glob("*.lock"):
+        with _alone(lock, wait=False):
+            pass
+    fetched = {lock.stem for lock in folder.glob("*.lock")}
+    parts = [part for part in folder.glob("*.part") if part.stem not in fetched]
+    for file in (*folder.glob("*.tar"), *parts):
+        with contextlib.suppress(FileNotFoundError):  # another run has dropped it since
+            status = file.stat()
+            entries.append((status.st_mtime_ns, status.st_size, file))
+    entries.sort()
+    total = sum(size for _, size, _ in entries)
+    for _, size, file in entries:
+        if total > limit and file != kept:
+            file.unlink(missing_ok=True)
+            total -= size
