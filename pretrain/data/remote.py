@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 from pretrain.base.errors import DataError
-from pretrain.base.http_requests import BLOCK, CutError, RequestError, request, version_of, with_patience
+from pretrain.base.http_requests import ATTEMPTS, BLOCK, CutError, RequestError, request, version_of, with_patience
 from pretrain.data.cache import VARIABLE, cache_dir
 from pretrain.data.index import LostSourceError
 
@@ -51,47 +51,65 @@ class RemoteFile:
 
     def open(self) -> BinaryIO:
         """The whole shard, from the cache or fetched into it."""
-        key = hashlib.sha256(f"{self.url} {self.size} {self.version}".encode()).hexdigest()[:40]
         folder = cache_dir("shards")
-        path = folder / f"{key}.tar"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return _used(path)
-            with _alone(folder / f"{key}.lock"):  # one process fetches, the others wait for it
-                with contextlib.suppress(FileNotFoundError):
-                    return _used(path)
-                part = folder / f"{key}.part"
-                self._fetch(part)
-                part.replace(path)
-                _drop_oldest(folder, kept=path)
-                return _used(path)
+            for _ in range(ATTEMPTS):
+                with contextlib.suppress(FileNotFoundError):  # somebody empties the cache at this moment
+                    folder.mkdir(parents=True, exist_ok=True)
+                    return self._open_cached(folder)
         except OSError as error:
             raise LostSourceError(
                 f"{self.url}: cannot be kept in {folder} ({error.strerror or error}); pass another folder: {VARIABLE}=FOLDER"
             ) from error
+        raise LostSourceError(
+            f"{self.url}: {folder} was deleted {ATTEMPTS} times while a shard was to be kept there; end what deletes it, or pass another "
+            f"folder: {VARIABLE}=FOLDER"
+        )
 
-    def _fetch(self, part: Path) -> None:
-        """Into `part`, from where an attempt before was cut off."""
+    def _open_cached(self, folder: Path) -> BinaryIO:
+        """Raises FileNotFoundError where the folder is emptied meanwhile."""
+        key = hashlib.sha256(f"{self.url} {self.size} {self.version}".encode()).hexdigest()[:40]
+        path, part = folder / f"{key}.tar", folder / f"{key}.part"
+        with contextlib.suppress(FileNotFoundError):
+            return _used(path)
+        with _alone(folder / f"{key}.lock"):  # one process fetches, the others wait for it
+            with contextlib.suppress(FileNotFoundError):
+                return _used(path)
+            return self._fetched(part, path)
 
-        def attempt() -> None:
-            done = part.stat().st_size if self.ranges and part.exists() else 0
-            if self.size >= 0 and done >= self.size:
-                done = 0
-            with request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
-                if version_of(response) != self.version:
-                    raise LostSourceError(
-                        f"{self.url}: changed on the server since the run began; restore it, or start anew"
-                    )
-                mode = "ab" if done and response.status == 206 else "wb"
-                with open(part, mode) as file:
-                    while block := response.read(BLOCK):
-                        file.write(block)
-            found = part.stat().st_size
-            if self.size >= 0 and found != self.size:
-                raise CutError(f"the connection ended after {found} of {self.size} bytes")
+    def _fetched(self, part: Path, path: Path) -> BinaryIO:
+        """Into `part`, then named `path`. What is returned stays readable whatever others delete meanwhile."""
+        file = open(part, "a+b")  # noqa: SIM115
+        try:
+            _with_patience(self.url, lambda: self._receive(file))
+            if _is_at(part, file):
+                with contextlib.suppress(FileNotFoundError):
+                    part.replace(path)
+                    _drop_oldest(path.parent, kept=path)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
-        _with_patience(self.url, attempt)
+    def _receive(self, part: BinaryIO) -> None:
+        """One attempt: to the end of `part`, from where the attempt before was cut off."""
+        done = part.seek(0, io.SEEK_END) if self.ranges else 0
+        if self.size >= 0 and done >= self.size:
+            done = 0
+        with request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
+            if version_of(response) != self.version:
+                raise LostSourceError(
+                    f"{self.url}: changed on the server since the run began; restore it, or start anew"
+                )
+            if not done or response.status != 206:
+                part.truncate(0)
+            while block := response.read(BLOCK):
+                part.write(block)
+        part.flush()
+        found = part.seek(0, io.SEEK_END)
+        if self.size >= 0 and found != self.size:
+            raise CutError(f"the connection ended after {found} of {self.size} bytes")
 
     def range(self, start: int, stop: int) -> bytes:
         """Bytes `start` .. `stop` - 1."""
@@ -169,13 +187,24 @@ def _alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # not removed by the process before
-                    try:
-                        yield True
-                    finally:
-                        path.unlink(missing_ok=True)
+            try:
+                if _is_at(path, lock):  # not removed by the process before
+                    yield True
                     return
+            finally:
+                if _is_at(path, lock):
+                    path.unlink(missing_ok=True)
+                # Closing the file is not enough: a process that was forked meanwhile (a loader's worker) has it open as well,
+                # and whoever waits for the lock would wait for the end of that process.
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    """Whether the open `file` is what has the name `path` now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _used(path: Path) -> BinaryIO:

@@ -92,13 +92,13 @@ class ViewStream:
         if isinstance(self.source, ArchiveSource) and isinstance(self.batches_of_run, ShardBatches):
             fetcher = Fetcher(self.source, self.batches_of_run)
         for step in range(from_step, from_step + num_steps):
-            if fetcher is not None:
-                fetcher.at(step)
             try:
-                batch = next(loader)
+                batch = next(loader)  # the first one starts the workers
                 report: Report = (None, batch.unreadable)
             except DataError as error:
                 report = (str(error), ())
+            if fetcher is not None:  # after that: no worker is forked while the fetcher's thread holds a lock
+                fetcher.at(step)
             reports = self._exchange(report)
             for error_text, _ in reports:
                 if error_text is not None:
