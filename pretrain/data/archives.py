@@ -33,10 +33,15 @@ MAX_OPEN = 64  # archives that a process keeps open
 MAX_BYTES = 10 * MAX_PIXELS  # of a member: uncompressed, four channels of 16 bits take 8 a pixel
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = 512
+_PIECE = 1 << 20  # bytes that are looked at in one go
 _ZIP_HEADER, _ZIP_MAGIC = 30, b"PK\x03\x04"  # of a member; its name and extra field follow
 _STORED, _DEFLATED = 0, 8
 _MAX_RATIO = 1032  # of what deflate can compress
 _ENCRYPTED = 0x1
+
+
+class CutOffError(DataError):
+    """An archive whose end is missing: the whole one can perhaps be had."""
 
 
 def is_image_name(name: str) -> bool:
@@ -264,25 +269,50 @@ def tar_members(file: BinaryIO, name: str) -> Members:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or they add up to a kilobyte a member
+                if archive.offset > length:
+                    raise CutOffError(f"{name}: cut off in {member.name}; fetch or write it again")
                 kept = found.wanted(member.name)
                 if kept is None or member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
                     found.ignored["they are links, devices or sparse files"] += 1
-                elif member.offset_data + member.size > length:
-                    raise DataError(f"{name}: cut off in {member.name}; fetch or write it again")
                 else:
                     found.add(kept, member.offset_data, member.size)
             end = archive.offset
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
-        raise DataError(f"{name}: not a tar archive, or a damaged one ({error})") from error
-    file.seek(min(end, length))
-    if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
+        reason = f"{name}: not a tar archive, or a damaged one ({error})"
+        raise (CutOffError if file.tell() >= length else DataError)(reason) from error
+    _require_end(file, end, name)
+    offsets, sizes = found.columns(2)
+    return Members(Names(found.rows), offsets, sizes, ignored=tuple(sorted(found.ignored.items())))
+
+
+def _require_end(file: BinaryIO, end: int, name: str) -> None:
+    """Raises DataError unless the mark of a tar's end stands at `end`, two blocks of zeros, and only zeros follow.
+
+    tarfile takes the end of the file, a damaged header and any block of zeros for the end as well. All programs write the mark;
+    how many zeros follow depends on the program.
+    """
+    file.seek(end)
+    first = file.read(_BLOCK)
+    if len(first) == _BLOCK and first.strip(b"\0"):
         raise DataError(
             f"{name}: a damaged header at byte {end}; what follows it would be lost: write the archive again"
         )
-    offsets, sizes = found.columns(2)
-    return Members(Names(found.rows), offsets, sizes, ignored=tuple(sorted(found.ignored.items())))
+    position = end + len(first)
+    while piece := file.read(_PIECE):
+        if rest := piece.lstrip(b"\0"):
+            raise DataError(
+                f"{name}: the archive ends at byte {end:,}, and more than zeros follows at byte "
+                f"{position + len(piece) - len(rest):,}, which would be lost; tars joined by cat are joined by tar "
+                "--concatenate instead, one with a gap is fetched or written again"
+            )
+        position += len(piece)
+    if position < end + 2 * _BLOCK:
+        raise CutOffError(
+            f"{name}: expected {2 * _BLOCK:,} zero bytes at the end of the archive, found the end of the file at byte "
+            f"{position:,}: cut off, or not yet written to its end; fetch or write it again"
+        )
 
 
 def _zip_members(path: Path) -> Members:

@@ -39,6 +39,7 @@ from pretrain.data.index import Names, in_threads
 from pretrain.data.remote import RemoteFile, ask_server, cache_gigabytes
 
 MAX_SHARDS = 1_000_000
+INDEX_VERSION = 2  # of kept indices; others are made anew
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -153,7 +154,7 @@ def _sharded(root: Path | str, containers: Sequence[Container]) -> ArchiveSource
 
 def _members(container: Container) -> Members:
     """From the cache, or from the shard's headers."""
-    stamp = np.array(container.stamp())
+    stamp = np.array([INDEX_VERSION, *container.stamp()])
     kept = kept_arrays("indices", container.name)
     with contextlib.suppress(KeyError, ValueError, TypeError):
         if kept is not None and np.array_equal(kept["stamp"], stamp):
