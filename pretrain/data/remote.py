@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
 from pretrain.base.errors import DataError
 from pretrain.base.http_requests import ATTEMPTS, BLOCK, CutError, RequestError, request, version_of, with_patience
+from pretrain.data.archives import CutOffError, tar_members
 from pretrain.data.cache import VARIABLE, cache_dir
 from pretrain.data.index import LostSourceError
 
 READ_AHEAD = 32 * 1024  # of headers, which stand close together where images are small
 CACHE_SIZE_VARIABLE, CACHE_GIGABYTES = "INFOMIN_CACHE_GB", 100.0
+SUFFIXES = (".tar", ".part", ".lock")  # of a shard in the cache: whole, what has come of it, fetched by a process
 T = TypeVar("T")
 
 
@@ -26,13 +30,16 @@ T = TypeVar("T")
 class RemoteFile:
     """A shard on a server.
 
-    size: in bytes, -1 where the server does not tell. version: its ETag or time of change. ranges: whether parts can be had.
+    size: in bytes, -1 where the server does not tell. version: its ETag or time of change, empty where the server gives none.
+    ranges: whether parts can be had. asked: where there is no version, a word of the process that asked and of those that have
+    this object from it; no other one takes the shard from the cache.
     """
 
     url: str
     size: int
     version: str
     ranges: bool
+    asked: str = ""
 
     @property
     def name(self) -> str:
@@ -41,6 +48,8 @@ class RemoteFile:
 
     def stamp(self) -> tuple[int, int]:
         """See `Container`."""
+        if not self.version:
+            return self.size, -1
         return self.size, int.from_bytes(hashlib.sha256(self.version.encode()).digest()[:7], "big")
 
     def open_headers(self) -> BinaryIO:
@@ -66,13 +75,17 @@ class RemoteFile:
             f"folder: {VARIABLE}=FOLDER"
         )
 
+    @property
+    def _key(self) -> str:
+        known = f"{self.url} {self.size} {self.version}{self.asked}"
+        return hashlib.sha256(known.encode()).hexdigest()[:40]
+
     def _open_cached(self, folder: Path) -> BinaryIO:
         """Raises FileNotFoundError where the folder is emptied meanwhile."""
-        key = hashlib.sha256(f"{self.url} {self.size} {self.version}".encode()).hexdigest()[:40]
-        path, part = folder / f"{key}.tar", folder / f"{key}.part"
+        path, part, lock = (folder / f"{self._key}{suffix}" for suffix in SUFFIXES)
         with contextlib.suppress(FileNotFoundError):
             return _used(path)
-        with _alone(folder / f"{key}.lock"):  # one process fetches, the others wait for it
+        with _alone(lock):  # one process fetches, the others wait for it
             with contextlib.suppress(FileNotFoundError):
                 return _used(path)
             return self._fetched(part, path)
@@ -92,10 +105,16 @@ class RemoteFile:
             raise
         return file
 
+    def forget(self) -> None:
+        """Delete what the cache has of it."""
+        for suffix in SUFFIXES:
+            with contextlib.suppress(OSError, DataError):
+                (cache_dir("shards") / f"{self._key}{suffix}").unlink()
+
     def _receive(self, part: BinaryIO) -> None:
         """One attempt: to the end of `part`, from where the attempt before was cut off."""
         done = part.seek(0, io.SEEK_END) if self.ranges else 0
-        if self.size >= 0 and done >= self.size:
+        if done >= self.size:  # of another size, or of an unknown one
             done = 0
         with request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
             if version_of(response) != self.version:
@@ -110,6 +129,20 @@ class RemoteFile:
         found = part.seek(0, io.SEEK_END)
         if self.size >= 0 and found != self.size:
             raise CutError(f"the connection ended after {found} of {self.size} bytes")
+        if self.size < 0:
+            self._require_whole(part)
+
+    def _require_whole(self, part: BinaryIO) -> None:
+        """Raises CutError for a tar without its end, LostSourceError for anything else that is no tar; `part` is empty then."""
+        found = part.tell()
+        part.seek(0)
+        try:
+            tar_members(part, self.url)
+        except DataError as error:
+            part.truncate(0)
+            if isinstance(error, CutOffError):
+                raise CutError(f"the connection ended after {found} bytes, before the end of the tar") from error
+            raise LostSourceError(str(error)) from error
 
     def range(self, start: int, stop: int) -> bytes:
         """Bytes `start` .. `stop` - 1."""
@@ -164,9 +197,24 @@ def ask_server(url: str) -> RemoteFile:
                 if ranges
                 else response.headers.get("Content-Length")
             )
-            return RemoteFile(url, int(size) if size and size.isdigit() else -1, version_of(response), ranges)
+            version = version_of(response)
+            asked = "" if version else secrets.token_hex(16)
+            return RemoteFile(url, int(size) if size and size.isdigit() else -1, version, ranges, asked)
 
     return _with_patience(url, attempt)
+
+
+def forget_at_exit(files: Sequence[RemoteFile]) -> None:
+    """Delete at the end of this process what no later one may take from the cache."""
+    process, passing = os.getpid(), [file for file in files if not file.version]
+
+    def forget() -> None:
+        if os.getpid() == process:  # not at the end of a fork
+            for file in passing:
+                file.forget()
+
+    if passing:
+        atexit.register(forget)
 
 
 def _with_patience(url: str, attempt: Callable[[], T]) -> T:

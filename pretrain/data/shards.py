@@ -4,7 +4,7 @@ Every image of a shard is a sample (`key.jpg`, `key.png`, ...); other members (`
 are for reading one after the other: their order (order.ShardBatches) shuffles the shards and then the images of a few of them.
 
 Start: the headers of each shard are read once and kept (cache.py), as long as the shard has its size and time of change (local)
-or its size and ETag or Last-Modified (server). From a server that answers ranged requests only the headers are fetched (one
+or its size and ETag or Last-Modified (server; of one that gives neither nothing is kept, see remote.py). From a server that answers ranged requests only the headers are fetched (one
 request an image or fewer: 10^7 images take hours once, many requests at a time); from one that does not, each shard is fetched
 whole.
 
@@ -36,7 +36,7 @@ from pretrain.data.archives import ArchiveSource, Members, nothing_in, tar_membe
 from pretrain.data.cache import keep_arrays, kept_arrays
 from pretrain.data.containers import Container, LocalFile
 from pretrain.data.index import Names, in_threads
-from pretrain.data.remote import RemoteFile, ask_server, cache_gigabytes
+from pretrain.data.remote import RemoteFile, ask_server, cache_gigabytes, forget_at_exit
 
 MAX_SHARDS = 1_000_000
 INDEX_VERSION = 2  # of kept indices; others are made anew
@@ -114,6 +114,7 @@ def open_remote_shards(pattern: str) -> ArchiveSource:
     urls = expand_braces(pattern)
     _require_tar_names(pattern, [url.rpartition("/")[2] for url in urls])
     containers = in_threads(ask_server, urls, what="asking for shards", unit="shard", show_progress=True)
+    forget_at_exit(containers)
     source = _sharded(pattern, containers)
     source.scanned = False
     return source
@@ -153,9 +154,10 @@ def _sharded(root: Path | str, containers: Sequence[Container]) -> ArchiveSource
 
 
 def _members(container: Container) -> Members:
-    """From the cache, or from the shard's headers."""
-    stamp = np.array([INDEX_VERSION, *container.stamp()])
-    kept = kept_arrays("indices", container.name)
+    """From the cache, or from the shard's headers. Not kept where nothing would tell that the shard has changed."""
+    size, change = container.stamp()
+    stamp = np.array([INDEX_VERSION, size, change])
+    kept = kept_arrays("indices", container.name) if change != -1 else None
     with contextlib.suppress(KeyError, ValueError, TypeError):
         if kept is not None and np.array_equal(kept["stamp"], stamp):
             names = Names.from_arrays(kept["blob"], kept["ends"])
@@ -163,6 +165,8 @@ def _members(container: Container) -> Members:
             return Members(names, kept["offsets"], kept["sizes"], ignored=ignored)
     with container.open_headers() as file:
         found = tar_members(file, container.name)
+    if change == -1:
+        return found
     blob, ends = found.names.arrays
     reasons = np.array([reason for reason, _ in found.ignored], dtype=np.str_)
     counts = np.array([count for _, count in found.ignored], dtype=np.int64)

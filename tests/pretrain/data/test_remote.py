@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import pickle
 import shutil
+import tarfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +89,52 @@ def test_a_server_that_stays_away_ends_the_run_with_its_address(serve):
     server.server.server_close()
     with pytest.raises(DataError, match=r"refused.*5 times; is the server there\?"):
         open_source(url)
+
+
+@pytest.mark.parametrize("place", ["in a member", "at a header"])
+def test_an_answer_of_unknown_length_that_is_cut_is_asked_for_again_and_never_kept(serve, folder, cache, place):
+    server = serve(ranges=False, length=False, etag='"1"')
+    url = f"{server.url}/train-000001.tar"
+    whole = (folder / "train-000001.tar").read_bytes()
+    with tarfile.open(folder / "train-000001.tar") as archive:
+        member = archive.getmembers()[7]
+    server.replaced["/train-000001.tar"] = whole[: member.offset if place == "at a header" else member.offset_data + 9]
+    with pytest.raises(LostSourceError, match=r"000001\.tar: the connection ended after .* end of the tar, 5 times"):
+        open_source(url)
+    assert not list((cache / "shards").glob("*.tar")) and not list((cache / "indices").glob("*"))
+    server.requests.clear()
+    server.replaced.clear()
+    server.cut = 2
+    assert len(open_source(url)) == 5
+    assert len(server.requests) == 3 and server.cut == 0
+    server.replaced["/train-000001.tar"] = b"<html>" * 500
+    server.etag = '"2"'
+    with pytest.raises(LostSourceError, match=r"000001\.tar: not a tar archive"):
+        open_source(url)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_server_that_gives_no_version_is_believed_within_a_run_alone(serve, folder, cache, ranges, monkeypatch):
+    ends = []
+    monkeypatch.setattr(remote.atexit, "register", ends.append)
+    server = serve(ranges=ranges)
+    url = f"{server.url}/train-00000{{0,1}}.tar"
+    first = open_source(url)
+    expected = content_of(first)
+    server.requests.clear()
+    assert content_of(pickle.loads(pickle.dumps(first))) == expected and server.requests == []  # a worker
+    with tarfile.open(folder / "train-000000.tar") as old, tarfile.open(folder / "new", "w") as new:
+        for member in old:
+            content = old.extractfile(member)
+            member.name = member.name.replace(".png", ".PNG")
+            new.addfile(member, content)
+    server.replaced["/train-000000.tar"] = (folder / "new").read_bytes()  # of the same size
+    second = open_source(url)
+    assert sum(name.endswith(".PNG") for name in second.names) == 3 and content_of(second) == expected
+    assert len(list((cache / "shards").glob("*.tar"))) == 4 and not (cache / "indices").exists()
+    for end in ends:
+        end()
+    assert list((cache / "shards").iterdir()) == []
 
 
 def test_a_shard_that_changes_during_the_run_is_refused(serve):
@@ -232,14 +280,16 @@ def test_a_cache_folder_that_is_deleted_again_and_again_is_told(serve, cache, mo
 
 
 def test_a_shard_that_another_run_drops_meanwhile_ends_no_run(serve, cache):
-    source = open_source(f"{serve().url}/{PATTERN}")
+    server = serve(etag='"1"')
+    source = open_source(f"{server.url}/{PATTERN}")
     (cache / "shards").mkdir()
     (cache / "shards" / "gone.tar").symlink_to("nowhere")  # listed, and not there
     assert content_of(source)
 
 
 def test_a_cache_that_cannot_be_written_is_told_with_what_to_pass(serve, cache):
-    source = open_source(f"{serve().url}/{PATTERN}")
+    server = serve(etag='"1"')
+    source = open_source(f"{server.url}/{PATTERN}")
     for path in sorted(cache.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     cache.rmdir()
