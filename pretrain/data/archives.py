@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import MAX_PIXELS, SUFFIXES, open_file
+from pretrain.base.image_files import MAX_PIXELS, SUFFIXES
 from pretrain.data.containers import Container, Handle, LocalFile, Part
 from pretrain.data.index import LostSourceError, Names, Source
 
@@ -101,7 +101,7 @@ class ArchiveSource(Source):
         return int(np.searchsorted(self.ends, index, side="right")) - 1
 
     def read(self, index: int) -> bytes:
-        """See `Source`. Raises LostSourceError where the archive is gone or shorter than its index says."""
+        """See `Source`. Raises LostSourceError where the archive is gone or no longer the one that was listed."""
         file = self._file(self.container_of(index))
         offset, size = int(self.members.offsets[index]), self._size(index)
         if self.members.packed is None:
@@ -166,7 +166,9 @@ class ArchiveSource(Source):
         if self._process != os.getpid():  # a fork: its own files
             self._files, self._process = OrderedDict(), os.getpid()
         file = self._files.get(container)
-        if file is None:
+        if file is not None:
+            self.containers[container].require_unchanged(file.fileno())
+        else:
             file = self._files[container] = Handle(self.containers[container].open())
             if len(self._files) > MAX_OPEN:
                 self._files.popitem(last=False)
@@ -198,23 +200,28 @@ class ArchiveSource(Source):
 
 def open_tar(path: Path) -> ArchiveSource:
     """Raises DataError for what is no uncompressed tar, is damaged, or holds no image."""
-    with open_file(path) as file:
+    archive = LocalFile.of(path)
+    with archive.open() as file:
         members = tar_members(file, str(path))
-    return _one_archive(path, members)
+    return _one_archive(archive, members)
 
 
 def open_zip(path: Path) -> ArchiveSource:
     """Raises DataError for what is no zip, is damaged, holds encrypted images or an unknown compression, or no image."""
-    return _one_archive(path, _zip_members(path))
+    archive = LocalFile.of(path)
+    with archive.open() as file:
+        members = _zip_members(file, path)
+    return _one_archive(archive, members)
 
 
-def _one_archive(path: Path, members: Members) -> ArchiveSource:
+def _one_archive(archive: LocalFile, members: Members) -> ArchiveSource:
+    path = archive.path
     if not len(members.names):
         raise DataError(f"{path}: {nothing_in(members)}")
     listed = list(members.names)
     order = np.array(sorted(range(len(listed)), key=listed.__getitem__))
     del listed
-    unsorted = ArchiveSource(path, (LocalFile(path),), np.array([0, len(order)]), members, sharded=False)
+    unsorted = ArchiveSource(path, (archive,), np.array([0, len(order)]), members, sharded=False)
     return unsorted.take(order) if (np.diff(order) != 1).any() else unsorted
 
 
@@ -315,10 +322,10 @@ def _require_end(file: BinaryIO, end: int, name: str) -> None:
         )
 
 
-def _zip_members(path: Path) -> Members:
+def _zip_members(file: BinaryIO, path: Path) -> Members:
     found = _Collected()
     try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive:
             length = file.seek(0, io.SEEK_END)
             for member in archive.infolist():
                 kept = None if member.is_dir() else found.wanted(member.filename)

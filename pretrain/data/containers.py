@@ -36,12 +36,31 @@ class Container(Protocol):
         """(size, a number that changes with the content: the time of change in ns); -1 where unknown."""
         ...
 
+    def require_unchanged(self, descriptor: int) -> None:
+        """Raises LostSourceError where what was opened before is by now another content than what was listed."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalFile:
-    """An archive on this machine's file systems."""
+    """An archive on this machine's file systems.
+
+    size, changed: in bytes and ns, when it was listed (`of`); -1 where nothing was there. What has others by now holds other
+    images at the places that were listed. The inode is no sign: some network file systems number anew what they open again.
+    """
 
     path: Path
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> LocalFile:
+        """As it is now: before it is read, so that a change from then on is seen."""
+        try:
+            status = path.stat()
+        except OSError:
+            return cls(path, -1, -1)
+        return cls(path, status.st_size, status.st_mtime_ns)
 
     @property
     def name(self) -> str:
@@ -51,9 +70,15 @@ class LocalFile:
     def open(self) -> BinaryIO:
         """See `Container`."""
         try:
-            return open_file(self.path)
+            file = open_file(self.path)
         except DataError as error:
             raise LostSourceError(str(error)) from error
+        try:
+            self.require_unchanged(file.fileno())
+        except DataError:
+            file.close()
+            raise
+        return file
 
     def open_headers(self) -> BinaryIO:
         """See `Container`."""
@@ -61,11 +86,22 @@ class LocalFile:
 
     def stamp(self) -> tuple[int, int]:
         """See `Container`."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return -1, -1
-        return status.st_size, status.st_mtime_ns
+        return self.size, self.changed
+
+    def require_unchanged(self, descriptor: int) -> None:
+        """See `Container`."""
+        status = os.fstat(descriptor)
+        found = status.st_size, status.st_mtime_ns
+        if found != self.stamp():
+            what = (
+                f"expected {self.size:,} bytes, found {found[0]:,}"
+                if found[0] != self.size
+                else "its time of change is another one"
+            )
+            raise LostSourceError(
+                f"{self.path}: changed since it was listed ({what}), so that other images stand at the places that were listed; "
+                "put the file back if its content is another one, then give the same command again"
+            )
 
 
 class Handle:

@@ -52,6 +52,9 @@ class RemoteFile:
             return self.size, -1
         return self.size, int.from_bytes(hashlib.sha256(self.version.encode()).digest()[:7], "big")
 
+    def require_unchanged(self, descriptor: int) -> None:
+        """See `Container`: nothing writes to a shard in the cache."""
+
     def open_headers(self) -> BinaryIO:
         """See `Container`."""
         if self.ranges and self.size >= 0:

@@ -91,7 +91,7 @@ def open_shards(root: Path, paths: Sequence[Path]) -> ArchiveSource:
     if missing:
         shown = ", ".join(str(path) for path in missing[:5])
         raise DataError(f"{root}: {len(missing)} of {len(paths)} shards are not there: {shown}")
-    return _sharded(root, [LocalFile(path.absolute()) for path in paths])
+    return _sharded(root, [LocalFile.of(path.absolute()) for path in paths])
 
 
 def open_remote_shards(pattern: str) -> ArchiveSource:

@@ -252,14 +252,41 @@ def test_a_damaged_header_does_not_end_the_listing_unnoticed(folder, tmp_path):
         open_source(path)
 
 
-def test_an_archive_that_changed_during_the_run_is_no_unreadable_image(folder, tmp_path):
-    path = write_tar(tmp_path / "images.tar", members_of(folder))
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("was_open", [True, False])
+def test_an_archive_that_changed_during_the_run_is_neither_read_nor_an_unreadable_image(
+    folder, tmp_path, kind, was_open
+):
+    """At the places that were listed stand other images."""
+    members = [(name, content) for name, content in members_of(folder) if name.endswith("png")]
+    path = tmp_path / ("images.zip" if kind == "zip" else "images.tar")
+    write = write_zip if kind == "zip" else write_tar
+    write(path, members)
     source = open_source(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(LostSourceError, match=r"images\.tar/.*the archive ends before it"):
+    if was_open:
+        source.read(0)
+    source = source if was_open else pickle.loads(pickle.dumps(source))
+    time = path.stat().st_mtime_ns
+    write(path, members[::-1])
+    os.utime(path, ns=(time, time + 1000))
+    for read in (source.read, source.open):
+        with pytest.raises(LostSourceError, match=rf"{path}: changed since it was listed .*put the file back if"):
+            read(17)
+    write(path, members[:3])
+    with pytest.raises(LostSourceError, match=r"expected [\d,]+ bytes, found"):
         source.read(17)
     path.unlink()
     with pytest.raises(LostSourceError, match="no such file"):
+        pickle.loads(pickle.dumps(source)).read(0)
+
+
+def test_an_archive_that_another_one_replaces_is_read_on_where_it_is_open(folder, tmp_path):
+    path = write_tar(tmp_path / "images.tar", members_of(folder))
+    source = open_source(path)
+    expected = [source.read(index) for index in range(18)]
+    write_tar(tmp_path / "new.tar", members_of(folder)[::-1]).replace(path)
+    assert [source.read(index) for index in range(18)] == expected
+    with pytest.raises(LostSourceError, match="changed since it was listed"):
         pickle.loads(pickle.dumps(source)).read(0)
 
 

@@ -20,6 +20,7 @@ import pytest
 from pretrain.base import http_requests
 from pretrain.base.errors import DataError
 from pretrain.data import remote
+from pretrain.data.default_run import usual_side
 from pretrain.data.index import LostSourceError
 from pretrain.data.source import open_source
 from tests.pretrain.data.conftest import PATTERN, content_of
@@ -317,3 +318,22 @@ def test_a_cache_size_that_is_no_number_is_refused_before_anything_is_fetched(mo
     monkeypatch.setenv("INFOMIN_CACHE_GB", "100GB")
     with pytest.raises(DataError, match="INFOMIN_CACHE_GB=100GB: expected a number of gigabytes"):
         open_source("http://127.0.0.1:9/train-000000.tar")
+
+
+@pytest.mark.parametrize("path", ["a b-000.tar", "é-000.tar"])
+@pytest.mark.parametrize("server", ["http://127.0.0.1:9", "http://127.0.0.1:port", "http://[::1"])
+def test_what_is_no_address_is_told_at_once(monkeypatch, server, path):
+    monkeypatch.setattr(http_requests.time, "sleep", lambda seconds: pytest.fail("asked again"))
+    with pytest.raises(DataError, match=r"000\.tar: not an address \(.*; expected http://SERVER/PATH"):
+        open_source(f"{server}/{path}")
+
+
+def test_a_server_that_fails_at_the_start_is_asked_for_one_image_and_named(serve):
+    """The size of the images is looked at to choose a run; each of them was asked for, and none of 128 could be read."""
+    server = serve(etag='"1"')
+    source = open_source(f"{server.url}/{PATTERN}")
+    server.requests.clear()
+    server.fail = 1000
+    with pytest.raises(LostSourceError, match="the server answered 503"):
+        usual_side(source)
+    assert len(server.requests) == http_requests.ATTEMPTS

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pretrain.base.errors import DataError
-from pretrain.data import shards
+from pretrain.data import containers, manifest, shards
 from pretrain.data import stream as stream_module
+from pretrain.data.index import LostSourceError
 from pretrain.data.order import ShardBatches
 from pretrain.data.shards import expand_braces
 from pretrain.data.source import open_source
@@ -115,6 +116,45 @@ def test_a_lost_server_is_not_replaced_by_another_image(tiny_config, serve, monk
     server.fail = 10**6
     with pytest.raises(DataError, match="the server answered 503"):
         next(iter(stream.batches(from_step=0, num_steps=1)))
+
+
+def test_a_lost_source_is_not_told_to_be_skipped(tiny_config, folder):
+    """skip_unreadable would not help."""
+    config = tiny_config(data={"root": str(folder)})
+    stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="changed since it was listed") as caught:
+        next(stream.batches(from_step=0, num_steps=1))
+    assert "skip_unreadable" not in str(caught.value)
+
+
+def test_a_shard_that_is_lost_after_its_index_was_kept_is_not_left_out_as_unreadable_images(
+    tiny_config, folder, cache, monkeypatch
+):
+    """One that nobody may read any more has its size and time of change, by which its index is found."""
+    open_source(folder)
+    opened = containers.open_file
+
+    def denied(path):
+        if path.name == "train-000003.tar":
+            raise DataError(f"{path}: cannot be opened (Permission denied)")
+        return opened(path)
+
+    monkeypatch.setattr(containers, "open_file", denied)
+    config = tiny_config(data={"root": str(folder), "skip_unreadable": True})
+    with pytest.raises(LostSourceError, match=r"train-000003\.tar: cannot be opened"):
+        open_stream(config, ranks=Ranks(), announce=lambda text: None)
+
+
+def test_a_source_that_another_rank_lost_ends_this_one_as_well(folder, monkeypatch):
+    """It would wait for what the other one found."""
+    source = open_source(folder)
+    monkeypatch.setattr(
+        manifest, "gather_values", lambda value, ranks: [value, "rank 1: lost" if value is None else value]
+    )
+    with pytest.raises(LostSourceError, match="rank 1: lost"):
+        manifest.look_through(source, *source.stats(), ranks=Ranks(world_size=2))
 
 
 def test_a_kept_index_that_is_damaged_is_made_anew(folder, cache):
