@@ -4,17 +4,16 @@ Every image of a shard is a sample (`key.jpg`, `key.png`, ...); other members (`
 are for reading one after the other: their order (order.ShardBatches) shuffles the shards and then the images of a few of them.
 
 Start: the headers of each shard are read once and kept (cache.py), as long as the shard has its size and time of change (local)
-or its size and ETag or Last-Modified (server; of one that gives neither nothing is kept, see remote.py). From a server that answers ranged requests only the headers are fetched (one
-request an image or fewer: 10^7 images take hours once, many requests at a time); from one that does not, each shard is fetched
-whole.
+or its size and ETag or Last-Modified (server; of one that gives neither nothing is kept, see remote.py). From a server that
+answers ranged requests only the headers are fetched (one request an image or fewer: 10^7 images take hours once, many requests
+at a time); from one that does not, each shard is fetched whole.
 
 Run: a shard on a server is fetched whole into the cache when its first image is needed, once for all processes of a machine, and
 the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last, what
-a killed run has fetched of one (NAME.part, taken up again) among them. All
-machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
-number of machines. A connection that breaks is taken up again where it broke; after http_requests.ATTEMPTS the run ends with the address.
-Headers of images are not looked at before a run that reads from a server. A name and password for it stand in ~/.netrc, never in
-the address, which is recorded.
+a killed run has fetched of one (NAME.part, taken up again) among them. All machines together fetch every shard once a machine
+and epoch: that is the price of global batches that do not depend on the number of machines. A connection that breaks is taken up
+again where it broke; after http_requests.ATTEMPTS the run ends with the address. Headers of images are not looked at before a
+run that reads from a server. A name and password for it stand in ~/.netrc, never in the address, which is recorded.
 """
 
 from __future__ import annotations

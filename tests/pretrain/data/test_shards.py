@@ -1,4 +1,4 @@
-"""WebDataset shards: the same images from a folder, a pattern and a server, also one that has no ranges, cuts, fails or changes."""
+"""WebDataset shards: the same images from a folder, a pattern and a server, a run on them, and one that loses a shard."""
 
 from __future__ import annotations
 
