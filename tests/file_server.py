@@ -12,7 +12,7 @@ class FileServer:
     """Serves `root` until `close`.
 
     ranges: answers ranged requests. cut: how many of the next answers end early, after `share` of their bytes. fail: how many of
-    the next requests get 503. etag: version of all files. if_range: heeds the header. replaced: path -> bytes in place of the file's.
+    the next requests get 503. length: tells how long an answer is. etag: version of all files. if_range: heeds the header. replaced: path -> bytes in place of the file's.
     requests: (path, Range) of all that came; sent: bytes of bodies, by path.
     """
 
@@ -25,9 +25,10 @@ class FileServer:
         fail: int = 0,
         etag: str | None = None,
         if_range: bool = True,
+        length: bool = True,
     ) -> None:
         self.root, self.ranges, self.cut, self.fail, self.etag, self.share = root, ranges, cut, fail, etag, 0.5
-        self.if_range = if_range
+        self.if_range, self.length = if_range, length
         self.replaced: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.sent: dict[str, int] = {}
@@ -77,7 +78,8 @@ class FileServer:
             asked.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         else:
             asked.send_response(200)
-        asked.send_header("Content-Length", str(last - first + 1))
+        if self.length:
+            asked.send_header("Content-Length", str(last - first + 1))
         if self.etag:
             asked.send_header("ETag", self.etag)
         asked.end_headers()

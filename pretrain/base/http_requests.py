@@ -82,10 +82,12 @@ def with_patience(url: str, attempt: Callable[[], T], *, missing: str, progress:
             error.close()
             if error.code < 500 and error.code not in (408, 429):
                 raise RequestError(f"{url}: {reason}; {_what_to_do(error.code, missing)}") from error
+        except (http.client.InvalidURL, ValueError) as error:
+            raise RequestError(
+                f"{url}: not an address ({error}); expected http://SERVER/PATH or http://SERVER:PORT/PATH, with %20 for a space"
+            ) from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, CutError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        except ValueError as error:
-            raise RequestError(f"{url}: not an address ({error})") from error
         now = progress()
         failed, most = (1, now) if now > most else (failed + 1, most)
         if failed == ATTEMPTS:

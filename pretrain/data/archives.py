@@ -20,79 +20,33 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pretrain.base.errors import DataError
-from pretrain.base.image_files import MAX_PIXELS, SUFFIXES, open_file
+from pretrain.base.image_files import MAX_PIXELS, SUFFIXES
+from pretrain.data.containers import Container, Handle, LocalFile, Part
 from pretrain.data.index import LostSourceError, Names, Source
 
 MAX_OPEN = 64  # archives that a process keeps open
 MAX_BYTES = 10 * MAX_PIXELS  # of a member: uncompressed, four channels of 16 bits take 8 a pixel
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = 512
+_PIECE = 1 << 20  # bytes that are looked at in one go
 _ZIP_HEADER, _ZIP_MAGIC = 30, b"PK\x03\x04"  # of a member; its name and extra field follow
 _STORED, _DEFLATED = 0, 8
 _MAX_RATIO = 1032  # of what deflate can compress
 _ENCRYPTED = 0x1
 
 
+class CutOffError(DataError):
+    """An archive whose end is missing: the whole one can perhaps be had."""
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is listed: by suffix (any case), not hidden (`._x.jpg` of macOS archives holds no image)."""
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
-
-
-class Container(Protocol):
-    """A file that holds images, local or fetched when it is needed. Travels to workers by pickle."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        ...
-
-    def open(self) -> BinaryIO:
-        """Its bytes. Raises LostSourceError if they cannot be had."""
-        ...
-
-    def open_headers(self) -> BinaryIO:
-        """The same bytes, opened for short reads at scattered places."""
-        ...
-
-    def stamp(self) -> tuple[int, int]:
-        """(size, a number that changes with the content: the time of change in ns); -1 where unknown."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """An archive on this machine's file systems."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """See `Container`."""
-        return str(self.path)
-
-    def open(self) -> BinaryIO:
-        """See `Container`."""
-        try:
-            return open_file(self.path)
-        except DataError as error:
-            raise LostSourceError(str(error)) from error
-
-    def open_headers(self) -> BinaryIO:
-        """See `Container`."""
-        return self.open()
-
-    def stamp(self) -> tuple[int, int]:
-        """See `Container`."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return -1, -1
-        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -130,7 +84,7 @@ class ArchiveSource(Source):
         self.names = members.names
         self.shard_ends = ends if sharded else None
         self.notes = tuple(f"{root}: {count} members are not read: {reason}" for reason, count in members.ignored)
-        self._files: OrderedDict[int, _Handle] = OrderedDict()
+        self._files: OrderedDict[int, Handle] = OrderedDict()
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
@@ -147,7 +101,7 @@ class ArchiveSource(Source):
         return int(np.searchsorted(self.ends, index, side="right")) - 1
 
     def read(self, index: int) -> bytes:
-        """See `Source`. Raises LostSourceError where the archive is gone or shorter than its index says."""
+        """See `Source`. Raises LostSourceError where the archive is gone or no longer the one that was listed."""
         file = self._file(self.container_of(index))
         offset, size = int(self.members.offsets[index]), self._size(index)
         if self.members.packed is None:
@@ -166,7 +120,7 @@ class ArchiveSource(Source):
         if self.members.packed is not None:
             return io.BytesIO(self.read(index))
         file = self._file(self.container_of(index))
-        part = _Part(file, int(self.members.offsets[index]), self._size(index))
+        part = Part(file, int(self.members.offsets[index]), self._size(index))
         return io.BufferedReader(part, buffer_size=4096)
 
     def _size(self, index: int) -> int:
@@ -176,7 +130,7 @@ class ArchiveSource(Source):
             raise DataError(f"{self.where(index)}: {size:,} bytes; an image has at most {MAX_BYTES:,}")
         return size
 
-    def _zip_place(self, file: _Handle, index: int, offset: int) -> tuple[int, int]:
+    def _zip_place(self, file: Handle, index: int, offset: int) -> tuple[int, int]:
         header = self._bytes(file, index, offset, _ZIP_HEADER)
         if not header.startswith(_ZIP_MAGIC):
             raise DataError(f"{self.where(index)}: damaged in the archive (no member begins at byte {offset})")
@@ -195,7 +149,7 @@ class ArchiveSource(Source):
             raise DataError(f"{self.where(index)}: damaged in the archive (its size differs)")
         return found
 
-    def _bytes(self, file: _Handle, index: int, offset: int, size: int) -> bytes:
+    def _bytes(self, file: Handle, index: int, offset: int, size: int) -> bytes:
         try:
             data = os.pread(file.fileno(), size, offset)
         except OSError as error:
@@ -207,13 +161,15 @@ class ArchiveSource(Source):
             )
         return data
 
-    def _file(self, container: int) -> _Handle:
+    def _file(self, container: int) -> Handle:
         """Open, in this process. Files are dropped, not closed: a thread may be reading; the last reference closes them."""
         if self._process != os.getpid():  # a fork: its own files
             self._files, self._process = OrderedDict(), os.getpid()
         file = self._files.get(container)
-        if file is None:
-            file = self._files[container] = _Handle(self.containers[container].open())
+        if file is not None:
+            self.containers[container].require_unchanged(file.fileno())
+        else:
+            file = self._files[container] = Handle(self.containers[container].open())
             if len(self._files) > MAX_OPEN:
                 self._files.popitem(last=False)
         return file
@@ -242,70 +198,30 @@ class ArchiveSource(Source):
         return less
 
 
-class _Handle:
-    """A file of its own descriptor, closed with the last reference to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        with file:
-            self._number = os.dup(file.fileno())
-
-    def fileno(self) -> int:
-        """For os.pread."""
-        return self._number
-
-    def __del__(self) -> None:
-        os.close(self._number)
-
-
-class _Part(io.RawIOBase):
-    """A part of an open file, as a file."""
-
-    def __init__(self, file: _Handle, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._position = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(22, "negative position")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = max(0, min(len(buffer), self._size - self._position))
-        data = os.pread(self._file.fileno(), count, self._start + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 def open_tar(path: Path) -> ArchiveSource:
     """Raises DataError for what is no uncompressed tar, is damaged, or holds no image."""
-    with open_file(path) as file:
+    archive = LocalFile.of(path)
+    with archive.open() as file:
         members = tar_members(file, str(path))
-    return _one_archive(path, members)
+    return _one_archive(archive, members)
 
 
 def open_zip(path: Path) -> ArchiveSource:
     """Raises DataError for what is no zip, is damaged, holds encrypted images or an unknown compression, or no image."""
-    return _one_archive(path, _zip_members(path))
+    archive = LocalFile.of(path)
+    with archive.open() as file:
+        members = _zip_members(file, path)
+    return _one_archive(archive, members)
 
 
-def _one_archive(path: Path, members: Members) -> ArchiveSource:
+def _one_archive(archive: LocalFile, members: Members) -> ArchiveSource:
+    path = archive.path
     if not len(members.names):
         raise DataError(f"{path}: {nothing_in(members)}")
     listed = list(members.names)
     order = np.array(sorted(range(len(listed)), key=listed.__getitem__))
     del listed
-    unsorted = ArchiveSource(path, (LocalFile(path),), np.array([0, len(order)]), members, sharded=False)
+    unsorted = ArchiveSource(path, (archive,), np.array([0, len(order)]), members, sharded=False)
     return unsorted.take(order) if (np.diff(order) != 1).any() else unsorted
 
 
@@ -360,31 +276,56 @@ def tar_members(file: BinaryIO, name: str) -> Members:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or they add up to a kilobyte a member
+                if archive.offset > length:
+                    raise CutOffError(f"{name}: cut off in {member.name}; fetch or write it again")
                 kept = found.wanted(member.name)
                 if kept is None or member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
                     found.ignored["they are links, devices or sparse files"] += 1
-                elif member.offset_data + member.size > length:
-                    raise DataError(f"{name}: cut off in {member.name}; fetch or write it again")
                 else:
                     found.add(kept, member.offset_data, member.size)
             end = archive.offset
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
-        raise DataError(f"{name}: not a tar archive, or a damaged one ({error})") from error
-    file.seek(min(end, length))
-    if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
-        raise DataError(
-            f"{name}: a damaged header at byte {end}; what follows it would be lost: write the archive again"
-        )
+        reason = f"{name}: not a tar archive, or a damaged one ({error})"
+        raise (CutOffError if file.tell() >= length else DataError)(reason) from error
+    _require_end(file, end, name)
     offsets, sizes = found.columns(2)
     return Members(Names(found.rows), offsets, sizes, ignored=tuple(sorted(found.ignored.items())))
 
 
-def _zip_members(path: Path) -> Members:
+def _require_end(file: BinaryIO, end: int, name: str) -> None:
+    """Raises DataError unless the mark of a tar's end stands at `end`, two blocks of zeros, and only zeros follow.
+
+    tarfile takes the end of the file, a damaged header and any block of zeros for the end as well. All programs write the mark;
+    how many zeros follow depends on the program.
+    """
+    file.seek(end)
+    first = file.read(_BLOCK)
+    if len(first) == _BLOCK and first.strip(b"\0"):
+        raise DataError(
+            f"{name}: a damaged header at byte {end}; what follows it would be lost: write the archive again"
+        )
+    position = end + len(first)
+    while piece := file.read(_PIECE):
+        if rest := piece.lstrip(b"\0"):
+            raise DataError(
+                f"{name}: the archive ends at byte {end:,}, and more than zeros follows at byte "
+                f"{position + len(piece) - len(rest):,}, which would be lost; tars joined by cat are joined by tar "
+                "--concatenate instead, one with a gap is fetched or written again"
+            )
+        position += len(piece)
+    if position < end + 2 * _BLOCK:
+        raise CutOffError(
+            f"{name}: expected {2 * _BLOCK:,} zero bytes at the end of the archive, found the end of the file at byte "
+            f"{position:,}: cut off, or not yet written to its end; fetch or write it again"
+        )
+
+
+def _zip_members(file: BinaryIO, path: Path) -> Members:
     found = _Collected()
     try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive:
             length = file.seek(0, io.SEEK_END)
             for member in archive.infolist():
                 kept = None if member.is_dir() else found.wanted(member.filename)

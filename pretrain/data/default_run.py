@@ -16,7 +16,7 @@ from pretrain.base.errors import ConfigError, DataError
 from pretrain.base.image_files import check_open_image
 from pretrain.base.strict import overridden_keys, parse_overrides
 from pretrain.config import RunConfig, fitting_queue_size, load_run_config, method_label, to_plain
-from pretrain.data.index import Source
+from pretrain.data.index import LostSourceError, Source
 from pretrain.data.source import open_source
 from pretrain.run.folder import CONFIG
 
@@ -159,7 +159,8 @@ def _what_else(num_images: int, method: str | None) -> str:
 def usual_side(images: Source) -> int:
     """The median shorter side of some of the images in pixels, at most 224 and a multiple of 32 (at least 32).
 
-    Images that cannot be read are passed over: whether they may be there is decided where the data are loaded.
+    Images that cannot be read are passed over: whether they may be there is decided where the data are loaded. Raises
+    LostSourceError at the first one whose server or archive fails, DataError where none can be read.
     """
     step = max(1, len(images) // SAMPLED) if images.scanned else 1  # of shards on a server the first one
     looked_at = range(0, len(images), step)[: 2 * SAMPLED]
@@ -175,5 +176,7 @@ def _shorter_side(images: Source, index: int) -> int | None:
         with images.open(index) as file:
             found = check_open_image(file, name=images.where(index))
         return min(found.height, found.width)
+    except LostSourceError:  # the next image would wait for the same server
+        raise
     except DataError:
         return None

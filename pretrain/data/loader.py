@@ -145,7 +145,7 @@ class ViewDataset(Dataset):
                         keys=list(compress(keys[first:last], takes_patches[first:last])),
                     )
         except DataError as error:
-            return DataError(str(error))
+            return (LostSourceError if isinstance(error, LostSourceError) else DataError)(str(error))
         return ViewBatch(torch.tensor(positions), images, patches, permutation, tuple(unreadable))
 
     def _takes_patches(self, batch_size: int) -> list[bool]:

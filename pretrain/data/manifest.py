@@ -22,7 +22,7 @@ import numpy as np
 from pretrain.base.atomic import write_json
 from pretrain.base.errors import DataError
 from pretrain.data.cache import keep_arrays, kept_arrays
-from pretrain.data.index import Names, Source, fingerprint_of, in_threads
+from pretrain.data.index import LostSourceError, Names, Source, fingerprint_of, in_threads
 from pretrain.data.source import SKIP, ScanReport, look_at, open_source
 from pretrain.run.ranks import Ranks, gather_values
 
@@ -130,7 +130,7 @@ def check_image_set(
 def look_through(source: Source, sizes: np.ndarray, modified: np.ndarray, *, ranks: Ranks) -> Manifest:
     """The manifest of `source`, from the kept one as far as that is still true; the main rank reads and keeps it.
 
-    sizes, modified: `source.stats()`.
+    sizes, modified: `source.stats()`. Raises LostSourceError on every rank.
     """
     key = os.path.abspath(source.root)  # noqa: PTH100  # links are part of the name
     state = _still_true(key, source.names, sizes, modified) if ranks.is_main else None
@@ -139,7 +139,14 @@ def look_through(source: Source, sizes: np.ndarray, modified: np.ndarray, *, ran
     manifest, known = first
     new = np.flatnonzero(~known)
     share = new[ranks.rank :: ranks.world_size]
-    found = _look(source, share, show_progress=ranks.is_main)
+    found, lost = list[Seen](), None
+    try:
+        found = _look(source, share, show_progress=ranks.is_main)
+    except LostSourceError as error:  # told to all ranks: the others would wait for what this one found
+        lost = str(error)
+    problems = [text for text in gather_values(lost, ranks) if text]
+    if problems:
+        raise LostSourceError(problems[0])
     modes = list(manifest.modes)
     for positions, results in gather_values((share, found), ranks):
         for position, seen in zip(positions.tolist(), results, strict=True):

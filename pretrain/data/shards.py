@@ -4,48 +4,41 @@ Every image of a shard is a sample (`key.jpg`, `key.png`, ...); other members (`
 are for reading one after the other: their order (order.ShardBatches) shuffles the shards and then the images of a few of them.
 
 Start: the headers of each shard are read once and kept (cache.py), as long as the shard has its size and time of change (local)
-or its size and ETag or Last-Modified (server). From a server that answers ranged requests only the headers are fetched (one
-request an image or fewer: 10^7 images take hours once, many requests at a time); from one that does not, each shard is fetched
-whole.
+or its size and ETag or Last-Modified (server; of one that gives neither nothing is kept, see remote.py). From a server that
+answers ranged requests only the headers are fetched (one request an image or fewer: 10^7 images take hours once, many requests
+at a time); from one that does not, each shard is fetched whole.
 
 Run: a shard on a server is fetched whole into the cache when its first image is needed, once for all processes of a machine, and
 the shards that come next are fetched meanwhile. The cache keeps at most INFOMIN_CACHE_GB (100) of shards, those used last, what
-a killed run has fetched of one (NAME.part, taken up again) among them. All
-machines together fetch every shard once a machine and epoch: that is the price of global batches that do not depend on the
-number of machines. A connection that breaks is taken up again where it broke; after http_requests.ATTEMPTS the run ends with the address.
-Headers of images are not looked at before a run that reads from a server. A name and password for it stand in ~/.netrc, never in
-the address, which is recorded.
+a killed run has fetched of one (NAME.part, taken up again) among them. All machines together fetch every shard once a machine
+and epoch: that is the price of global batches that do not depend on the number of machines. A connection that breaks is taken up
+again where it broke; after http_requests.ATTEMPTS the run ends with the address. Headers of images are not looked at before a
+run that reads from a server. A name and password for it stand in ~/.netrc, never in the address, which is recorded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import fnmatch
-import hashlib
-import io
 import itertools
-import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from pretrain.base.errors import DataError
-from pretrain.base.http_requests import BLOCK, CutError, RequestError, request, version_of, with_patience
-from pretrain.data.archives import ArchiveSource, Container, LocalFile, Members, nothing_in, tar_members
-from pretrain.data.cache import VARIABLE, cache_dir, keep_arrays, kept_arrays
-from pretrain.data.index import LostSourceError, Names, in_threads
+from pretrain.data.archives import ArchiveSource, Members, nothing_in, tar_members
+from pretrain.data.cache import keep_arrays, kept_arrays
+from pretrain.data.containers import Container, LocalFile
+from pretrain.data.index import Names, in_threads
+from pretrain.data.remote import RemoteFile, ask_server, cache_gigabytes, forget_at_exit
 
 MAX_SHARDS = 1_000_000
-READ_AHEAD = 32 * 1024  # of headers, which stand close together where images are small
-CACHE_SIZE_VARIABLE, CACHE_GIGABYTES = "INFOMIN_CACHE_GB", 100.0
-T = TypeVar("T")
+INDEX_VERSION = 2  # of kept indices; others are made anew
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -97,7 +90,7 @@ def open_shards(root: Path, paths: Sequence[Path]) -> ArchiveSource:
     if missing:
         shown = ", ".join(str(path) for path in missing[:5])
         raise DataError(f"{root}: {len(missing)} of {len(paths)} shards are not there: {shown}")
-    return _sharded(root, [LocalFile(path.absolute()) for path in paths])
+    return _sharded(root, [LocalFile.of(path.absolute()) for path in paths])
 
 
 def open_remote_shards(pattern: str) -> ArchiveSource:
@@ -120,6 +113,7 @@ def open_remote_shards(pattern: str) -> ArchiveSource:
     urls = expand_braces(pattern)
     _require_tar_names(pattern, [url.rpartition("/")[2] for url in urls])
     containers = in_threads(ask_server, urls, what="asking for shards", unit="shard", show_progress=True)
+    forget_at_exit(containers)
     source = _sharded(pattern, containers)
     source.scanned = False
     return source
@@ -159,9 +153,10 @@ def _sharded(root: Path | str, containers: Sequence[Container]) -> ArchiveSource
 
 
 def _members(container: Container) -> Members:
-    """From the cache, or from the shard's headers."""
-    stamp = np.array(container.stamp())
-    kept = kept_arrays("indices", container.name)
+    """From the cache, or from the shard's headers. Not kept where nothing would tell that the shard has changed."""
+    size, change = container.stamp()
+    stamp = np.array([INDEX_VERSION, size, change])
+    kept = kept_arrays("indices", container.name) if change != -1 else None
     with contextlib.suppress(KeyError, ValueError, TypeError):
         if kept is not None and np.array_equal(kept["stamp"], stamp):
             names = Names.from_arrays(kept["blob"], kept["ends"])
@@ -169,6 +164,8 @@ def _members(container: Container) -> Members:
             return Members(names, kept["offsets"], kept["sizes"], ignored=ignored)
     with container.open_headers() as file:
         found = tar_members(file, container.name)
+    if change == -1:
+        return found
     blob, ends = found.names.arrays
     reasons = np.array([reason for reason, _ in found.ignored], dtype=np.str_)
     counts = np.array([count for _, count in found.ignored], dtype=np.int64)
@@ -184,202 +181,6 @@ def _members(container: Container) -> Members:
         counts=counts,
     )
     return found
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A shard on a server.
-
-    size: in bytes, -1 where the server does not tell. version: its ETag or time of change. ranges: whether parts can be had.
-    """
-
-    url: str
-    size: int
-    version: str
-    ranges: bool
-
-    @property
-    def name(self) -> str:
-        """See `Container`."""
-        return self.url
-
-    def stamp(self) -> tuple[int, int]:
-        """See `Container`."""
-        return self.size, int.from_bytes(hashlib.sha256(self.version.encode()).digest()[:7], "big")
-
-    def open_headers(self) -> BinaryIO:
-        """See `Container`."""
-        if self.ranges and self.size >= 0:
-            return io.BufferedReader(_RangedFile(self), buffer_size=READ_AHEAD)
-        return self.open()
-
-    def open(self) -> BinaryIO:
-        """The whole shard, from the cache or fetched into it."""
-        key = hashlib.sha256(f"{self.url} {self.size} {self.version}".encode()).hexdigest()[:40]
-        folder = cache_dir("shards")
-        path = folder / f"{key}.tar"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return _used(path)
-            with _alone(folder / f"{key}.lock"):  # one process fetches, the others wait for it
-                with contextlib.suppress(FileNotFoundError):
-                    return _used(path)
-                part = folder / f"{key}.part"
-                self._fetch(part)
-                part.replace(path)
-                _drop_oldest(folder, kept=path)
-                return _used(path)
-        except OSError as error:
-            raise LostSourceError(
-                f"{self.url}: cannot be kept in {folder} ({error.strerror or error}); pass another folder: {VARIABLE}=FOLDER"
-            ) from error
-
-    def _fetch(self, part: Path) -> None:
-        """Into `part`, from where an attempt before was cut off."""
-
-        def attempt() -> None:
-            done = part.stat().st_size if self.ranges and part.exists() else 0
-            if self.size >= 0 and done >= self.size:
-                done = 0
-            with request(self.url, {"Range": f"bytes={done}-"} if done else {}) as response:
-                if version_of(response) != self.version:
-                    raise LostSourceError(
-                        f"{self.url}: changed on the server since the run began; restore it, or start anew"
-                    )
-                mode = "ab" if done and response.status == 206 else "wb"
-                with open(part, mode) as file:
-                    while block := response.read(BLOCK):
-                        file.write(block)
-            found = part.stat().st_size
-            if self.size >= 0 and found != self.size:
-                raise CutError(f"the connection ended after {found} of {self.size} bytes")
-
-        _with_patience(self.url, attempt)
-
-    def range(self, start: int, stop: int) -> bytes:
-        """Bytes `start` .. `stop` - 1."""
-
-        def attempt() -> bytes:
-            with request(self.url, {"Range": f"bytes={start}-{stop - 1}"}) as response:
-                data = response.read()
-            if response.status != 206 or len(data) != stop - start:
-                raise CutError(f"{len(data)} bytes came for a part of {stop - start}")
-            return data
-
-        return _with_patience(self.url, attempt)
-
-
-class _RangedFile(io.RawIOBase):
-    """A file on a server, read by ranged requests."""
-
-    def __init__(self, remote: RemoteFile) -> None:
-        self._remote, self._position = remote, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._remote.size}[whence] + offset
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        stop = min(self._position + len(buffer), self._remote.size)
-        if stop <= self._position:
-            return 0
-        data = self._remote.range(self._position, stop)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
-def ask_server(url: str) -> RemoteFile:
-    """Size, version and abilities, by a request for the first byte. Raises DataError for a shard that is not there."""
-
-    def attempt() -> RemoteFile:
-        with request(url, {"Range": "bytes=0-0"}) as response:
-            ranges = response.status == 206
-            size = (
-                response.headers.get("Content-Range", "").rpartition("/")[2]
-                if ranges
-                else response.headers.get("Content-Length")
-            )
-            return RemoteFile(url, int(size) if size and size.isdigit() else -1, version_of(response), ranges)
-
-    return _with_patience(url, attempt)
-
-
-def _with_patience(url: str, attempt: Callable[[], T]) -> T:
-    """`with_patience`; a server that fails for good is a lost source."""
-    try:
-        return with_patience(url, attempt, missing="pass the address of a shard that is there")
-    except RequestError as error:
-        raise LostSourceError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`, which is gone afterwards. True; without `wait` False where another process holds it."""
-    while True:
-        with open(path, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):  # not removed by the process before
-                    try:
-                        yield True
-                    finally:
-                        path.unlink(missing_ok=True)
-                    return
-
-
-def _used(path: Path) -> BinaryIO:
-    """Opened, and marked as used now."""
-    file = open(path, "rb")  # noqa: SIM115
-    os.utime(path)
-    return file
-
-
-def cache_gigabytes() -> float:
-    """How much the cache may hold. Raises DataError for an environment that does not name a number."""
-    text = os.environ.get(CACHE_SIZE_VARIABLE) or str(CACHE_GIGABYTES)
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{CACHE_SIZE_VARIABLE}={text}: expected a number of gigabytes, for example 100") from None
-
-
-def _drop_oldest(folder: Path, *, kept: Path) -> None:
-    """Shards above the limit, those longest unused; one that a process has open stays readable for it.
-
-    Parts of shards that nobody is fetching count as shards do; lock files that a killed process has left go.
-    """
-    limit = cache_gigabytes() * 1e9
-    entries = []
-    for lock in folder.glob("*.lock"):
-        with _alone(lock, wait=False):
-            pass
-    fetched = {lock.stem for lock in folder.glob("*.lock")}
-    parts = [part for part in folder.glob("*.part") if part.stem not in fetched]
-    for file in (*folder.glob("*.tar"), *parts):
-        with contextlib.suppress(FileNotFoundError):  # another run has dropped it since
-            status = file.stat()
-            entries.append((status.st_mtime_ns, status.st_size, file))
-    entries.sort()
-    total = sum(size for _, size, _ in entries)
-    for _, size, file in entries:
-        if total > limit and file != kept:
-            file.unlink(missing_ok=True)
-            total -= size
 
 
 class ShardOrder(Protocol):

@@ -16,7 +16,7 @@ import numpy as np
 from pretrain.base.errors import DataError
 from pretrain.base.image_files import SUFFIXES, CheckedImage, check_image, check_open_image, open_file
 from pretrain.data.archives import is_image_name, open_tar, open_zip
-from pretrain.data.index import Names, Source, in_threads
+from pretrain.data.index import LostSourceError, Names, Source, in_threads
 from pretrain.data.shards import expand_local, is_pattern, open_remote_shards, open_shards
 from pretrain.views.rng import ORDER_STREAM, sample_generator
 
@@ -305,11 +305,13 @@ def scan_images(paths: Sequence[Path], *, decode: bool = False, show_progress: b
 
 
 def look_at(source: Source, index: int, *, decode: bool = False) -> CheckedImage | str:
-    """What `check_image` finds in an image of any source, or why it cannot be read."""
+    """What `check_image` finds in an image of any source, or why it cannot be read. Raises LostSourceError."""
     where = source.where(index)
     try:
         with source.open(index) as file:
             return check_open_image(file, name=where, decode=decode)
+    except LostSourceError:  # not this image's fault: all of a shard would be left out
+        raise
     except DataError as error:
         return str(error).removeprefix(f"{where}: ")
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pretrain.base.errors import DataError
 from pretrain.config import RunConfig
 from pretrain.data.archives import ArchiveSource
-from pretrain.data.index import Source
+from pretrain.data.index import LostSourceError, Source
 from pretrain.data.labels import folder_labels
 from pretrain.data.loader import ViewBatch, ViewDataset, build_loader
 from pretrain.data.manifest import ImageSetRecord, check_image_set, refuse_small_images, write_record
@@ -92,22 +92,27 @@ class ViewStream:
         if isinstance(self.source, ArchiveSource) and isinstance(self.batches_of_run, ShardBatches):
             fetcher = Fetcher(self.source, self.batches_of_run)
         for step in range(from_step, from_step + num_steps):
-            if fetcher is not None:
-                fetcher.at(step)
             try:
-                batch = next(loader)
+                batch = next(loader)  # the first one starts the workers
                 report: Report = (None, batch.unreadable)
             except DataError as error:
-                report = (str(error), ())
+                report = (self._in_words(error), ())
+            if fetcher is not None:  # after that: no worker is forked while the fetcher's thread holds a lock
+                fetcher.at(step)
             reports = self._exchange(report)
             for error_text, _ in reports:
                 if error_text is not None:
-                    raise DataError(error_text if self.dataset.skip_unreadable else f"{error_text}; {RUN_ON}")
+                    raise DataError(error_text)
             found = {name: reason for _, unreadable in reports for name, reason in unreadable if name not in replaced}
             if found:
                 replaced |= set(found)
                 self._record(found, replaced)
             yield batch
+
+    def _in_words(self, error: DataError) -> str:
+        """With what to do, where another image may stand in for one that cannot be read, and none does yet."""
+        final = self.dataset.skip_unreadable or isinstance(error, LostSourceError)
+        return str(error) if final else f"{error}; {RUN_ON}"
 
     def _exchange(self, report: Report) -> list[Report]:
         """The reports of all ranks where one has something to say. On the CPU, so that no GPU is waited for."""

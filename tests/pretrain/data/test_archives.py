@@ -6,7 +6,9 @@ import io
 import os
 import pickle
 import random
+import re
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -173,15 +175,68 @@ def test_every_truncation_is_a_data_error(folder, tmp_path, kind):
     path = packed(kind, tmp_path / "images", members_of(folder))
     whole = path.read_bytes()
     last = len(whole.rstrip(b"\0")) if path.suffix == ".tar" else len(whole)
-    for length in {*range(0, last, last // 23), last - 1}:
+    lengths = {*range(0, last, last // 23), last - 1}
+    if path.suffix == ".tar":
+        with tarfile.open(path) as archive:
+            lengths |= {place for member in archive for place in (member.offset, member.offset_data)}
+            lengths |= {archive.offset, archive.offset + 512, archive.offset + 1023}
+    for length in lengths:
         path.write_bytes(whole[:length])
-        try:
-            found = open_source(path)
-        except DataError as error:
-            assert str(path) in str(error)
-        else:  # a tar whose last member ends where the file does
-            assert path.suffix == ".tar" and all(found.read(index) for index in range(len(found)))
-            assert len(found) < 18 or length >= last - 1
+        with pytest.raises(DataError, match=re.escape(str(path))) as caught:
+            open_source(path)
+        assert path.suffix == ".zip" or isinstance(caught.value, archives.CutOffError)
+
+
+def test_a_tar_may_end_with_its_mark_or_with_any_number_of_zeros(folder, tmp_path):
+    path = write_tar(tmp_path / "images.tar", members_of(folder))
+    whole = path.read_bytes()
+    with tarfile.open(path) as archive:
+        archive.getmembers()
+        end = archive.offset
+    for zeros in (1024, 1100, 3 << 20):  # tarp and Rust's tar write 1,024
+        path.write_bytes(whole[:end] + bytes(zeros))
+        assert len(open_source(path)) == 18
+
+
+def test_what_lies_behind_the_end_of_a_tar_is_not_lost_unnoticed(folder, tmp_path):
+    members = members_of(folder)
+    first, second = (
+        write_tar(tmp_path / f"{number}.tar", members[number::2]).read_bytes() for number in range(2)
+    )  # cat a.tar b.tar
+    with tarfile.open(tmp_path / "0.tar") as archive:
+        place = archive.getmembers()[5].offset
+    path = tmp_path / "images.tar"
+    hole = first[:place] + bytes(3000) + first[place + 3000 :]
+    for content, at in ((first + second, len(first)), (hole, place + 3000)):
+        path.write_bytes(content)
+        with tarfile.open(path) as archive:
+            assert len(archive.getmembers()) < 18  # the control: what the library makes of it
+        with pytest.raises(
+            DataError, match=rf"images\.tar: the archive ends at .* follows at byte {at:,}.*--concatenate"
+        ):
+            open_source(path)
+
+
+@pytest.mark.parametrize("program", ["tar", "bsdtar", "busybox tar"])
+def test_tars_of_other_programs_end_as_they_must(folder, tmp_path, program):
+    words = program.split()
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"no {words[0]}")
+    path = tmp_path / "images.tar"
+
+    def run(*options):
+        subprocess.run([*words, *options], cwd=folder, check=True, capture_output=True)
+
+    run("-cf", path, "a", "a-b")
+    assert open_source(path).names == ImageSource(folder).names
+    if program == "tar":
+        for blocking in ("1", "2000"):
+            run("-b", blocking, "-cf", path, "a")
+            assert len(open_source(path)) == 9
+        run("-rf", path, "a-b/000.png")  # written over the mark
+        run("-cf", tmp_path / "other.tar", "a-b/002.png")
+        run("-Af", path, tmp_path / "other.tar")
+        assert len(open_source(path)) == 11
 
 
 def test_a_damaged_header_does_not_end_the_listing_unnoticed(folder, tmp_path):
@@ -197,14 +252,41 @@ def test_a_damaged_header_does_not_end_the_listing_unnoticed(folder, tmp_path):
         open_source(path)
 
 
-def test_an_archive_that_changed_during_the_run_is_no_unreadable_image(folder, tmp_path):
-    path = write_tar(tmp_path / "images.tar", members_of(folder))
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("was_open", [True, False])
+def test_an_archive_that_changed_during_the_run_is_neither_read_nor_an_unreadable_image(
+    folder, tmp_path, kind, was_open
+):
+    """At the places that were listed stand other images."""
+    members = [(name, content) for name, content in members_of(folder) if name.endswith("png")]
+    path = tmp_path / ("images.zip" if kind == "zip" else "images.tar")
+    write = write_zip if kind == "zip" else write_tar
+    write(path, members)
     source = open_source(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(LostSourceError, match=r"images\.tar/.*the archive ends before it"):
+    if was_open:
+        source.read(0)
+    source = source if was_open else pickle.loads(pickle.dumps(source))
+    time = path.stat().st_mtime_ns
+    write(path, members[::-1])
+    os.utime(path, ns=(time, time + 1000))
+    for read in (source.read, source.open):
+        with pytest.raises(LostSourceError, match=rf"{path}: changed since it was listed .*put the file back if"):
+            read(17)
+    write(path, members[:3])
+    with pytest.raises(LostSourceError, match=r"expected [\d,]+ bytes, found"):
         source.read(17)
     path.unlink()
     with pytest.raises(LostSourceError, match="no such file"):
+        pickle.loads(pickle.dumps(source)).read(0)
+
+
+def test_an_archive_that_another_one_replaces_is_read_on_where_it_is_open(folder, tmp_path):
+    path = write_tar(tmp_path / "images.tar", members_of(folder))
+    source = open_source(path)
+    expected = [source.read(index) for index in range(18)]
+    write_tar(tmp_path / "new.tar", members_of(folder)[::-1]).replace(path)
+    assert [source.read(index) for index in range(18)] == expected
+    with pytest.raises(LostSourceError, match="changed since it was listed"):
         pickle.loads(pickle.dumps(source)).read(0)
 
 
