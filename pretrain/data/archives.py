@@ -328,7 +328,8 @@ def _zip_members(file: BinaryIO, path: Path) -> Members:
         with zipfile.ZipFile(file) as archive:
             length = file.seek(0, io.SEEK_END)
             for member in archive.infolist():
-                kept = None if member.is_dir() else found.wanted(member.filename)
+                # Some programs on Windows write backslashes, which no name in a zip may hold.
+                kept = None if member.is_dir() else found.wanted(member.filename.replace("\\", "/"))
                 if kept is None:
                     continue
                 if stat.S_ISLNK(member.external_attr >> 16):

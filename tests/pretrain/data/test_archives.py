@@ -290,6 +290,14 @@ def test_an_archive_that_another_one_replaces_is_read_on_where_it_is_open(folder
         pickle.loads(pickle.dumps(source)).read(0)
 
 
+def test_folders_of_a_zip_from_windows_are_folders(folder, tmp_path):
+    image = next(folder.rglob("*.png")).read_bytes()
+    path = write_zip(tmp_path / "w.zip", [("c1\\a.png", image), ("c1\\._a.png", image), ("..\\out.png", image)])
+    source = open_source(path)
+    assert list(source.names) == ["c1/a.png"] and any("lead out of the archive" in note for note in source.notes)
+    assert source.open(0).read() == image
+
+
 def test_damage_in_a_zip_is_told_by_its_checksum_and_bombs_do_not_grow(tmp_path):
     noise = np.random.default_rng(0).bytes(5000)
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
