@@ -286,10 +286,17 @@ def _run_steps(
     first = saved = state.step
 
     def save_state() -> None:
+        nonlocal saved
         content = state.state_dict(config, contract_of(config), stream.steps_per_epoch)
         content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
         images = (state.step - first) * config.optimizer.batch_size
         on_main(lambda: _save(run, content, keep, images=images, ranks=ranks), ranks)
+        saved = state.step
+
+    def stopped() -> Terminated:
+        if saved != state.step:
+            save_state()
+        return stop.terminated(_where_stopped(state.step, total))
 
     def where_it_stands() -> tuple[int, str]:
         return state.step, _what_is_saved(saved, total)
@@ -306,7 +313,8 @@ def _run_steps(
         ranks=ranks,
     )
     with _errors_in_words(run, where_it_stands, timeout_s=config.runtime.timeout_s), observation:
-        observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
+        if not observation.monitor(state.method, state.step):  # random weights, or what an ended start left undone
+            raise stopped()
         watch = Watch(stop, ranks, precision.device)
         batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
         for batch in on_device(batches, precision.device):
@@ -328,10 +336,9 @@ def _run_steps(
             observation.record(state.step, figures, learning_rate=rate)
             if save:
                 save_state()
-                saved = state.step
-            if save and watch.stopping and state.step < total:
-                raise stop.terminated(f"saved at step {state.step} of {total}; give the same command again to continue")
-            observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
+            # After the save: a kill on the way loses no step. The last step may stop too: its measurement is yet to be made.
+            if watch.stopping or not observation.monitor(state.method, state.step):
+                raise stopped()
         observation.draw()
     return _finish(run, config, observation, total)
 
@@ -345,7 +352,7 @@ def _finish(run: RunDir | None, config: RunConfig, observation: Observation, tot
     }
     if observation.findings:
         details["findings"] = observation.findings
-    final = observation.recorder.last
+    final = observation.recorder.final
     if run is not None:
         run.record.finish(final, details=details)
     return {**details, "final": final}
@@ -405,6 +412,13 @@ def _write_batch(run: RunDir | None, report: list[dict[str, Any]], step: int) ->
     except OSError as error:  # a full disk: what is not finite counts
         return f"; the images of each rank could not be written ({error.strerror or error})"
     return f"; the images of each rank are in {run.path / NOT_FINITE}, by their number in images.json"
+
+
+def _where_stopped(step: int, total: int) -> str:
+    """What a run says that was asked to stop; `step` is saved."""
+    if step == 0:
+        return "before the first step, nothing to save; give the same command again to begin"
+    return f"saved at step {step} of {total}; give the same command again to {'continue' if step < total else 'finish'}"
 
 
 def _what_is_saved(step: int, total: int) -> str:

@@ -40,7 +40,7 @@ Entry = dict[str, float]
 class Recorder:
     """Records on the main rank and takes part in the averaging on all. A context: closes files and bar however it ends.
 
-    last: the newest figures of each name; after a resume, those of the log.
+    final: the figures of the run's last step, in training and by the monitor; after a resume, those of the log.
     entries: what the log held when this start began.
     also: what else gets each entry after it is written, on the main rank.
     """
@@ -65,7 +65,7 @@ class Recorder:
         self.also: list[Callable[[Entry], object]] = []
         self._log = StepLog(path, from_step=from_step) if path is not None else None
         self.entries: list[Entry] = self._log.entries if self._log is not None else []
-        self.last: dict[str, float] = {}
+        self.final: dict[str, float] = {}
         for entry in self.entries:
             self._keep(entry)
         self._bar = tqdm(
@@ -149,7 +149,8 @@ class Recorder:
                 take(entry)
 
     def _keep(self, entry: Mapping[str, float]) -> None:
-        self.last |= {name: value for name, value in entry.items() if name not in ("step", "epoch", *PASSING)}
+        if entry["step"] == self._num_steps:  # what was measured of earlier weights says nothing of the last ones
+            self.final |= {name: value for name, value in entry.items() if name not in ("step", "epoch", *PASSING)}
 
 
 class StepLog:
