@@ -24,6 +24,7 @@ from pretrain.config import RunConfig
 from pretrain.data.index import Source
 from pretrain.data.loader import on_device
 from pretrain.data.stream import open_stream
+from pretrain.run.agreement import require_agreement
 from pretrain.run.ranks import Ranks
 from pretrain.run.schedule import Momentum
 from pretrain.run.watch import Watch
@@ -93,6 +94,7 @@ def profile(config: RunConfig, *, ranks: Ranks, steps: int = STEPS, listed: Sour
 
     listed: the images of config.data.root, where they have been listed already.
     """
+    require_agreement(config, ranks)
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
     announce = logger.info if ranks.is_main else logger.debug

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.atomic import write_json
-from pretrain.base.errors import CheckpointError, UserError, full_disk
+from pretrain.base.errors import CheckpointError, Terminated, UserError, full_disk
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import RunConfig, experiment_of, to_plain
@@ -29,6 +29,7 @@ from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.contrast import Contrast, StepOutput
 from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.model.supervised import Supervised
+from pretrain.run.agreement import require_agreement
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
     checkpoint_path,
@@ -135,6 +136,7 @@ def train(
     listed: the images of config.data.root, where they have been listed already.
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
+    require_agreement(config, ranks)
     on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
@@ -169,8 +171,8 @@ def _train_in(
     announce = logger.info if ranks.is_main else logger.debug
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
-    if config.monitor.labelled is not None:  # a mistyped folder is refused before a long look at the images
-        on_main(lambda: labelled_folders(config.monitor), ranks)
+    # A mistyped folder is refused before a long look at the images.
+    on_main(lambda: labelled_folders(config.monitor) if config.monitor.labelled is not None else None, ranks)
     stream = open_stream(
         config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir, listed=listed
     )
