@@ -260,6 +260,8 @@ class OptimizerConfig:
     learning_rate: for that batch.
     schedule: "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
     warmup_epochs: None is the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
+    warmup_start: rate of the first step of warm-up. The default is the reference's; a learning_rate that is not above it starts
+        from its own tenth.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"

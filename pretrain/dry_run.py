@@ -27,7 +27,15 @@ from pretrain.run.ranks import Ranks
 from pretrain.run.representation import information_ceiling
 from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
-from pretrain.state import TrainState, contract_of, learning_rate_of, precision_of, require_trainable, state_for
+from pretrain.state import (
+    TrainState,
+    contract_of,
+    learning_rate_of,
+    precision_of,
+    require_rising_warmup,
+    require_trainable,
+    state_for,
+)
 from pretrain.train import images_of_monitor, monitor_encoder, train_step
 from pretrain.views.pipeline import normalize
 
@@ -44,6 +52,7 @@ def describe(config: RunConfig, stream: ViewStream, *, ranks: Ranks) -> str:
     """
     require_trackers(config.monitor.trackers)
     require_trainable(config, precision_of(config, ranks), ranks)
+    require_rising_warmup(config.optimizer)
     one_step, needed = _steps(config, stream, world_size=ranks.world_size)
     sections = [
         ("resolved configuration", yaml.safe_dump(to_plain(config), sort_keys=False).rstrip()),

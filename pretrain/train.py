@@ -53,6 +53,7 @@ from pretrain.state import (
     contract_of,
     learning_rate_of,
     precision_of,
+    require_rising_warmup,
     require_trainable,
     state_for,
 )
@@ -171,6 +172,7 @@ def _train_in(
     announce = logger.info if ranks.is_main else logger.debug
     # The main rank's word: ranks that read different records would wait for each other in different places.
     recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
+    on_main(lambda: None if run and run.has_checkpoint else require_rising_warmup(config.optimizer), ranks)
     # A mistyped folder is refused before a long look at the images.
     on_main(lambda: labelled_folders(config.monitor) if config.monitor.labelled is not None else None, ranks)
     stream = open_stream(

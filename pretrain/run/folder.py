@@ -125,6 +125,11 @@ class RunDir:
         require_same(before, to_plain(config), place=self.path, free=self._free)
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether anything was trained that a further start goes on from; a damaged checkpoint counts."""
+        return any(self.checkpoints.glob("step_*"))
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """The finished run's details and {"final": figures}, None while it is not finished."""
         if (self.path / RECORD).exists():

@@ -16,7 +16,14 @@ from pretrain.model.batchnorm import GatheredBatchNorm
 from pretrain.model.contrast import batchnorm_groups
 from pretrain.run.precision import choose_precision
 from pretrain.run.ranks import Ranks
-from pretrain.state import _warn_of_shared_statistics, build_state, contract_of, require_trainable
+from pretrain.state import (
+    _warn_of_shared_statistics,
+    build_state,
+    contract_of,
+    learning_rate_of,
+    require_rising_warmup,
+    require_trainable,
+)
 
 CPU = torch.device("cpu")
 
@@ -77,11 +84,45 @@ def test_ranks_of_unequal_machines_cannot_shuffle_over_the_node(tiny_config):
         ({"optimizer": {"name": "lars"}}, "made for batches of 512"),
         ({"optimizer": {"name": "adamw"}}, "rates of 1e-4 to 1e-3"),
         ({"optimizer": {"name": "adamw", "learning_rate": 1e-3}}, None),
+        ({"optimizer": {"warmup_epochs": 2}}, None),
+        ({"optimizer": {"warmup_epochs": 3}}, "all 3 epochs are warm-up (optimizer.warmup_epochs=3)"),
+        (
+            {"optimizer": {"batch_size": 512, "learning_rate": 0.06}, "method": {"queue_size": 512}},
+            "all 3 epochs are warm-up (optimizer.warmup_epochs=5, which batches above 256 images have)",
+        ),
     ],
 )
 def test_what_can_run_but_should_not_is_warned_of(tiny_config, caplog, over, words):
     require_trainable(tiny_config(**over), choose_precision("fp32", torch.device("cpu")), Ranks())
     assert (caplog.text == "") == (words is None) and (words or "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("over", "start"),
+    [
+        ({"learning_rate": 0.06}, 0.01),  # the reference's own: 0.03 for 256 images
+        ({"learning_rate": 3e-4, "name": "adamw"}, 3e-5),
+        ({"learning_rate": 0.01}, 1e-3),
+        ({"learning_rate": 3e-4, "warmup_epochs": 3}, 3e-5),
+        ({"learning_rate": 3e-4, "warmup_start": 0.0}, 0.0),
+    ],
+)
+def test_warm_up_rises_from_the_reference_s_start_or_a_tenth_of_a_lower_rate(tiny_config, over, start):
+    over = {"batch_size": 512, "epochs": 100, **over}
+    optimizer = tiny_config(optimizer=over, method={"queue_size": 512}).optimizer
+    rate = learning_rate_of(optimizer, 10)
+    require_rising_warmup(optimizer)
+    assert rate(0) == pytest.approx(start)
+    rates = [rate(step) for step in range(10 * (optimizer.warmup_epochs or 5))]
+    assert rates == sorted(rates) and rates[0] < rates[-1] <= optimizer.learning_rate
+
+
+def test_an_own_start_of_warm_up_above_the_rate_is_refused(tiny_config):
+    over = {"learning_rate": 0.002, "warmup_start": 0.005}
+    advice = r"warmup_start expected at most optimizer\.learning_rate=0\.002, found 0\.005; pass optimizer\.warmup_start=0\.0002"
+    with pytest.raises(ConfigError, match=advice):
+        require_rising_warmup(tiny_config(optimizer={**over, "warmup_epochs": 1}).optimizer)
+    require_rising_warmup(tiny_config(optimizer={**over, "warmup_epochs": 0}).optimizer)  # control: it is never used
 
 
 @pytest.mark.parametrize("name", ["simclr", "infomin"])
