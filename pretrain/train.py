@@ -181,8 +181,8 @@ def _train_in(
     require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
         watched = on_main(lambda: images_of_monitor(config, stream), ranks)
+        state = state_for(config, stream, precision=precision, ranks=ranks)  # what cannot be built begins no folder
         on_main(lambda: _begin(run, config, stream, ranks), ranks)
-        state = state_for(config, stream, precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
         return _run_steps(config, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
 
