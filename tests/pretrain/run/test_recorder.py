@@ -85,6 +85,20 @@ def test_speed_wait_and_time_left_are_those_of_the_clock(tmp_path, monkeypatch):
     assert second["eta_seconds"] == pytest.approx(2 * (4 * 2 + 60) / 4)  # here it does
 
 
+@pytest.mark.parametrize("from_step", [0, 3])
+def test_a_measurement_before_the_first_step_is_no_step_of_the_time_left(tmp_path, monkeypatch, from_step):
+    clock = Clock()
+    monkeypatch.setattr(recorder_module, "time", clock)
+    with recorder(tmp_path, from_step=from_step, num_steps=from_step + 5) as record:
+        began = clock.now
+        clock.now += 600  # random weights, or what the last start left undone
+        record.pause(began)
+        clock.now += 2
+        record.record(from_step + 1, {"loss": torch.tensor(1.0)}, epoch=0, learning_rate=0.1)
+    (entry,) = entries_of(tmp_path)
+    assert entry["eta_seconds"] == pytest.approx(4 * 2)
+
+
 def test_the_bound_is_logged_beside_the_loss_of_the_images(tmp_path):
     with recorder(tmp_path, num_negatives=99) as record:
         record.record(1, {"loss_instance": torch.tensor(3.0)}, epoch=0, learning_rate=0.1)
