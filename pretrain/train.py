@@ -164,14 +164,14 @@ def _train_in(
     ranks: Ranks,
     listed: Source | None,
 ) -> dict[str, Any]:
-    done = run.result if run else None
+    done = on_main(lambda: run.result if run else None, ranks)
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
     # The main rank's word: ranks that read different records would wait for each other in different places.
-    recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
+    recorded = gather_values(on_main(lambda: read_record(output_dir), ranks), ranks)[0]
     on_main(lambda: None if run and run.has_checkpoint else require_rising_warmup(config.optimizer), ranks)
     # A mistyped folder is refused before a long look at the images.
     on_main(lambda: labelled_folders(config.monitor) if config.monitor.labelled is not None else None, ranks)

@@ -28,6 +28,7 @@ from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
 from pretrain.model.contrast import Contrast
 from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint
+from pretrain.run.folder import RunDir
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
@@ -403,6 +404,31 @@ def test_what_ended_the_first_step_may_be_changed_in_the_same_folder(tiny_config
     assert run(half, tmp_path / "run", resume=True)["steps"] == 4
     with pytest.raises(ConfigError, match="optimizer.batch_size: 4 there, 8 now"):
         run(whole, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damaged", ["record.json", "images.json"])
+def test_all_ranks_hear_of_a_file_of_the_run_that_the_main_one_cannot_read(tiny_config, tmp_path, monkeypatch, damaged):
+    told = []
+
+    def gather(value, ranks):
+        told.append(value)
+        return [value] * ranks.world_size
+
+    monkeypatch.setattr(train_module, "gather_values", gather)
+    monkeypatch.setattr("pretrain.run.ranks.gather_values", gather)
+    (tmp_path / damaged).write_text("half a fi")
+    with RunDir(tmp_path / "run", tiny_config(), resume=False) as run:
+        (tmp_path / damaged).rename(tmp_path / "run" / damaged)
+        with pytest.raises((DataError, ValueError)):
+            train_module._train_in(
+                run,
+                tiny_config(),
+                tmp_path / "run",
+                precision=choose_precision("fp32", CPU),
+                ranks=Ranks(0, 0, 2, 2),
+                listed=None,
+            )
+    assert isinstance(told[-1], UserError)
 
 
 def test_what_cannot_be_built_begins_no_folder(tiny_config, tmp_path, monkeypatch):
