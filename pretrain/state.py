@@ -141,7 +141,12 @@ def contract_of(config: RunConfig) -> InputContract:
 
 
 def state_for(config: RunConfig, stream: ViewStream, *, precision: Precision, ranks: Ranks) -> TrainState:
-    """`build_state` for the images of a run."""
+    """`build_state` for the images of a run, whose steps all have the same shapes: cuDNN tries its kernels once.
+
+    A run, the dry run and the profile begin here, so that all three time and take the same kernels.
+    """
+    if precision.device.type == "cuda":
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     return build_state(
         config,
         contract_of(config),

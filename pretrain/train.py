@@ -141,8 +141,6 @@ def train(
     on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
-    if precision.device.type == "cuda":  # every step has the same shapes: let cuDNN try its kernels once
-        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks, listed=listed)

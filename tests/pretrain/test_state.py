@@ -8,10 +8,14 @@ import dataclasses
 import pytest
 import torch
 
+from pretrain import dry_run as dry_run_module
+from pretrain import profile as profile_module
 from pretrain import state as state_module
+from pretrain import train as train_module
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import ConfigError
 from pretrain.config import method_values
+from pretrain.data.stream import open_stream
 from pretrain.model.batchnorm import GatheredBatchNorm
 from pretrain.model.contrast import batchnorm_groups
 from pretrain.run.precision import choose_precision
@@ -148,6 +152,42 @@ def test_the_networks_are_built_as_the_configuration_says(tiny_config, tiny_enco
 
     assert built("imagenet", False) == ({(7, 7)}, "basic", {False})
     assert built("small", True) == ({(3, 3)}, "small", {True})
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "tries"), [("cuda", 0, True), ("cuda", 1, False), ("cpu", 0, False)]
+)
+def test_cudnn_tries_its_kernels_on_a_gpu_unless_results_must_repeat(
+    tiny_config, image_folder, monkeypatch, device, deterministic, tries
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: bool(deterministic))
+    monkeypatch.setattr(state_module, "build_state", lambda *args, **rest: None)  # there is no GPU here to build it on
+    stream = open_stream(tiny_config(), ranks=Ranks(), announce=lambda text: None)
+    precision = choose_precision("fp32", torch.device(device))
+    state_module.state_for(tiny_config(), stream, precision=precision, ranks=Ranks())
+    assert torch.backends.cudnn.benchmark == tries
+
+
+@pytest.mark.parametrize("command", ["run", "dry run", "profile"])
+def test_run_dry_run_and_profile_set_up_the_device_alike(tiny_config, tmp_path, monkeypatch, command):
+    class SetUp(Exception):
+        pass
+
+    def set_up(*args, **rest):
+        raise SetUp
+
+    for module in (train_module, dry_run_module, profile_module):
+        monkeypatch.setattr(module, "state_for", set_up)
+    config = tiny_config()
+    with pytest.raises(SetUp):
+        if command == "run":
+            train_module.train(config, output_dir=tmp_path / "run", resume=False, ranks=Ranks())
+        elif command == "profile":
+            profile_module.profile(config, ranks=Ranks())
+        else:
+            stream = open_stream(config, ranks=Ranks(), announce=lambda text: None)
+            dry_run_module.describe(config, stream, ranks=Ranks())
 
 
 def test_compiled_encoders_keep_their_names(tiny_config, monkeypatch):
