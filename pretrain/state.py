@@ -174,8 +174,6 @@ def build_state(
     groups = batchnorm_groups(
         config.method, batch_size=batch_size, world_size=ranks.world_size, accumulate=config.optimizer.accumulate
     )
-    if config.method.memory == "queue" and groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
     method: Contrast | Supervised
     if labels is not None:
         method = Supervised(
@@ -242,7 +240,7 @@ def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
 def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> None:
     """Refuse what cannot be trained on these ranks and warn of what can, but should not. Raises ConfigError."""
     optimizer, method = config.optimizer, config.method
-    batchnorm_groups(
+    groups = batchnorm_groups(
         method, batch_size=optimizer.batch_size, world_size=ranks.world_size, accumulate=optimizer.accumulate
     )
     if method.shuffle_over == "node" and ranks.world_size % ranks.local_world_size:
@@ -252,6 +250,8 @@ def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> 
         )
     if not ranks.is_main:
         return
+    if method.memory == "queue" and groups * ranks.world_size == 1:
+        _warn_of_shared_statistics(method, optimizer.batch_size // optimizer.accumulate)
     if config.runtime.compile and precision.device.type == "cpu":
         logger.warning(
             "runtime.compile=true on the CPU: minutes of compilation and no faster steps; pass runtime.compile=false"

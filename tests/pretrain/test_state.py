@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def test_advice_against_shared_statistics_is_one_that_is_accepted(tiny_config, caplog):
     config = tiny_config(method={"head": "mlp_bn", "batchnorm_images": 32, "jigsaw": True, "jigsaw_fraction": 0.25})
     precision = choose_precision("fp32", torch.device("cpu"))
-    build_state(config, InputContract(), precision=precision, ranks=Ranks())
+    require_trainable(config, precision, Ranks())
     (message,) = caplog.messages
     advised = dict(word.rstrip(",").split("=") for word in message.split() if word.startswith("method."))
     values = {name.removeprefix("method."): float(value) for name, value in advised.items()}
