@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.base.atomic import write_json
-from pretrain.base.errors import CheckpointError, Terminated, UserError, full_disk
+from pretrain.base.errors import CheckpointError, UserError, full_disk
 from pretrain.base.record import DataRecord, Initialisation, Record, this_command
 from pretrain.base.signals import StopFlag
 from pretrain.config import RunConfig, experiment_of, to_plain
@@ -285,24 +285,7 @@ def _run_steps(
     momentum = Momentum(config.method.momentum, config.method.momentum_end, total)
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
-    first = saved = state.step
-
-    def save_state() -> None:
-        nonlocal saved
-        content = state.state_dict(config, contract_of(config), stream.steps_per_epoch)
-        content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
-        images = (state.step - first) * config.optimizer.batch_size
-        on_main(lambda: _save(run, content, keep, images=images, ranks=ranks), ranks)
-        saved = state.step
-
-    def stopped() -> Terminated:
-        if saved != state.step:
-            save_state()
-        return stop.terminated(_where_stopped(state.step, total))
-
-    def where_it_stands() -> tuple[int, str]:
-        return state.step, _what_is_saved(saved, total)
-
+    saves = _Saves(run, config, state, stream, keep, ranks)
     observation = Observation(
         run,
         config,
@@ -314,9 +297,9 @@ def _run_steps(
         stop=stop,
         ranks=ranks,
     )
-    with _errors_in_words(run, where_it_stands, timeout_s=config.runtime.timeout_s), observation:
+    with _errors_in_words(run, saves.in_words, timeout_s=config.runtime.timeout_s), observation:
         if not observation.monitor(state.method, state.step):  # random weights, or what an ended start left undone
-            raise stopped()
+            raise stop.terminated(saves.before_a_stop())
         watch = Watch(stop, ranks, precision.device)
         batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
         for batch in on_device(batches, precision.device):
@@ -337,12 +320,48 @@ def _run_steps(
                 check_loss_scale(state.scaler, state.step)
             observation.record(state.step, figures, learning_rate=rate)
             if save:
-                save_state()
+                saves.save()
             # After the save: a kill on the way loses no step. The last step may stop too: its measurement is yet to be made.
             if watch.stopping or not observation.monitor(state.method, state.step):
-                raise stopped()
+                raise stop.terminated(saves.before_a_stop())
         observation.draw()
     return _finish(run, config, observation, total)
+
+
+class _Saves:
+    """What is saved of the steps of this start, on every rank alike. keep: steps whose checkpoints stay for good."""
+
+    def __init__(
+        self, run: RunDir | None, config: RunConfig, state: TrainState, stream: ViewStream, keep: set[int], ranks: Ranks
+    ) -> None:
+        self._run, self._config, self._state, self._stream = run, config, state, stream
+        self._keep, self._ranks = keep, ranks
+        self._total = config.optimizer.epochs * stream.steps_per_epoch
+        self._first = self._newest = state.step
+
+    def save(self) -> None:
+        """Write the checkpoint of the current step."""
+        content = self._state.state_dict(self._config, contract_of(self._config), self._stream.steps_per_epoch)
+        content["progress"]["images"] = self._stream.record.fingerprint  # the weights' identity needs it
+        images = (self._state.step - self._first) * self._config.optimizer.batch_size
+        on_main(lambda: _save(self._run, content, self._keep, images=images, ranks=self._ranks), self._ranks)
+        self._newest = self._state.step
+
+    def before_a_stop(self) -> str:
+        """Save the current step unless it is saved -> where the run stops, and how it goes on."""
+        if self._newest != self._state.step:
+            self.save()
+        if self._newest == 0:
+            return "before the first step, nothing to save; give the same command again to begin"
+        further = "continue" if self._newest < self._total else "finish"
+        return f"saved at step {self._newest} of {self._total}; give the same command again to {further}"
+
+    def in_words(self) -> tuple[int, str]:
+        """(steps taken, which checkpoint there is)."""
+        if self._newest == 0:
+            return self._state.step, "No checkpoint was written yet; the same command begins again"
+        newest = f"The newest checkpoint is that of step {self._newest} of {self._total}"
+        return self._state.step, f"{newest}; the same command goes on from there"
 
 
 def _finish(run: RunDir | None, config: RunConfig, observation: Observation, total: int) -> dict[str, Any]:
@@ -414,16 +433,3 @@ def _write_batch(run: RunDir | None, report: list[dict[str, Any]], step: int) ->
     except OSError as error:  # a full disk: what is not finite counts
         return f"; the images of each rank could not be written ({error.strerror or error})"
     return f"; the images of each rank are in {run.path / NOT_FINITE}, by their number in images.json"
-
-
-def _where_stopped(step: int, total: int) -> str:
-    """What a run says that was asked to stop; `step` is saved."""
-    if step == 0:
-        return "before the first step, nothing to save; give the same command again to begin"
-    return f"saved at step {step} of {total}; give the same command again to {'continue' if step < total else 'finish'}"
-
-
-def _what_is_saved(step: int, total: int) -> str:
-    if step == 0:
-        return "No checkpoint was written yet; the same command begins again"
-    return f"The newest checkpoint is that of step {step} of {total}; the same command goes on from there"
