@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ from pretrain.views.recipe_file import (
 )
 from pretrain.views.recipes import OVERRIDES
 
+LONGEST_TIMEOUT_S = 30 * 24 * 3600.0  # what waits for so long hangs; and timers take no number without end
 KINDS = ("pretrain", "views")  # folders of configs/ that hold runs of tools/pretrain.py
 METHOD_NAME = "method.name"
 # No config.yaml of version 0.1 has them: all its methods were of one kind.
@@ -138,7 +140,7 @@ class ContrastConfig:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.weight > 0, f"weight expected positive, found {self.weight}")
+        require(0 < self.weight < inf, f"weight expected positive, found {self.weight}")
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class MethodConfig:
         require(self.batchnorm_images > 0, f"batchnorm_images expected positive, found {self.batchnorm_images}")
         require(self.feature_dim > 0 and self.queue_size > 0, "feature_dim and queue_size expected positive")
         require(self.bank_negatives > 0, f"bank_negatives expected positive, found {self.bank_negatives}")
-        require(self.temperature > 0, f"temperature expected positive, found {self.temperature}")
+        require(0 < self.temperature < inf, f"temperature expected positive, found {self.temperature}")
         for name in ("momentum", "bank_momentum", "jigsaw_weight"):
             require(0 <= getattr(self, name) <= 1, f"{name} expected in [0, 1], found {getattr(self, name)}")
         end = self.momentum_end
@@ -260,6 +262,8 @@ class OptimizerConfig:
     learning_rate: for that batch.
     schedule: "cosine" ends at learning_rate * decay^3; "step" multiplies by decay after each milestone epoch.
     warmup_epochs: None is the reference's rule (none up to batch 256, else 5, or 10 for runs over 500 epochs).
+    warmup_start: rate of the first step of warm-up. The default is the reference's; a learning_rate that is not above it starts
+        from its own tenth.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -278,7 +282,16 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require(self.batch_size > 0 and self.epochs > 0, "batch_size and epochs expected positive")
         require(self.accumulate > 0, f"accumulate expected positive, found {self.accumulate}")
-        require(self.learning_rate > 0, f"learning_rate expected positive, found {self.learning_rate}")
+        require(0 < self.learning_rate < inf, f"learning_rate expected positive, found {self.learning_rate}")
+        require(0 <= self.momentum < 1, f"momentum expected in [0, 1), found {self.momentum}")
+        require(0 <= self.weight_decay < inf, f"weight_decay expected at least 0, found {self.weight_decay}")
+        require(0 <= self.decay <= 1, f"decay expected in [0, 1], found {self.decay}")
+        require(min(self.milestones, default=1) > 0, f"milestones expected positive, found {self.milestones}")
+        require(0 <= self.warmup_start < inf, f"warmup_start expected at least 0, found {self.warmup_start}")
+        require(
+            self.warmup_epochs is None or self.warmup_epochs >= 0,
+            f"warmup_epochs expected at least 0, or null for the reference's rule, found {self.warmup_epochs}",
+        )
 
 
 @dataclass(frozen=True)
@@ -319,6 +332,7 @@ class RuntimeConfig:
     compile: torch.compile of the networks on a GPU: minutes at the start, and no gain where the fused BatchNorm works (0.92 on an H200).
     checkpoint_every_steps: None is once an epoch.
     keep_every_epochs: checkpoints of these epochs are kept for good; of the others the newest two.
+    timeout_s: after which a rank that does not answer ends the run.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -339,6 +353,10 @@ class RuntimeConfig:
         require(
             self.checkpoint_every_steps is None or self.checkpoint_every_steps > 0,
             "checkpoint_every_steps expected positive",
+        )
+        require(
+            0 < self.timeout_s <= LONGEST_TIMEOUT_S,
+            f"timeout_s expected in (0, {LONGEST_TIMEOUT_S:g}] seconds, found {self.timeout_s}",
         )
 
 

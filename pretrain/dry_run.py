@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import os
 import statistics
@@ -27,7 +28,15 @@ from pretrain.run.ranks import Ranks
 from pretrain.run.representation import information_ceiling
 from pretrain.run.trackers import require_trackers
 from pretrain.run.watch import Watch
-from pretrain.state import TrainState, contract_of, learning_rate_of, precision_of, require_trainable, state_for
+from pretrain.state import (
+    TrainState,
+    contract_of,
+    learning_rate_of,
+    precision_of,
+    require_rising_warmup,
+    require_trainable,
+    state_for,
+)
 from pretrain.train import images_of_monitor, monitor_encoder, train_step
 from pretrain.views.pipeline import normalize
 
@@ -38,13 +47,14 @@ DISK_BYTES_PER_SECOND = 200e6  # of a checkpoint: written, flushed and read agai
 
 
 def describe(config: RunConfig, stream: ViewStream, *, ranks: Ranks) -> str:
-    """The text that `tools/pretrain.py --dry-run` prints. This process alone takes the steps, whatever the ranks of the run.
+    """The text that `tools/pretrain.py --dry-run` prints. This process alone takes the steps, of a rank's share of the batch.
 
     ranks: of the run. Raises ConfigError for what they could not train.
     """
     require_trackers(config.monitor.trackers)
     require_trainable(config, precision_of(config, ranks), ranks)
-    one_step, needed = _steps(config, stream, world_size=ranks.world_size)
+    require_rising_warmup(config.optimizer)
+    one_step, needed = _steps(config, stream, ranks)
     sections = [
         ("resolved configuration", yaml.safe_dump(to_plain(config), sort_keys=False).rstrip()),
         ("data", f"{len(stream.source)} images, {stream.steps_per_epoch} steps an epoch"),
@@ -55,14 +65,24 @@ def describe(config: RunConfig, stream: ViewStream, *, ranks: Ranks) -> str:
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections)
 
 
-def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[str, str]:
-    """The first batch's step, operations counted; then some more for the clock, and what a run of them takes. All on a state
-    that is thrown away."""
-    ranks, contract = Ranks(), contract_of(config)
-    precision = precision_of(config, ranks)
-    state = state_for(config, stream, precision=precision, ranks=ranks)
+def _share_of_a_rank(config: RunConfig, stream: ViewStream, ranks: Ranks) -> tuple[RunConfig, ViewStream]:
+    """What the first of the run's ranks computes and reads, as a run of a single process that exchanges nothing."""
+    share = config.optimizer.batch_size // ranks.world_size
+    dataset = copy.copy(stream.dataset)
+    dataset.jigsaw_images = config.method.jigsaw_images(share // config.optimizer.accumulate)
+    alone = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, batch_size=share))
+    return alone, dataclasses.replace(stream, dataset=dataset, ranks=Ranks(world_size=ranks.world_size))
+
+
+def _steps(config: RunConfig, stream: ViewStream, ranks: Ranks) -> tuple[str, str]:
+    """A rank's share of the first step, operations counted; then some more for the clock, and what a run of them takes. All on a
+    state that is thrown away. ranks: of the run."""
+    contract, batch_size = contract_of(config), config.optimizer.batch_size
+    precision = precision_of(config, Ranks())
+    alone, stream = _share_of_a_rank(config, stream, ranks)
+    state = state_for(alone, stream, precision=precision, ranks=Ranks())
     whole = next(stream.batches(from_step=0, num_steps=1))
-    batch_size, accumulate = len(whole.index), config.optimizer.accumulate
+    share, accumulate = len(whole.index), config.optimizer.accumulate
     micro = whole.split(accumulate)[0]
     if precision.device.type == "cpu":
         micro, accumulate = micro.map(lambda rows: rows[:CPU_IMAGES]), 1
@@ -71,12 +91,12 @@ def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[s
         batch = whole.to(precision.device)
         micro = micro.to(precision.device)
     flops, figures = _operations(state, micro, precision)
-    seconds = _step_seconds(state, batch, config, precision, accumulate=accumulate) * batch_size / len(batch.index)
+    seconds = _step_seconds(state, batch, config, precision, accumulate=accumulate) * share / len(batch.index)
     stored, saving = _checkpoint(state.state_dict(config, contract, stream.steps_per_epoch))
     part = (
         ""
-        if len(batch.index) == batch_size
-        else f", scaled up from {len(batch.index)} of the batch's {batch_size} images"
+        if len(batch.index) == share
+        else f", scaled up from {len(batch.index)} of the {'batch' if share == batch_size else 'rank'}'s {share} images"
     )
     trained = sum(parameter.numel() for parameter in state.method.trained.parameters())
     others = config.method.num_negatives or 2 * len(micro.index) - 2
@@ -93,17 +113,18 @@ def _steps(config: RunConfig, stream: ViewStream, *, world_size: int) -> tuple[s
     ]
     if precision.device.type == "cuda":
         lines.append(f"{torch.cuda.max_memory_allocated(precision.device) / 1e9:.2f} GB of GPU memory at most")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pace = Pace(
         step=seconds,
-        input=input_seconds(stream, batch_size),
+        input=input_seconds(stream, share),
         workers=stream.num_workers,
         shares_cores=precision.device.type == "cpu",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=max(1, cores // ranks.local_world_size),
         threads=torch.get_num_threads(),
     )
     monitor = _monitor_seconds(config, stream, state, precision)
-    needed = _time_needed(config, stream.steps_per_epoch, pace, monitor, saving)
-    return "\n".join(lines), f"{needed}\n{_what_was_measured(batch_size, world_size)}"
+    needed = _time_needed(config, stream.steps_per_epoch, pace, monitor, saving, num_ranks=ranks.world_size)
+    return "\n".join(lines), f"{needed}\n{_what_was_measured(batch_size, ranks.world_size)}"
 
 
 def _operations(state: TrainState, batch: ViewBatch, precision: Precision) -> tuple[int, dict[str, Tensor]]:
@@ -148,16 +169,17 @@ def _checkpoint(state_dict: dict[str, Any]) -> tuple[int, float]:
 
 
 def _what_was_measured(batch_size: int, world_size: int) -> str:
-    measured = f"measured: one process that takes whole batches of {batch_size} images"
     if world_size == 1:
-        return measured
+        return f"measured: one process that takes whole batches of {batch_size} images"
     return (
-        f"{measured}; of the {world_size} ranks asked for each takes {batch_size // world_size} images of a batch. Where each has "
-        f"a device and cores of its own, at best 1/{world_size} of the time; what they exchange was not measured"
+        f"measured: the first of {world_size} ranks alone, with its {batch_size // world_size} of a batch's {batch_size} images. "
+        "The others need devices and cores of their own; what ranks exchange was not measured"
     )
 
 
-def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: float, saving: float) -> str:
+def _time_needed(
+    config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: float, saving: float, *, num_ranks: int
+) -> str:
     """monitor, saving: seconds of one measurement and of one checkpoint."""
     epochs = config.optimizer.epochs
     steps = epochs * steps_per_epoch
@@ -165,11 +187,12 @@ def _time_needed(config: RunConfig, steps_per_epoch: int, pace: Pace, monitor: f
     every = config.monitor.every_epochs
     measured = monitor * (1 + -(-epochs // every)) if every else 0.0
     total = steps * pace.seconds + checkpoints + measured
+    processes = "on this machine with one process" if num_ranks == 1 else f"with {num_ranks} ranks like this one"
     parts = [f"checkpoints {in_words(checkpoints)} at {DISK_BYTES_PER_SECOND / 1e6:.0f} MB/s to disk (assumed)"]
     if every:
         parts.append(f"monitor {in_words(measured)}")
     return (
-        f"about {in_words(total)} on this machine with one process: {steps} steps of {pace.seconds:.2f} s "
+        f"about {in_words(total)} {processes}: {steps} steps of {pace.seconds:.2f} s "
         f"(step {pace.step:.2f} s, input {pace.input:.2f} s a batch with data.num_workers={pace.workers}; {pace.limit})\n"
         f"of it {', '.join(parts)}"
     )

@@ -24,10 +24,11 @@ from pretrain.config import RunConfig
 from pretrain.data.index import Source
 from pretrain.data.loader import on_device
 from pretrain.data.stream import open_stream
+from pretrain.run.agreement import require_agreement
 from pretrain.run.ranks import Ranks
 from pretrain.run.schedule import Momentum
 from pretrain.run.watch import Watch
-from pretrain.state import learning_rate_of, precision_of, require_trainable, state_for
+from pretrain.state import learning_rate_of, precision_of, require_rising_warmup, require_trainable, state_for
 from pretrain.train import train_step
 
 STEPS, WARM_UP = 20, 3  # the first steps choose kernels and start workers
@@ -93,8 +94,10 @@ def profile(config: RunConfig, *, ranks: Ranks, steps: int = STEPS, listed: Sour
 
     listed: the images of config.data.root, where they have been listed already.
     """
+    require_agreement(config, ranks)
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
+    require_rising_warmup(config.optimizer)
     announce = logger.info if ranks.is_main else logger.debug
     stream = open_stream(config, ranks=ranks, announce=announce, listed=listed)
     state = state_for(config, stream, precision=precision, ranks=ranks)

@@ -28,7 +28,7 @@ from pretrain.model.supervised import Supervised
 from pretrain.run.optimizers import build_optimizer, load_optimizer
 from pretrain.run.precision import Precision, check_patch_size, choose_precision, use_channels_last
 from pretrain.run.ranks import Ranks, pick_device
-from pretrain.run.schedule import LearningRate, paper_warmup_epochs
+from pretrain.run.schedule import LARGEST_BATCH_WITHOUT_WARMUP, LearningRate, paper_warmup_epochs
 
 FEWEST_IMAGES_FOR_LARS = 512
 LARGEST_RATE_OF_ADAMW = 0.01
@@ -76,9 +76,6 @@ class TrainState:
 
 def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningRate:
     """The schedule that `config` describes, warm-up rule filled in."""
-    warmup = config.warmup_epochs
-    if warmup is None:
-        warmup = paper_warmup_epochs(batch_size=config.batch_size, epochs=config.epochs, asked=False)
     return LearningRate(
         base=config.learning_rate,
         epochs=config.epochs,
@@ -86,9 +83,56 @@ def learning_rate_of(config: OptimizerConfig, steps_per_epoch: int) -> LearningR
         kind=config.schedule,
         decay=config.decay,
         milestones=config.milestones,
-        warmup_epochs=min(warmup, config.epochs),
-        warmup_start=config.warmup_start,
+        warmup_epochs=min(_warmup_epochs(config), config.epochs),
+        warmup_start=_warmup_start(config),
     )
+
+
+def _warmup_epochs(config: OptimizerConfig) -> int:
+    if config.warmup_epochs is not None:
+        return config.warmup_epochs
+    return paper_warmup_epochs(batch_size=config.batch_size, epochs=config.epochs, asked=False)
+
+
+def _warmup_start(config: OptimizerConfig) -> float:
+    """The reference's 0.01 is made for the rates of SGD; of a lower rate (of adamw) it is no start, and a tenth of that rate is."""
+    unchanged = config.warmup_start == OptimizerConfig.warmup_start
+    return (
+        config.learning_rate / 10 if unchanged and config.warmup_start >= config.learning_rate else config.warmup_start
+    )
+
+
+def require_rising_warmup(config: OptimizerConfig) -> None:
+    """Raise ConfigError where warm-up would begin above the rate that it leads to. Not asked of a run that goes on: it cannot
+    change its rates any more."""
+    if _warmup_epochs(config) > 0 and _warmup_start(config) > config.learning_rate:
+        raise ConfigError(
+            f"optimizer.warmup_start expected at most optimizer.learning_rate={config.learning_rate:g}, found "
+            f"{config.warmup_start:g}; pass optimizer.warmup_start={config.learning_rate / 10:g}, or optimizer.warmup_epochs=0 "
+            "for no warm-up"
+        )
+
+
+def _warn_of_rates(config: OptimizerConfig) -> None:
+    if config.epochs <= _warmup_epochs(config):
+        by = (
+            ""
+            if config.warmup_epochs is not None
+            else f", which batches above {LARGEST_BATCH_WITHOUT_WARMUP} images have"
+        )
+        logger.warning(
+            "all %d epochs are warm-up (optimizer.warmup_epochs=%d%s), which leads to where the schedule ends, not to the rate: "
+            "pass optimizer.warmup_epochs=%d, or more optimizer.epochs",
+            config.epochs,
+            _warmup_epochs(config),
+            by,
+            config.epochs // 10,
+        )
+    if config.name == "adamw" and config.learning_rate >= LARGEST_RATE_OF_ADAMW:
+        logger.warning(
+            "optimizer.learning_rate=%g with adamw, whose updates have the size of the rate: rates of 1e-4 to 1e-3 are usual",
+            config.learning_rate,
+        )
 
 
 def contract_of(config: RunConfig) -> InputContract:
@@ -97,7 +141,12 @@ def contract_of(config: RunConfig) -> InputContract:
 
 
 def state_for(config: RunConfig, stream: ViewStream, *, precision: Precision, ranks: Ranks) -> TrainState:
-    """`build_state` for the images of a run."""
+    """`build_state` for the images of a run, whose steps all have the same shapes: cuDNN tries its kernels once.
+
+    A run, the dry run and the profile begin here, so that all three time and take the same kernels.
+    """
+    if precision.device.type == "cuda":
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     return build_state(
         config,
         contract_of(config),
@@ -125,8 +174,6 @@ def build_state(
     groups = batchnorm_groups(
         config.method, batch_size=batch_size, world_size=ranks.world_size, accumulate=config.optimizer.accumulate
     )
-    if config.method.memory == "queue" and groups * ranks.world_size == 1:
-        _warn_of_shared_statistics(config.method, batch_size // config.optimizer.accumulate)
     method: Contrast | Supervised
     if labels is not None:
         method = Supervised(
@@ -193,7 +240,7 @@ def precision_of(config: RunConfig, ranks: Ranks) -> Precision:
 def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> None:
     """Refuse what cannot be trained on these ranks and warn of what can, but should not. Raises ConfigError."""
     optimizer, method = config.optimizer, config.method
-    batchnorm_groups(
+    groups = batchnorm_groups(
         method, batch_size=optimizer.batch_size, world_size=ranks.world_size, accumulate=optimizer.accumulate
     )
     if method.shuffle_over == "node" and ranks.world_size % ranks.local_world_size:
@@ -203,6 +250,8 @@ def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> 
         )
     if not ranks.is_main:
         return
+    if method.memory == "queue" and groups * ranks.world_size == 1:
+        _warn_of_shared_statistics(method, optimizer.batch_size // optimizer.accumulate)
     if config.runtime.compile and precision.device.type == "cpu":
         logger.warning(
             "runtime.compile=true on the CPU: minutes of compilation and no faster steps; pass runtime.compile=false"
@@ -213,11 +262,7 @@ def require_trainable(config: RunConfig, precision: Precision, ranks: Ranks) -> 
             optimizer.batch_size,
             FEWEST_IMAGES_FOR_LARS,
         )
-    if optimizer.name == "adamw" and optimizer.learning_rate >= LARGEST_RATE_OF_ADAMW:
-        logger.warning(
-            "optimizer.learning_rate=%g with adamw, whose updates have the size of the rate: rates of 1e-4 to 1e-3 are usual",
-            optimizer.learning_rate,
-        )
+    _warn_of_rates(optimizer)
     if method.batchnorm == "synchronised" and precision.device.type == "cpu" and ranks.world_size > 1:
         logger.warning(
             "method.batchnorm=synchronised on the CPU: a substitute for torch's SyncBatchNorm, which needs a GPU; two small "

@@ -29,6 +29,7 @@ from pretrain.data.stream import ViewStream, open_stream
 from pretrain.model.contrast import Contrast, StepOutput
 from pretrain.model.memory import memory_warnings, require_memory
 from pretrain.model.supervised import Supervised
+from pretrain.run.agreement import require_agreement
 from pretrain.run.checkpoint import (
     CHECKPOINT_DIR,
     checkpoint_path,
@@ -52,6 +53,7 @@ from pretrain.state import (
     contract_of,
     learning_rate_of,
     precision_of,
+    require_rising_warmup,
     require_trainable,
     state_for,
 )
@@ -135,11 +137,10 @@ def train(
     listed: the images of config.data.root, where they have been listed already.
     Raises ConfigError/DataError before the first step for what cannot start; Terminated after SIGTERM or Ctrl-C (state saved).
     """
+    require_agreement(config, ranks)
     on_main(lambda: require_trackers(config.monitor.trackers), ranks)
     precision = precision_of(config, ranks)
     require_trainable(config, precision, ranks)
-    if precision.device.type == "cuda":  # every step has the same shapes: let cuDNN try its kernels once
-        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
         with on_main(lambda: RunDir(output_dir, config, resume=resume), ranks) or contextlib.nullcontext() as run:
             return _train_in(run, config, output_dir, precision=precision, ranks=ranks, listed=listed)
@@ -161,24 +162,25 @@ def _train_in(
     ranks: Ranks,
     listed: Source | None,
 ) -> dict[str, Any]:
-    done = run.result if run else None
+    done = on_main(lambda: run.result if run else None, ranks)
     if any(gather_values(done is not None, ranks)):
         on_main(lambda: _require_its_images(config, output_dir), ranks)
         logger.info("%s is finished; nothing to do", output_dir)
         return done or {}
     announce = logger.info if ranks.is_main else logger.debug
     # The main rank's word: ranks that read different records would wait for each other in different places.
-    recorded = gather_values(read_record(output_dir) if ranks.is_main else None, ranks)[0]
-    if config.monitor.labelled is not None:  # a mistyped folder is refused before a long look at the images
-        on_main(lambda: labelled_folders(config.monitor), ranks)
+    recorded = gather_values(on_main(lambda: read_record(output_dir), ranks), ranks)[0]
+    on_main(lambda: None if run and run.has_checkpoint else require_rising_warmup(config.optimizer), ranks)
+    # A mistyped folder is refused before a long look at the images.
+    on_main(lambda: labelled_folders(config.monitor) if config.monitor.labelled is not None else None, ranks)
     stream = open_stream(
         config, ranks=ranks, announce=announce, recorded=recorded, output_dir=output_dir, listed=listed
     )
     require_memory(config.method, num_images=len(stream.source))
     with StopFlag() as stop:  # from the first record on: a run that is asked to stop says so in it
         watched = on_main(lambda: images_of_monitor(config, stream), ranks)
+        state = state_for(config, stream, precision=precision, ranks=ranks)  # what cannot be built begins no folder
         on_main(lambda: _begin(run, config, stream, ranks), ranks)
-        state = state_for(config, stream, precision=precision, ranks=ranks)
         _resume(state, output_dir / CHECKPOINT_DIR, ranks)
         return _run_steps(config, state, stream, run, watched, stop=stop, precision=precision, ranks=ranks)
 
@@ -283,17 +285,7 @@ def _run_steps(
     momentum = Momentum(config.method.momentum, config.method.momentum_end, total)
     every = config.runtime.checkpoint_every_steps or stream.steps_per_epoch
     keep = set(range(0, total + 1, config.runtime.keep_every_epochs * stream.steps_per_epoch))
-    first = saved = state.step
-
-    def save_state() -> None:
-        content = state.state_dict(config, contract_of(config), stream.steps_per_epoch)
-        content["progress"]["images"] = stream.record.fingerprint  # the weights' identity needs it
-        images = (state.step - first) * config.optimizer.batch_size
-        on_main(lambda: _save(run, content, keep, images=images, ranks=ranks), ranks)
-
-    def where_it_stands() -> tuple[int, str]:
-        return state.step, _what_is_saved(saved, total)
-
+    saves = _Saves(run, config, state, stream, keep, ranks)
     observation = Observation(
         run,
         config,
@@ -305,8 +297,9 @@ def _run_steps(
         stop=stop,
         ranks=ranks,
     )
-    with _errors_in_words(run, where_it_stands, timeout_s=config.runtime.timeout_s), observation:
-        observation.monitor(state.method, state.step)  # random weights, or what a killed start left undone
+    with _errors_in_words(run, saves.in_words, timeout_s=config.runtime.timeout_s), observation:
+        if not observation.monitor(state.method, state.step):  # random weights, or what an ended start left undone
+            raise stop.terminated(saves.before_a_stop())
         watch = Watch(stop, ranks, precision.device)
         batches = observation.timed(stream.batches(from_step=state.step, num_steps=total - state.step))
         for batch in on_device(batches, precision.device):
@@ -327,13 +320,48 @@ def _run_steps(
                 check_loss_scale(state.scaler, state.step)
             observation.record(state.step, figures, learning_rate=rate)
             if save:
-                save_state()
-                saved = state.step
-            if save and watch.stopping and state.step < total:
-                raise stop.terminated(f"saved at step {state.step} of {total}; give the same command again to continue")
-            observation.monitor(state.method, state.step)  # after the save: a kill on the way loses no step
+                saves.save()
+            # After the save: a kill on the way loses no step. The last step may stop too: its measurement is yet to be made.
+            if watch.stopping or not observation.monitor(state.method, state.step):
+                raise stop.terminated(saves.before_a_stop())
         observation.draw()
     return _finish(run, config, observation, total)
+
+
+class _Saves:
+    """What is saved of the steps of this start, on every rank alike. keep: steps whose checkpoints stay for good."""
+
+    def __init__(
+        self, run: RunDir | None, config: RunConfig, state: TrainState, stream: ViewStream, keep: set[int], ranks: Ranks
+    ) -> None:
+        self._run, self._config, self._state, self._stream = run, config, state, stream
+        self._keep, self._ranks = keep, ranks
+        self._total = config.optimizer.epochs * stream.steps_per_epoch
+        self._first = self._newest = state.step
+
+    def save(self) -> None:
+        """Write the checkpoint of the current step."""
+        content = self._state.state_dict(self._config, contract_of(self._config), self._stream.steps_per_epoch)
+        content["progress"]["images"] = self._stream.record.fingerprint  # the weights' identity needs it
+        images = (self._state.step - self._first) * self._config.optimizer.batch_size
+        on_main(lambda: _save(self._run, content, self._keep, images=images, ranks=self._ranks), self._ranks)
+        self._newest = self._state.step
+
+    def before_a_stop(self) -> str:
+        """Save the current step unless it is saved -> where the run stops, and how it goes on."""
+        if self._newest != self._state.step:
+            self.save()
+        if self._newest == 0:
+            return "before the first step, nothing to save; give the same command again to begin"
+        further = "continue" if self._newest < self._total else "finish"
+        return f"saved at step {self._newest} of {self._total}; give the same command again to {further}"
+
+    def in_words(self) -> tuple[int, str]:
+        """(steps taken, which checkpoint there is)."""
+        if self._newest == 0:
+            return self._state.step, "No checkpoint was written yet; the same command begins again"
+        newest = f"The newest checkpoint is that of step {self._newest} of {self._total}"
+        return self._state.step, f"{newest}; the same command goes on from there"
 
 
 def _finish(run: RunDir | None, config: RunConfig, observation: Observation, total: int) -> dict[str, Any]:
@@ -345,7 +373,7 @@ def _finish(run: RunDir | None, config: RunConfig, observation: Observation, tot
     }
     if observation.findings:
         details["findings"] = observation.findings
-    final = observation.recorder.last
+    final = observation.recorder.final
     if run is not None:
         run.record.finish(final, details=details)
     return {**details, "final": final}
@@ -405,9 +433,3 @@ def _write_batch(run: RunDir | None, report: list[dict[str, Any]], step: int) ->
     except OSError as error:  # a full disk: what is not finite counts
         return f"; the images of each rank could not be written ({error.strerror or error})"
     return f"; the images of each rank are in {run.path / NOT_FINITE}, by their number in images.json"
-
-
-def _what_is_saved(step: int, total: int) -> str:
-    if step == 0:
-        return "No checkpoint was written yet; the same command begins again"
-    return f"The newest checkpoint is that of step {step} of {total}; the same command goes on from there"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +21,9 @@ import yaml
 from pretrain.base.atomic import LOCK, is_temporary, lock_folder, remove_temporaries, write_text
 from pretrain.base.errors import ConfigError
 from pretrain.base.record import RECORD, OpenRecord, Record, read_record
-from pretrain.base.same_run import require_same
+from pretrain.base.same_run import differences, require_same
 from pretrain.base.strict import merge
-from pretrain.config import default_values, keep_generators, to_plain
+from pretrain.config import RunConfig, default_values, keep_generators, to_plain
 from pretrain.run.checkpoint import CHECKPOINT_DIR
 from pretrain.run.slurm import FOLDER as SLURM
 
@@ -29,6 +31,10 @@ from pretrain.run.slurm import FOLDER as SLURM
 FREE_TO_CHANGE = ("runtime.", "monitor.", "data.num_workers", "data.root", "data.skip_unreadable")
 OLD_RESULT = "result.json"  # of a finished run, in place of the record
 CONFIG = "config.yaml"  # written before the images are looked at
+# What a start writes that took no step; none of it is true of another configuration.
+OF_A_START = ("log.jsonl", "curves.png", "nonfinite.json", "trackers.json", "images.json")
+
+logger = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -46,6 +52,8 @@ class RunDir:
         self, path: Path, config: Any, *, resume: bool, free_to_change: tuple[str, ...] = FREE_TO_CHANGE
     ) -> None:
         """Create or re-enter `path`. Raises ConfigError when it is in use, foreign, not writable, or of another run.
+
+        A pre-training that has saved nothing yet takes another configuration: what ended it may be what was mistyped.
 
         config: a RunConfig, or the frozen dataclass of another command. free_to_change: beginnings of its keys that a
         resumed run may change.
@@ -122,7 +130,28 @@ class RunDir:
     def _check_same(self, config: Any) -> None:
         # A key that is younger than the run was not asked about then: what was done is its default.
         before = merge(default_values(config), yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")))
-        require_same(before, to_plain(config), place=self.path, free=self._free)
+        changed = differences(before, to_plain(config), free=self._free)
+        if changed and isinstance(config, RunConfig) and not self.has_checkpoint and self.result is None:
+            logger.info(
+                "%s holds no checkpoint yet: its run begins again with another configuration (%s)",
+                self.path,
+                "; ".join(changed),
+            )
+            self._begin_again(config)
+        else:
+            require_same(before, to_plain(config), place=self.path, free=self._free)
+
+    def _begin_again(self, config: Any) -> None:
+        """Forget what was seen of the earlier configuration, its random weights among it. The record goes on: it was a start."""
+        for name in OF_A_START:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        write_text(self.path / CONFIG, yaml.safe_dump(to_plain(config), sort_keys=False))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether anything was trained that a further start goes on from; a damaged checkpoint counts."""
+        return any(self.checkpoints.glob("step_*"))
 
     @property
     def result(self) -> dict[str, Any] | None:

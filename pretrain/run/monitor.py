@@ -116,15 +116,14 @@ class Monitor:
             return False
         return step % self._every == 0 or step == self._num_steps
 
-    def after_epoch(self, network: nn.Module, step: int) -> dict[str, float]:
+    def after_epoch(self, network: nn.Module, step: int) -> dict[str, float] | None:
         """Called on every rank after every step: the figures on the main rank where they are due, else none.
 
         knn: top-1 of the probe, percent; with labels only. effective_rank: of the features. effective_rank_embedding,
-        embedding_std: of the embeddings. A stop signal to any rank ends the measurement without figures.
+        embedding_std: of the embeddings. A stop signal to any rank ends the measurement: None on every rank, and it stays due.
         """
         if not self.is_due(step):
             return {}
-        self._measured = step
         towers: list[list[tuple[Tensor, Tensor]]] = []
         known: list[int] = []
         with evaluation(network):
@@ -139,10 +138,11 @@ class Monitor:
                         towers.append(self._encode(network, found[1]))
                 told = gather_values((self._stop.is_set, done), self._ranks)
                 if any(stopping for stopping, _ in told):
-                    logger.info("asked to stop: the monitor's figures of step %d are left out", step)
-                    return {}
+                    logger.info("asked to stop: the next start measures step %d", step)
+                    return None
                 if told[0][1]:
                     break
+        self._measured = step
         if not towers:
             return {}
         with torch.random.fork_rng(devices=[]):

@@ -131,12 +131,17 @@ class Observation:
         """Step `step` (counted from 1) is done."""
         self.recorder.record(step, figures, epoch=step / self._steps_per_epoch, learning_rate=learning_rate)
 
-    def monitor(self, network: nn.Module, step: int) -> None:
-        """Measure, where it is due after `step` steps and has not been done; then draw the curves so far."""
+    def monitor(self, network: nn.Module, step: int) -> bool:
+        """Measure, where it is due after `step` steps and has not been done; then draw the curves so far.
+
+        False, on all ranks alike, where a stop signal ended the measurement: it is still due.
+        """
         if not self._monitor.is_due(step):
-            return
+            return True
         began = time.perf_counter()
         figures = self._monitor.after_epoch(network, step)
+        if figures is None:
+            return False
         self.recorder.add(step, figures, epoch=step / self._steps_per_epoch)
         if figures:
             shown = {name: f"{value:.3g}" for name, value in figures.items()}
@@ -144,6 +149,7 @@ class Observation:
             logger.info("step %d%s: %s", step, at_random, ", ".join(f"{name} {value}" for name, value in shown.items()))
         self.draw()
         self.recorder.pause(began)
+        return True
 
     def draw(self) -> None:
         """curves.png of the log so far."""

@@ -207,21 +207,24 @@ def gather_values(value: T, ranks: Ranks) -> list[T]:
 def on_main(action: Callable[[], T], ranks: Ranks) -> T | None:
     """`action()` on the main rank while the others wait: its value there, None elsewhere.
 
-    A UserError of it is raised on all, and so is a full disk.
+    A UserError of it is raised on all, and so is a full disk. Of any other error the others say that it has ended the main rank,
+    instead of waiting for it.
     """
     value: T | None = None
     error: UserError | None = None
+    own: Exception | None = None
     if ranks.is_main:
         try:
             value = action()
         except UserError as found:
             error = found
-        except OSError as found:
-            words = full_disk(found)
-            if words is None:
-                raise
-            error = UserError(words)
+        except Exception as found:
+            words = full_disk(found) if isinstance(found, OSError) else None
+            own = found if words is None else None
+            error = UserError(words or f"an error has ended the main rank ({type(found).__name__}: {found})")
     error = gather_values(error, ranks)[0]
+    if own is not None:
+        raise own
     if error is not None:
         raise error
     return value

@@ -8,7 +8,7 @@ images_per_second   of all ranks, without the monitor's time
 data_wait           share of the time in which a rank waited for its next batch, mean over ranks; on a GPU some of that wait may
                     hide behind work that is still going on
 data_wait_ms        the same, milliseconds a step
-eta_seconds         until the last step, at the pace of this start
+eta_seconds         until the last step, at the pace of this start, what the monitor took before its first step left out
 
 or, where the monitor has measured, its figures. Warnings of pretrain/run/diagnosis.py are logged once.
 """
@@ -40,7 +40,7 @@ Entry = dict[str, float]
 class Recorder:
     """Records on the main rank and takes part in the averaging on all. A context: closes files and bar however it ends.
 
-    last: the newest figures of each name; after a resume, those of the log.
+    final: the figures of the run's last step, in training and by the monitor; after a resume, those of the log.
     entries: what the log held when this start began.
     also: what else gets each entry after it is written, on the main rank.
     """
@@ -65,7 +65,7 @@ class Recorder:
         self.also: list[Callable[[Entry], object]] = []
         self._log = StepLog(path, from_step=from_step) if path is not None else None
         self.entries: list[Entry] = self._log.entries if self._log is not None else []
-        self.last: dict[str, float] = {}
+        self.final: dict[str, float] = {}
         for entry in self.entries:
             self._keep(entry)
         self._bar = tqdm(
@@ -73,6 +73,7 @@ class Recorder:
         )
         self._started, self._first_step = time.perf_counter(), from_step
         self._clock, self._clock_step, self._waited = self._started, from_step, 0.0
+        self._newest_step = from_step
 
     def __enter__(self) -> Recorder:
         self._above_the_bar = logging_redirect_tqdm()  # what is logged meanwhile gets lines of its own
@@ -107,6 +108,7 @@ class Recorder:
     def record(self, step: int, figures: Mapping[str, Tensor], *, epoch: float, learning_rate: float) -> None:
         """Step `step` (counted from 1) is done; `figures` are this rank's scalars. Called by every rank for every step."""
         self._bar.update()
+        self._newest_step = step
         if not self.is_due(step):
             return
         names = [*figures, "data_wait_ms"]
@@ -137,8 +139,14 @@ class Recorder:
             self._write({"step": step, "epoch": epoch, **figures})
 
     def pause(self, began: float) -> None:
-        """What has passed since `began` (time.perf_counter) was no training: it does not count in images_per_second."""
-        self._clock += time.perf_counter() - began
+        """What has passed since `began` (time.perf_counter) was no training: it does not count in images_per_second.
+
+        A pause between steps comes again before the end, and counts in eta_seconds; one before the first step does not.
+        """
+        seconds = time.perf_counter() - began
+        self._clock += seconds
+        if self._newest_step == self._first_step:
+            self._started += seconds
 
     def _write(self, entry: Entry) -> None:
         self._keep(entry)
@@ -149,7 +157,8 @@ class Recorder:
                 take(entry)
 
     def _keep(self, entry: Mapping[str, float]) -> None:
-        self.last |= {name: value for name, value in entry.items() if name not in ("step", "epoch", *PASSING)}
+        if entry["step"] == self._num_steps:  # what was measured of earlier weights says nothing of the last ones
+            self.final |= {name: value for name, value in entry.items() if name not in ("step", "epoch", *PASSING)}
 
 
 class StepLog:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+LARGEST_BATCH_WITHOUT_WARMUP = 256  # of the reference
+
 
 @dataclass(frozen=True)
 class LearningRate:
@@ -49,7 +51,7 @@ class LearningRate:
 
 def paper_warmup_epochs(*, batch_size: int, epochs: int, asked: bool) -> int:
     """The reference's rule: warm-up when asked or when the global batch exceeds 256; 5 epochs, 10 for runs over 500 epochs."""
-    if not asked and batch_size <= 256:
+    if not asked and batch_size <= LARGEST_BATCH_WITHOUT_WARMUP:
         return 0
     return 10 if epochs > 500 else 5
 

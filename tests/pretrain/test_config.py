@@ -155,6 +155,17 @@ def test_a_configuration_survives_writing_and_reading(tmp_path):
         ("method.queue_size=8", "expected at least optimizer.batch_size"),
         ("optimizer.epochs=many", "expected int"),
         ("method.momentum=1.5", r"expected in \[0, 1\]"),
+        ("method.temperature=inf", "temperature expected positive, found inf"),
+        ("optimizer.learning_rate=inf", "learning_rate expected positive, found inf"),
+        ("optimizer.learning_rate=nan", "learning_rate expected positive, found nan"),
+        ("optimizer.weight_decay=-1", r"weight_decay expected at least 0, found -1\.0"),
+        ("optimizer.momentum=1", r"momentum expected in \[0, 1\), found 1\.0"),
+        ("optimizer.decay=-0.1", r"decay expected in \[0, 1\], found -0\.1"),
+        ("optimizer.milestones=[0, 5]", r"milestones expected positive, found \(0, 5\)"),
+        ("optimizer.warmup_start=-0.1", r"warmup_start expected at least 0, found -0\.1"),
+        ("optimizer.warmup_epochs=-1", "warmup_epochs expected at least 0, or null for the reference's rule, found -1"),
+        ("runtime.timeout_s=0", r"timeout_s expected in \(0, 2\.592e\+06\] seconds, found 0\.0"),
+        ("runtime.timeout_s=inf", "timeout_s expected in .* found inf"),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_key(tmp_path, override, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -84,6 +85,21 @@ def test_the_operations_of_a_step_are_those_counted_by_hand_and_a_part_of_the_ba
     with pytest.raises(ConfigError, match="batch_size"):
         described(tiny, Ranks(world_size=3))
     monkeypatch.setattr(dry_run, "CPU_IMAGES", 4)
-    part = described(tiny, Ranks(world_size=2))
-    assert "of the 2 ranks asked for each takes 4 images of a batch" in part and "at best 1/2 of the time" in part
+    part = described(tiny)
     assert gigaflops(part) == whole and " s a step, scaled up from 4 of the batch's 8 images" in part
+
+
+def test_of_several_ranks_the_share_of_one_is_timed_and_said_so(tiny, monkeypatch, caplog):
+    timed = []
+    monkeypatch.setattr(dry_run, "_step_seconds", lambda state, batch, *args, **rest: timed.append(batch) or 3.0)
+    monkeypatch.setattr(dry_run, "input_seconds", lambda stream, images: timed.append(images) or 0.0)
+    config = dataclasses.replace(tiny, method=dataclasses.replace(tiny.method, jigsaw_fraction=0.5))
+    one, two = described(config), described(config, Ranks(world_size=2, local_world_size=2))
+    whole, _, share, share_read = timed
+    assert (len(whole.index), len(share.index), share_read) == (8, 4, 4)
+    assert len(whole.patches) == 4 and len(share.patches) == 2
+    assert share.index.tolist() == whole.index[:4].tolist()
+    assert "with 2 ranks like this one: 6 steps of 3.00 s" in two and "\n3.00 s a step\n" in two
+    assert "measured: the first of 2 ranks alone, with its 4 of a batch's 8 images." in two
+    assert gigaflops(two) == pytest.approx(gigaflops(one), abs=0.051)
+    assert "share their BatchNorm statistics" not in caplog.text  # two ranks with a group each have different ones

@@ -97,6 +97,8 @@ def test_a_signal_in_any_phase_ends_with_its_code_and_loses_nothing(image_folder
     assert sent and stopped.returncode == (130 if number == signal.SIGINT else 143), stopped.stderr
     if phase is start_phase:  # nothing to save, and nothing left
         assert not (tmp_path / "run").exists()
+    elif phase is monitor_phase:  # that of random weights
+        assert "before the first step, nothing to save" in stopped.stderr
     else:
         assert "saved at step" in stopped.stderr
         newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints", quarantine=False)

@@ -17,15 +17,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+import yaml
 
 from pretrain import train as train_module
 from pretrain.base.contract import InputContract
 from pretrain.base.errors import CheckpointError, ConfigError, DataError, Terminated, UserError
 from pretrain.base.record import experiment_hash, read_record
+from pretrain.config import to_plain
 from pretrain.data.loader import ViewBatch
 from pretrain.data.stream import open_stream
 from pretrain.model.contrast import Contrast
 from pretrain.run.checkpoint import checkpoint_path, pretraining_of, read_checkpoint
+from pretrain.run.folder import RunDir
 from pretrain.run.precision import Precision, choose_precision
 from pretrain.run.ranks import Ranks, start_ranks, stop_ranks
 from pretrain.run.recorder import Recorder
@@ -383,6 +386,72 @@ def test_a_batch_that_a_step_could_not_normalise_never_starts(tiny_config, tmp_p
         run(tiny_config(**alone), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run(tiny_config(optimizer={"epochs": 1}, method={**alone["method"], "jigsaw_fraction": 0.5}), tmp_path / "run")
+
+
+def test_what_ended_the_first_step_may_be_changed_in_the_same_folder(tiny_config, tiny_encoder, tmp_path, monkeypatch):
+    tiny = {"encoder": {"arch": "tiny"}, "method": {"jigsaw": False}}
+    whole, half = (tiny_config(**tiny, optimizer={"batch_size": size, "epochs": 1}) for size in (8, 4))
+    step = train_module.train_step
+
+    def fits(state, batch, **rest):
+        if len(batch.index) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(state, batch, **rest)
+
+    monkeypatch.setattr(train_module, "train_step", fits)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(whole, tmp_path / "run")
+    assert run(half, tmp_path / "run", resume=True)["steps"] == 4
+    with pytest.raises(ConfigError, match="optimizer.batch_size: 4 there, 8 now"):
+        run(whole, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damaged", ["record.json", "images.json"])
+def test_all_ranks_hear_of_a_file_of_the_run_that_the_main_one_cannot_read(tiny_config, tmp_path, monkeypatch, damaged):
+    told = []
+
+    def gather(value, ranks):
+        told.append(value)
+        return [value] * ranks.world_size
+
+    monkeypatch.setattr(train_module, "gather_values", gather)
+    monkeypatch.setattr("pretrain.run.ranks.gather_values", gather)
+    (tmp_path / damaged).write_text("half a fi")
+    with RunDir(tmp_path / "run", tiny_config(), resume=False) as run:
+        (tmp_path / damaged).rename(tmp_path / "run" / damaged)
+        with pytest.raises((DataError, ValueError)):
+            train_module._train_in(
+                run,
+                tiny_config(),
+                tmp_path / "run",
+                precision=choose_precision("fp32", CPU),
+                ranks=Ranks(0, 0, 2, 2),
+                listed=None,
+            )
+    assert isinstance(told[-1], UserError)
+
+
+def test_what_cannot_be_built_begins_no_folder(tiny_config, tmp_path, monkeypatch):
+    def refuse(*args, **rest):
+        raise ValueError("a value that only torch refuses")
+
+    monkeypatch.setattr(train_module, "state_for", refuse)
+    with pytest.raises(ValueError, match="only torch refuses"):
+        run(tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_up_that_falls_is_refused_for_a_new_run_and_not_for_one_that_goes_on(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(optimizer={"learning_rate": 0.002, "warmup_start": 0.005, "warmup_epochs": 1})
+    with pytest.raises(ConfigError, match="warmup_start expected at most"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    checkpoint_path(tmp_path / "old" / "checkpoints", 2).parent.mkdir(parents=True)
+    checkpoint_path(tmp_path / "old" / "checkpoints", 2).touch()
+    (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(to_plain(config)))
+    monkeypatch.setattr(train_module, "open_stream", lambda *args, **rest: (_ for _ in ()).throw(DataError("went on")))
+    with pytest.raises(DataError, match="went on"):
+        run(config, tmp_path / "old", resume=True)
 
 
 def test_a_run_with_a_queue_larger_than_its_images_warns(tiny_config, tmp_path, monkeypatch, caplog):

@@ -95,37 +95,65 @@ def test_a_measurement_that_a_kill_left_out_is_made_by_the_next_start_and_no_oth
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+class Stops:
+    """A stop signal while `when` holds of (the step, what is done then: "measured" or "taken")."""
+
+    def __init__(self, patch, when):
+        flags, step = [], train_module.train_step
+
+        class Flag(train_module.StopFlag):
+            def __init__(self):
+                super().__init__()
+                flags.append(self)
+
+        def take(state, *words, **rest):
+            flags[-1].is_set |= when == (state.step + 1, "taken")
+            return step(state, *words, **rest)
+
+        def measure(self, network, step):
+            flags[-1].is_set |= self.is_due(step) and when == (step, "measured")
+            return after_epoch(self, network, step)
+
+        after_epoch = monitor_module.Monitor.after_epoch
+        patch.setattr(train_module, "StopFlag", Flag)
+        patch.setattr(train_module, "train_step", take)
+        patch.setattr(monitor_module.Monitor, "after_epoch", measure)
+
+
 @pytest.mark.slow
-def test_a_stop_signal_during_the_monitor_ends_it_and_saves_within_a_step(tiny_config, tmp_path, monkeypatch):
-    config = tiny_config(encoder=HALF, monitor=MONITOR)
-    stops = []
-
-    class Flag(train_module.StopFlag):
-        def __init__(self):
-            super().__init__()
-            stops.append(self)
-
-    def read(self, position):
-        stops[-1].is_set |= after[0] >= 2  # during the measurement of step 2
-        return original(self, position)
-
-    after, original = [0], monitor_module.Monitor._read
-    monkeypatch.setattr(train_module, "StopFlag", Flag)
-    monkeypatch.setattr(monitor_module, "IMAGES_AT_ONCE", 4)
-    monkeypatch.setattr(monitor_module.Monitor, "_read", read)
-    step = train_module.train_step
-
-    def counted(*words, **rest):
-        after[0] += 1
-        return step(*words, **rest)
-
-    monkeypatch.setattr(train_module, "train_step", counted)
-    with pytest.raises(Terminated, match="saved at step 3 of 6"):
+@pytest.mark.parametrize(
+    ("when", "message", "before"),
+    [
+        ((0, "measured"), "^before the first step, nothing to save; give the same command again to begin$", []),
+        ((2, "measured"), "^saved at step 2 of 6; give the same command again to continue$", [0]),
+        ((STEPS, "taken"), "^saved at step 6 of 6; give the same command again to finish$", [0, 2, 4]),
+        ((STEPS, "measured"), "^saved at step 6 of 6; give the same command again to finish$", [0, 2, 4]),
+    ],
+)
+def test_a_measurement_that_a_stop_signal_ended_is_made_by_the_next_start_of_the_same_weights(
+    tiny_config, tiny_encoder, labelled, tmp_path, when, message, before
+):
+    config = tiny_config(
+        encoder={"arch": "tiny"},
+        method={"jigsaw": False},
+        monitor={**MONITOR, "labelled": str(labelled)},
+        runtime={"checkpoint_every_steps": 4},  # step 2 is saved because it is stopped there
+    )
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Terminated, match=message):
+        Stops(patch, when)
         run(config, tmp_path / "run")
-    assert measured(tmp_path / "run") == [0]
-    monkeypatch.undo()
-    run(config, tmp_path / "run", resume=True)
-    assert measured(tmp_path / "run") == [0, 4, 6]
+    assert measured(tmp_path / "run") == before
+    assert read_record(tmp_path / "run" / "record.json").status == "stopped"
+    result = run(config, tmp_path / "run", resume=True)
+    assert measured(tmp_path / "run") == [0, 2, 4, 6]
+    run(config, tmp_path / "whole")
+
+    def probes(name):
+        return [(entry["knn"], entry["effective_rank"]) for entry in log_of(tmp_path / name) if "knn" in entry]
+
+    assert probes("run") == probes("whole")  # each of the weights that it says
+    assert result["final"]["effective_rank"] == probes("whole")[-1][1] != probes("whole")[-2][1]
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def one_of_two(rank, configs, port, queue):

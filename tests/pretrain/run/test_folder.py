@@ -48,8 +48,45 @@ def test_a_file_in_place_of_the_directory_is_named(tiny_config, tmp_path):
         RunDir(tmp_path / "run", tiny_config(), resume=False)
 
 
+def saved_in(folder, name="step_00000002.pt"):
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / name).touch()
+
+
+@pytest.mark.parametrize("kept", [None, "step_00000002.pt", "step_00000002.pt.damaged", "result"])
+def test_a_run_that_has_saved_nothing_begins_again_with_another_configuration_and_no_other_does(
+    tiny_config, tmp_path, caplog, kept
+):
+    caplog.set_level("INFO")
+    smaller = tiny_config(optimizer={"batch_size": 4})
+    with RunDir(tmp_path, tiny_config(), resume=False) as run:
+        run.begin(RECORD)
+        if kept == "result":
+            run.record.finish({"loss": 1.0})
+    (tmp_path / "log.jsonl").write_text('{"step": 0, "knn": 20.0}\n')
+    (tmp_path / "tensorboard").mkdir()
+    if kept is not None and kept != "result":
+        saved_in(tmp_path, kept)
+    if kept is not None:
+        with pytest.raises(ConfigError, match="optimizer.batch_size: 8 there, 4 now"):
+            RunDir(tmp_path, smaller, resume=True)
+        assert (tmp_path / "log.jsonl").exists() and not caplog.text
+        return
+    RunDir(tmp_path, tiny_config(runtime={"log_every_steps": 5}), resume=True).close()  # the same run
+    assert (tmp_path / "log.jsonl").exists() and not caplog.text
+    with RunDir(tmp_path, smaller, resume=True) as run:
+        run.begin(replace(RECORD, commands=("again",)))
+    assert "holds no checkpoint yet" in caplog.text and "optimizer.batch_size: 8 there, 4 now" in caplog.text
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["optimizer"]["batch_size"] == 4
+    assert not (tmp_path / "log.jsonl").exists() and not (tmp_path / "tensorboard").exists()
+    assert read_record(tmp_path / "record.json").commands == (*RECORD.commands, "again")
+    saved_in(tmp_path)
+    RunDir(tmp_path, smaller, resume=True).close()
+
+
 def test_how_a_run_is_computed_may_change_on_resume(tiny_config, tmp_path):
     RunDir(tmp_path, tiny_config(), resume=False).close()
+    saved_in(tmp_path)
     RunDir(tmp_path, tiny_config(data={"num_workers": 3}, runtime={"log_every_steps": 5}), resume=True).close()
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate"):
         RunDir(tmp_path, tiny_config(optimizer={"learning_rate": 0.1}), resume=True)
@@ -86,6 +123,7 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on_with_their_defaults(tiny_con
     RunDir(tmp_path, config, resume=False).close()
     first = as_first_written(yaml.safe_load((tmp_path / "config.yaml").read_text()))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
+    saved_in(tmp_path)
     RunDir(tmp_path, config, resume=True).close()
     with pytest.raises(ConfigError, match="optimizer.name: 'sgd' there, 'lars' now"):  # control
         RunDir(tmp_path, tiny_config(optimizer={"name": "lars"}), resume=True)

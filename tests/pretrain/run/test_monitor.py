@@ -106,7 +106,7 @@ def test_every_fifth_image_of_a_class_is_asked_about():
     assert num_asked(labels) == 3 and chance(labels) == pytest.approx(200 / 3)
 
 
-def test_a_stop_signal_ends_it_between_two_batches_without_figures(monkeypatch):
+def test_a_stop_signal_ends_it_between_two_batches_without_figures_and_it_stays_due(monkeypatch):
     monkeypatch.setattr(monitor_module, "IMAGES_AT_ONCE", 8)
     stop, seen = StopFlag(), []
 
@@ -117,8 +117,9 @@ def test_a_stop_signal_ends_it_between_two_batches_without_figures(monkeypatch):
 
     network = Network()
     before = trace(network)
-    assert monitor(encode=looking, stop=stop).after_epoch(network, 2) == {}
-    assert seen == [8, 8]  # of 40
+    asked = monitor(encode=looking, stop=stop)
+    assert asked.after_epoch(network, 2) is None
+    assert seen == [8, 8] and asked.is_due(2)  # of 40
     assert same(before, trace(network))
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from pretrain.base.errors import ConfigError, UserError, run_tool
+from pretrain.base.errors import ConfigError, DataError, UserError, run_tool
 from pretrain.base.signals import StopFlag
 from pretrain.model.momentum import shuffled_forward
+from pretrain.run import ranks as ranks_module
 from pretrain.run.ranks import Ranks, gather_rows, on_main, pick_device, start_ranks, stop_ranks
 from pretrain.run.watch import NotFinite, Watch
 
@@ -30,6 +31,31 @@ def test_the_ranks_of_a_machine_are_numbered_one_after_the_other():
     assert [each.node for each in ranks] == [0] * 4 + [1] * 4
     assert {each.ranks_of_node for each in ranks} == {(0, 1, 2, 3), (4, 5, 6, 7)}
     assert Ranks().ranks_of_node == (0,)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DataError("record.json is not readable"), "record.json is not readable"),
+        (OSError(errno.ENOSPC, "No space left on device", "images.json"), "could not write images.json"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "log"),
+            r"ended the main rank \(PermissionError: .*Permission denied: 'log'",
+        ),
+        (ValueError("half a file"), r"ended the main rank \(ValueError: half a file"),
+    ],
+)
+def test_no_rank_waits_for_a_main_one_that_an_error_has_ended(monkeypatch, error, told):
+    def fail():
+        raise error
+
+    sent = []
+    monkeypatch.setattr(ranks_module, "gather_values", lambda value, ranks: sent.append(value) or [value])
+    with pytest.raises(UserError if "could not" in told else type(error)):
+        on_main(fail, Ranks(0, 0, 2, 2))  # the main rank's own stays what it was
+    monkeypatch.setattr(ranks_module, "gather_values", lambda value, ranks: [*sent, value])
+    with pytest.raises(UserError, match=told):
+        on_main(lambda: pytest.fail("not of this rank"), Ranks(1, 1, 2, 2))
 
 
 def test_half_an_environment_is_named(monkeypatch):

@@ -44,7 +44,7 @@ def test_figures_are_logged_every_few_steps_and_at_the_last(tmp_path):
     entries = entries_of(tmp_path)
     assert [entry["step"] for entry in entries] == [2, 4, 5]
     assert entries[1]["loss"] == 0.25
-    assert record.last["images_per_second"] > 0
+    assert record.final["images_per_second"] > 0
 
 
 class Clock:
@@ -85,20 +85,36 @@ def test_speed_wait_and_time_left_are_those_of_the_clock(tmp_path, monkeypatch):
     assert second["eta_seconds"] == pytest.approx(2 * (4 * 2 + 60) / 4)  # here it does
 
 
+@pytest.mark.parametrize("from_step", [0, 3])
+def test_a_measurement_before_the_first_step_is_no_step_of_the_time_left(tmp_path, monkeypatch, from_step):
+    clock = Clock()
+    monkeypatch.setattr(recorder_module, "time", clock)
+    with recorder(tmp_path, from_step=from_step, num_steps=from_step + 5) as record:
+        began = clock.now
+        clock.now += 600  # random weights, or what the last start left undone
+        record.pause(began)
+        clock.now += 2
+        record.record(from_step + 1, {"loss": torch.tensor(1.0)}, epoch=0, learning_rate=0.1)
+    (entry,) = entries_of(tmp_path)
+    assert entry["eta_seconds"] == pytest.approx(4 * 2)
+
+
 def test_the_bound_is_logged_beside_the_loss_of_the_images(tmp_path):
     with recorder(tmp_path, num_negatives=99) as record:
         record.record(1, {"loss_instance": torch.tensor(3.0)}, epoch=0, learning_rate=0.1)
     assert entries_of(tmp_path)[0]["information_bound"] == pytest.approx(math.log(100) - 3)
 
 
-def test_a_resumed_recorder_knows_the_newest_of_every_figure(tmp_path):
-    with recorder(tmp_path) as record:
-        record.add(0, {"knn": 20.0}, epoch=0)
-        record.record(1, {"loss": torch.tensor(3.0)}, epoch=0, learning_rate=0.1)
-    with recorder(tmp_path, from_step=1) as record:
-        assert record.last["knn"] == 20 and record.last["loss"] == 3
-        assert "eta_seconds" not in record.last  # says nothing of a run that has ended
-        assert [entry["step"] for entry in record.entries] == [0, 1]
+def test_the_final_figures_are_those_of_the_last_step_alone_also_after_a_resume(tmp_path):
+    with recorder(tmp_path, num_steps=2) as record:
+        record.add(1, {"knn": 20.0, "effective_rank": 3.0}, epoch=0)
+        record.record(2, {"loss": torch.tensor(3.0)}, epoch=0, learning_rate=0.1)
+    with recorder(tmp_path, num_steps=2, from_step=2) as record:
+        assert record.final["loss"] == 3 and not {"knn", "effective_rank"} & set(record.final)
+        assert "eta_seconds" not in record.final  # says nothing of a run that has ended
+        assert [entry["step"] for entry in record.entries] == [1, 2]
+        record.add(2, {"knn": 30.0}, epoch=1)
+        assert record.final["knn"] == 30
 
 
 def test_the_bar_shows_loss_accuracy_speed_and_wait(tmp_path, capsys):
