@@ -324,7 +324,7 @@ def _run_steps(
             # After the save: a kill on the way loses no step. The last step may stop too: its measurement is yet to be made.
             if watch.stopping or not observation.monitor(state.method, state.step):
                 raise stop.terminated(saves.before_a_stop())
-        observation.draw()
+        observation.end()
     return _finish(run, config, observation, total)
 
 

@@ -111,10 +111,13 @@ def batch_of(config: RunConfig, num_images: int) -> list[str]:
 
 
 def warmup_of(config: RunConfig, num_images: int) -> list[str]:
-    """Overrides for a run of other epochs than the file's: a tenth of them as slow start, as the files have."""
-    epochs = config.optimizer.epochs
-    warmup = max(epochs // 10, 1 if epochs >= LEAST_WARMED else 0)
-    return [] if warmup == config.optimizer.warmup_epochs else [f"optimizer.warmup_epochs={warmup}"]
+    """Overrides for other epochs or another rate than the file's: a tenth of the epochs as slow start, from a tenth of the rate."""
+    optimizer = config.optimizer
+    warmup = max(optimizer.epochs // 10, 1 if optimizer.epochs >= LEAST_WARMED else 0)
+    words = [] if warmup == optimizer.warmup_epochs else [f"optimizer.warmup_epochs={warmup}"]
+    if optimizer.warmup_start > optimizer.learning_rate:
+        words.append(f"optimizer.warmup_start={optimizer.learning_rate / 10:.4g}")
+    return words
 
 
 def memory_of(config: RunConfig, num_images: int) -> list[str]:

@@ -91,6 +91,7 @@ TRIALS = (
             "optimizer.batch_size=128",
             "optimizer.name=adamw",
             "optimizer.learning_rate=0.001",
+            "optimizer.warmup_start=0.0001",
             "optimizer.weight_decay=0.01",
         ),
     ),

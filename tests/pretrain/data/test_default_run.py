@@ -88,6 +88,12 @@ def test_a_shorter_run_has_a_shorter_slow_start(images, epochs, warmup):
     assert given.optimizer.warmup_epochs == 2
 
 
+def test_a_low_rate_has_a_lower_start(images):
+    words = [f"data.root={images}", "optimizer.name=adamw", "optimizer.learning_rate=0.0003", "optimizer.batch_size=8"]
+    config, why, _ = default_run(words)
+    assert config.optimizer.warmup_start == pytest.approx(0.00003) and "optimizer.warmup_start=3e-05" in why
+
+
 def test_a_queue_gets_groups_of_batchnorm_and_the_methods_own_file_is_named(images, monkeypatch):
     names = [path.name for path in images.iterdir()]
     monkeypatch.setattr(module, "open_source", lambda root: ImageSource(images, names * 100))
