@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
 }
 OPTIONAL = {"detectron2", "wandb", "mlflow", "timm", "transformers", "onnx", "onnxruntime", "onnxscript", "fvcore"}
+OPTIONAL |= {"triton"}  # comes with torch for CUDA on Linux
 
 pytestmark = pytest.mark.slow
 

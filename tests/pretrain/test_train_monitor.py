@@ -217,7 +217,10 @@ def test_a_run_that_collapses_is_told_within_its_first_epochs_and_one_that_does_
     assert caplog.text.count("are collapsing") == 1
     assert read_record(tmp_path / "collapsing" / "record.json").details["findings"] == [finding]
     healthy = of_many_images(tiny_config, tmp_path / "images", method={"momentum": 0.99, "head": "mlp_bn"})
-    assert "findings" not in run(healthy, tmp_path / "healthy")
+    found = run(healthy, tmp_path / "healthy").get("findings", [])
+    assert not [
+        text for text in found if not text.startswith("the run ended after 50 steps")
+    ]  # it was short: that may be said
     assert (tmp_path / "healthy" / "curves.png").exists()
 
 
