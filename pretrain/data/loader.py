@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.util
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -241,9 +242,19 @@ def _shut_down(loaded: Any, workers: Collection[Any]) -> None:
     clock.start()
     # torch's handler of SIGCHLD raises for a worker that was killed here, or just before because it hung: what ended the run
     # must not be replaced by that.
+    # In a thread: a worker that was killed may have held a lock of its queues, for which torch would wait for ever.
+    ending = threading.Thread(target=_end_workers, args=(loaded,), daemon=True)
+    ending.start()
+    deadline = time.monotonic() + 2 * CLOSE_SECONDS + 5
+    while ending.is_alive() and time.monotonic() < deadline:
+        with contextlib.suppress(RuntimeError):
+            ending.join(0.1)
+    clock.cancel()
+
+
+def _end_workers(loaded: Any) -> None:
     with contextlib.suppress(RuntimeError):
         loaded._shutdown_workers()
-    clock.cancel()
 
 
 def _kill(workers: Collection[Any]) -> None:
