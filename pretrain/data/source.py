@@ -64,7 +64,7 @@ def list_names(root: Path) -> list[str]:
 def _walk(root: Path) -> Iterator[str]:
     """Relative names of image files. Every folder is entered once: by its own name, or by a link from elsewhere.
 
-    Raises DataError for a folder that cannot be listed: its images would be missing without a word.
+    Raises DataError for a folder that cannot be listed: otherwise its images would be left out silently.
     """
     seen: set[str] = set()
     starts = [os.fspath(root)]
